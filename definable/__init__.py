@@ -1,0 +1,30 @@
+"""definable: an AI agent as a running service, whole on trio and whole on asyncio.
+
+`Agent(...).serve()` starts, in one process and one anyio task group, an HTTP server, messaging interfaces, a cron
+scheduler and an event bus. There is one way through, top to bottom, and nothing flows back up:
+
+```
+source                   carried as          through          decided by          done by
+HTTP webhook ─┐
+cron loop ────┤
+emit() ───────┼─▶ TriggerEvent ──▶ event bus ──▶ dispatch ──▶ handler ──▶ Agent.arun ──▶ RunOutput
+POST /run ────┘                                             (None: stop)
+interface ────▶ InterfaceMessage ──▶ session ─────────────────────────▶ Agent.arun ──▶ InterfaceResponse
+```
+
+What is accepted now and done later (emitted events, cron firings, accepted webhooks) goes through the event bus; what a
+caller waits for goes straight to dispatch. Both end in the same registry of active runs, which a drain waits for.
+
+The rooms, and the direction of imports (left never imports right):
+
+`errors -> model -> agent.(run_context, run_output, tool, session, bus, auth, trigger, hook) -> agent.run_loop ->
+agent.agent -> agent.interface -> agent.runtime -> cli`
+
+- `definable.model`: the `Model` protocol, messages, `OpenAIChat`, `OfflineModel`.
+- `definable.agent`: `Agent`, what a run is, tools; below it `trigger`, `auth`, `bus`, `session`, `interface` and
+  `runtime` (the one task group: start, drain, report).
+- `definable.testing`: virtual time for both backends, a served agent as a context.
+- `definable.cli`: the `definable` command.
+"""
+
+__version__ = "0.1.0"

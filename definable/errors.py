@@ -1,0 +1,156 @@
+"""The error tree: user mistakes apart from failures of a run, each with one place to catch it.
+
+```
+DefinableError
+├── ConfigurationError (ValueError)   a wrong argument or combination, raised on the line that holds it
+│   ├── RouteConflict                 two webhooks of one method and path, or one that shadows a built-in route
+│   └── MissingExtra (ImportError)    an optional dependency that this feature needs is not installed
+├── RunError                          one run of an agent failed
+│   ├── MaxTurnsExceeded              the model kept asking for tools
+│   ├── RunTimeout (TimeoutError)     the run's deadline passed
+│   ├── RunCancelled                  somebody cancelled the run by its id
+│   ├── OutputValidationError         the reply does not fit `output_type`, also when asked once more
+│   └── ModelError                    the model provider failed
+│       ├── ModelAuthenticationError  missing, wrong or revoked key
+│       ├── ModelRateLimitError       429; `retry_after` in seconds where the provider says it
+│       ├── ModelTimeoutError         no answer in time (also a TimeoutError)
+│       ├── ModelConnectionError      the provider cannot be reached, or the connection broke
+│       ├── ModelRequestError         the provider refuses the request (400, 404, 422 ...)
+│       └── ModelResponseError        an answer that is cut off or cannot be understood, or a provider's 5xx
+├── SessionNotFound (LookupError)     no such session, or it belongs to somebody else
+├── EventBusError
+│   ├── EventBufferFull               the bounded buffer has no room; nothing was accepted
+│   └── EventBusClosed                the agent no longer serves; nothing was accepted
+├── ServeError                        serving could not start
+└── InterfaceError                    in `definable.agent.interface`
+```
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DefinableError",
+    "ConfigurationError",
+    "RouteConflict",
+    "MissingExtra",
+    "RunError",
+    "MaxTurnsExceeded",
+    "RunTimeout",
+    "RunCancelled",
+    "OutputValidationError",
+    "ModelError",
+    "ModelAuthenticationError",
+    "ModelRateLimitError",
+    "ModelTimeoutError",
+    "ModelConnectionError",
+    "ModelRequestError",
+    "ModelResponseError",
+    "SessionNotFound",
+    "EventBusError",
+    "EventBufferFull",
+    "EventBusClosed",
+    "ServeError",
+]
+
+
+class DefinableError(Exception):
+    """Every error that definable raises on purpose."""
+
+
+class ConfigurationError(DefinableError, ValueError):
+    """A wrong argument; the message names the value and the way out."""
+
+
+class RouteConflict(ConfigurationError):
+    """Two endpoints claim the same method and path."""
+
+
+class MissingExtra(ConfigurationError, ImportError):
+    """An optional dependency is not installed; the message names the extra to install."""
+
+
+class RunError(DefinableError):
+    """One run of an agent failed."""
+
+
+class MaxTurnsExceeded(RunError):
+    """The model still asked for tools after `max_turns` turns."""
+
+
+class RunTimeout(RunError, TimeoutError):
+    """The run did not end within its deadline."""
+
+
+class RunCancelled(RunError):
+    """The run was cancelled by its id."""
+
+
+class OutputValidationError(RunError):
+    """The model's reply does not fit `output_type`, also after it was asked once more."""
+
+
+class ModelError(RunError):
+    """The model provider failed; the message carries the provider's own.
+
+    Args:
+        message: What happened, with the provider's words.
+        status: The provider's HTTP status, where there was one.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ModelAuthenticationError(ModelError):
+    """The API key is missing, wrong, revoked or not allowed to use the model."""
+
+
+class ModelRateLimitError(ModelError):
+    """The provider limits the rate or the quota is used up.
+
+    Args:
+        message: What happened, with the provider's words.
+        status: The provider's HTTP status.
+        retry_after: Seconds to wait before the next try, where the provider says it.
+    """
+
+    def __init__(self, message: str, *, status: int | None = 429, retry_after: float | None = None) -> None:
+        super().__init__(message, status=status)
+        self.retry_after = retry_after
+
+
+class ModelTimeoutError(ModelError, TimeoutError):
+    """The provider did not answer in time."""
+
+
+class ModelConnectionError(ModelError):
+    """The provider cannot be reached, or the connection broke."""
+
+
+class ModelRequestError(ModelError):
+    """The provider refuses the request as it stands; sending it again would not help."""
+
+
+class ModelResponseError(ModelError):
+    """The provider's answer is cut off or cannot be understood, or the provider failed within (5xx)."""
+
+
+class SessionNotFound(DefinableError, LookupError):
+    """No such session, or it belongs to another user: the two are told apart to nobody."""
+
+
+class EventBusError(DefinableError):
+    """The event bus did not accept the event."""
+
+
+class EventBufferFull(EventBusError):
+    """The bounded event buffer has no room. Nothing was accepted: try later, or `await agent.aemit(...)`."""
+
+
+class EventBusClosed(EventBusError):
+    """The agent has stopped serving. Nothing was accepted."""
+
+
+class ServeError(DefinableError):
+    """Serving could not start; nothing was left running."""
