@@ -1,0 +1,37 @@
+"""Calling what users hand in: sync or async, the one way for tools, handlers, hooks, auth providers and instructions.
+
+`run_loop`, `hook`, `auth`, `interface` and `runtime.dispatch` call `call_user`; sync code goes to `worker_thread`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from .worker_thread import run_sync
+
+
+def is_async_callable(obj: object) -> bool:
+    """Whether calling `obj` returns a coroutine at once, so that it may be called on the event loop.
+
+    True for async functions and methods, for partials of them and for objects with an async `__call__`. A sync function
+    that happens to return an awaitable is not: it may block before, so it belongs in a thread.
+    """
+    while isinstance(obj, functools.partial):
+        obj = obj.func  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    if inspect.iscoroutinefunction(obj):
+        return True
+    return inspect.iscoroutinefunction(getattr(type(obj), "__call__", None))  # noqa: B004 - not whether, but which
+
+
+async def call_user(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a user's function: an async one here, a sync one in a worker thread.
+
+    An awaitable that a sync function returns is awaited. Whatever the function raises is raised here.
+    """
+    if is_async_callable(function):
+        return await function(*args, **kwargs)
+    result = await run_sync(function, *args, **kwargs)
+    return await result if inspect.isawaitable(result) else result

@@ -1,0 +1,42 @@
+"""A handle on a running event loop for code in other threads.
+
+anyio's own `from_thread.run_sync` waits for the result; here the caller must never block, so the backend's own
+thread-safe scheduling is used. Both forms are also safe to call from a signal handler.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from anyio.lowlevel import current_token
+
+
+class EventLoopHandle:
+    """The event loop that is running in the constructing thread."""
+
+    __slots__ = ("_schedule", "_thread")
+
+    def __init__(self) -> None:
+        native: Any = current_token().native_token
+        # asyncio's loop has call_soon_threadsafe, trio's token has run_sync_soon; anyio offers no common name.
+        self._schedule: Callable[..., object] = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
+        self._thread = threading.get_ident()
+
+    @property
+    def is_current_thread(self) -> bool:
+        """Whether the caller is in the loop's own thread."""
+        return threading.get_ident() == self._thread
+
+    def call_soon(self, function: Callable[..., object], *args: object) -> bool:
+        """Have the loop call `function` soon, from whatever thread or signal handler; never blocks.
+
+        Returns:
+            False when the loop has ended: nothing will be called.
+        """
+        try:
+            self._schedule(function, *args)
+        except RuntimeError:  # asyncio: the loop is closed; trio: RunFinishedError
+            return False
+        return True
