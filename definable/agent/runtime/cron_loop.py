@@ -1,0 +1,180 @@
+"""Fires cron jobs on time: the next firing, a sleep until then, one call that publishes it.
+
+`runtime.py` starts a `CronLoop` in its task group when there are cron jobs, as a source: it is cancelled first when the
+agent stops, and what it published is drained by the workers. `/health`, the banner and the metrics read its counters.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple, TypeAlias
+
+import anyio
+from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint
+
+from definable.agent.trigger.cron import Cron
+
+from .clock import WallClock, current_clock
+from .fired_times import FiredTimes
+
+logger = logging.getLogger(__name__)
+
+Fire: TypeAlias = Callable[[Cron, float], Awaitable[None]]
+"""Publishes one firing: the job and its nominal time in Unix seconds. It should be quick, later jobs wait for it."""
+
+YIELD_EVERY = 50
+"""Jobs that are dealt with before other tasks get their turn."""
+
+STEP_TOLERANCE = 1.0
+"""Seconds by which the wall clock may fall behind the loop's clock between two looks before it counts as a step."""
+
+ON_TIME = 1.0
+"""Seconds of lateness that never count, whatever the job's grace: cron tells no shorter times apart."""
+
+
+class Due(NamedTuple):
+    """An entry of the heap; the earliest first, equal ones in the order in which they came in."""
+
+    when: float
+    """Unix seconds."""
+    order: int
+    job: Cron
+    nominal: float
+    """What the schedule says, in Unix seconds; `when` less the jitter."""
+    is_delayed: bool
+    """The nominal time has come already, and the job's jitter holds the firing back."""
+
+
+class CronLoop:
+    """Fires `jobs` by the current wall clock (`current_clock()`).
+
+    - A firing later than its job's `misfire_grace` is skipped. Of several that have come due for one job at once, at
+      most the latest fires. What does not fire is counted in `missed` and logged.
+    - When the wall clock steps back, no nominal time fires again; times that it now shows and that have not fired,
+      fire. A step of the machine's clock is noticed within 60 seconds.
+    - Jitter delays one firing and nothing else; the nominal time stays as the schedule says.
+
+    Args:
+        jobs: The jobs; there may be none.
+        fire: Called for each firing. What it raises is logged and counted in `failed`, and the loop goes on.
+
+    Attributes:
+        fired: Firings handed to `fire` without an exception, by job.
+        missed: Firings that were skipped, by job; in one step of the clock at most 10,000 a job are counted.
+        failed: Firings for which `fire` raised, by job.
+    """
+
+    def __init__(self, jobs: Iterable[Cron], fire: Fire) -> None:
+        self.jobs = tuple(dict.fromkeys(jobs))
+        self.fired: Counter[Cron] = Counter()
+        self.missed: Counter[Cron] = Counter()
+        self.failed: Counter[Cron] = Counter()
+        self._fire = fire
+        self._heap: list[Due] = []
+        self._order = itertools.count()
+        self._next: dict[Cron, float] = {}
+        self._done = {job: FiredTimes() for job in self.jobs}
+
+    def next_firing(self, job: Cron) -> float | None:
+        """The next nominal time of `job` in Unix seconds; None while the loop does not run."""
+        return self._next.get(job)
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Runs until it is cancelled, also where there are no jobs; started once the first firings are known."""
+        clock = current_clock()
+        lead = _lead(clock)
+        try:
+            await self._schedule_all(clock.now())
+            task_status.started()
+            while self._heap:
+                await self._fire_due(clock)
+                before, lead = lead, _lead(clock)
+                if lead < before - STEP_TOLERANCE:
+                    await self._step_back(clock, before - lead)
+                await clock.sleep_until(self._heap[0].when)
+            await anyio.sleep_forever()
+        finally:
+            self._heap.clear()
+            self._next.clear()
+
+    async def _schedule_all(self, now: float) -> None:
+        for number, job in enumerate(self.jobs, 1):
+            self._schedule(job, job.next_after(now))
+            if number % YIELD_EVERY == 0:
+                await checkpoint()
+
+    def _schedule(self, job: Cron, nominal: float) -> None:
+        nominal = self._done[job].first_unfired(nominal, job.next_after)
+        self._next[job] = nominal
+        self._push(nominal, job, nominal, is_delayed=False)
+
+    def _push(self, when: float, job: Cron, nominal: float, *, is_delayed: bool) -> None:
+        heapq.heappush(self._heap, Due(when, next(self._order), job, nominal, is_delayed))
+
+    async def _step_back(self, clock: WallClock, seconds: float) -> None:
+        logger.warning("the wall clock stepped back by %.0f s: cron firings are computed anew", seconds)
+        self._heap = [due._replace(when=due.when - seconds) for due in self._heap if due.is_delayed]
+        heapq.heapify(self._heap)
+        await self._schedule_all(clock.now())
+
+    async def _fire_due(self, clock: WallClock) -> None:
+        missed_before = self.missed.total()
+        number = 0
+        while self._heap[0].when <= (now := clock.now()):
+            due = heapq.heappop(self._heap)
+            if not due.is_delayed:
+                await self._reach(due, now)
+            elif not self._is_too_late(due.job, now - due.when):
+                await self._publish(due.job, due.nominal)
+            number += 1
+            if number % YIELD_EVERY == 0:
+                await checkpoint()
+        if missed := self.missed.total() - missed_before:
+            logger.warning("skipped %d cron firings: too late, or overtaken by a later one of the same job", missed)
+
+    async def _reach(self, due: Due, now: float) -> None:
+        job, nominal = due.job, due.nominal
+        successor = job.next_after(nominal)
+        if successor <= now:
+            nominal, successor = self._overtake(job, nominal, now)
+        self._schedule(job, successor)
+        delay = random.uniform(0, job.jitter) if job.jitter else 0.0
+        if nominal in self._done[job] or self._is_too_late(job, now - nominal - delay):
+            return
+        self._done[job].add(nominal, successor)
+        if nominal + delay > now:
+            self._push(nominal + delay, job, nominal, is_delayed=True)
+        else:
+            await self._publish(job, nominal)
+
+    def _overtake(self, job: Cron, nominal: float, now: float) -> tuple[float, float]:
+        count, latest = job.missed(nominal, now)
+        self.missed[job] += count
+        nominal = nominal if latest is None else latest
+        return nominal, job.next_after(nominal)
+
+    def _is_too_late(self, job: Cron, lateness: float) -> bool:
+        if lateness <= max(job.misfire_grace, ON_TIME):
+            return False
+        self.missed[job] += 1
+        return True
+
+    async def _publish(self, job: Cron, nominal: float) -> None:
+        try:
+            await self._fire(job, nominal)
+        except Exception:
+            self.failed[job] += 1
+            logger.exception("a firing of %s could not be published", job.source)
+        else:
+            self.fired[job] += 1
+
+
+def _lead(clock: WallClock) -> float:
+    """Seconds by which the wall clock is ahead of the event loop's; it changes when one of them steps."""
+    return clock.now() - anyio.current_time()

@@ -1,0 +1,116 @@
+"""What every trigger is, and what it hands to its handler.
+
+Webhooks, cron jobs and event triggers derive from `BaseTrigger`; `runtime/dispatch.py` calls the handler with a
+`TriggerEvent` and acts on what it returns.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from definable.errors import ConfigurationError
+
+from .headers import Headers
+
+NO_HEADERS = Headers()
+
+Handler: TypeAlias = Callable[..., Any]
+"""A function of one `TriggerEvent`, sync or async."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawRequest:
+    """The HTTP request behind a webhook's event; valid after the response was sent."""
+
+    method: str
+    path: str
+    path_params: Mapping[str, str]
+    query: Mapping[str, str]
+    """Query parameters; of a repeated one, the last."""
+    headers: Headers
+    body: bytes
+    client: tuple[str, int] | None
+    """Address and port of the peer."""
+    auth: Any = None
+    """The `AuthContext` of the caller; None on a public endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerEvent:
+    """What a trigger hands to its handler."""
+
+    body: Any = None
+    """Parsed JSON or form body, or the event's data; None when absent."""
+    headers: Headers = NO_HEADERS
+    """Of a webhook; looked up case-insensitively."""
+    source: str = ""
+    """`"POST /github"`, `"cron(0 9 * * *)"` or `"event(user_signup)"`."""
+    timestamp: float = 0.0
+    """Unix seconds; of a cron firing the nominal time."""
+    raw: RawRequest | None = None
+    """Of a webhook: the request."""
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
+    """The same over all attempts."""
+    attempt: int = 1
+    """1 for the first, then one more for each retry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A webhook handler's own HTTP response, sent as is; from other triggers' handlers it is ignored.
+
+    Raises:
+        ConfigurationError: `status` is no final HTTP status.
+    """
+
+    body: Any = None
+    """`str` goes out as text, `bytes` as they are, None as an empty body, anything else as JSON."""
+    status: int = 200
+    headers: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if not 200 <= self.status <= 599:
+            raise ConfigurationError(f"Reply(status={self.status!r}): a final HTTP status is between 200 and 599")
+
+
+class BaseTrigger:
+    """What all triggers have in common.
+
+    Args:
+        timeout: Seconds that handler and run may take together; None for no limit.
+        max_concurrency: How many of this trigger's events are handled at once; None for no limit of its own.
+        retries: How often a failed event is tried again, with exponential backoff and jitter; off by default.
+
+    Raises:
+        ConfigurationError: A value is out of its range.
+    """
+
+    def __init__(self, *, timeout: float | None = None, max_concurrency: int | None = None, retries: int = 0) -> None:
+        if timeout is not None and not timeout > 0:
+            raise ConfigurationError(f"timeout={timeout!r}: seconds, greater than 0, or None")
+        if max_concurrency is not None and max_concurrency < 1:
+            raise ConfigurationError(f"max_concurrency={max_concurrency!r}: at least 1, or None for no limit")
+        if retries < 0:
+            raise ConfigurationError(f"retries={retries!r}: 0 or more")
+        self.timeout = timeout
+        self.max_concurrency = max_concurrency
+        self.retries = retries
+        self.handler: Handler | None = None
+        """Set by `Agent.on`."""
+
+    @property
+    def source(self) -> str:
+        """Where this trigger's events come from, as `TriggerEvent.source` says it."""
+        raise TypeError(f"{type(self).__name__} must define source")
+
+    @property
+    def key(self) -> str:
+        """Names the trigger over restarts and replicas: its source and its handler's qualified name."""
+        handler = self.handler
+        return f"{self.source}:{getattr(handler, '__module__', '')}.{getattr(handler, '__qualname__', repr(handler))}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.source}>"

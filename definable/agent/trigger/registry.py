@@ -1,0 +1,82 @@
+"""An agent's triggers: registered by `Agent.on`, read by the runtime when it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from definable.errors import ConfigurationError, RouteConflict
+
+from .base import BaseTrigger
+from .webhook import PARAMETER, Webhook
+
+BUILT_IN_PATHS = (
+    "/run",
+    "/health",
+    "/runs",
+    "/runs/{run_id}",
+    "/runs/{run_id}/events",
+    "/sessions/{session_id}",
+    "/docs",
+    "/openapi.json",
+)
+
+
+class TriggerRegistry:
+    """Triggers with their handlers, in the order of their registration."""
+
+    __slots__ = ("_triggers",)
+
+    def __init__(self) -> None:
+        self._triggers: tuple[BaseTrigger, ...] = ()
+
+    def __iter__(self) -> Iterator[BaseTrigger]:
+        return iter(self._triggers)
+
+    def add(self, trigger: BaseTrigger, handler: Callable[..., Any]) -> None:
+        """Register a trigger with its handler.
+
+        Raises:
+            RouteConflict: Another webhook has the same method and path, or it shadows a built-in route.
+            ConfigurationError: The trigger has a handler already, or one of them is not what it should be.
+        """
+        if not isinstance(trigger, BaseTrigger):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"on({trigger!r}): a Webhook, a Cron, an EventTrigger or another BaseTrigger")
+        if not callable(handler):
+            raise ConfigurationError(f"the handler of {trigger!r} is a function of the event, not {handler!r}")
+        if trigger.handler is not None:
+            raise ConfigurationError(f"{trigger!r} has a handler already: a trigger object is registered once")
+        if isinstance(trigger, Webhook):
+            self._check_route(trigger)
+        trigger.handler = handler
+        self._triggers = (*self._triggers, trigger)
+
+    def by_key(self) -> Mapping[str, BaseTrigger]:
+        """The triggers by their keys; a repeated key (two handlers of one name) gets a number."""
+        keyed: dict[str, BaseTrigger] = {}
+        for trigger in self._triggers:
+            key, number = trigger.key, 2
+            while key in keyed:
+                key, number = f"{trigger.key}#{number}", number + 1
+            keyed[key] = trigger
+        return keyed
+
+    def _check_route(self, webhook: Webhook) -> None:
+        if any(covers(path, webhook.path) for path in BUILT_IN_PATHS):
+            raise RouteConflict(f"{webhook.source} shadows a built-in route: choose another path")
+        for other in self._triggers:
+            if isinstance(other, Webhook) and other.method == webhook.method and same(other.path, webhook.path):
+                raise RouteConflict(f"{webhook.source} is registered already, as {other.source}: choose another path")
+
+
+def covers(pattern: str, path: str) -> bool:
+    """Whether every request to `path` would match `pattern` too."""
+    segments, others = pattern.rstrip("/").split("/"), path.rstrip("/").split("/")
+    return len(segments) == len(others) and all(
+        segment == other or PARAMETER.fullmatch(segment) for segment, other in zip(segments, others, strict=True)
+    )
+
+
+def same(pattern: str, other: str) -> bool:
+    """Whether two paths match the same requests, their parameters' names aside."""
+    return PARAMETER.sub("{}", pattern).rstrip("/") == PARAMETER.sub("{}", other).rstrip("/")

@@ -1,0 +1,98 @@
+"""Triggers that fire when an HTTP request comes in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from definable.agent.auth.base import AuthProvider
+from definable.errors import ConfigurationError
+
+from .base import BaseTrigger, TriggerEvent
+
+METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
+
+DEFAULT_MAX_BODY = 1024 * 1024
+"""Bytes."""
+
+PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""A path parameter: one whole segment or a part of it, never a slash."""
+
+Dedupe: TypeAlias = str | Callable[[TriggerEvent], str | None]
+
+
+class Webhook(BaseTrigger):
+    """Fires for requests to one path.
+
+    Args:
+        path: The path, with parameters in braces: `/github/{repo}`. A missing leading slash is added.
+        method: The HTTP method.
+        auth: None inherits `agent.auth`; False makes the endpoint public; a provider applies to it alone.
+        respond: `"wait"` answers when the work is done; `"accept"` answers 202 at once, and the work goes through the
+            event bus.
+        dedupe: A header's name, or a callable of the event, whose value names the delivery: a repeat is answered
+            `{"status": "duplicate"}` and not run again.
+        max_body: The largest body, in bytes; a larger one is answered 413.
+        timeout: Seconds that handler and run may take together; None for no limit.
+        max_concurrency: How many requests are handled at once; None for no limit.
+        retries: How often a failed event is tried again, with exponential backoff and jitter (a waiting caller waits).
+
+    Raises:
+        ConfigurationError: A value is out of its range or cannot be combined.
+
+    Example:
+        >>> Webhook("github/{repo}").path
+        '/github/{repo}'
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        method: str = "POST",
+        auth: AuthProvider | Literal[False] | None = None,
+        respond: Literal["wait", "accept"] = "wait",
+        dedupe: Dedupe | None = None,
+        max_body: int = DEFAULT_MAX_BODY,
+        timeout: float | None = None,
+        max_concurrency: int | None = None,
+        retries: int = 0,
+    ) -> None:
+        super().__init__(timeout=timeout, max_concurrency=max_concurrency, retries=retries)
+        self.path = checked_path(path)
+        self.method = method.upper()
+        if self.method not in METHODS:
+            raise ConfigurationError(f"Webhook(method={method!r}): one of {', '.join(sorted(METHODS))}")
+        if respond not in ("wait", "accept"):
+            raise ConfigurationError(f"Webhook(respond={respond!r}): 'wait' or 'accept'")
+        if auth is not None and auth is not False and not hasattr(auth, "authenticate"):
+            raise ConfigurationError(f"Webhook(auth={auth!r}): a provider, False for public, None for the agent's")
+        if max_body < 0:
+            raise ConfigurationError(f"Webhook(max_body={max_body!r}): bytes, 0 or more")
+        self.auth: AuthProvider | Literal[False] | None = auth
+        self.respond = respond
+        self.dedupe = dedupe
+        self.max_body = max_body
+
+    @property
+    def source(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+def checked_path(path: str) -> str:
+    """A webhook's path with its leading slash.
+
+    Raises:
+        ConfigurationError: The path cannot be one.
+    """
+    if not path.startswith("/"):
+        path = f"/{path}"
+    if re.search(r"[\s?#\\\x00-\x1f]|//|/\.\.?(/|$)", path):
+        raise ConfigurationError(f"Webhook({path!r}): a path without white space, '?', '#', '//' and dot segments")
+    if set("{}") & set(PARAMETER.sub("", path)):
+        raise ConfigurationError(f"Webhook({path!r}): a path parameter is a name in braces, such as {{repo}}")
+    names = PARAMETER.findall(path)
+    if len(names) != len(set(names)):
+        raise ConfigurationError(f"Webhook({path!r}): every path parameter needs a name of its own")
+    return path
