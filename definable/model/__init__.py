@@ -1,0 +1,42 @@
+"""Language models: what the run loop asks, and who answers.
+
+```
+resolve.py    "openai/gpt-4o" or "offline" -> a Model
+base.py       the Model protocol: reply (whole) and stream
+message.py    what travels: ModelRequest in, ModelReply or ModelDeltas out
+openai.py     OpenAIChat: Chat Completions of OpenAI and every compatible server (loads the SDK when first used)
+offline.py    OfflineModel: deterministic, without a network
+```
+"""
+
+from .base import Model
+from .message import (
+    Image,
+    Message,
+    ModelDelta,
+    ModelReply,
+    ModelRequest,
+    OutputSchema,
+    ToolCall,
+    ToolDefinition,
+    Usage,
+)
+from .offline import OfflineModel
+from .openai import OpenAIChat
+from .resolve import resolve_model
+
+__all__ = [
+    "Model",
+    "OpenAIChat",
+    "OfflineModel",
+    "resolve_model",
+    "Message",
+    "Image",
+    "ToolCall",
+    "ToolDefinition",
+    "OutputSchema",
+    "ModelRequest",
+    "ModelReply",
+    "ModelDelta",
+    "Usage",
+]

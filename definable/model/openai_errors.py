@@ -1,0 +1,147 @@
+"""What the SDK, its HTTP client and the provider report, in the words of our error tree; `openai_client.py` calls it.
+
+Loaded with the SDK, when an `OpenAIChat` is first used.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, NoReturn, cast
+
+import httpx2
+import openai
+
+from ..errors import (
+    ModelAuthenticationError,
+    ModelConnectionError,
+    ModelError,
+    ModelRateLimitError,
+    ModelRequestError,
+    ModelResponseError,
+    ModelTimeoutError,
+)
+from .openai_response import ProviderError, excerpt
+from .retry import Failure, parse_retry_after
+from .sse_decoder import EventTooLong
+
+EXPLAINED = (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, ProviderError, EventTooLong, ModelError)
+"""What a try may raise that `explain` understands."""
+
+_QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_LIMIT_CODES = frozenset({"rate_limit_exceeded", "rate_limit_error", "tokens", "requests"}) | _QUOTA_CODES
+_KEY_CODES = frozenset({"invalid_api_key", "authentication_error", "permission_error"})
+_REQUEST_CODES = frozenset({"invalid_request_error", "context_length_exceeded", "model_not_found"})
+
+
+def explain(error: BaseException, *, where: str, key: str, timeout: float) -> Failure:
+    """Return what a failed try means.
+
+    Args:
+        error: One of `EXPLAINED`.
+        where: The provider's base URL, for the message.
+        key: The API key: some servers repeat it, our messages never do.
+        timeout: Seconds that one answer, or the next piece of one, may take.
+    """
+    match error:
+        case ModelError():
+            return Failure(error, transient=False)
+        case openai.APIStatusError():
+            return _status_failure(error.status_code, error.body, error.response.headers, where, key)
+        case openai.APITimeoutError() | httpx2.TimeoutException():
+            return _timeout_failure(error, where, timeout)
+        case openai.APIConnectionError() | httpx2.TransportError():
+            return _connection_failure(error, where)
+        case ProviderError():
+            return _status_failure(_status_of(error.error), error.error, {}, where, key)
+        case _:
+            return Failure(ModelResponseError(f"the answer of {where} cannot be read: {_said(error)}"), transient=False)
+
+
+def raise_explained(failure: Failure, error: BaseException) -> NoReturn:
+    """Raise a failure's error, with what caused it."""
+    if failure.error is error:
+        raise error
+    raise failure.error from error
+
+
+def _status_failure(status: int | None, body: object, headers: Mapping[str, str], where: str, key: str) -> Failure:
+    said = _provider_message(body)
+    text = f"{where} answered {status or 'with an error'}: {said}"
+    text = text.replace(key, "***") if key else text
+    code = _code(body)
+    retry_after = parse_retry_after(headers, time.time())
+    transient = _is_transient(status, headers) and code not in _QUOTA_CODES
+    match status:
+        case 401 | 403:
+            error: ModelError = ModelAuthenticationError(f"{text} (check api_key= or OPENAI_API_KEY)", status=status)
+        case 429:
+            error = ModelRateLimitError(text, status=status, retry_after=retry_after)
+        case 408 | 504:
+            error = ModelTimeoutError(text, status=status)
+        case int() if status < 500:
+            error = ModelRequestError(text, status=status)
+        case _:
+            error = ModelResponseError(text, status=status)
+    return Failure(error, transient, retry_after)
+
+
+def _is_transient(status: int | None, headers: Mapping[str, str]) -> bool:
+    told = headers.get("x-should-retry")  # OpenAI's own word on it
+    if told in ("true", "false"):
+        return told == "true"
+    return status is not None and (status in (408, 409, 429) or status >= 500)
+
+
+def _timeout_failure(error: Exception, where: str, timeout: float) -> Failure:
+    cause = error if isinstance(error, httpx2.TimeoutException) else error.__cause__
+    if isinstance(cause, httpx2.ConnectTimeout):
+        return Failure(ModelConnectionError(f"cannot reach {where}: no connection in time"), transient=True)
+    if isinstance(cause, httpx2.PoolTimeout):
+        text = f"all connections to {where} were busy for {timeout:g} s"
+        return Failure(ModelTimeoutError(text), transient=False)
+    # Not tried again: the provider is likely still at work on the request, and charges for it.
+    return Failure(ModelTimeoutError(f"{where} sent nothing for {timeout:g} s"), transient=False)
+
+
+def _connection_failure(error: Exception, where: str) -> Failure:
+    cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
+    if isinstance(cause, (httpx2.UnsupportedProtocol, httpx2.TooManyRedirects, httpx2.DecodingError)):
+        return Failure(ModelConnectionError(f"cannot talk to {where}: {_said(cause)}"), transient=False)
+    if isinstance(cause, (httpx2.ConnectError, httpx2.ProxyError)):
+        return Failure(ModelConnectionError(f"cannot reach {where}: {_said(cause)}"), transient=True)
+    return Failure(ModelConnectionError(f"the connection to {where} broke: {_said(cause)}"), transient=True)
+
+
+def _said(error: BaseException | None) -> str:
+    return str(error) or type(error).__name__
+
+
+def _status_of(error: object) -> int | None:
+    """The HTTP status that an error object inside a stream stands for."""
+    fields = cast("dict[str, Any]", error) if isinstance(error, dict) else {}
+    if isinstance(fields.get("code"), int):
+        return fields["code"]
+    codes = {fields.get("code"), fields.get("type")}
+    for known, status in ((_LIMIT_CODES, 429), (_KEY_CODES, 401), (_REQUEST_CODES, 400)):
+        if not known.isdisjoint(codes):
+            return status
+    return None
+
+
+def _code(body: object) -> object:
+    return cast("dict[str, Any]", body).get("code") if isinstance(body, dict) else None
+
+
+def _provider_message(body: object) -> str:
+    """The provider's own words, whatever shape its error has."""
+    if isinstance(body, dict):
+        fields = cast("dict[str, Any]", body)
+        for name in ("message", "error", "detail"):
+            if isinstance(fields.get(name), str):
+                return excerpt(fields[name], 1_000)
+        return excerpt(str(fields))
+    text = body if isinstance(body, str) else ""
+    title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+    return f"an HTML page, {excerpt(title.group(1))!r}" if title else excerpt(text) or "no message"

@@ -1,0 +1,102 @@
+"""`ModelRequest` to the body of a Chat Completions request; pure, `openai.py` calls it.
+
+Source: https://platform.openai.com/docs/api-reference/chat/create
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ModelRequestError
+from .message import Image, Message, ModelRequest, OutputSchema, ToolCall, ToolDefinition
+from .strict_schema import inline_root, strict_schema
+
+_ONLY_WITH_TOOLS = ("tool_choice", "parallel_tool_calls")
+"""Options that OpenAI refuses in a request without tools."""
+
+_ANSWER_IN_JSON = "Answer with nothing but JSON, not fenced, that fits this JSON schema:"
+
+
+def encode_request(model: str, request: ModelRequest, options: Mapping[str, Any], *, stream: bool) -> bytes:
+    """Return the request's JSON body.
+
+    Args:
+        model: The model's id.
+        request: What is asked.
+        options: Further Chat Completions parameters.
+        stream: Whether the answer is to be streamed, with its usage in the last chunk.
+
+    Raises:
+        ModelRequestError: Something in the request cannot be written as JSON.
+    """
+    body: dict[str, Any] = {"model": model, "messages": [_message(message) for message in request.messages], **options}
+    if request.tools:
+        body["tools"] = [_tool(tool) for tool in request.tools]
+    else:
+        for name in _ONLY_WITH_TOOLS:
+            body.pop(name, None)
+    if request.output_schema is not None:
+        _ask_for(request.output_schema, body)
+    if stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    try:
+        # ASCII escapes also carry a lone surrogate, which UTF-8 cannot: users send them.
+        return json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
+    except (TypeError, ValueError) as error:
+        raise ModelRequestError(f"the request to {model} cannot be written as JSON: {error}") from error
+
+
+def _message(message: Message) -> dict[str, Any]:
+    match message.role:
+        case "assistant" if message.tool_calls:
+            calls = [_tool_call(call) for call in message.tool_calls]
+            return {"role": "assistant", "content": message.content or None, "tool_calls": calls}
+        case "tool":
+            return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.content}
+        case "user" if message.images:
+            return {"role": "user", "content": _parts(message)}
+        case role:
+            return {"role": role, "content": message.content}
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{"type": "text", "text": message.content}] if message.content else []
+    return parts + [{"type": "image_url", "image_url": {"url": _image_url(image)}} for image in message.images]
+
+
+def _image_url(image: Image) -> str:
+    if image.data is None:
+        return image.url or ""
+    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode('ascii')}"
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _tool(tool: ToolDefinition) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
+    return {"type": "function", "function": function}
+
+
+def _ask_for(output: OutputSchema, body: dict[str, Any]) -> None:
+    schema = inline_root(output.schema)
+    match schema.get("type"):
+        case "object":
+            body["response_format"] = _response_format(output, schema)
+        case "string" if "enum" not in schema:
+            pass  # any text fits
+        case _:
+            # OpenAI takes nothing but an object as a response format.
+            told = {"role": "system", "content": f"{_ANSWER_IN_JSON}\n{json.dumps(schema)}"}
+            body["messages"].insert(1 if body["messages"][:1] and body["messages"][0]["role"] == "system" else 0, told)
+
+
+def _response_format(output: OutputSchema, schema: dict[str, Any]) -> dict[str, Any]:
+    strict = strict_schema(schema)
+    wanted = {"name": output.name, "schema": strict or schema, "strict": strict is not None}
+    return {"type": "json_schema", "json_schema": wanted}

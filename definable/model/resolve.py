@@ -1,0 +1,43 @@
+"""Model strings: `"openai/gpt-4o"` or `"offline"` to a `Model`. `Agent` and the command line call it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import ConfigurationError
+from .base import Model
+from .offline import OfflineModel
+from .openai import OpenAIChat
+
+PROVIDERS: dict[str, Callable[[str], Model]] = {"openai": OpenAIChat}
+"""Provider name to a constructor that takes the model's id."""
+
+_KNOWN = ", ".join([*(f'"{name}/<id>"' for name in PROVIDERS), '"offline"'])
+
+
+def resolve_model(model: Model | str) -> Model:
+    """Return the model that a string names; a `Model` is returned as it is.
+
+    Args:
+        model: A `Model`, `"provider/id"` (the id may hold slashes itself), or `"offline"`.
+
+    Raises:
+        ConfigurationError: No such provider, an empty id, or something that is no model.
+    """
+    if isinstance(model, str):
+        return _from_string(model)
+    # A class has all that the protocol asks for, unbound: only an instance will do.
+    if isinstance(model, type) or not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"a model is a Model instance or one of {_KNOWN}, not {model!r}")
+    return model
+
+
+def _from_string(name: str) -> Model:
+    if name == OfflineModel.id:
+        return OfflineModel()
+    provider, slash, model_id = name.partition("/")
+    if provider in PROVIDERS and model_id:
+        return PROVIDERS[provider](model_id)
+    if not slash and provider not in PROVIDERS:
+        raise ConfigurationError(f'the model {name!r} names no provider: write "provider/id", one of {_KNOWN}')
+    raise ConfigurationError(f"unknown model {name!r}: it is one of {_KNOWN}")
