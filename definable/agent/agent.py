@@ -1,0 +1,385 @@
+"""`Agent`: configure, register, run, serve. Thin: every verb is one call into a room below.
+
+The runtime is imported in the bodies of `serve`, `aserve`, `running` and `asgi` alone: it stands to the right of the
+agent, and a script that only runs the agent never loads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
+
+import anyio
+
+from definable.errors import ConfigurationError, ServeError
+from definable.model.base import Model
+from definable.model.message import Message
+from definable.model.resolve import resolve_model
+
+from .blocking import run_blocking
+from .bus.emitter import Emitter
+from .hook import HookPoint
+from .run_output import RunOutput
+from .run_stream import RunStream, run_streamed
+from .runner import Instructions, Runner, RunRequest
+from .serve_options import ServeOptions
+from .session.memory import MemorySessionStore
+from .trigger.registry import TriggerRegistry
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
+    from quart import Blueprint
+
+    from .auth.base import AuthProvider
+    from .bus.base import EventBus
+    from .interface.base import BaseInterface
+    from .runtime.http.server.asgi import ASGIApp
+    from .runtime.report import ShutdownReport
+    from .runtime.runtime import AgentRuntime
+    from .session.base import SessionStore
+    from .trigger.base import BaseTrigger
+
+HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., Any])
+
+MAX_HISTORY = 100
+"""Messages of a session that are kept and sent to the model."""
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that closing the model's connections may take at the end of `Agent.run`."""
+
+
+class Agent:
+    """An AI agent that can be run, and served.
+
+    Args:
+        model: A `Model`, or a string: `"openai/gpt-4o"`, `"offline"`.
+        instructions: The system message, or a sync or async function of the `RunContext` that makes it.
+        tools: What the model may call: functions, or `Tool`s made by `@tool`.
+        name: Shown in logs, in the banner and in the OpenAPI document; "agent" when None.
+        output_type: Replies are validated as this type (a pydantic model, or any type pydantic knows), asked for once
+            more when they do not fit.
+        sessions: Where conversations are kept; a `MemorySessionStore` when None.
+        bus: What carries work that is accepted now and done later; a `MemoryBus` when None.
+        auth: Who may call over HTTP and messaging; None leaves the agent open.
+        max_turns: How many requests one run may put to the model.
+        max_history: How many messages of a session are kept and sent to the model.
+        run_timeout: Seconds that a run may take; None for no limit.
+
+    Raises:
+        ConfigurationError: A value is out of its range, or the model string names no provider.
+
+    Example:
+        >>> from definable.agent import Agent
+        >>> agent = Agent(model="offline", instructions="You are a helpful assistant.")
+        >>> agent.run("hi").content
+        'hi'
+    """
+
+    def __init__(
+        self,
+        model: Model | str,
+        instructions: Instructions = None,
+        tools: Sequence[Any] = (),
+        *,
+        name: str | None = None,
+        output_type: Any = None,
+        sessions: SessionStore | None = None,
+        bus: EventBus | None = None,
+        auth: AuthProvider | None = None,
+        max_turns: int = 10,
+        max_history: int = MAX_HISTORY,
+        run_timeout: float | None = None,
+    ) -> None:
+        if max_turns < 1:
+            raise ConfigurationError(f"max_turns={max_turns!r}: at least 1")
+        if max_history < 1:
+            raise ConfigurationError(f"max_history={max_history!r}: at least 1 message")
+        if run_timeout is not None and not run_timeout > 0:
+            raise ConfigurationError(f"run_timeout={run_timeout!r}: seconds, greater than 0, or None")
+        self.name = name or "agent"
+        self.auth = auth
+        self.bus = bus
+        self.runner = Runner(
+            model=resolve_model(model),
+            instructions=instructions,
+            tools=tools,
+            output_type=output_type,
+            sessions=MemorySessionStore() if sessions is None else sessions,
+            max_turns=max_turns,
+            max_history=max_history,
+            run_timeout=run_timeout,
+        )
+        self.triggers = TriggerRegistry()
+        self.interfaces: list[BaseInterface] = []
+        self.emitter = Emitter()
+        self._blueprint: Blueprint | None = None
+        self.runtime: AgentRuntime | None = None
+        """What serves the agent now; None while nothing does."""
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.name!r} on {self.model.id}>"
+
+    @property
+    def model(self) -> Model:
+        """The language model."""
+        return self.runner.model
+
+    @property
+    def sessions(self) -> SessionStore:
+        """Where conversations are kept."""
+        return self.runner.sessions
+
+    # --- run
+
+    async def arun(
+        self,
+        input: str | Message,
+        *,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> RunOutput:
+        """Run the agent once.
+
+        Args:
+            input: What the user says.
+            session_id: The conversation to go on with; None begins one. Runs of one session are made one after the
+                other, in arrival order.
+            user_id: Whose run it is. A session belongs to the user who began it.
+            metadata: Anything, for tools, hooks and callable instructions.
+
+        Raises:
+            RunError: The run failed: `ModelError`, `MaxTurnsExceeded`, `RunTimeout`, `OutputValidationError`.
+            SessionNotFound: The session belongs to another user.
+        """
+        return await self.runner.run(RunRequest(checked_input(input), session_id, user_id, metadata))
+
+    def arun_stream(
+        self,
+        input: str | Message,
+        *,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> AbstractAsyncContextManager[RunStream]:
+        """Run the agent once and follow it: `async with agent.arun_stream("hi") as events`.
+
+        Iterating over `events` gives `RunStarted`, `TextDelta`s, `ToolCallStarted` and `ToolCallEnded`, at last
+        `RunEnded` with the output; it raises what the run raises. Leaving the context early cancels the run.
+
+        Args:
+            input: What the user says.
+            session_id: The conversation to go on with; None begins one.
+            user_id: Whose run it is.
+            metadata: Anything, for tools, hooks and callable instructions.
+        """
+        return run_streamed(self.runner, RunRequest(checked_input(input), session_id, user_id, metadata))
+
+    def run(
+        self,
+        input: str | Message,
+        *,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> RunOutput:
+        """Run the agent once, from code without an event loop; see `arun`.
+
+        Raises:
+            RuntimeError: An event loop runs in this thread: `await agent.arun(...)` there.
+        """
+
+        async def run_and_close() -> RunOutput:
+            try:
+                return await self.arun(input, session_id=session_id, user_id=user_id, metadata=metadata)
+            finally:
+                with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):  # the connections belong to this loop, which ends
+                    await self.model.aclose()
+
+        return run_blocking(run_and_close, instead="await agent.arun(...)")
+
+    # --- register
+
+    def on(self, trigger: BaseTrigger) -> Callable[[HandlerFunction], HandlerFunction]:
+        """Have a function handle a trigger's events: `@agent.on(Webhook("/github"))`.
+
+        What the function (sync or async) returns decides: a string or a dict of `arun`'s arguments runs the agent, None
+        acknowledges, a `Reply` is a webhook's own response.
+
+        Raises:
+            RouteConflict: Another webhook has the same method and path, or it shadows a built-in route.
+            ConfigurationError: The trigger has a handler already, or the handler cannot be called.
+        """
+
+        def register(handler: HandlerFunction) -> HandlerFunction:
+            self.triggers.add(trigger, handler)
+            return handler
+
+        return register
+
+    def add_interface(self, interface: BaseInterface) -> None:
+        """Serve a messaging interface along with the agent."""
+        self.interfaces.append(interface)
+
+    @property
+    def before_request(self) -> HookPoint:
+        """Registers a function of the `RunContext`, called before every run."""
+        return self.runner.before_request
+
+    @property
+    def after_response(self) -> HookPoint:
+        """Registers a function of the `RunOutput`, called after every run that succeeded."""
+        return self.runner.after_response
+
+    @property
+    def on_error(self) -> HookPoint:
+        """Registers a function of the `RunContext` and the exception, called after every run that failed."""
+        return self.runner.on_error
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """A Quart blueprint for routes and WebSockets of your own, served beside the agent's endpoints."""
+        if self._blueprint is None:
+            from quart import Blueprint  # heavy, and many agents have no routes of their own
+
+            self._blueprint = Blueprint("agent", __name__)
+        return self._blueprint
+
+    @property
+    def has_blueprint(self) -> bool:
+        """Whether anybody asked for the blueprint."""
+        return self._blueprint is not None
+
+    # --- events
+
+    def emit(self, name: str, data: Any = None) -> None:
+        """Fire an event: every `EventTrigger` that matches gets it, some time later. Never blocks.
+
+        May be called from async code, sync code and other threads; before serving starts the event is kept until it
+        does.
+
+        Args:
+            name: The event's name.
+            data: A dict becomes the body as it is; anything else becomes `{"data": ...}`; None is no body.
+
+        Raises:
+            EventBufferFull: There is no room, nothing was accepted.
+            EventBusClosed: The agent is stopping or has stopped, nothing was accepted.
+        """
+        self.emitter.emit(name, data)
+
+    async def aemit(self, name: str, data: Any = None) -> None:
+        """Fire an event as `emit` does, but wait for room. When it returns, the bus has accepted the event.
+
+        Raises:
+            EventBusClosed: The agent is stopping or has stopped, nothing was accepted.
+            EventBufferFull: Before serving starts: the buffer is full.
+        """
+        await self.emitter.aemit(name, data)
+
+    async def fire(self, trigger: BaseTrigger) -> None:
+        """Fire a trigger by hand, as if its time had come. Only while the agent serves.
+
+        Raises:
+            ServeError: The agent does not serve.
+            ConfigurationError: The trigger is not this agent's.
+        """
+        if self.runtime is None:
+            raise ServeError("fire() works while the agent serves")
+        await self.runtime.fire(trigger)
+
+    # --- serve
+
+    def serve(
+        self,
+        *interfaces: BaseInterface,
+        backend: Literal["asyncio", "trio"] = "asyncio",
+        **options: Unpack[ServeOptions],
+    ) -> ShutdownReport:
+        """Serve the agent, until a signal stops it: HTTP, cron, events and interfaces in this process.
+
+        The first SIGINT or SIGTERM finishes what was accepted, within `shutdown_timeout`; the second cuts it off; a
+        third, or a process stuck beyond its bound, exits at once. Exits with status 130 or 143 when it was cut off.
+
+        Args:
+            interfaces: Messaging interfaces to serve, beside those given to `add_interface`.
+            backend: The event loop: `"asyncio"` or `"trio"`.
+            options: See `ServeOptions`.
+
+        Returns:
+            What became of everything that was accepted.
+
+        Raises:
+            ServeError: Serving cannot start; nothing was left running.
+            OSError: The address cannot be bound.
+            RuntimeError: An event loop runs in this thread: `await agent.aserve(...)` there.
+        """
+        from .runtime.entry import serve  # the runtime stands to the right of the agent
+
+        return serve(self, interfaces, backend, options)
+
+    async def aserve(
+        self,
+        *interfaces: BaseInterface,
+        task_status: TaskStatus[str | None] = anyio.TASK_STATUS_IGNORED,
+        **options: Unpack[ServeOptions],
+    ) -> ShutdownReport:
+        """Serve the agent from async code, under trio or asyncio, until a signal or `runtime.stop()`.
+
+        `url = await task_group.start(agent.aserve)` returns once everything is ready. Cancelling the scope around it
+        stops promptly.
+
+        Args:
+            interfaces: Messaging interfaces to serve, beside those given to `add_interface`.
+            task_status: Told the bound URL (None without a server) when everything is ready.
+            options: See `ServeOptions`.
+
+        Returns:
+            What became of everything that was accepted.
+
+        Raises:
+            ServeError: Serving cannot start; nothing was left running.
+            OSError: The address cannot be bound.
+        """
+        from .runtime.entry import aserve  # the runtime stands to the right of the agent
+
+        return await aserve(self, interfaces, options, task_status)
+
+    def running(
+        self, *interfaces: BaseInterface, **options: Unpack[ServeOptions]
+    ) -> AbstractAsyncContextManager[AgentRuntime]:
+        """Serve the agent while a context is open: `async with agent.running(port=0) as runtime`.
+
+        `runtime.url` says where; leaving the context stops the runtime, and `runtime.report` then holds the account.
+        Signals are left alone unless `handle_signals=True`.
+
+        Args:
+            interfaces: Messaging interfaces to serve, beside those given to `add_interface`.
+            options: See `ServeOptions`.
+        """
+        from .runtime.entry import running  # the runtime stands to the right of the agent
+
+        return running(self, interfaces, options)
+
+    def asgi(self, *interfaces: BaseInterface, **options: Unpack[ServeOptions]) -> ASGIApp:
+        """The agent as an ASGI application, for any ASGI server: its lifespan runs cron, events and interfaces.
+
+        Args:
+            interfaces: Messaging interfaces to serve, beside those given to `add_interface`.
+            options: See `ServeOptions`; what concerns the server's own socket and signals has no effect.
+        """
+        from .runtime.entry import asgi  # the runtime stands to the right of the agent
+
+        return asgi(self, interfaces, options)
+
+
+def checked_input(input: Any) -> str | Message:
+    """A run's input.
+
+    Raises:
+        ConfigurationError: It is neither text nor a user's message.
+    """
+    if isinstance(input, str) or (isinstance(input, Message) and input.role == "user"):
+        return input
+    raise ConfigurationError(f"a run's input is a string or a user's Message, not {input!r}")

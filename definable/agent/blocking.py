@@ -1,0 +1,43 @@
+"""The way from sync code into the event loop: `Agent.run` and `Agent.serve`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeVar
+
+import anyio
+import sniffio
+
+Result = TypeVar("Result")
+
+
+def run_blocking(
+    function: Callable[[], Awaitable[Result]],
+    *,
+    instead: str,
+    backend: Literal["asyncio", "trio"] = "asyncio",
+    backend_options: dict[str, Any] | None = None,
+) -> Result:
+    """Run an async function in an event loop of its own.
+
+    Args:
+        function: What to run.
+        instead: What to write where an event loop runs already; for the error.
+        backend: Which event loop.
+        backend_options: anyio's, for that backend.
+
+    Raises:
+        RuntimeError: An event loop runs in this thread already.
+    """
+    library = running_library()
+    if library is not None:
+        raise RuntimeError(f"{library} runs in this thread already: write `{instead}` here")
+    return anyio.run(function, backend=backend, backend_options=backend_options)
+
+
+def running_library() -> str | None:
+    """The async library that runs in this thread; None when there is none."""
+    try:
+        return sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        return None

@@ -1,0 +1,55 @@
+"""Hooks around every run, whatever its source: registered on the agent, called by the runner.
+
+A hook's failure is logged and goes no further: it never cancels the run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar, overload
+
+from .calling import call_user
+
+logger = logging.getLogger(__name__)
+
+Hook: TypeAlias = Callable[..., Any]
+HookFunction = TypeVar("HookFunction", bound=Hook)
+
+
+class HookPoint:
+    """One moment of a run at which users' functions are called, in the order of their registration.
+
+    The point itself is the decorator, with or without parentheses: `@agent.before_request`.
+    """
+
+    __slots__ = ("_hooks", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._hooks: Sequence[Hook] = ()
+
+    @overload
+    def __call__(self, function: HookFunction) -> HookFunction: ...
+
+    @overload
+    def __call__(self, function: None = None) -> Callable[[HookFunction], HookFunction]: ...
+
+    def __call__(self, function: HookFunction | None = None) -> HookFunction | Callable[[HookFunction], HookFunction]:
+        if function is None:
+            return self.__call__
+        if not callable(function):
+            raise TypeError(f"{self.name} takes a function, not {function!r}")
+        self._hooks = (*self._hooks, function)
+        return function
+
+    def __bool__(self) -> bool:
+        return bool(self._hooks)
+
+    async def fire(self, *args: object) -> None:
+        """Call every hook; what one raises is logged."""
+        for hook in self._hooks:
+            try:
+                await call_user(hook, *args)
+            except Exception:
+                logger.exception("%s hook %s failed", self.name, getattr(hook, "__qualname__", hook))

@@ -1,0 +1,63 @@
+"""What a run leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from definable.model.message import Message, Usage
+
+
+class RunStatus(StrEnum):
+    """Where a run stands."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolExecution:
+    """One tool call that a run made, with its end."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON text, as the model sent it."""
+    result: str
+    """What the model was told."""
+    error: str | None = None
+    """Why it failed; None when it did not."""
+    duration: float = 0.0
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutput:
+    """A run's result and account.
+
+    Example:
+        >>> from definable.agent import Agent
+        >>> Agent(model="offline").run("hi").content
+        'hi'
+    """
+
+    run_id: str
+    session_id: str
+    user_id: str | None = None
+    content: Any = ""
+    """The reply's text, or the validated object where the agent has an `output_type`."""
+    messages: tuple[Message, ...] = ()
+    """What this run added to the conversation, its input first."""
+    tool_calls: tuple[ToolExecution, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    """Tokens, over all turns."""
+    model: str | None = None
+    """The model that answered, as the provider names it."""
+    status: RunStatus = RunStatus.COMPLETED
+    created_at: float = 0.0
+    """Unix seconds."""
+    duration: float = 0.0
+    """Seconds from the call to the end."""

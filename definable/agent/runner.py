@@ -1,0 +1,226 @@
+"""One run from its request to its output: session, hooks, deadline, and the run loop between them.
+
+`Agent.arun` and the runtime's dispatch come through here, so that every run is the same whatever started it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import anyio
+
+from definable.errors import ConfigurationError, RunTimeout, SessionNotFound
+from definable.model.base import Model
+from definable.model.message import Message
+
+from .calling import call_user
+from .hook import HookPoint
+from .output_type import OutputType, plain_text
+from .run_context import RunContext, current_run
+from .run_event import Listener, RunEnded, RunStarted
+from .run_loop import Conversation, RunLoop
+from .run_output import RunOutput
+from .session.base import Session, SessionStore
+from .session.gate import SessionGate
+from .session.history import bounded
+from .tools import Tool, index_tools
+
+if TYPE_CHECKING:
+    from .trigger.base import TriggerEvent
+
+Instructions: TypeAlias = str | Callable[[RunContext], Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What a run is started with."""
+
+    input: str | Message
+    session_id: str | None = None
+    """None begins a session of its own."""
+    user_id: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    trigger: TriggerEvent | None = None
+    run_id: str = field(default_factory=lambda: f"run_{token_hex(12)}")
+
+
+class Runner:
+    """What an agent's runs have in common.
+
+    Args:
+        model: The language model.
+        instructions: The system message, or a sync or async function of the `RunContext` that makes it.
+        tools: Functions and tools that the model may call.
+        output_type: What replies are validated as; None for plain text.
+        sessions: Where conversations are kept.
+        max_turns: How many requests a run may put to the model.
+        max_history: How many messages of a session are kept and sent.
+        run_timeout: Seconds that a run may take, its wait for its session's turn included; None for no limit.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Model,
+        instructions: Instructions,
+        tools: Iterable[Any],
+        output_type: Any,
+        sessions: SessionStore,
+        max_turns: int,
+        max_history: int,
+        run_timeout: float | None,
+    ) -> None:
+        self.model = model
+        self.instructions = instructions
+        self.sessions = sessions
+        self.before_request = HookPoint("before_request")
+        self.after_response = HookPoint("after_response")
+        self.on_error = HookPoint("on_error")
+        self._tools = tuple(tools)
+        self._output_type = output_type
+        self._gate = SessionGate()
+        self._max_turns = max_turns
+        self._max_history = max_history
+        self._run_timeout = run_timeout
+
+    @cached_property
+    def tools(self) -> Mapping[str, Tool]:
+        """The tools by name."""
+        return index_tools(self._tools)
+
+    @cached_property
+    def output_type(self) -> OutputType | None:
+        """The validator of replies; None for plain text."""
+        return None if self._output_type is None else OutputType(self._output_type)
+
+    def prepare(self) -> None:
+        """Raise now what is wrong with tools or output type, on the caller's line rather than in the first run.
+
+        Raises:
+            ConfigurationError: A tool or the output type cannot be used.
+        """
+        for tool in self.tools.values():
+            tool.prepare()
+        _ = self.output_type
+
+    async def run(self, request: RunRequest, listener: Listener | None = None) -> RunOutput:
+        """Run to the end, within the deadline.
+
+        Args:
+            request: What the run is started with.
+            listener: Told what happens as it happens; the model then streams. None: nobody listens.
+
+        Raises:
+            RunError: The run failed.
+            SessionNotFound: The session belongs to another user.
+        """
+        if self._run_timeout is None:
+            return await self._run_in_session(request, listener)
+        with anyio.move_on_after(self._run_timeout):
+            return await self._run_in_session(request, listener)
+        timeout = RunTimeout(f"the run did not end within run_timeout={self._run_timeout:g} seconds")
+        await self.on_error.fire(_context(request, request.session_id or "", {}), timeout)
+        raise timeout
+
+    async def _run_in_session(self, request: RunRequest, listener: Listener | None) -> RunOutput:
+        if request.session_id is None:  # nobody else can know the id: no turn to wait for, nothing to load
+            return await self._run(request, Session(f"session_{token_hex(12)}", request.user_id), listener)
+        async with self._gate.turn(request.session_id):
+            session = await self.sessions.load(request.session_id)
+            if session is None:
+                session = Session(request.session_id, request.user_id)
+            elif session.user_id is not None and session.user_id != request.user_id:
+                raise SessionNotFound(f"there is no session {request.session_id!r}")
+            return await self._run(request, session, listener)
+
+    async def _run(self, request: RunRequest, session: Session, listener: Listener | None) -> RunOutput:
+        created_at, started = time.time(), time.perf_counter()
+        context = _context(request, session.session_id, session.state)
+        token = current_run.set(context)
+        try:
+            if self.before_request:
+                await self.before_request.fire(context)
+            if listener is not None:
+                await listener(RunStarted(request.run_id, session.session_id))
+            try:
+                content, conversation = await self._converse(request, context, session, listener)
+                await self._keep(session, conversation, created_at)
+            except Exception as error:
+                await self.on_error.fire(context, error)
+                raise
+            output = _output(request, session, content, conversation, created_at, time.perf_counter() - started)
+            if self.after_response:
+                await self.after_response.fire(output)
+            if listener is not None:
+                await listener(RunEnded(output))
+            return output
+        finally:
+            current_run.reset(token)
+
+    async def _converse(
+        self, request: RunRequest, context: RunContext, session: Session, listener: Listener | None
+    ) -> tuple[Any, Conversation]:
+        messages = await self._opening(context)
+        messages += bounded(session.messages, self._max_history)
+        conversation = Conversation(messages, begin=len(messages))
+        messages.append(request.input if isinstance(request.input, Message) else Message("user", request.input))
+        output_type = self.output_type
+        loop = RunLoop(
+            self.model,
+            tools=self.tools,
+            context=context,
+            max_turns=self._max_turns,
+            check=plain_text if output_type is None else output_type.checker(),
+            output_schema=None if output_type is None else output_type.schema,
+            listener=listener,
+        )
+        return await loop.run(conversation), conversation
+
+    async def _opening(self, context: RunContext) -> list[Message]:
+        instructions = self.instructions
+        if callable(instructions):
+            instructions = await call_user(instructions, context)
+        if not instructions:
+            return []
+        if not isinstance(instructions, str):
+            raise ConfigurationError(f"instructions must give a string, not {instructions!r}")
+        return [Message("system", instructions)]
+
+    async def _keep(self, session: Session, conversation: Conversation, now: float) -> None:
+        messages = bounded(session.messages + conversation.added, self._max_history)
+        created_at = session.created_at or now
+        await self.sessions.save(replace(session, messages=messages, created_at=created_at, updated_at=time.time()))
+
+
+def _context(request: RunRequest, session_id: str, state: dict[str, Any]) -> RunContext:
+    return RunContext(
+        run_id=request.run_id,
+        session_id=session_id,
+        user_id=request.user_id,
+        input=request.input,
+        trigger=request.trigger,
+        metadata=dict(request.metadata) if request.metadata else {},
+        session_state=state,
+    )
+
+
+def _output(
+    request: RunRequest, session: Session, content: Any, conversation: Conversation, created_at: float, duration: float
+) -> RunOutput:
+    return RunOutput(
+        run_id=request.run_id,
+        session_id=session.session_id,
+        user_id=request.user_id,
+        content=content,
+        messages=conversation.added,
+        tool_calls=tuple(conversation.tool_calls),
+        usage=conversation.usage,
+        model=conversation.model,
+        created_at=created_at,
+        duration=duration,
+    )

@@ -1,0 +1,37 @@
+"""The options of `serve`, `aserve`, `running` and `asgi`, said once; the runtime's settings hold their defaults."""
+
+from __future__ import annotations
+
+import os
+from typing import TypedDict
+
+
+class ServeOptions(TypedDict, total=False):
+    """How an agent is served. All are optional."""
+
+    name: str | None
+    """Shown in the banner and in logs; the agent's own name when None."""
+    host: str
+    """The address to bind; `"0.0.0.0"` unless set: every interface of the machine."""
+    port: int
+    """8000 unless set; 0 picks a free one."""
+    enable_server: bool | None
+    """True serves HTTP, False does not; None (the default) does when a webhook is registered or routes were added."""
+    dev: bool
+    """Development mode: documentation at `/docs`; `serve` reloads when a `.py` file is saved."""
+    shutdown_timeout: float
+    """Seconds that a stop may take to finish what was accepted; 30 unless set."""
+    handle_signals: bool
+    """Whether SIGINT and SIGTERM stop the runtime; True unless set, in the main thread alone."""
+    certfile: str | os.PathLike[str] | None
+    """A PEM file with the certificate chain: serves HTTPS."""
+    keyfile: str | os.PathLike[str] | None
+    """A PEM file with the certificate's private key, when it is not in `certfile`."""
+    event_buffer: int
+    """Deliveries that may wait for a worker on the default bus; 10,000 unless set."""
+    event_workers: int
+    """How many deliveries are handled at once; 100 unless set."""
+    max_concurrent_runs: int
+    """Runs at once over HTTP; beyond it a request is answered 503. 10,000 unless set."""
+    max_connections: int
+    """HTTP connections at once; 10,000 unless set."""

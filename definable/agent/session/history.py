@@ -1,0 +1,49 @@
+"""How much of a conversation is sent to the model and kept: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from definable.model.message import Message
+
+
+def bounded(messages: tuple[Message, ...], limit: int) -> tuple[Message, ...]:
+    """The newest messages, at most `limit` of them; what was cut begins with a user's message.
+
+    A cut is made before a user's message alone, and between no tool call and its result (providers refuse such a
+    history). When the newest part that may be cut off is by itself longer than the limit it is kept whole.
+
+    Args:
+        messages: A conversation, oldest first.
+        limit: How many messages are wanted at most.
+    """
+    if len(messages) <= limit:
+        return messages
+    begin = 0
+    for begin in _beginnings(messages):
+        if len(messages) - begin <= limit:
+            break
+    return messages[begin:]
+
+
+def _beginnings(messages: Sequence[Message]) -> Iterator[int]:
+    """Where the history may begin when the messages before are cut off; oldest first."""
+    last_results = _last_results(messages)
+    owed = -1
+    """The index up to which messages belong to a call that came before."""
+    for index, message in enumerate(messages):
+        if message.role == "user" and owed < index:
+            yield index
+        owed = max(owed, last_results[index])
+
+
+def _last_results(messages: Sequence[Message]) -> list[int]:
+    """For each message, the index of the last result of a tool call in it; -1 where there is none."""
+    last_results = [-1] * len(messages)
+    asked: dict[str, int] = {}
+    for index, message in enumerate(messages):
+        if message.role == "tool" and message.tool_call_id in asked:
+            last_results[asked[message.tool_call_id]] = index
+        for call in message.tool_calls:
+            asked[call.id] = index  # ids may return: a result belongs to the newest call of its id
+    return last_results

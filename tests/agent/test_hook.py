@@ -1,0 +1,71 @@
+"""Hooks around every run."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from definable.agent import Agent, RunContext, RunOutput
+from definable.errors import RunTimeout
+from definable.model import OfflineModel
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_hooks_are_called_in_order_with_and_without_parentheses_sync_and_async() -> None:
+    agent = Agent("offline")
+    seen: list[Any] = []
+
+    @agent.before_request
+    def first(context: RunContext) -> None:
+        seen.append(("first", context.input))
+
+    @agent.before_request()
+    async def second(context: RunContext) -> None:
+        seen.append(("second", context.run_id))
+
+    @agent.after_response
+    async def third(output: RunOutput) -> None:
+        seen.append(("third", output.content))
+
+    output = await agent.arun("hi")
+    assert seen == [("first", "hi"), ("second", output.run_id), ("third", "hi")]
+
+
+async def test_on_error_gets_the_context_and_the_exception() -> None:
+    agent = Agent(OfflineModel(ValueError("broken")))
+    seen: list[tuple[Any, Exception]] = []
+    agent.on_error(lambda context, error: seen.append((context.input, error)))
+    agent.after_response(lambda output: seen.append((output, ValueError("never"))))
+    with pytest.raises(ValueError, match="broken") as raised:
+        await agent.arun("hi")
+    assert seen == [("hi", raised.value)]
+
+
+async def test_on_error_hears_of_a_timeout() -> None:
+    agent = Agent(OfflineModel(latency=60), run_timeout=0.01)
+    seen: list[Exception] = []
+    agent.on_error(lambda context, error: seen.append(error))
+    with pytest.raises(RunTimeout):
+        await agent.arun("hi")
+    assert [type(error) for error in seen] == [RunTimeout]
+
+
+async def test_a_failing_hook_is_logged_and_the_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    agent = Agent("offline")
+    called: list[str] = []
+
+    @agent.before_request
+    async def broken(context: RunContext) -> None:
+        raise RuntimeError("a hook's own trouble")
+
+    @agent.before_request
+    async def after(context: RunContext) -> None:
+        called.append("after")
+
+    with caplog.at_level(logging.ERROR, "definable"):
+        output = await agent.arun("hi")
+    assert output.content == "hi"
+    assert called == ["after"]
+    assert "a hook's own trouble" in caplog.text
+    assert "broken" in caplog.text

@@ -1,0 +1,90 @@
+"""Following a run: its events, its failures, and leaving it early."""
+
+import anyio
+import pytest
+
+from definable.agent import Agent
+from definable.agent.run_event import RunEnded, RunEvent, RunStarted, TextDelta, ToolCallEnded, ToolCallStarted
+from definable.model import ModelReply, OfflineModel, ToolCall
+
+pytestmark = pytest.mark.anyio
+
+
+def answer() -> int:
+    return 42
+
+
+async def test_the_events_of_a_run_come_in_order() -> None:
+    agent = Agent(
+        OfflineModel([ModelReply("let me see", tool_calls=(ToolCall("answer"),)), "it is 42"]), tools=[answer]
+    )
+    events: list[RunEvent] = []
+    async with agent.arun_stream("hi", session_id="s") as stream:
+        events += [event async for event in stream]
+    kinds = [type(event) for event in events]
+    deltas = [TextDelta] * 3
+    assert kinds == [RunStarted, *deltas, ToolCallStarted, ToolCallEnded, *deltas, RunEnded]
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "let me seeit is 42"
+    assert isinstance(events[-1], RunEnded)
+    assert events[-1].output.content == "it is 42"
+    assert stream.output is events[-1].output
+
+
+async def test_a_streamed_run_is_kept_in_its_session() -> None:
+    model = OfflineModel()
+    agent = Agent(model)
+    async with agent.arun_stream("one", session_id="s") as stream:
+        assert [event async for event in stream]
+    await agent.arun("two", session_id="s")
+    assert [message.content for message in model.requests[1].messages] == ["one", "one", "two"]
+
+
+async def test_iterating_raises_what_the_run_raises() -> None:
+    agent = Agent(OfflineModel(ValueError("broken")))
+    with pytest.raises(ValueError, match="broken"):
+        async with agent.arun_stream("hi") as stream:
+            async for event in stream:
+                assert isinstance(event, RunStarted)
+
+
+async def test_an_error_of_the_reader_reaches_it_plain() -> None:
+    with pytest.raises(KeyError):
+        async with Agent("offline").arun_stream("hi"):
+            raise KeyError("mine")
+
+
+async def test_leaving_early_cancels_the_run() -> None:
+    cancelled = anyio.Event()
+
+    async def hang() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    agent = Agent(OfflineModel([ModelReply(tool_calls=(ToolCall("hang"),))]), tools=[hang])
+    with anyio.fail_after(5):
+        async with agent.arun_stream("hi", session_id="s") as stream:
+            async for event in stream:
+                if isinstance(event, ToolCallStarted):
+                    await anyio.wait_all_tasks_blocked()
+                    break
+    assert cancelled.is_set()
+    assert await agent.sessions.load("s") is None
+
+
+async def test_the_first_delta_comes_while_the_model_still_talks() -> None:
+    agent = Agent("offline")
+    async with agent.arun_stream("a b c") as stream:
+        async for event in stream:
+            if isinstance(event, TextDelta):
+                assert stream.output is None
+                break
+
+
+async def test_a_run_never_gets_far_ahead_of_its_reader() -> None:
+    agent = Agent("offline")
+    async with agent.arun_stream(" ".join(["word"] * 1000)) as stream:
+        await anyio.wait_all_tasks_blocked()
+        assert stream.output is None
+        assert len([event async for event in stream if isinstance(event, TextDelta)]) == 1000
