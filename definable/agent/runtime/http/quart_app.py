@@ -1,0 +1,280 @@
+"""The Quart application (QuartTrio under trio) that serves whatever is not one of the agent's own endpoints.
+
+Made by the runtime with the users' blueprints; the ASGI entry hands it the requests that it does not answer itself.
+Both backends share one connection layer and one way to fail, so that a blueprint behaves the same on either.
+
+Quart and quart-trio are imported in this module alone. It leans on their internals; the versions are pinned.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial, wraps
+from inspect import isgenerator
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import sniffio
+from quart import Blueprint, Quart, Response, has_request_context, request
+from quart.asgi import ASGIHTTPConnection, ASGIWebsocketConnection
+from quart.typing import ResponseReturnValue
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing.exceptions import RequestRedirect
+
+from definable.agent.worker_thread import run_sync
+
+from .problem import MEDIA_TYPE, Problem
+from .server.asgi import Message
+
+log = logging.getLogger("definable.http")
+
+MAX_CONTENT_LENGTH = 16 * 1024 * 1024
+"""Bytes of a request body that a route may read; a larger one is a 413."""
+
+SHUTDOWN_TIMEOUT = 10.0
+"""Seconds for the `after_serving` functions when the service is cancelled."""
+
+ALLOW_SCOPE_KEY = "definable.allow"
+"""Where the ASGI entry names the methods of the agent's own endpoint on a path, when the request's is not one."""
+
+WEBSOCKET_BUFFER = 10
+"""Messages that wait for a WebSocket route; then its client is not read from."""
+
+
+def create_quart_app(name: str, blueprints: Iterable[Blueprint] = ()) -> Quart:
+    """The application for the running backend.
+
+    Args:
+        name: What Quart calls the application; any text. Its own files are looked for in the working directory.
+        blueprints: The users' routes.
+
+    Returns:
+        A `Quart`, or a `QuartTrio` under trio. Serve it within `quart_lifespan`.
+    """
+    app_class = _TrioApp if sniffio.current_async_library() == "trio" else _AsyncioApp
+    folder = Path.cwd()
+    app = app_class(name, static_folder=None, root_path=str(folder), instance_path=str(folder / "instance"))
+    # Quart would send a traceback page to the client of an application in debug mode, which an environment variable
+    # switches on; and it would end a stream in silence after a minute.
+    app.debug = False
+    config = cast("dict[str, Any]", app.config)
+    config.update(PROPAGATE_EXCEPTIONS=False, RESPONSE_TIMEOUT=None, MAX_CONTENT_LENGTH=MAX_CONTENT_LENGTH)
+    app.register_error_handler(HTTPException, _answer_http_exception)
+    app.register_error_handler(Problem, _answer_problem)
+    for blueprint in blueprints:
+        app.register_blueprint(blueprint)
+    return app
+
+
+@asynccontextmanager
+async def quart_lifespan(app: Quart) -> AsyncGenerator[None]:
+    """Runs the application's `before_serving`, `while_serving` and `after_serving` functions around the body.
+
+    Also holds its background tasks; they have `BACKGROUND_TASK_SHUTDOWN_TIMEOUT` seconds once the body has ended. To be
+    left after the last request has been answered.
+
+    Raises:
+        Exception: What a `before_serving` or `after_serving` function raised; it is logged by then.
+    """
+    failure: Exception | None = None
+    async with anyio.create_task_group() as background:
+        cast(_App, app).nursery = background
+        try:
+            await app.startup()
+            try:
+                yield
+            finally:
+                patience = cast("dict[str, float | None]", app.config)["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"]
+                background.cancel_scope.deadline = anyio.current_time() + (patience or 0)
+                # Shielded: what `before_serving` opened is closed also when the service is cancelled. Bounded.
+                with anyio.move_on_after(SHUTDOWN_TIMEOUT, shield=True):
+                    await app.shutdown()
+        except Exception as error:
+            failure = error  # raised outside, because a task group would wrap it
+            background.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+class _HTTPConnection(ASGIHTTPConnection):
+    """One request to Quart: answered, or cancelled once its client has gone.
+
+    Quart's own leaves tasks behind when it is cancelled, quart-trio's cancels its own final send.
+    """
+
+    async def __call__(self, receive: Any, send: Any) -> None:
+        request = self._create_request_from_scope(send)
+        sent_last = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal sent_last
+            sent_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        async def watch() -> None:
+            await self.handle_messages(request, receive)  # until the client has gone
+            if not sent_last:
+                tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch)
+            response = await self.app.handle_request(request)
+            timeout: Any = getattr(response, "timeout", ...)
+            with anyio.move_on_after(None if timeout is ... else timeout):
+                await self._send_response(cast(Any, watched_send), response)
+            tasks.cancel_scope.cancel()
+
+
+class _WebsocketQueue:
+    """Messages on their way to a WebSocket route, bounded; in place of an `asyncio.Queue` without bound."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = anyio.create_memory_object_stream[str | bytes](WEBSOCKET_BUFFER)
+
+    async def put(self, message: str | bytes) -> None:
+        await self._send.send(message)
+
+    async def get(self) -> str | bytes:
+        return await self._receive.receive()
+
+    def close(self) -> None:
+        self._send.close()
+        self._receive.close()
+
+
+class _WebsocketConnection(ASGIWebsocketConnection):
+    """One WebSocket to Quart: its route, cancelled once the client has gone."""
+
+    def __init__(self, app: Quart, scope: Any) -> None:
+        super().__init__(app, scope)
+        self._messages = _WebsocketQueue()
+        self.queue = cast(Any, self._messages)
+
+    async def __call__(self, receive: Any, send: Any) -> None:
+        websocket = self._create_websocket_from_scope(send)
+
+        async def watch() -> None:
+            await self.handle_messages(receive)  # until the client has gone
+            tasks.cancel_scope.cancel()
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watch)
+                await self.handle_websocket(websocket, send)
+                tasks.cancel_scope.cancel()
+        finally:
+            self._messages.close()
+
+
+class _App(Quart):
+    """What both backends' applications do the same way."""
+
+    asgi_http_class = cast(Any, _HTTPConnection)
+    asgi_websocket_class = cast(Any, _WebsocketConnection)
+    nursery: Any  # a `TaskGroup`, which has what QuartTrio asks of its nursery
+    """Where background tasks run; QuartTrio's name for it. Set by `quart_lifespan`."""
+
+    async def handle_user_exception(self, error: BaseException) -> HTTPException | ResponseReturnValue:
+        """Finds the handler of an exception, also of one that a route's own task group has wrapped."""
+        return await super().handle_user_exception(_only(error))
+
+    async def handle_http_exception(self, error: HTTPException) -> HTTPException | ResponseReturnValue:
+        """Answers with a problem; a redirect to the canonical path without Werkzeug's HTML page."""
+        if isinstance(error, RequestRedirect):
+            return Response(b"", error.code, {"location": error.new_url})
+        return await super().handle_http_exception(error)
+
+    async def handle_websocket_exception(self, error: Exception) -> Any:
+        """Leaves a failed WebSocket to the server, which logs it and closes with 1011; Quart would with 1000."""
+        raise error
+
+    def log_exception(self, exception_info: Any) -> None:
+        """Logs under our name; Quart's logger installs a handler of its own."""
+        where = f"{request.method} {request.path!r}" if has_request_context() else "the application's lifespan"
+        log.error("error in a route, in %s", where, exc_info=exception_info)
+
+    def sync_to_async(self, func: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+        """Runs a sync route in a worker thread, the same kind on both backends."""
+
+        @wraps(func)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            result = await run_sync(partial(func, *args, **kwargs))
+            return _iterate_in_thread(cast(Iterator[Any], result)) if isgenerator(result) else result
+
+        return call
+
+    def add_background_task(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Runs a function beside the requests, until it ends or the application shuts down."""
+
+        async def run() -> None:
+            try:
+                async with self.app_context():
+                    await self.ensure_async(func)(*args, **kwargs)
+            except Exception as error:
+                await self.handle_background_exception(error)
+
+        self.nursery.start_soon(run)
+
+
+class _AsyncioApp(_App):
+    """Quart, on asyncio."""
+
+
+class _TrioApp(_App, QuartTrio):
+    """Quart, on trio."""
+
+
+def _only(error: BaseException) -> Exception:
+    """The one exception in a group of one, or the group."""
+    while (
+        isinstance(error, BaseExceptionGroup) and len(cast("BaseExceptionGroup[BaseException]", error).exceptions) == 1
+    ):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return cast(Exception, error)
+
+
+async def _iterate_in_thread(items: Iterator[Any]) -> AsyncGenerator[Any]:
+    end = object()
+    while (item := await run_sync(partial(next, items, end))) is not end:
+        yield item
+
+
+async def _answer_problem(problem: Problem) -> ResponseReturnValue:
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in problem.headers]
+    return Response(problem.body(), problem.status, cast(Any, headers), content_type=MEDIA_TYPE)
+
+
+async def _answer_http_exception(error: HTTPException) -> ResponseReturnValue:
+    """Any `abort`, routing failure or unhandled exception (an `InternalServerError` by then), as a problem."""
+    if error.response is not None:
+        return cast(ResponseReturnValue, error.response)
+    status = error.code or 500
+    headers = {name.lower(): value for name, value in error.get_headers()}
+    headers.pop("content-type", None)
+    if status in (404, 405) and (agents := _agents_methods(error)):
+        own = {method.strip() for method in headers.get("allow", "").split(",")} - {""}
+        status, headers["allow"] = 405, ", ".join(sorted(own | agents))
+    if status < 400:
+        return Response(b"", status, headers)
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    return await _answer_problem(Problem(status, _detail(error, status), headers=raw))
+
+
+def _detail(error: HTTPException, status: int) -> str:
+    """What was said with `abort`, or Werkzeug's phrase; nothing of an exception that nobody handled."""
+    if status == 405:
+        return "The method is not allowed for this path."
+    if getattr(error, "original_exception", None) is not None:
+        return "The server failed to answer this request."
+    return error.description or ""
+
+
+def _agents_methods(error: HTTPException) -> set[str]:
+    """The methods of the agent's own endpoint on this path, if routing failed and there is one."""
+    if not has_request_context() or request.routing_exception is not error:
+        return set()
+    return set(cast("dict[str, Iterable[str]]", request.scope).get(ALLOW_SCOPE_KEY, ()))

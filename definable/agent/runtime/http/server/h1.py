@@ -1,0 +1,178 @@
+"""HTTP/1.1 and the way into WebSockets: hypercorn's `H11Protocol`, made strict where a server meets hostile bytes.
+
+A `Connection` makes one when ALPN did not choose HTTP/2. There is no cleartext HTTP/2: neither prior knowledge nor an
+`Upgrade: h2c`, which no browser and few proxies speak and which doubles what can go wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import h11
+from hypercorn.config import Config
+from hypercorn.events import Closed, RawData
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Request, Response
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
+from hypercorn.protocol.http_stream import HTTPStream
+from wsproto.utilities import ProtocolError
+
+from definable.agent.runtime.http.problem import Problem
+
+from .host import Host
+from .hypercorn_engine import engine_arguments
+from .websocket import WebSocketStream
+
+DETAILS = {
+    400: "The request is not valid HTTP.",
+    408: "The request head did not arrive in time.",
+    431: "The request head is too large.",
+    501: "The request uses a transfer coding that this server does not know.",
+    505: "This server speaks HTTP/1.0 and HTTP/1.1 here.",
+}
+"""What a client is told about a request that cannot be parsed or served."""
+
+
+class Refused(Exception):
+    """A request that is answered by its head alone, with this status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class H1(H11Protocol):
+    """One HTTP/1.1 connection.
+
+    Args:
+        config: hypercorn's settings.
+        host: The connection.
+        tls: Whether it is encrypted, for the scheme.
+        client: The peer's address.
+        server: Our address.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        *,
+        tls: bool,
+        client: tuple[str, int] | None,
+        server: tuple[str, int] | None,
+    ) -> None:
+        super().__init__(*engine_arguments(config, host, tls=tls, client=client, server=server))
+        self._host = host
+
+    async def open(self) -> None:
+        """Nothing: the client speaks first."""
+
+    async def data(self, data: bytes) -> None:
+        """Takes bytes from the client; refuses what is no request of ours and ends the connection."""
+        try:
+            await self.handle(RawData(data))
+        except Refused as refused:
+            await self._send_error_response(refused.status)
+            await self.send(Closed())
+        except (ProtocolError, h11.ProtocolError):  # say, frames behind a WebSocket's close
+            await self.send(Closed())
+
+    async def disconnected(self) -> None:
+        """Tells the application that the client is gone."""
+        await self.handle(Closed())
+
+    async def head_timed_out(self) -> None:
+        """Answers 408 (RFC 9110, section 15.5.9) to a head that has begun, and nothing to silence."""
+        if self.head_begun:
+            await self._send_error_response(408)
+            await self.send(Closed())
+
+    @property
+    def head_begun(self) -> bool:
+        """Whether the first bytes of a request head wait for the rest."""
+        return self.connection.their_state is h11.IDLE and bool(self.connection.trailing_data[0])
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Sends one piece of a response; says so if it is the connection's last."""
+        if isinstance(event, Response) and event.status_code >= 200 and self._last_response():
+            headers = [(name, value) for name, value in event.headers if name.lower() != b"connection"]
+            event = replace(event, headers=[*headers, (b"connection", b"close")])
+        await super().stream_send(event)
+
+    def _last_response(self) -> bool:
+        """Whether the server drains, or the rest of the request would stand in the way of the next one."""
+        return self._host.draining or self.connection.their_state in (h11.SEND_BODY, h11.ERROR)
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        names = {name for name, _ in event.headers}
+        if event.http_version not in (b"1.0", b"1.1"):
+            raise Refused(505)
+        if b"transfer-encoding" in names and (b"content-length" in names or event.http_version == b"1.0"):
+            raise Refused(400)  # two framings of one body are how requests are smuggled (RFC 9112, section 6.1)
+        if event.method == b"CONNECT":
+            raise Refused(501)
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        target = origin_form(request.method, request.target)
+        websocket = asks_for_websocket(request)
+        stream = WebSocketStream if websocket else HTTPStream
+        self.stream = stream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        if websocket and isinstance(self.connection, h11.Connection):
+            self.connection = H11WSConnection(self.connection)
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode().upper(),
+                raw_path=target,
+                state=self.connection_state,
+            )
+        )
+
+    async def _send_error_response(self, status_code: int) -> None:
+        problem = Problem(status_code, DETAILS.get(status_code, ""))
+        headers = [*problem.response_headers(close=True), *self.config.response_headers("h11")]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Data(data=problem.body()))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
+def origin_form(method: bytes, target: bytes) -> bytes:
+    """The path and query of a request target (RFC 9112, section 3.2).
+
+    Raises:
+        Refused: It is neither a path, nor an absolute http URL, nor the `*` of `OPTIONS`.
+    """
+    if target.startswith(b"/"):
+        return target
+    if target == b"*" and method == b"OPTIONS":
+        return b"/*"
+    try:
+        url = urlsplit(target)
+    except ValueError:
+        raise Refused(400) from None
+    if url.scheme.lower() not in (b"http", b"https") or not url.netloc:
+        raise Refused(400)
+    path = url.path or b"/"
+    return path + b"?" + url.query if url.query else path
+
+
+def asks_for_websocket(request: h11.Request) -> bool:
+    """Whether a request asks to go on as a WebSocket (RFC 6455, section 4.1)."""
+    tokens: dict[bytes, set[bytes]] = {}
+    for name, value in request.headers:
+        tokens.setdefault(name, set()).update(token.strip().lower() for token in value.split(b","))
+    upgrade, connection = tokens.get(b"upgrade", set()), tokens.get(b"connection", set())
+    return request.method == b"GET" and b"websocket" in upgrade and b"upgrade" in connection

@@ -1,0 +1,190 @@
+"""The HTTP server: accepts connections on bound sockets, counts them, and ends them all.
+
+A child of the runtime's task group: `addresses = await tg.start(server.serve)`, later `server.drain()`, and a cancelled
+scope around `serve` once the grace is over.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Sequence
+from contextlib import closing
+
+import anyio
+from anyio import ClosedResourceError
+from anyio.abc import SocketStream, TaskGroup, TaskStatus
+
+from .asgi import ASGIApp
+from .connection import Address, Connection
+from .limits import ServerLimits
+from .overload import turn_away
+
+log = logging.getLogger("definable.http")
+
+ACCEPT_BACKOFF = 0.1
+"""Seconds to wait when the system has no more file descriptors or memory for a connection."""
+
+ACCEPT_BATCH = 64
+"""Connections accepted at once, before the others get their turn."""
+
+MAX_TURNED_AWAY = 128
+"""Connections beyond the limit that are being told so; more are closed without a word."""
+
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Failures of an accept that only time heals; the others belong to one client."""
+
+
+class HTTPServer:
+    """Serves an ASGI application over HTTP/1.1, WebSockets and, with TLS, HTTP/2; on trio and on asyncio.
+
+    Args:
+        app: The application. A client that goes away is told to it as `http.disconnect`, and does not cancel it.
+        sockets: Listening sockets (see `bind`); closed when `serve` ends or `drain` is called.
+        ssl_context: Serves TLS (see `ssl_context`) instead of cleartext.
+        limits: What clients may take.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        sockets: Sequence[socket.socket],
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        limits: ServerLimits | None = None,
+    ) -> None:
+        self._app = app
+        self._sockets = list(sockets)
+        self._ssl_context = ssl_context
+        self._limits = limits or ServerLimits()
+        self._connections: set[Connection] = set()
+        self._accepted = 0
+        self._turned_away = 0
+        self._exhausted = False
+        self._draining = False
+
+    @property
+    def draining(self) -> bool:
+        """Whether `drain` was called."""
+        return self._draining
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that are being served."""
+        return self._accepted
+
+    async def serve(self, *, task_status: TaskStatus[list[tuple[str, int]]] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Accepts and serves connections until `drain` was called and the last one has ended.
+
+        Reports the addresses that it listens on, as (host, port), once it accepts. Cancelled, it answers every request
+        whose response has not started with 503, closes WebSockets with 1012 and cuts what has started, within a second;
+        nothing of it is left then.
+        """
+        async with anyio.create_task_group() as connections, anyio.create_task_group() as listeners:
+            addresses = [_address(sock.getsockname()) for sock in self._sockets if sock.fileno() >= 0]
+            for sock in self._sockets:
+                listeners.start_soon(self._accept, sock, connections)
+            task_status.started(addresses)
+
+    def drain(self) -> None:
+        """Takes no more work: listeners and idle connections close at once, the others after their exchange.
+
+        To be called from the event loop that serves; a second call does nothing.
+        """
+        if self._draining:
+            return
+        self._draining = True
+        for sock in self._sockets:
+            if sock.fileno() >= 0:
+                anyio.notify_closing(sock)
+                sock.close()
+        for connection in list(self._connections):
+            connection.drain()
+
+    async def _accept(self, listener: socket.socket, connections: TaskGroup) -> None:
+        with closing(listener):
+            while not self._draining:
+                try:
+                    await anyio.wait_readable(listener)
+                except ClosedResourceError:  # by `drain`
+                    return
+                if not self._accept_ready(listener, connections):
+                    await anyio.sleep(ACCEPT_BACKOFF)
+
+    def _accept_ready(self, listener: socket.socket, connections: TaskGroup) -> bool:
+        """Accepts what waits; False if the system cannot give us more."""
+        for _ in range(ACCEPT_BATCH):
+            try:
+                sock, address = listener.accept()
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self._report_exhausted(error)
+                    return False
+                continue
+            self._exhausted = False
+            self._admit(sock, _address(address), connections)
+        return True
+
+    def _report_exhausted(self, error: OSError) -> None:
+        if not self._exhausted:
+            log.error("cannot accept connections: %s; trying again until it works", error.strerror)
+        self._exhausted = True
+
+    def _admit(self, sock: socket.socket, client: Address, connections: TaskGroup) -> None:
+        if self._accepted < self._limits.max_connections:
+            self._accepted += 1
+            connections.start_soon(self._serve_connection, sock, client)
+        elif self._ssl_context is None and self._turned_away < MAX_TURNED_AWAY:
+            self._turned_away += 1
+            connections.start_soon(self._turn_away, sock)
+        else:
+            sock.close()
+
+    async def _serve_connection(self, sock: socket.socket, client: Address) -> None:
+        connection: Connection | None = None
+        try:
+            stream = await _stream(sock)
+            if stream is None:
+                return
+            server = _address(sock.getsockname())
+            connection = Connection(
+                self._app, stream, self._limits, lambda: self._draining, client=client, server=server
+            )
+            self._connections.add(connection)
+            if self._draining:
+                connection.drain()
+            await connection.run(self._ssl_context)
+        finally:
+            self._accepted -= 1
+            if connection is not None:
+                self._connections.discard(connection)
+
+    async def _turn_away(self, sock: socket.socket) -> None:
+        try:
+            if (stream := await _stream(sock)) is not None:
+                await turn_away(stream)
+        finally:
+            self._turned_away -= 1
+
+
+async def _stream(sock: socket.socket) -> SocketStream | None:
+    """An accepted socket as a stream; None if its client has gone already."""
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return await SocketStream.from_socket(sock)
+    except (OSError, ValueError):  # ValueError: anyio finds it not connected
+        sock.close()
+        return None
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> tuple[str, int]:
+    """Host and port of a socket's name, without the scope of an IPv6 one."""
+    return name[0], name[1]

@@ -1,0 +1,44 @@
+"""What one client, and all of them together, may take from the server; read by the listener and the connections."""
+
+from dataclasses import dataclass, fields
+
+from definable.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """Bounds of an `HTTPServer`; the defaults suit a service on the open internet.
+
+    Raises:
+        ConfigurationError: A limit is not positive.
+    """
+
+    max_connections: int = 10_000
+    """Open connections. One more is answered 503 with `Retry-After` and closed (over TLS it is just closed), so that a
+    load balancer learns at once what a connection left waiting in the backlog would hide."""
+
+    max_header_bytes: int = 65_536
+    """Bytes of a request line and headers; more is answered 431."""
+
+    header_timeout: float = 30.0
+    """Seconds from the first byte of a request head to its last (on a new connection from the accept, with the TLS
+    handshake); a slower one is answered 408."""
+
+    keep_alive_timeout: float = 75.0
+    """Seconds that a connection may stay open between two requests: more than the 60 s after which common load
+    balancers drop it, so that they are the ones who close."""
+
+    write_timeout: float = 30.0
+    """Seconds that a client may take to accept the next 64 KiB of a response before its connection is aborted."""
+
+    max_streams: int = 100
+    """Concurrent requests on one HTTP/2 connection."""
+
+    max_message_bytes: int = 16 * 1024 * 1024
+    """Bytes of one WebSocket message; more closes it with code 1009."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not value > 0:
+                raise ConfigurationError(f"{field.name} must be more than 0, not {value!r}")

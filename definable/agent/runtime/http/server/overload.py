@@ -1,0 +1,34 @@
+"""One connection too many: told so, in place of a wait that nobody explains."""
+
+from __future__ import annotations
+
+import anyio
+from anyio.abc import ByteStream
+
+from definable.agent.runtime.http.problem import Problem
+
+from .transport import Transport
+
+RETRY_AFTER = b"1"
+"""Seconds."""
+
+PATIENCE = 1.0
+"""Seconds that the client may take to read it."""
+
+
+def overload_response() -> bytes:
+    """A whole HTTP/1.1 response: 503 with `Retry-After`."""
+    problem = Problem(503, "The server has as many connections as it takes.", headers=[(b"retry-after", RETRY_AFTER)])
+    headers = b"".join(b"%b: %b\r\n" % header for header in problem.response_headers(close=True))
+    return b"HTTP/1.1 503 Service Unavailable\r\n" + headers + b"\r\n" + problem.body()
+
+
+async def turn_away(stream: ByteStream) -> None:
+    """Answers 503 before any request is read, and closes."""
+    transport = Transport(stream, PATIENCE)
+    try:
+        with anyio.move_on_after(PATIENCE):
+            await transport.write(overload_response())
+            await transport.linger()
+    finally:
+        await anyio.aclose_forcefully(stream)

@@ -1,0 +1,115 @@
+"""One connection's bytes: an anyio stream with bounded, joined and ordered writes, and an end that lets them arrive.
+
+Owned by a `Connection`, which decides when to read, write and close; no HTTP here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import anyio
+import anyio.lowlevel
+from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
+from anyio.abc import ByteStream
+from anyio.streams.tls import TLSStream
+
+from .tls import notify_close
+
+GONE = (EndOfStream, BrokenResourceError, ClosedResourceError, OSError)
+"""What a stream raises once the peer is not there (TLS failures are `OSError`s)."""
+
+WRITE_SIZE = 65_536
+"""Bytes handed to the stream at once: the unit in which a slow client's progress is judged."""
+
+
+class Transport:
+    """Reads, writes and closes one connection.
+
+    Args:
+        stream: The connection; the transport owns it from here on.
+        write_timeout: Seconds that the peer may take for `WRITE_SIZE` bytes.
+        flushed: Called after each flush: there may be nothing left to write, or nobody to write to.
+    """
+
+    def __init__(self, stream: ByteStream, write_timeout: float, flushed: Callable[[], None] = lambda: None) -> None:
+        self._stream = stream
+        self._write_timeout = write_timeout
+        self._flushed = flushed
+        self._lock = anyio.Lock(fast_acquire=True)
+        self._pending = bytearray()
+        self._corks = 0
+        self.broken = False
+        """The peer is gone or stopped reading: nothing will arrive any more."""
+
+    @property
+    def writing(self) -> bool:
+        """Whether bytes wait to be written."""
+        return bool(self._pending) or self._lock.locked()
+
+    async def receive(self) -> bytes:
+        """The next bytes, or nothing once the peer has closed its side."""
+        try:
+            return await self._stream.receive()
+        except GONE:
+            return b""
+
+    @contextmanager
+    def corked(self) -> Generator[None]:
+        """Joins the writes within into one, sent by the next `flush`: a packet costs more than its bytes."""
+        self._corks += 1
+        try:
+            yield
+        finally:
+            self._corks -= 1
+
+    async def write(self, data: bytes) -> None:
+        """Sends bytes after all earlier ones, unless corked; without effect once the transport is `broken`."""
+        self._pending += data
+        if not self._corks:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Sends what is pending; a peer that is gone, or makes no progress in time, leaves the transport `broken`."""
+        async with self._lock:
+            await anyio.lowlevel.checkpoint_if_cancelled()  # with all of it still pending, for a flush under a shield
+            data, self._pending = memoryview(self._pending), bytearray()
+            if self.broken:
+                await anyio.lowlevel.checkpoint()  # an application may write on without end
+            else:
+                await self._send(data)
+        self._flushed()
+
+    async def _send(self, data: memoryview) -> None:
+        try:
+            for start in range(0, len(data), WRITE_SIZE):
+                with anyio.fail_after(self._write_timeout):
+                    await self._stream.send(bytes(data[start : start + WRITE_SIZE]))
+        except (*GONE, TimeoutError):
+            self.broken = True
+        except BaseException:  # cancelled between two bytes: whatever followed would be garbage
+            self.broken = True
+            raise
+
+    async def linger(self) -> None:
+        """Closes our side and waits for the peer's, so that unread bytes cause no reset (RFC 9112, section 9.6)."""
+        if self.broken:
+            return
+        try:
+            if not isinstance(self._stream, TLSStream):  # there is no half-close in TLS
+                await self._stream.send_eof()
+            while True:
+                await self._stream.receive()
+        except GONE:
+            pass
+
+    async def aclose(self) -> None:
+        """Closes the connection; the caller bounds it, and in a cancelled scope it closes at once."""
+        alive, self.broken = not self.broken, True
+        try:
+            if isinstance(self._stream, TLSStream) and alive:
+                await notify_close(self._stream)
+        except GONE:
+            pass
+        finally:
+            await anyio.aclose_forcefully(self._stream)

@@ -1,0 +1,261 @@
+"""Requests and responses over real sockets."""
+
+import json
+import logging
+import socket
+
+import anyio
+import httpx2
+import pytest
+
+from definable.agent.runtime.http.server import HTTPServer, ServerLimits, bind
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_request_is_answered(serving):
+    async with serving() as served, httpx2.AsyncClient(base_url=served.url) as client:
+        response = await client.post("/echo?a=b", content=b"hello", headers={"X-Name": "value"})
+        assert (response.status_code, response.content) == (200, b"hello")
+        scope = served.app.scopes[0]
+        assert (scope["method"], scope["path"], scope["query_string"]) == ("POST", "/echo", b"a=b")
+        assert (b"x-name", b"value") in scope["headers"]
+        assert scope["client"][0] == "127.0.0.1"
+        assert scope["server"] == ("127.0.0.1", served.port)
+
+
+async def test_one_connection_serves_many_requests(serving):
+    async with serving() as served, served.client() as client:
+        for number in range(5):
+            await client.post("/echo", b"%d" % number)
+            assert (await client.response()).body == b"%d" % number
+        assert len({scope["client"] for scope in served.app.scopes}) == 1
+
+
+async def test_pipelined_requests_are_answered_in_order(serving):
+    async with serving() as served, served.client() as client:
+        request = "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n"
+        await client.send("".join(f"{request}{number:02}" for number in range(50)))
+        bodies = [(await client.response()).body for _ in range(50)]
+        assert bodies == [b"%02d" % number for number in range(50)]
+
+
+async def test_a_chunked_body_arrives_whole(serving):
+    async with serving() as served, served.client() as client:
+        await client.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await client.send("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n")
+        assert (await client.response()).body == b"hello world"
+
+
+async def test_a_large_body_goes_both_ways(serving):
+    body = bytes(range(256)) * 8000
+    async with serving() as served, httpx2.AsyncClient(base_url=served.url) as client:
+        assert (await client.post("/echo", content=body)).content == body
+
+
+async def test_expect_continue_is_answered_before_the_body(serving):
+    async with serving() as served, served.client() as client:
+        await client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert (await client.head()).status == 100
+        await client.send("hi")
+        assert (await client.response()).body == b"hi"
+
+
+async def test_a_response_to_head_has_no_body(serving):
+    async with serving() as served, served.client() as client:
+        await client.send("HEAD /refuse HTTP/1.1\r\nHost: test\r\n\r\n")
+        response = await client.response(to_head=True)
+        assert (response.status, response.headers["content-length"]) == (401, "9")
+        await client.get("/echo")
+        assert (await client.response()).status == 200
+
+
+async def test_head_and_body_of_a_response_come_in_one_packet(serving):
+    async with serving() as served, served.client() as client:
+        await client.post("/echo", b"hello")
+        data = await client.stream.receive()
+        assert data.startswith(b"HTTP/1.1 200") and data.endswith(b"hello")
+
+
+async def test_an_absolute_url_as_target_is_its_path(serving):
+    async with serving() as served, served.client() as client:
+        await client.get("http://test/echo?q=1")
+        assert (await client.response()).status == 200
+        assert served.app.scopes[0]["path"] == "/echo"
+        assert served.app.scopes[0]["query_string"] == b"q=1"
+
+
+async def test_http_1_0_closes_after_the_response(serving):
+    async with serving() as served, served.client() as client:
+        await client.send("GET /echo HTTP/1.0\r\n\r\n")
+        assert (await client.rest()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("path", ["/boom", "/exit", "/group", "/silent", "/head_only", "/bad_header"])
+async def test_an_application_that_fails_is_answered_500_without_internals(serving, caplog, path):
+    async with serving() as served, httpx2.AsyncClient(base_url=served.url) as client:
+        response = await client.get(path)
+        assert response.status_code == 500
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["status"] == 500
+        assert "secret" not in response.text
+        assert (await client.get("/echo")).status_code == 200
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+
+
+async def test_a_response_that_fails_in_the_middle_is_cut(serving, caplog):
+    async with serving() as served, httpx2.AsyncClient(base_url=served.url) as client:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await client.get("/cut")
+    assert "in mid-stream" in caplog.text
+
+
+async def test_a_response_reaches_a_client_that_is_still_sending_its_body(serving):
+    async with serving() as served, served.client() as client:
+        await client.send("POST /refuse HTTP/1.1\r\nHost: test\r\nContent-Length: 50000000\r\n\r\n")
+        refused = anyio.Event()
+
+        async def upload() -> None:
+            try:
+                while not refused.is_set():
+                    await client.send(b"x" * 65536)
+            except anyio.BrokenResourceError:
+                pass
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(upload)
+            response = await client.response()
+            refused.set()
+        assert (response.status, response.body) == (401, b"no thanks")
+        assert response.headers["connection"] == "close"
+
+
+async def test_a_client_that_goes_away_is_told_and_cancels_nothing(serving):
+    async with serving() as served:
+        async with served.client() as client:
+            await client.get("/watch")
+            await served.app.until(lambda: served.app.arrived == 1)
+        await served.app.until(lambda: served.app.finished == 1)
+        assert served.app.disconnects == 1
+
+
+async def test_the_body_can_be_read_after_its_sender_has_gone(serving):
+    async with serving() as served:
+        async with served.client() as client:
+            await client.post("/late_body", b"payload")
+            await served.app.until(lambda: served.app.arrived == 1)
+        served.app.release.set()
+        await served.app.until(lambda: served.app.finished == 1)
+        assert served.app.bodies == [b"payload"]
+
+
+async def test_a_client_that_stops_reading_is_aborted(serving):
+    async with serving(limits=ServerLimits(write_timeout=0.2)) as served, served.client() as client:
+        await client.get("/flood")
+        await served.app.until(lambda: served.app.disconnects == 1)
+
+
+async def test_a_slow_but_reading_client_gets_everything(serving):
+    async with serving(limits=ServerLimits(write_timeout=2)) as served, served.client() as client:
+        await client.get("/big")
+        assert len((await client.response()).body) == 3_000_000
+
+
+async def test_a_request_head_that_comes_too_slowly_is_answered_408(serving):
+    async with serving(limits=ServerLimits(header_timeout=0.2)) as served, served.client() as client:
+        await client.send("GET / HTTP/1.1\r\nHost: te")
+        response = await client.response()
+        assert (response.status, response.headers["connection"]) == (408, "close")
+        assert await client.rest() == b""
+
+
+async def test_dripping_bytes_does_not_extend_the_time_for_a_head(serving):
+    limits = ServerLimits(header_timeout=0.3, keep_alive_timeout=30)
+    async with serving(limits=limits) as served, served.client() as client:
+        await client.get("/echo")
+        await client.response()
+        async with anyio.create_task_group() as tg:
+
+            async def drip() -> None:
+                await client.send("GET / HTTP/1.1\r\n")
+                while True:
+                    await client.send("X: y\r\n")
+                    await anyio.sleep(0.02)
+
+            tg.start_soon(drip)
+            assert (await client.response()).status == 408
+            tg.cancel_scope.cancel()
+
+
+async def test_a_silent_connection_is_closed(serving):
+    async with serving(limits=ServerLimits(header_timeout=0.1)) as served, served.client() as client:
+        assert await client.rest() == b""
+
+
+async def test_an_idle_connection_is_closed_after_the_keep_alive_timeout(serving):
+    async with serving(limits=ServerLimits(keep_alive_timeout=0.1)) as served, served.client() as client:
+        await client.get("/echo")
+        await client.response()
+        assert await client.rest() == b""
+
+
+async def test_a_request_may_take_longer_than_the_keep_alive_timeout(serving):
+    limits = ServerLimits(keep_alive_timeout=0.05, header_timeout=0.05)
+    async with serving(limits=limits) as served, served.client() as client:
+        await client.get("/hold")
+        await anyio.sleep(0.2)
+        served.app.release.set()
+        assert (await client.response()).body == b"held"
+
+
+async def test_a_connection_beyond_the_limit_is_told_so(serving):
+    async with serving(limits=ServerLimits(max_connections=2)) as served:
+        async with served.client() as first, served.client() as second:
+            for client in (first, second):
+                await client.get("/echo")
+                await client.response()
+            async with served.client() as third:
+                response = await third.response()
+                assert (response.status, response.headers["retry-after"]) == (503, "1")
+                assert json.loads(response.body)["status"] == 503
+        async with httpx2.AsyncClient(base_url=served.url) as client:
+            await served.until_no_connections()
+            assert (await client.get("/echo")).status_code == 200
+
+
+async def test_running_out_of_file_descriptors_is_survived(serving, monkeypatch, caplog):
+    accept = socket.socket.accept
+    failures = 3
+
+    def failing(self):
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError(24, "Too many open files")
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", failing)
+    async with serving() as served, httpx2.AsyncClient(base_url=served.url) as client:
+        assert (await client.get("/echo")).status_code == 200
+    assert caplog.text.count("Too many open files") == 1
+
+
+async def test_two_listeners_share_one_server():
+    sockets = [*bind("127.0.0.1", 0), *bind("::1", 0)]
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(scope["server"][0])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    server = HTTPServer(app, sockets)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tg:
+            addresses = await tg.start(server.serve)
+            async with httpx2.AsyncClient() as client:
+                for host, port in addresses:
+                    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+                    assert (await client.get(url)).status_code == 204
+            server.drain()
+    assert seen == ["127.0.0.1", "::1"]

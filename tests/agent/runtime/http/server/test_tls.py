@@ -1,0 +1,298 @@
+"""TLS, and HTTP/2 over it."""
+
+import os
+import ssl
+from contextlib import aclosing
+
+import anyio
+import httpx2
+import pytest
+import trustme
+from anyio.streams.tls import TLSStream
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
+
+from definable.agent.runtime.http.server import ServerLimits, ssl_context
+
+needs_backend = pytest.mark.anyio
+
+
+@pytest.fixture
+def pems(tmp_path):
+    for name in ("one", "two"):
+        certificate = trustme.CA().issue_cert("localhost")
+        certificate.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.crt")
+        certificate.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+        certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / f"{name}.pem")
+    (tmp_path / "junk").write_text("junk")
+    return tmp_path
+
+
+def test_a_key_may_be_in_the_certificate_file(pems):
+    assert isinstance(ssl_context(pems / "one.pem"), ssl.SSLContext)
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "message"),
+    [
+        ("missing", "one.key", "certfile '.*missing' cannot be read"),
+        ("one.crt", "missing", "keyfile '.*missing' cannot be read"),
+        ("one.crt", "two.key", r"keyfile '.*two\.key' is not the key of certfile '.*one\.crt'"),
+        ("junk", "one.key", "certfile '.*junk' holds no valid PEM certificate"),
+        ("one.crt", "junk", "keyfile '.*junk' holds no valid PEM private key"),
+        ("one.crt", None, r"keyfile '.*one\.crt' holds no valid PEM private key"),
+    ],
+)
+def test_a_wrong_file_is_named_early(pems, cert, key, message):
+    with pytest.raises(ValueError, match=message):
+        ssl_context(pems / cert, pems / key if key else None)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_unreadable_file_is_named_early(pems):
+    (pems / "one.key").chmod(0)
+    with pytest.raises(ValueError, match=r"keyfile .* cannot be read"):
+        ssl_context(pems / "one.crt", pems / "one.key")
+
+
+@needs_backend
+async def test_requests_are_answered_over_tls(serving, server_tls, client_tls):
+    async with (
+        serving(tls=server_tls) as served,
+        httpx2.AsyncClient(base_url=served.url, verify=client_tls) as client,
+    ):
+        response = await client.post("/echo", content=b"hello")
+        assert (response.http_version, response.content) == ("HTTP/1.1", b"hello")
+        assert served.app.scopes[0]["scheme"] == "https"
+
+
+@needs_backend
+async def test_many_requests_are_answered_on_one_http_2_connection(serving, server_tls, client_tls):
+    body = b"x" * 200_000
+    async with (
+        serving(tls=server_tls) as served,
+        httpx2.AsyncClient(base_url=served.url, verify=client_tls, http2=True) as client,
+    ):
+
+        async def ask():
+            response = await client.post("/echo", content=body)
+            assert (response.http_version, response.content) == ("HTTP/2", body)
+
+        async with anyio.create_task_group() as tg:
+            for _ in range(20):
+                tg.start_soon(ask)
+        assert len({scope["client"] for scope in served.app.scopes}) == 1
+
+
+@needs_backend
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", b"\x16\x03\x01garbage", b"\x00" * 1000, b""])
+async def test_what_is_no_tls_ends_its_connection_alone(serving, server_tls, client_tls, caplog, data):
+    async with serving(tls=server_tls) as served:
+        async with served.client() as client:
+            if data:
+                await client.send(data)
+                if data.startswith(b"GET"):
+                    await client.rest()
+        async with httpx2.AsyncClient(base_url=served.url, verify=client_tls) as client:
+            assert (await client.get("/echo")).status_code == 200
+    assert not caplog.records
+
+
+@needs_backend
+async def test_a_handshake_that_does_not_come_ends_with_the_time_for_a_head(serving, server_tls):
+    limits = ServerLimits(header_timeout=0.1)
+    async with serving(tls=server_tls, limits=limits) as served, served.client() as client:
+        await client.send(b"\x16\x03\x01")
+        assert await client.rest() == b""
+
+
+@needs_backend
+@pytest.mark.parametrize("http2", [False, True])
+async def test_idle_tls_connections_do_not_hold_a_drain(serving, server_tls, client_tls, http2):
+    async with (
+        serving(tls=server_tls) as served,
+        httpx2.AsyncClient(base_url=served.url, verify=client_tls, http2=http2) as client,
+        served.client(),
+    ):
+        await client.get("/echo")
+        started = anyio.current_time()
+        served.server.drain()
+        await served.until_ended()
+        assert anyio.current_time() - started < 0.9
+
+
+@needs_backend
+@pytest.mark.parametrize("http2", [False, True])
+async def test_requests_in_flight_over_tls_are_finished_or_honestly_refused(serving, server_tls, client_tls, http2):
+    for expected in (200, 503):
+        statuses = []
+        async with (
+            serving(tls=server_tls) as served,
+            httpx2.AsyncClient(base_url=served.url, verify=client_tls, http2=http2, timeout=20) as client,
+        ):
+
+            async def ask(client=client, statuses=statuses):
+                statuses.append((await client.get("/hold")).status_code)
+
+            async with anyio.create_task_group() as tg:
+                for _ in range(20):
+                    tg.start_soon(ask)
+                await served.app.until(lambda served=served: served.app.arrived == 20)
+                served.server.drain()
+                if expected == 200:
+                    served.app.release.set()
+                else:
+                    served.scope.cancel()
+            await served.until_ended()
+        assert statuses == [expected] * 20
+
+
+class H2Client:
+    """HTTP/2 frame by frame."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.connection = H2Connection(H2Configuration(client_side=True, validate_outbound_headers=False))
+        self.seen = []
+
+    async def flush(self):
+        await self.stream.send(self.connection.data_to_send())
+
+    async def request(self, path, method="GET", *, end=True, **headers):
+        stream_id = self.connection.get_next_available_stream_id()
+        fields = {":method": method, ":path": path, ":scheme": "https", ":authority": "test", **headers}
+        self.connection.send_headers(stream_id, list(fields.items()), end_stream=end)
+        await self.flush()
+        return stream_id
+
+    async def events(self):
+        while True:
+            try:
+                data = await self.stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                return
+            for event in self.connection.receive_data(data):
+                yield event
+            await self.flush()
+
+    async def until(self, kind):
+        async with aclosing(self.events()) as events:
+            async for event in events:
+                self.seen.append(event)
+                if isinstance(event, kind):
+                    return event
+        return None
+
+
+async def open_h2(served, client_tls):
+    client_tls.set_alpn_protocols(["h2"])
+    stream = await anyio.connect_tcp("127.0.0.1", served.port)
+    tls = await TLSStream.wrap(
+        stream, hostname="localhost", ssl_context=client_tls, standard_compatible=False, server_side=False
+    )
+    client = H2Client(tls)
+    client.connection.initiate_connection()
+    await client.flush()
+    return client
+
+
+@needs_backend
+async def test_a_cut_http_2_response_is_reset(serving, server_tls, client_tls):
+    async with serving(tls=server_tls) as served:
+        client = await open_h2(served, client_tls)
+        async with client.stream:
+            await client.request("/cut")
+            assert isinstance(await client.until(StreamReset), StreamReset)
+            await client.request("/echo")
+            assert isinstance(await client.until(StreamEnded), StreamEnded)
+
+
+@needs_backend
+async def test_data_for_an_answered_http_2_stream_is_dropped(serving, server_tls, client_tls, caplog):
+    async with serving(tls=server_tls) as served:
+        client = await open_h2(served, client_tls)
+        async with client.stream:
+            stream_id = await client.request("/refuse", "POST", end=False)
+            await client.until(StreamEnded)
+            client.connection.send_data(stream_id, b"late", end_stream=True)
+            await client.flush()
+            await client.request("/echo")
+            assert isinstance(await client.until(ResponseReceived), ResponseReceived)
+    assert not caplog.records
+
+
+@needs_backend
+async def test_an_http_2_request_during_the_drain_is_refused(serving, server_tls, client_tls):
+    async with serving(tls=server_tls) as served:
+        client = await open_h2(served, client_tls)
+        async with client.stream:
+            await client.request("/hold")
+            await served.app.until(lambda: served.app.arrived == 1)
+            served.server.drain()
+            await client.request("/echo")
+            response = await client.until(ResponseReceived)
+            assert dict(response.headers)[b":status"] == b"503"
+            served.app.release.set()
+            response = await client.until(ResponseReceived)
+            assert dict(response.headers)[b":status"] == b"200"
+            assert isinstance(await client.until(ConnectionTerminated), ConnectionTerminated)
+            await served.until_ended()
+
+
+@needs_backend
+async def test_an_http_2_client_that_keeps_its_window_shut_is_aborted(serving, server_tls, client_tls):
+    async with serving(tls=server_tls, limits=ServerLimits(write_timeout=0.2)) as served:
+        client = await open_h2(served, client_tls)
+        async with client.stream:
+            await client.request("/flood")
+            async for event in client.events():
+                assert not isinstance(event, DataReceived) or event.stream_id == 1
+            await served.app.until(lambda: served.app.disconnects == 1)
+
+
+@needs_backend
+async def test_streams_opened_and_reset_in_haste_end_their_connection(serving, server_tls, client_tls, caplog):
+    """CVE-2023-44487: the requests that were begun stay begun, so their number must be bounded."""
+    async with serving(tls=server_tls, limits=ServerLimits(max_streams=5)) as served:
+        client = await open_h2(served, client_tls)
+        async with client.stream:
+            try:
+                for _ in range(200):
+                    stream_id = await client.request("/hold")
+                    client.connection.reset_stream(stream_id)
+                    await client.flush()
+            except (anyio.BrokenResourceError, anyio.EndOfStream):
+                pass
+            await client.until(ConnectionTerminated)
+        assert served.app.arrived <= 10
+    assert not caplog.records
+
+
+@needs_backend
+@pytest.mark.parametrize(
+    ("method", "path"), [("CONNECT", "/"), ("GET", "no-slash"), ("GET", "/\xe9"), ("OPTIONS", "*")]
+)
+async def test_a_malformed_http_2_request_ends_its_connection(serving, server_tls, client_tls, caplog, method, path):
+    async with serving(tls=server_tls) as served:
+        client = await open_h2(served, client_tls)
+        async with client.stream:
+            await client.request(path, method)
+            await client.until(ConnectionTerminated)
+        assert served.app.arrived == 0
+    assert not caplog.records
+
+
+@needs_backend
+@pytest.mark.parametrize(
+    "frames",
+    [b"\x00" * 9, b"\xff" * 500, b"\x00\x00\x05\x02\x00\x00\x00\x00\x07\x00\x00\x00\x07\x10"],
+    ids=["data on stream 0", "a frame too long to come", "a stream that depends on itself"],
+)
+async def test_frames_that_break_http_2_end_their_connection(serving, server_tls, client_tls, caplog, frames):
+    async with serving(tls=server_tls, limits=ServerLimits(header_timeout=0.5)) as served:
+        client = await open_h2(served, client_tls)
+        async with client.stream:
+            await client.stream.send(frames)
+            await client.until(ConnectionTerminated)
+    assert not caplog.records
