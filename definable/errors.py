@@ -18,6 +18,7 @@ DefinableError
 │       ├── ModelRequestError         the provider refuses the request (400, 404, 422 ...)
 │       └── ModelResponseError        an answer that is cut off or cannot be understood, or a provider's 5xx
 ├── SessionNotFound (LookupError)     no such session, or it belongs to somebody else
+├── StorageError                      a file or service that keeps data for us failed: locked, full, damaged, away
 ├── EventBusError
 │   ├── EventBufferFull               the bounded buffer has no room; nothing was accepted
 │   └── EventBusClosed                the agent no longer serves; nothing was accepted
@@ -46,6 +47,7 @@ __all__ = [
     "ModelRequestError",
     "ModelResponseError",
     "SessionNotFound",
+    "StorageError",
     "EventBusError",
     "EventBufferFull",
     "EventBusClosed",
@@ -138,6 +140,10 @@ class ModelResponseError(ModelError):
 
 class SessionNotFound(DefinableError, LookupError):
     """No such session, or it belongs to another user: the two are told apart to nobody."""
+
+
+class StorageError(DefinableError):
+    """What keeps sessions, identities or events failed; the message names the place and the way out."""
 
 
 class EventBusError(DefinableError):

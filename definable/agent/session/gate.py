@@ -6,21 +6,37 @@ a waiter is woken in its own loop.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections import deque
+from collections import OrderedDict
 from types import TracebackType
+from typing import TypeAlias
 
 import anyio
 
 from definable.agent.event_loop import EventLoopHandle
+from definable.agent.run_context import current_run
+
+logger = logging.getLogger(__name__)
 
 
 class _Waiter:
-    __slots__ = ("loop", "turn")
+    __slots__ = ("_loop", "called", "turn")
 
     def __init__(self) -> None:
         self.turn = anyio.Event()
-        self.loop = EventLoopHandle()
+        self.called = False
+        """Whether it was given its turn, whether or not it has noticed yet."""
+        self._loop = EventLoopHandle()
+
+    def call(self) -> bool:
+        """Give it its turn; False when its event loop has ended."""
+        self.called = self._loop.call_soon(self.turn.set)
+        return self.called
+
+
+_Line: TypeAlias = OrderedDict[_Waiter, None]
+"""In arrival order; any waiter can leave it at once."""
 
 
 class SessionGate:
@@ -30,12 +46,16 @@ class SessionGate:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lines: dict[str, deque[_Waiter] | None] = {}
+        self._lines: dict[str, _Line | None] = {}
         """Sessions in which somebody runs, each with those who wait (None: nobody ever did)."""
 
     def turn(self, session_id: str) -> SessionTurn:
         """A context that is entered when it is the caller's turn in the session."""
         return SessionTurn(self, session_id)
+
+    def __len__(self) -> int:
+        """In how many sessions somebody runs."""
+        return len(self._lines)
 
     def _arrive(self, session_id: str) -> _Waiter | None:
         with self._lock:
@@ -44,16 +64,16 @@ class SessionGate:
                 return None
             line = self._lines[session_id]
             if line is None:
-                line = self._lines[session_id] = deque()
-            line.append(waiter := _Waiter())
+                line = self._lines[session_id] = OrderedDict()
+            line[waiter := _Waiter()] = None
             return waiter
 
     def _leave(self, session_id: str) -> None:
         with self._lock:
             line = self._lines[session_id]
             while line:
-                waiter = line.popleft()
-                if waiter.loop.call_soon(waiter.turn.set):
+                waiter, _ = line.popitem(last=False)
+                if waiter.call():
                     return
             del self._lines[session_id]
 
@@ -61,9 +81,9 @@ class SessionGate:
         with self._lock:
             line = self._lines.get(session_id)
             if line and waiter in line:
-                line.remove(waiter)
-                return
-        self._leave(session_id)  # it was this waiter's turn already: pass it on
+                del line[waiter]
+        if waiter.called:  # just now: pass it on
+            self._leave(session_id)
 
 
 class SessionTurn:
@@ -80,6 +100,7 @@ class SessionTurn:
         if waiter is None:
             return
         try:
+            _warn_of_deadlock(self._session_id)
             await waiter.turn.wait()
         except BaseException:
             self._gate._give_up(self._session_id, waiter)  # pyright: ignore[reportPrivateUsage]
@@ -89,3 +110,15 @@ class SessionTurn:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._gate._leave(self._session_id)  # pyright: ignore[reportPrivateUsage]
+
+
+def _warn_of_deadlock(session_id: str) -> None:
+    """No error: whether the outer run waits for this one, or only began a task that makes it, cannot be told."""
+    outer = current_run.get()
+    if outer is not None and outer.session_id == session_id:
+        logger.warning(
+            "run %s began another run in its own session %r, which waits for it to end: if it waits in turn, neither "
+            "ends. Give the inner run a session of its own, or none",
+            outer.run_id,
+            session_id,
+        )

@@ -1,0 +1,44 @@
+"""Who is calling: authentication providers for HTTP and for messaging interfaces, signature verifiers for webhooks."""
+
+from typing import TYPE_CHECKING
+
+from definable.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from .allowlist import AllowlistAuth
+    from .api_key import APIKeyAuth
+    from .base import AuthContext, AuthProvider, AuthRequest
+    from .composite import CompositeAuth
+    from .jwt import JWTAuth
+    from .signature import GitHubSignature, SlackSignature, StandardWebhookSignature, StripeSignature
+
+__all__ = [
+    "AuthProvider",
+    "AuthContext",
+    "AuthRequest",
+    "APIKeyAuth",
+    "JWTAuth",
+    "AllowlistAuth",
+    "CompositeAuth",
+    "GitHubSignature",
+    "StandardWebhookSignature",
+    "SlackSignature",
+    "StripeSignature",
+]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "AuthProvider": ".base",
+        "AuthContext": ".base",
+        "AuthRequest": ".base",
+        "APIKeyAuth": ".api_key",
+        "JWTAuth": ".jwt",
+        "AllowlistAuth": ".allowlist",
+        "CompositeAuth": ".composite",
+        "GitHubSignature": ".signature",
+        "StandardWebhookSignature": ".signature",
+        "SlackSignature": ".signature",
+        "StripeSignature": ".signature",
+    },
+)

@@ -1,0 +1,46 @@
+"""Several ways in."""
+
+from __future__ import annotations
+
+from definable.errors import ConfigurationError
+
+from .base import AuthContext, AuthProvider, AuthRequest
+from .consult import consult, needs_body
+
+
+class CompositeAuth:
+    """Accepts whomever one of the providers accepts; the first that does says who it is.
+
+    A provider that raises denies, here as everywhere: the exception goes through, and the providers after it are not
+    asked. A broken provider is thereby noticed at once, and never turns into a quiet way in as somebody else. Put the
+    providers that depend on nothing (keys, tokens) before those that ask another service.
+
+    Args:
+        providers: Sync or async, in the order in which they are asked.
+
+    Raises:
+        ConfigurationError: There is none, or one is not a provider.
+
+    Example:
+        >>> agent.auth = CompositeAuth(APIKeyAuth(keys), JWTAuth(secret))  # doctest: +SKIP
+    """
+
+    def __init__(self, *providers: AuthProvider) -> None:
+        if not providers:
+            raise ConfigurationError("CompositeAuth(): at least one provider")
+        for provider in providers:
+            if isinstance(provider, type) or not callable(getattr(provider, "authenticate", None)):
+                raise ConfigurationError(f"CompositeAuth({provider!r}): an object with an authenticate() method")
+        self.providers = providers
+        self.needs_body = any(needs_body(provider) for provider in providers)
+
+    def __repr__(self) -> str:
+        return f"CompositeAuth({', '.join(map(repr, self.providers))})"
+
+    async def authenticate(self, request: AuthRequest) -> AuthContext | None:
+        """The caller as the first provider that knows it says; None when none does."""
+        for provider in self.providers:
+            context = await consult(provider, request)
+            if context is not None:
+                return context
+        return None

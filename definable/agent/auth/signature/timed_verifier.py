@@ -1,0 +1,48 @@
+"""Schemes that sign a timestamp with the body, so that a request cannot be replayed later."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from definable.errors import ConfigurationError
+
+from .verifier import SignatureVerifier
+
+DEFAULT_TOLERANCE = 300.0
+"""Seconds: what Slack, Stripe and the Standard Webhooks libraries use."""
+
+TIMESTAMP_DIGITS = 20
+"""More than any Unix time has."""
+
+
+class TimedVerifier(SignatureVerifier):
+    """Accepts signed requests that were sent just now.
+
+    Args:
+        secret: The secret that is shared with the sender, or several while it is rotated.
+        tolerance: Seconds by which the signed timestamp may differ from our clock, into the past or the future.
+        clock: The Unix time in seconds.
+
+    Raises:
+        ConfigurationError: There is no secret, one is empty or malformed, or the tolerance is not positive.
+    """
+
+    def __init__(
+        self,
+        secret: str | Iterable[str],
+        tolerance: float = DEFAULT_TOLERANCE,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(secret)
+        if not tolerance > 0:
+            raise ConfigurationError(f"{type(self).__name__}(tolerance={tolerance!r}): seconds, more than 0")
+        self.tolerance = tolerance
+        self._clock = clock
+
+    def _is_fresh(self, timestamp: bytes) -> bool:
+        """Whether a timestamp is one, and lies within the tolerance."""
+        if not timestamp.isdigit() or len(timestamp) > TIMESTAMP_DIGITS:
+            return False
+        return abs(self._clock() - int(timestamp)) <= self.tolerance

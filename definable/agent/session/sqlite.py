@@ -1,0 +1,182 @@
+"""Sessions in an SQLite file: they outlive the process, and several processes may share them."""
+
+from __future__ import annotations
+
+import math
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from definable.agent.storage import SQLiteFile, Synchronous
+
+from .base import Session, checked_ttl
+from .codec import decode_message, decode_state, encode_message, encode_state
+
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS definable_session (
+        session_id TEXT PRIMARY KEY,
+        user_id TEXT,
+        state BLOB NOT NULL,
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL,
+        used_at REAL NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS definable_session_by_use ON definable_session (used_at)",
+    """CREATE TABLE IF NOT EXISTS definable_session_message (
+        position INTEGER PRIMARY KEY,
+        session_id TEXT NOT NULL REFERENCES definable_session ON DELETE CASCADE,
+        body BLOB NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS definable_session_message_by_session ON definable_session_message (session_id)",
+)
+
+_UPSERT = """INSERT INTO definable_session (session_id, user_id, state, created_at, updated_at, used_at)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (session_id) DO UPDATE SET user_id = excluded.user_id, state = excluded.state,
+    created_at = excluded.created_at, updated_at = excluded.updated_at, used_at = excluded.used_at"""
+
+_FORGET_EXPIRED = """DELETE FROM definable_session WHERE session_id IN
+(SELECT session_id FROM definable_session WHERE used_at <= ? LIMIT ?)"""
+
+FORGOTTEN_AT_ONCE = 100
+"""Expired sessions that one save deletes at most, so that none pays for all that expired while the service was down."""
+
+
+class SQLiteSessionStore:
+    """Keeps sessions in a file, embedded: no server, no dependency.
+
+    A session that was saved survives the death of the process. Agents and processes may share the file; of two that
+    save the same session at once, the later save is kept whole.
+
+    Args:
+        path: The file; it and its directory are made when they do not exist.
+        ttl: Seconds since its last use (load or save) after which a session is forgotten; None for never.
+        synchronous: `"FULL"` has the last saves survive a loss of power too, and makes them slower.
+        clock: Tells Unix seconds.
+
+    Raises:
+        ConfigurationError: The path names no file on disk (for memory there is `MemorySessionStore`), or a value is out
+            of its range.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        ttl: float | None = None,
+        synchronous: Synchronous = "NORMAL",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._file = SQLiteFile(path, _SCHEMA, synchronous=synchronous)
+        self._ttl = checked_ttl(ttl)
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"SQLiteSessionStore({os.fspath(self._file.path)!r})"
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Hold the file open while the context is; without it, every load and save opens and closes the file.
+
+        Raises:
+            StorageError: The file cannot be opened, or is no SQLite database.
+        """
+        return self._file.open()
+
+    async def load(self, session_id: str) -> Session | None:
+        """The session, or None; this is a use of it.
+
+        Raises:
+            StorageError: The file failed, or holds what cannot be read.
+        """
+        horizon = self._horizon()
+        if self._ttl is None:
+            return await self._file.read(lambda connection: _load(connection, session_id, horizon))
+        now = self._clock()
+
+        def load_and_touch(connection: sqlite3.Connection) -> Session | None:
+            session = _load(connection, session_id, horizon)
+            if session is not None:
+                connection.execute("UPDATE definable_session SET used_at = ? WHERE session_id = ?", (now, session_id))
+            return session
+
+        return await self._file.write(load_and_touch)
+
+    async def save(self, session: Session) -> None:
+        """Keep the session, in place of what was there under its id; what it shares with that is not written again.
+
+        Raises:
+            ConfigurationError: The session's state is not JSON-serialisable.
+            StorageError: The file failed; nothing was changed.
+        """
+        # Here, not in the thread: the state is a dict that other tasks may be changing.
+        state = encode_state(session.session_id, session.state)
+        now, horizon = self._clock(), self._horizon()
+
+        def save(connection: sqlite3.Connection) -> None:
+            connection.execute(_FORGET_EXPIRED, (horizon, FORGOTTEN_AT_ONCE))
+            row = (session.session_id, session.user_id, state, session.created_at, session.updated_at, now)
+            connection.execute(_UPSERT, row)
+            _save_messages(connection, session.session_id, [encode_message(message) for message in session.messages])
+
+        await self._file.write(save)
+
+    async def delete(self, session_id: str) -> bool:
+        """Forget the session; False when there was none.
+
+        Raises:
+            StorageError: The file failed; nothing was changed.
+        """
+        horizon = self._horizon()
+
+        def delete(connection: sqlite3.Connection) -> bool:
+            statement = "DELETE FROM definable_session WHERE session_id = ? RETURNING used_at"
+            deleted = connection.execute(statement, (session_id,)).fetchall()
+            return any(used_at > horizon for (used_at,) in deleted)
+
+        return await self._file.write(delete)
+
+    def _horizon(self) -> float:
+        """When a session that expires now was last used; Unix seconds."""
+        return -math.inf if self._ttl is None else self._clock() - self._ttl
+
+
+def _load(connection: sqlite3.Connection, session_id: str, horizon: float) -> Session | None:
+    row = connection.execute(
+        "SELECT user_id, state, created_at, updated_at FROM definable_session WHERE session_id = ? AND used_at > ?",
+        (session_id, horizon),
+    ).fetchone()
+    if row is None:
+        return None
+    user_id, state, created_at, updated_at = row
+    messages = tuple([decode_message(body) for _, body in _stored(connection, session_id)])
+    return Session(session_id, user_id, messages, decode_state(state), created_at, updated_at)
+
+
+def _save_messages(connection: sqlite3.Connection, session_id: str, bodies: list[bytes]) -> None:
+    """Bring the stored messages to `bodies`: as a rule the oldest go and the newest come."""
+    stored = _stored(connection, session_id)
+    gone = _gone([body for _, body in stored], bodies)
+    connection.executemany(
+        "DELETE FROM definable_session_message WHERE position = ?", [(position,) for position, _ in stored[:gone]]
+    )
+    connection.executemany(
+        "INSERT INTO definable_session_message (session_id, body) VALUES (?, ?)",
+        [(session_id, body) for body in bodies[len(stored) - gone :]],
+    )
+
+
+def _stored(connection: sqlite3.Connection, session_id: str) -> list[tuple[int, bytes]]:
+    return connection.execute(
+        "SELECT position, body FROM definable_session_message WHERE session_id = ? ORDER BY position", (session_id,)
+    ).fetchall()
+
+
+def _gone(stored: list[bytes], wanted: list[bytes]) -> int:
+    """How many of the oldest stored messages must go, so that `wanted` begins with those that are left."""
+    for gone in range(len(stored)):
+        left = stored[gone:]
+        if left == wanted[: len(left)]:
+            return gone
+    return len(stored)

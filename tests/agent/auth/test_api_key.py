@@ -1,0 +1,110 @@
+"""API keys."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from definable.agent.auth import APIKeyAuth, AuthProvider, AuthRequest
+from definable.agent.trigger import Headers
+from definable.errors import ConfigurationError
+
+
+def asked(auth: APIKeyAuth, headers: Mapping[str, str]) -> str | None:
+    context = auth.authenticate(AuthRequest(headers=headers))
+    return None if context is None else context.user_id
+
+
+def user_id(key: str) -> str:
+    return "apikey_" + hashlib.sha256(key.encode()).hexdigest()[:12]
+
+
+def wire(name: str, value: str) -> Headers:
+    return Headers([(name.encode(), value.encode())])
+
+
+def test_is_a_provider() -> None:
+    assert isinstance(APIKeyAuth("k"), AuthProvider)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-API-Key": "secret"},
+        {"x-api-key": "secret"},
+        {"X-Api-Key": "secret"},
+        {"Authorization": "secret"},
+        {"Authorization": "Bearer secret"},
+        {"authorization": "bearer   secret "},
+    ],
+)
+def test_a_key_is_found_in_its_header_or_in_authorization(headers: dict[str, str]) -> None:
+    for given in (headers, Headers((name.encode(), value.encode()) for name, value in headers.items())):
+        assert asked(APIKeyAuth("secret"), given) == user_id("secret")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X-API-Key": ""},
+        {"X-API-Key": "wrong"},
+        {"X-API-Key": "secre"},
+        {"X-API-Key": "Bearer secret"},
+        {"X-API-Key": "wrong", "Authorization": "secret"},
+        {"Authorization": ""},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Basic secret"},
+        {"X-API-Key": "sécret"},
+        {"X-API-Key": "秘密"},
+        {"X-API-Key": "\udcff"},
+    ],
+)
+def test_anything_else_is_nobody(headers: dict[str, str]) -> None:
+    assert asked(APIKeyAuth("secret"), headers) is None
+
+
+def test_a_key_that_latin_1_cannot_hold_is_not_a_question_mark() -> None:
+    assert asked(APIKeyAuth("?"), {"X-API-Key": "秘"}) is None
+
+
+@pytest.mark.parametrize("key", ["clé", "ключ", "🔑"])
+def test_a_key_beyond_ascii_fits_as_it_comes_over_the_wire(key: str) -> None:
+    assert asked(APIKeyAuth(key), wire("X-API-Key", key)) == user_id(key)
+
+
+def test_several_keys_are_several_users() -> None:
+    auth = APIKeyAuth({"one", "two"})
+    assert asked(auth, {"X-API-Key": "one"}) == user_id("one")
+    assert asked(auth, {"X-API-Key": "two"}) == user_id("two")
+    assert asked(auth, {"X-API-Key": "onetwo"}) is None
+
+
+def test_the_header_may_be_another() -> None:
+    auth = APIKeyAuth("secret", header="X-Token")
+    assert asked(auth, {"x-token": "secret"}) == user_id("secret")
+    assert asked(auth, {"X-API-Key": "secret"}) is None
+
+
+def test_other_platforms_have_no_keys() -> None:
+    assert APIKeyAuth("k").authenticate(AuthRequest(platform="telegram", headers={"X-API-Key": "k"})) is None
+
+
+def test_a_caller_with_a_key_may_act_for_others() -> None:
+    context = APIKeyAuth("k").authenticate(AuthRequest(headers={"X-API-Key": "k"}))
+    assert context is not None and context.may_act_for_others
+    assert context.metadata == {"auth_method": "api_key"}
+
+
+@pytest.mark.parametrize("keys", ["", set(), {""}, {"a", ""}, None, {None}, {b"a"}])
+def test_there_must_be_a_key(keys: Any) -> None:
+    with pytest.raises(ConfigurationError, match="at least one key"):
+        APIKeyAuth(keys)
+
+
+def test_keys_are_not_shown() -> None:
+    assert "secret" not in repr(APIKeyAuth({"secret1", "secret2"}))

@@ -1,0 +1,92 @@
+"""The store in memory: how much it keeps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from definable.agent.session import MemorySessionStore, Session
+from definable.errors import ConfigurationError
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_least_recently_used_session_is_forgotten() -> None:
+    store = MemorySessionStore(max_sessions=2)
+    await store.save(Session("a"))
+    await store.save(Session("b"))
+    await store.load("a")
+    await store.save(Session("c"))
+    assert await store.load("b") is None
+    assert await store.load("a") is not None
+    assert len(store) == 2
+
+
+async def test_expired_sessions_take_no_room() -> None:
+    now = 0.0
+    store = MemorySessionStore(ttl=10, clock=lambda: now)
+    for number in range(100):
+        await store.save(Session(str(number)))
+    now = 10.0
+    assert len(store) == 0
+
+
+@pytest.mark.parametrize("max_sessions", [0, -1])
+def test_there_is_room_for_one_at_least(max_sessions: int) -> None:
+    with pytest.raises(ConfigurationError, match="max_sessions"):
+        MemorySessionStore(max_sessions)
+
+
+async def test_a_state_may_hold_any_object_that_can_be_copied() -> None:
+    store = MemorySessionStore()
+    await store.save(Session("s", state={1: {2, 3}, "error": ValueError}))
+    loaded = await store.load("s")
+    assert loaded is not None
+    assert loaded.state == {1: {2, 3}, "error": ValueError}
+
+
+@pytest.fixture
+def many_thread_switches() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("many_thread_switches")
+def test_threads_that_evict_and_expire_are_not_in_each_others_way(anyio_backend_name: str) -> None:
+    ticks = iter(range(10**9))
+    store = MemorySessionStore(max_sessions=5, ttl=7, clock=lambda: float(next(ticks)))
+    failures: list[BaseException] = []
+
+    async def use(seed: int) -> None:
+        for number in range(2000):
+            session_id = str((seed * number) % 13)
+            await store.save(Session(session_id, state={"n": number}))
+            await store.load(str(number % 13))
+            await store.delete(str(number % 5))
+
+    def run(seed: int) -> None:
+        try:
+            anyio.run(use, seed, backend=anyio_backend_name)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert not failures
+    assert len(store) <= 5
+
+
+def test_sqlite_is_not_loaded_for_it() -> None:
+    code = "import sys; from definable.agent.session import MemorySessionStore; print('sqlite3' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == "False"
