@@ -1,9 +1,28 @@
 """What sets an agent to work without being asked in person: webhooks, cron jobs, emitted events."""
 
-from .base import BaseTrigger, RawRequest, Reply, TriggerEvent
-from .cron import Cron
-from .event import EventTrigger
-from .headers import Headers
-from .webhook import Webhook
+from typing import TYPE_CHECKING
+
+from definable.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from .base import BaseTrigger, RawRequest, Reply, TriggerEvent
+    from .cron import Cron
+    from .event import EventTrigger
+    from .headers import Headers
+    from .webhook import Webhook
 
 __all__ = ["Webhook", "Cron", "EventTrigger", "TriggerEvent", "BaseTrigger", "Reply", "RawRequest", "Headers"]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Webhook": ".webhook",
+        "Cron": ".cron",
+        "EventTrigger": ".event",
+        "TriggerEvent": ".base",
+        "BaseTrigger": ".base",
+        "Reply": ".base",
+        "RawRequest": ".base",
+        "Headers": ".headers",
+    },
+)

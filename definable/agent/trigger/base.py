@@ -6,7 +6,8 @@ Webhooks, cron jobs and event triggers derive from `BaseTrigger`; `runtime/dispa
 
 from __future__ import annotations
 
-import secrets
+import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -52,7 +53,7 @@ class TriggerEvent:
     """Unix seconds; of a cron firing the nominal time."""
     raw: RawRequest | None = None
     """Of a webhook: the request."""
-    id: str = field(default_factory=lambda: secrets.token_hex(16))
+    id: str = field(default_factory=lambda: os.urandom(16).hex())
     """The same over all attempts."""
     attempt: int = 1
     """1 for the first, then one more for each retry."""
@@ -76,8 +77,8 @@ class Reply:
             raise ConfigurationError(f"Reply(status={self.status!r}): a final HTTP status is between 200 and 599")
 
 
-class BaseTrigger:
-    """What all triggers have in common.
+class BaseTrigger(ABC):
+    """What all triggers have in common; a trigger of your own defines `source`.
 
     Args:
         timeout: Seconds that handler and run may take together; None for no limit.
@@ -102,9 +103,9 @@ class BaseTrigger:
         """Set by `Agent.on`."""
 
     @property
+    @abstractmethod
     def source(self) -> str:
         """Where this trigger's events come from, as `TriggerEvent.source` says it."""
-        raise TypeError(f"{type(self).__name__} must define source")
 
     @property
     def key(self) -> str:

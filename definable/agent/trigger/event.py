@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
+import re
+from fnmatch import translate
 
 from definable.errors import ConfigurationError
 
@@ -38,6 +39,7 @@ class EventTrigger(BaseTrigger):
         if not isinstance(pattern, str) or not pattern.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"EventTrigger({pattern!r}): the name of an event, or a glob such as 'user.*'")
         self.pattern = pattern
+        self._glob = re.compile(translate(pattern))
 
     @property
     def source(self) -> str:
@@ -45,4 +47,4 @@ class EventTrigger(BaseTrigger):
 
     def matches(self, name: str) -> bool:
         """Whether events of this name fire the trigger."""
-        return name == self.pattern or fnmatchcase(name, self.pattern)
+        return name == self.pattern or self._glob.match(name) is not None

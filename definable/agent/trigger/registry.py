@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -42,7 +43,7 @@ class TriggerRegistry:
         """
         if not isinstance(trigger, BaseTrigger):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"on({trigger!r}): a Webhook, a Cron, an EventTrigger or another BaseTrigger")
-        if not callable(handler):
+        if not takes_one_argument(handler):
             raise ConfigurationError(f"the handler of {trigger!r} is a function of the event, not {handler!r}")
         if trigger.handler is not None:
             raise ConfigurationError(f"{trigger!r} has a handler already: a trigger object is registered once")
@@ -67,6 +68,17 @@ class TriggerRegistry:
         for other in self._triggers:
             if isinstance(other, Webhook) and other.method == webhook.method and same(other.path, webhook.path):
                 raise RouteConflict(f"{webhook.source} is registered already, as {other.source}: choose another path")
+
+
+def takes_one_argument(handler: Any) -> bool:
+    """Whether a handler can be called with an event, as far as its signature tells."""
+    try:
+        inspect.signature(handler).bind(None)
+    except ValueError:  # a builtin without a signature
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 def covers(pattern: str, path: str) -> bool:

@@ -61,13 +61,15 @@ class Webhook(BaseTrigger):
     ) -> None:
         super().__init__(timeout=timeout, max_concurrency=max_concurrency, retries=retries)
         self.path = checked_path(path)
-        self.method = method.upper()
+        self.method = str(method).upper()
         if self.method not in METHODS:
             raise ConfigurationError(f"Webhook(method={method!r}): one of {', '.join(sorted(METHODS))}")
         if respond not in ("wait", "accept"):
             raise ConfigurationError(f"Webhook(respond={respond!r}): 'wait' or 'accept'")
         if auth is not None and auth is not False and not hasattr(auth, "authenticate"):
             raise ConfigurationError(f"Webhook(auth={auth!r}): a provider, False for public, None for the agent's")
+        if dedupe is not None and not callable(dedupe) and not (isinstance(dedupe, str) and dedupe):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"Webhook(dedupe={dedupe!r}): a header's name, or a callable of the event")
         if max_body < 0:
             raise ConfigurationError(f"Webhook(max_body={max_body!r}): bytes, 0 or more")
         self.auth: AuthProvider | Literal[False] | None = auth
@@ -86,6 +88,8 @@ def checked_path(path: str) -> str:
     Raises:
         ConfigurationError: The path cannot be one.
     """
+    if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"Webhook({path!r}): a path is a string")
     if not path.startswith("/"):
         path = f"/{path}"
     if re.search(r"[\s?#\\\x00-\x1f]|//|/\.\.?(/|$)", path):

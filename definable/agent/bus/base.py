@@ -1,0 +1,130 @@
+"""The protocol between what accepts work and what does it later.
+
+`Emitter`, the cron loop and accepting webhooks publish; the runtime's workers consume. The bus knows neither triggers
+nor handlers: a delivery is a name, some data and its account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+DEDUPE_TTL = 24 * 3600.0
+"""Seconds for which a dedupe key is remembered unless said otherwise."""
+
+
+class Delivery(Protocol):
+    """One accepted piece of work, handed to one worker, which must settle it: `ack`, `nack` or `dead`."""
+
+    @property
+    def id(self) -> str:
+        """The same over all attempts."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Whom it is for: the key of a trigger."""
+        ...
+
+    @property
+    def data(self) -> Mapping[str, Any]: ...
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first, then one more each time it is handed out."""
+        ...
+
+    async def ack(self) -> None:
+        """It is done."""
+        ...
+
+    async def nack(self, delay: float = 0.0) -> None:
+        """It failed; hand it out again after `delay` seconds."""
+        ...
+
+    async def dead(self, why: str) -> None:
+        """It failed for good: keep it among the dead letters."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A delivery that failed for good, kept to be looked at and replayed."""
+
+    id: str
+    name: str
+    data: Mapping[str, Any]
+    attempt: int
+    why: str
+    died_at: float
+    """Unix seconds."""
+
+
+@runtime_checkable
+class EventBus(Protocol):
+    """Accepts work for later and hands it out, each piece to one consumer, at least once."""
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """The bus works while the context is open; leaving it closes files, connections and tasks."""
+        ...
+
+    async def publish(
+        self, name: str, data: Mapping[str, Any], *, dedupe_key: str | None = None, dedupe_ttl: float = DEDUPE_TTL
+    ) -> bool:
+        """Accept work, waiting for room. When it returns, the work is as safe as this bus makes it.
+
+        Args:
+            name: Whom it is for.
+            data: What the worker gets; JSON-serialisable where the bus is more than memory.
+            dedupe_key: A repeat of the key within its time to live is refused.
+            dedupe_ttl: Seconds for which the key is remembered.
+
+        Returns:
+            False when it was refused as a repeat.
+        """
+        ...
+
+    def publish_nowait(
+        self, name: str, data: Mapping[str, Any], *, dedupe_key: str | None = None, dedupe_ttl: float = DEDUPE_TTL
+    ) -> bool:
+        """Accept work at once, from the event loop's own thread.
+
+        Raises:
+            EventBufferFull: There is no room; nothing was accepted.
+        """
+        ...
+
+    async def claim(self, key: str, ttl: float) -> bool:
+        """Remember a key for `ttl` seconds; False when it is remembered already. Keys of `publish` are among them."""
+        ...
+
+    async def release(self, key: str) -> None:
+        """Forget a key: what it stood for has failed and may come again."""
+        ...
+
+    @property
+    def room(self) -> float:
+        """How many calls of `publish_nowait` would be accepted now: 0 while not open, infinite if never full."""
+        ...
+
+    def leftovers(self) -> Iterable[Delivery]:
+        """Take out what was accepted, is in nobody's hands, and is lost with this process; accept nothing more."""
+        ...
+
+    def consume(self) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+        """Deliveries, as they become due; the iterator may be shared by any number of tasks."""
+        ...
+
+    async def drain(self) -> None:
+        """Return once nothing accepted is left that this process must finish before it may end."""
+        ...
+
+    async def dead_letters(self) -> Sequence[DeadLetter]:
+        """The deliveries that failed for good, oldest first."""
+        ...
+
+    async def replay(self, letter_id: str) -> bool:
+        """Accept a dead letter anew, as a first attempt; False when there is none of that id."""
+        ...

@@ -1,0 +1,243 @@
+"""Where `agent.emit` enters: from any thread, before serving, while serving, and refused after it.
+
+The runtime connects the emitter to the open bus when it starts and disconnects it when it stops; `_pump` is a child of
+its task group. Which triggers an event is for is decided by the `route` that the runtime hands in.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias, cast
+
+import anyio
+from anyio.lowlevel import cancel_shielded_checkpoint
+
+from definable.agent.event_loop import EventLoopHandle
+from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, EventBusError
+
+from .base import EventBus
+from .memory import DEFAULT_BUFFER
+
+logger = logging.getLogger(__name__)
+
+Publication: TypeAlias = tuple[str, Mapping[str, Any]]
+"""What the bus is given: the name of whom it is for, and the data."""
+
+Route: TypeAlias = Callable[[str, Any], Sequence[Publication]]
+"""From an event's name and body to one publication for every trigger that it is for; called from any thread."""
+
+inside_accepted_work: ContextVar[bool] = ContextVar("definable_inside_accepted_work", default=False)
+"""Whether the current code works on something that was accepted: it may still emit while a stop drains."""
+
+inside_worker: ContextVar[bool] = ContextVar("definable_inside_worker", default=False)
+"""Whether the current code runs on one of the bus's workers, so that waiting for room may be waiting for itself."""
+
+
+class _Connection:
+    """The open bus, and the loop that it is open in."""
+
+    def __init__(self, bus: EventBus, route: Route, workers: int) -> None:
+        self.bus = bus
+        self.route = route
+        self.workers = workers
+        self.loop = EventLoopHandle()
+        self.wake = anyio.Event()
+        """Set when the pump has something to do."""
+        self.idle = anyio.Event()
+        """Set when the pump has nothing left to do."""
+
+
+class Emitter:
+    """Accepts events, bounded and thread-safe, without ever blocking a caller of `emit`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # reentrant: a signal handler may emit while its thread emits
+        self._connection: _Connection | None = None
+        self._refusal: str | None = None
+        """Why events from outside of accepted work are refused; None while they are welcome."""
+        self._ended = False
+        self._early: list[tuple[str, Any]] = []
+        """Events from before serving."""
+        self._line: deque[Publication] = deque()
+        """What the pump has to bring to the bus: from before serving, and from other threads."""
+        self._lost: list[Publication] = []
+        """What the bus did not take from the pump."""
+        self._blocked = 0
+        """Workers that wait for room: on the bus, or behind a trigger's limit."""
+
+    def emit(self, name: str, data: Any = None) -> None:
+        """Accept an event or raise at once; see `Agent.emit`."""
+        body = event_body(name, data)
+        with self._lock:
+            connection = self._welcome()
+            if connection is None:
+                self._keep_until_serving(name, body)
+                return
+            publications = connection.route(name, body)
+            if not publications:
+                return
+            if self._line or not connection.loop.is_current_thread:
+                self._check_room(name, len(self._line) + len(publications), connection)
+                self._line_up(publications, connection)
+                return
+        if len(publications) > 1:
+            self._check_room(name, len(publications), connection)
+        for key, payload in publications:
+            connection.bus.publish_nowait(key, payload)
+
+    async def aemit(self, name: str, data: Any = None) -> None:
+        """Accept an event, waiting for room; see `Agent.aemit`."""
+        body = event_body(name, data)
+        with self._lock:
+            connection = self._welcome()
+            if connection is None:
+                self._keep_until_serving(name, body)
+        if connection is None:
+            await cancel_shielded_checkpoint()  # accepted is accepted: no cancellation may say otherwise
+            return
+        if not connection.loop.is_current_thread:
+            raise EventBusError("aemit() belongs to the event loop that serves: call emit() in other threads")
+        for publication in connection.route(name, body):
+            await self._publish(publication, connection)
+
+    @contextmanager
+    def blocked_worker(self) -> Generator[bool, None, None]:
+        """Hold while a worker waits for others to make room; yields True to the last one, which must not wait."""
+        self._blocked += 1
+        try:
+            yield self._connection is not None and self._blocked >= self._connection.workers
+        finally:
+            self._blocked -= 1
+
+    @asynccontextmanager
+    async def connected(self, bus: EventBus, route: Route, *, workers: int) -> AsyncGenerator[None, None]:
+        """Bring events to the open bus while the context is open; afterwards they are refused."""
+        connection = _Connection(bus, route, workers)
+        with self._lock:
+            self._connection, self._refusal, self._ended = connection, None, False
+            early, self._early = self._early, []
+            self._line_up([publication for name, body in early for publication in route(name, body)], connection)
+        try:
+            async with anyio.create_task_group() as pump:
+                pump.start_soon(self._pump, connection)
+                try:
+                    yield
+                finally:
+                    pump.cancel_scope.cancel()
+        finally:
+            with self._lock:
+                self._connection, self._ended = None, True
+
+    def refuse(self, reason: str) -> None:
+        """Refuse events from outside of accepted work from now on."""
+        with self._lock:
+            self._refusal = reason
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether no accepted event is on its way to the bus."""
+        return not self._line
+
+    async def flushed(self) -> None:
+        """Return once no accepted event is on its way to the bus."""
+        while (connection := self._connection) is not None and self._line:
+            if connection.idle.is_set():
+                connection.idle = anyio.Event()
+            await connection.idle.wait()
+
+    def leftovers(self) -> Sequence[Publication]:
+        """Take out what never came to the bus, for the last account; from now on every event is refused."""
+        with self._lock:
+            self._ended = True
+            left = [*self._lost, *self._line]
+            self._lost.clear()
+            self._line.clear()
+        return left
+
+    async def _publish(self, publication: Publication, connection: _Connection) -> None:
+        key, payload = publication
+        if not inside_worker.get() or connection.bus.room == math.inf:
+            await connection.bus.publish(key, payload)
+            return
+        with self.blocked_worker() as last:
+            if not last:
+                await connection.bus.publish(key, payload)
+                return
+            try:  # nobody is left to make room: waiting for it would be for ever
+                connection.bus.publish_nowait(key, payload)
+            except EventBufferFull:
+                with self._lock:
+                    self._line_up([publication], connection)
+            await cancel_shielded_checkpoint()  # accepted is accepted: no cancellation may say otherwise
+
+    async def _pump(self, connection: _Connection) -> None:
+        while True:
+            await connection.wake.wait()
+            connection.wake = anyio.Event()
+            while self._line:
+                await self._pass_on(self._line[0], connection)
+            connection.idle.set()
+
+    async def _pass_on(self, publication: Publication, connection: _Connection) -> None:
+        try:
+            await connection.bus.publish(*publication)
+        except Exception:
+            if not self._ended:  # else it is in the last account already
+                logger.exception("an event for %s is lost: the bus did not take it", publication[0])
+                self._lost.append(publication)
+        with self._lock:  # `_line_up` counts on it that a line with something in it is looked at again
+            if self._line:
+                self._line.popleft()
+
+    def _welcome(self) -> _Connection | None:
+        """The connection, None before serving; raises when the event is not welcome."""
+        if self._ended:
+            raise EventBusClosed("the agent has stopped serving: the event was not accepted")
+        if self._refusal is not None and not inside_accepted_work.get():
+            raise EventBusClosed(f"{self._refusal}: the event was not accepted")
+        return self._connection
+
+    def _keep_until_serving(self, name: str, body: Any) -> None:
+        if len(self._early) >= DEFAULT_BUFFER:
+            raise buffer_full(name)
+        self._early.append((name, body))
+
+    def _check_room(self, name: str, needed: int, connection: _Connection) -> None:
+        if needed > connection.bus.room:
+            raise buffer_full(name)
+
+    def _line_up(self, publications: Sequence[Publication], connection: _Connection) -> None:
+        is_pumping = bool(self._line)
+        self._line.extend(publications)
+        if self._line and not is_pumping:
+            connection.loop.call_soon(_wake, connection)
+
+
+def event_body(name: str, data: Any) -> Any:
+    """An event's body: a copy of a dict, None as None, other data under the key `data`.
+
+    Raises:
+        ConfigurationError: The name is no event name.
+    """
+    if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"emit({name!r}, ...): an event's name is a string that is not empty")
+    if data is None:
+        return None
+    return dict(cast("dict[str, Any]", data)) if isinstance(data, dict) else {"data": data}
+
+
+def buffer_full(name: str) -> EventBufferFull:
+    """The error for an event that found no room."""
+    return EventBufferFull(
+        f"no room for the event {name!r}: try later, wait with `await agent.aemit(...)`, or raise event_buffer"
+    )
+
+
+def _wake(connection: _Connection) -> None:
+    connection.wake.set()

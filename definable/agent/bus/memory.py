@@ -1,0 +1,133 @@
+"""The event bus in memory: an anyio memory object stream, bounded; what it holds goes with the process."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed
+
+from .base import DEDUPE_TTL, DeadLetter, Delivery
+from .memory_line import DeliveryStreams, MemoryDeliveries, MemoryDelivery, MemoryLine
+
+DEFAULT_BUFFER = 10_000
+"""Deliveries that wait for a worker."""
+
+MAX_DEAD_LETTERS = 1_000
+"""The oldest are forgotten beyond it."""
+
+
+class MemoryBus:
+    """The default event bus: needs nothing, keeps nothing over the end of the process.
+
+    Args:
+        buffer: How many deliveries may wait for a worker; beyond it `publish_nowait` raises and `publish` waits.
+
+    Raises:
+        ConfigurationError: `buffer` is less than 1.
+    """
+
+    def __init__(self, buffer: int = DEFAULT_BUFFER) -> None:
+        if buffer < 1:
+            raise ConfigurationError(f"buffer={buffer!r}: at least 1")
+        self._buffer = buffer
+        self._dead: deque[DeadLetter] = deque(maxlen=MAX_DEAD_LETTERS)
+        self._line: MemoryLine | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[None, None]:
+        if self._line is not None:
+            raise ConfigurationError("this MemoryBus is open already: one agent that serves, one bus")
+        streams: DeliveryStreams = anyio.create_memory_object_stream[MemoryDelivery](self._buffer)
+        with streams[0], streams[1]:
+            async with anyio.create_task_group() as redeliveries:
+                self._line = line = MemoryLine(streams, redeliveries, self._dead)
+                try:
+                    yield
+                finally:
+                    self._line = None
+                    line.close()
+
+    async def publish(
+        self, name: str, data: Mapping[str, Any], *, dedupe_key: str | None = None, dedupe_ttl: float = DEDUPE_TTL
+    ) -> bool:
+        line = self._opened()
+        delivery = line.new(name, data, dedupe_key, dedupe_ttl)
+        try:
+            await checkpoint()
+            if delivery is not None:
+                await line.put(delivery)
+        except BaseException:
+            if delivery is not None:
+                line.withdraw(delivery, dedupe_key)
+            raise
+        return delivery is not None
+
+    def publish_nowait(
+        self, name: str, data: Mapping[str, Any], *, dedupe_key: str | None = None, dedupe_ttl: float = DEDUPE_TTL
+    ) -> bool:
+        line = self._opened()
+        delivery = line.new(name, data, dedupe_key, dedupe_ttl)
+        if delivery is None:
+            return False
+        try:
+            line.send.send_nowait(delivery)
+        except anyio.WouldBlock:
+            line.withdraw(delivery, dedupe_key)
+            raise EventBufferFull(
+                f"the event buffer is full ({self._buffer} wait): try later, wait with `await agent.aemit(...)`, "
+                "or raise event_buffer"
+            ) from None
+        return True
+
+    async def claim(self, key: str, ttl: float) -> bool:
+        return self._opened().dedupe.claim(key, ttl, anyio.current_time())
+
+    async def release(self, key: str) -> None:
+        self._opened().dedupe.release(key)
+
+    @property
+    def room(self) -> float:
+        if self._line is None:
+            return 0
+        statistics = self._line.send.statistics()
+        return self._buffer - statistics.current_buffer_used + statistics.tasks_waiting_receive
+
+    @asynccontextmanager
+    async def consume(self) -> AsyncGenerator[AsyncIterator[Delivery], None]:
+        line = self._opened()
+        with line.receive.clone() as receive:
+            yield MemoryDeliveries(line, receive)
+
+    def leftovers(self) -> Iterable[Delivery]:
+        line = self._opened()
+        line.close()
+        return line.take_out()
+
+    async def drain(self) -> None:
+        await self._opened().all_settled()
+
+    async def dead_letters(self) -> Sequence[DeadLetter]:
+        return tuple(self._dead)
+
+    async def replay(self, letter_id: str) -> bool:
+        letter = next((letter for letter in self._dead if letter.id == letter_id), None)
+        if letter is None:
+            return False
+        self._dead.remove(letter)  # first, so that nobody else replays it while this call waits for room
+        try:
+            await self.publish(letter.name, letter.data)
+        except BaseException:
+            self._dead.append(letter)
+            raise
+        return True
+
+    def _opened(self) -> MemoryLine:
+        if self._line is None:
+            raise EventBusClosed("the event bus is not open: it works while the agent serves")
+        return self._line

@@ -1,0 +1,336 @@
+"""Events on their way into the bus: from tasks and threads, before serving, while serving, and after it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+import pytest
+from anyio import to_thread
+from anyio.lowlevel import checkpoint
+
+from definable.agent.bus import EventBufferFull, EventBusClosed, MemoryBus
+from definable.agent.bus.emitter import Emitter, event_body, inside_accepted_work, inside_worker
+from definable.errors import ConfigurationError, EventBusError
+
+pytestmark = pytest.mark.anyio
+
+LIMIT = 10.0
+"""Seconds that a test may hang."""
+
+
+def to_one(name: str, body: Any) -> Sequence[tuple[str, Mapping[str, Any]]]:
+    return [(name, {"body": body})]
+
+
+def to_two(name: str, body: Any) -> Sequence[tuple[str, Mapping[str, Any]]]:
+    return [(f"{name}1", {"body": body}), (f"{name}2", {"body": body})]
+
+
+def to_none(name: str, body: Any) -> Sequence[tuple[str, Mapping[str, Any]]]:
+    return []
+
+
+@asynccontextmanager
+async def serving(
+    emitter: Emitter, bus: MemoryBus, route: Callable[[str, Any], Any] = to_one, workers: int = 1
+) -> AsyncGenerator[None, None]:
+    async with bus.open(), emitter.connected(bus, route, workers=workers):
+        yield
+
+
+def waiting(bus: MemoryBus) -> list[tuple[str, Any]]:
+    return [(delivery.name, delivery.data["body"]) for delivery in bus.leftovers()]
+
+
+async def from_thread(function: Callable[[], object]) -> None:
+    """In a thread that knows nothing of the event loop."""
+
+    def run() -> None:
+        thread = threading.Thread(target=attempt)
+        thread.start()
+        thread.join()
+
+    errors: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    await to_thread.run_sync(run)
+    if errors:
+        raise errors[0]
+
+
+# --- what is accepted
+
+
+@pytest.mark.parametrize(
+    ("data", "body"), [({"a": 1}, {"a": 1}), (None, None), (5, {"data": 5}), ([1], {"data": [1]}), ({}, {})]
+)
+def test_the_body_is_a_dict_or_none(data: object, body: object) -> None:
+    assert event_body("name", data) == body
+
+
+def test_the_body_does_not_change_with_the_callers_dict() -> None:
+    data = {"a": 1}
+    body = event_body("name", data)
+    data["a"] = 2
+    assert body == {"a": 1}
+
+
+@pytest.mark.parametrize("name", ["", None, 5])
+def test_a_name_that_is_none_is_refused(name: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"emit\("):
+        Emitter().emit(name)
+
+
+async def test_emit_and_aemit_bring_an_event_to_the_bus() -> None:
+    emitter, bus = Emitter(), MemoryBus()
+    async with serving(emitter, bus):
+        emitter.emit("a", {"n": 1})
+        await emitter.aemit("b", "text")
+        assert waiting(bus) == [("a", {"n": 1}), ("b", {"data": "text"})]
+
+
+async def test_an_event_goes_to_all_that_it_is_for_or_to_nobody() -> None:
+    emitter, bus = Emitter(), MemoryBus(3)
+    async with serving(emitter, bus, to_two):
+        emitter.emit("a")
+        with pytest.raises(EventBufferFull, match="no room for the event 'b'"):
+            emitter.emit("b")
+        assert [name for name, _ in waiting(bus)] == ["a1", "a2"]
+
+
+async def test_an_event_for_nobody_needs_no_room() -> None:
+    emitter, bus = Emitter(), MemoryBus(1)
+    async with serving(emitter, bus, to_none):
+        bus.publish_nowait("other", {})
+        emitter.emit("a")
+        await emitter.aemit("a")
+        await from_thread(lambda: emitter.emit("a"))
+
+
+# --- before serving
+
+
+async def test_events_from_before_serving_arrive_once_it_serves() -> None:
+    emitter, bus = Emitter(), MemoryBus(2)
+    for n in range(5):
+        emitter.emit("a", n)
+    await emitter.aemit("b")
+    names: list[str] = []
+    async with serving(emitter, bus), bus.consume() as deliveries:
+        with anyio.fail_after(LIMIT):
+            while len(names) < 6:
+                names.append((await anext(deliveries)).name)
+            await emitter.flushed()
+        assert emitter.is_flushed
+    assert names == [*["a"] * 5, "b"]
+
+
+async def test_events_from_before_serving_are_bounded() -> None:
+    emitter = Emitter()
+    for _ in range(10_000):
+        emitter.emit("a")
+    with pytest.raises(EventBufferFull):
+        emitter.emit("a")
+    with pytest.raises(EventBufferFull):
+        await emitter.aemit("a")
+
+
+# --- threads
+
+
+async def test_events_from_eight_threads_arrive_each_once() -> None:
+    emitter, bus = Emitter(), MemoryBus()
+    seen: list[int] = []
+
+    def emit(begin: int) -> None:
+        for n in range(begin, begin + 1250):
+            emitter.emit("a", n)
+
+    async with serving(emitter, bus), bus.consume() as deliveries:
+        threads = [threading.Thread(target=emit, args=(1250 * index,)) for index in range(8)]
+        for thread in threads:
+            thread.start()
+        with anyio.fail_after(LIMIT):
+            while len(seen) < 10_000:
+                seen.append((await anext(deliveries)).data["body"]["data"])
+        for thread in threads:
+            thread.join()
+    assert sorted(seen) == list(range(10_000))
+
+
+async def test_a_thread_that_finds_no_room_is_told() -> None:
+    emitter, bus = Emitter(), MemoryBus(2)
+    async with serving(emitter, bus):
+        bus.publish_nowait("other", {})
+        bus.publish_nowait("other", {})
+        with pytest.raises(EventBufferFull):
+            await from_thread(lambda: emitter.emit("a"))
+
+
+async def test_aemit_in_another_event_loop_is_refused() -> None:
+    emitter, bus = Emitter(), MemoryBus()
+    async with serving(emitter, bus):
+        with pytest.raises(EventBusError, match="call emit"):
+            await from_thread(lambda: anyio.run(emitter.aemit, "a"))
+
+
+# --- a full bus
+
+
+async def test_a_full_bus_says_so_and_takes_nothing() -> None:
+    emitter, bus = Emitter(), MemoryBus(1)
+    async with serving(emitter, bus):
+        emitter.emit("a")
+        with pytest.raises(EventBufferFull):
+            emitter.emit("b")
+        assert [name for name, _ in waiting(bus)] == ["a"]
+
+
+async def test_aemit_waits_for_room() -> None:
+    emitter, bus = Emitter(), MemoryBus(1)
+    names: list[str] = []
+    async with serving(emitter, bus), bus.consume() as deliveries, anyio.create_task_group() as group:
+        emitter.emit("a")
+        group.start_soon(emitter.aemit, "b")
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(LIMIT):
+            names = [(await anext(deliveries)).name for _ in range(2)]
+    assert names == ["a", "b"]
+
+
+async def test_the_last_worker_never_waits_for_room() -> None:
+    emitter, bus = Emitter(), MemoryBus(1)
+    done: list[str] = []
+    names: list[str] = []
+
+    async def worker(name: str) -> None:
+        inside_worker.set(True)
+        await emitter.aemit(name)
+        await emitter.aemit(name)
+        done.append(name)
+
+    async with serving(emitter, bus, workers=2), anyio.create_task_group() as group:
+        emitter.emit("full")
+        group.start_soon(worker, "first")
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(worker, "second")
+        await anyio.wait_all_tasks_blocked()
+        assert done == ["second"]
+        assert not emitter.is_flushed
+        async with bus.consume() as deliveries:
+            with anyio.fail_after(LIMIT):
+                while len(names) < 5:
+                    names.append((await anext(deliveries)).name)
+    assert sorted(names) == ["first", "first", "full", "second", "second"]
+
+
+async def test_a_worker_that_loses_its_room_to_another_does_not_wait_for_ever() -> None:
+    emitter, bus = Emitter(), MemoryBus(1)
+
+    async def worker() -> None:
+        inside_worker.set(True)
+        await emitter.aemit("from the worker")
+
+    async def rival() -> None:
+        with suppress(EventBufferFull):
+            bus.publish_nowait("rival", {"body": None})
+
+    async with serving(emitter, bus, workers=1):
+        with anyio.fail_after(LIMIT):
+            async with anyio.create_task_group() as group:
+                group.start_soon(worker)
+                group.start_soon(rival)
+
+
+# --- while it stops, and after
+
+
+async def test_once_it_stops_events_are_welcome_from_accepted_work_alone() -> None:
+    emitter, bus = Emitter(), MemoryBus()
+    async with serving(emitter, bus):
+        emitter.refuse("the agent is stopping")
+        with pytest.raises(EventBusClosed, match="the agent is stopping: the event was not accepted"):
+            emitter.emit("a")
+        with pytest.raises(EventBusClosed):
+            await emitter.aemit("a")
+        with pytest.raises(EventBusClosed):
+            await from_thread(lambda: emitter.emit("a"))
+        token = inside_accepted_work.set(True)
+        emitter.emit("b")
+        await emitter.aemit("c")
+        await to_thread.run_sync(emitter.emit, "d")
+        inside_accepted_work.reset(token)
+        with anyio.fail_after(LIMIT):
+            await emitter.flushed()
+        assert [name for name, _ in waiting(bus)] == ["b", "c", "d"]
+
+
+async def test_after_serving_events_are_refused_until_it_serves_again() -> None:
+    emitter = Emitter()
+    async with serving(emitter, MemoryBus()):
+        emitter.refuse("the agent is stopping")
+    with pytest.raises(EventBusClosed, match="has stopped serving"):
+        emitter.emit("a")
+    with pytest.raises(EventBusClosed, match="has stopped serving"):
+        await emitter.aemit("a")
+    again = MemoryBus()
+    async with serving(emitter, again):
+        emitter.emit("a")
+        assert waiting(again) == [("a", None)]
+
+
+async def test_leftovers_are_what_never_came_to_the_bus_each_once_and_nothing_is_accepted_after_them() -> None:
+    emitter, bus = Emitter(), MemoryBus(1)
+    for n in range(5):
+        emitter.emit("a", n)
+    async with serving(emitter, bus):
+        await anyio.wait_all_tasks_blocked()
+        left = [payload["body"]["data"] for _, payload in emitter.leftovers()]
+        on_the_bus = [body["data"] for _, body in waiting(bus)]
+        assert sorted(left + on_the_bus) == list(range(5))
+        with pytest.raises(EventBusClosed):
+            emitter.emit("b")
+        assert emitter.leftovers() == []
+
+
+async def test_leftovers_are_exact_when_the_pump_was_cancelled() -> None:
+    emitter, bus = Emitter(), MemoryBus(1)
+    for n in range(5):
+        emitter.emit("a", n)
+    left: list[int] = []
+    async with bus.open():
+        with anyio.CancelScope() as scope:
+            async with emitter.connected(bus, to_one, workers=1):
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+                await checkpoint()
+        left += [payload["body"]["data"] for _, payload in emitter.leftovers()]
+        left += [body["data"] for _, body in waiting(bus)]
+    assert sorted(left) == list(range(5))
+
+
+async def test_what_the_bus_does_not_take_is_logged_and_accounted_for(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(MemoryBus):
+        async def publish(self, name: str, data: Any, **options: Any) -> bool:
+            if name == "bad":
+                raise TypeError("not serialisable")
+            return await super().publish(name, data, **options)
+
+    emitter, bus = Emitter(), Broken()
+    emitter.emit("bad")
+    emitter.emit("good")
+    async with serving(emitter, bus):
+        with anyio.fail_after(LIMIT):
+            await emitter.flushed()
+        assert waiting(bus) == [("good", None)]
+        assert [name for name, _ in emitter.leftovers()] == ["bad"]
+    assert "an event for bad is lost" in caplog.text

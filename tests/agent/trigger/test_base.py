@@ -1,0 +1,71 @@
+"""What all triggers have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from definable.agent.trigger import BaseTrigger, Reply, TriggerEvent
+from definable.errors import ConfigurationError
+
+
+class Doorbell(BaseTrigger):
+    @property
+    def source(self) -> str:
+        return "doorbell(front)"
+
+
+async def handle(event: TriggerEvent) -> None: ...
+
+
+def test_a_trigger_of_ones_own_says_its_source() -> None:
+    with pytest.raises(TypeError, match="source"):
+        BaseTrigger()  # pyright: ignore[reportAbstractUsage]
+    assert repr(Doorbell()) == "<Doorbell doorbell(front)>"
+
+
+def test_has_its_defaults() -> None:
+    trigger = Doorbell()
+    assert (trigger.timeout, trigger.max_concurrency, trigger.retries, trigger.handler) == (None, None, 0, None)
+
+
+def test_the_key_names_source_and_handler() -> None:
+    trigger = Doorbell()
+    trigger.handler = handle
+    assert trigger.key == f"doorbell(front):{__name__}.handle"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"timeout": 0}, "timeout=0"),
+        ({"timeout": -1}, "timeout=-1"),
+        ({"timeout": math.nan}, "timeout=nan"),
+        ({"max_concurrency": 0}, "max_concurrency=0"),
+        ({"retries": -1}, "retries=-1"),
+    ],
+)
+def test_refuses_an_argument_and_names_it(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        Doorbell(**arguments)
+
+
+def test_events_are_frozen_and_have_ids_of_their_own() -> None:
+    event = TriggerEvent()
+    assert (event.body, dict(event.headers), event.raw, event.attempt) == (None, {}, None, 1)
+    assert event.id != TriggerEvent().id
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        event.body = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_reply_has_its_defaults() -> None:
+    assert Reply("x") == Reply(body="x", status=200, headers=None)
+
+
+@pytest.mark.parametrize("status", [0, 100, 199, 600, -1])
+def test_a_reply_has_a_final_status(status: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"status={status}"):
+        Reply(status=status)

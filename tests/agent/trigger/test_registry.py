@@ -1,0 +1,106 @@
+"""Registering triggers with their handlers."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+
+from definable.agent import Agent
+from definable.agent.trigger import EventTrigger, TriggerEvent, Webhook
+from definable.agent.trigger.registry import TriggerRegistry
+from definable.errors import ConfigurationError, RouteConflict
+
+
+def handle(event: TriggerEvent) -> None: ...
+
+
+def take_nothing() -> None: ...
+
+
+def take_two(event: TriggerEvent, other: object) -> None: ...
+
+
+def take_by_name(*, event: TriggerEvent) -> None: ...
+
+
+def take_all(*events: TriggerEvent) -> None: ...
+
+
+class Bell:
+    def ring(self, event: TriggerEvent) -> None: ...
+
+    def __call__(self, event: TriggerEvent, loud: bool = False) -> None: ...
+
+
+def test_on_registers_a_handler_and_returns_it() -> None:
+    agent, trigger = Agent("offline"), EventTrigger("x")
+    assert agent.on(trigger)(handle) is handle
+    assert list(agent.triggers) == [trigger]
+    assert trigger.handler is handle
+
+
+@pytest.mark.parametrize("handler", [handle, Bell().ring, Bell(), functools.partial(handle), take_all, print])
+def test_whatever_takes_an_event_is_a_handler(handler: Any) -> None:
+    TriggerRegistry().add(EventTrigger("x"), handler)
+
+
+@pytest.mark.parametrize("handler", [None, 5, "handle", take_nothing, take_two, take_by_name])
+def test_whatever_does_not_take_an_event_is_refused(handler: Any) -> None:
+    registry, trigger = TriggerRegistry(), EventTrigger("x")
+    with pytest.raises(ConfigurationError, match="a function of the event"):
+        registry.add(trigger, handler)
+    assert (list(registry), trigger.handler) == ([], None)
+
+
+@pytest.mark.parametrize("trigger", [None, "x", EventTrigger])
+def test_only_triggers_are_registered(trigger: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"on\("):
+        TriggerRegistry().add(trigger, handle)
+
+
+def test_a_trigger_is_registered_once() -> None:
+    registry, trigger = TriggerRegistry(), EventTrigger("x")
+    registry.add(trigger, handle)
+    with pytest.raises(ConfigurationError, match="has a handler already"):
+        TriggerRegistry().add(trigger, handle)
+
+
+@pytest.mark.parametrize(
+    ("path", "other"),
+    [("/x", "/x"), ("/x", "/x/"), ("/{a}/y", "/{b}/y"), ("/a-{b}", "/a-{c}")],
+)
+def test_two_webhooks_of_one_method_and_path_conflict(path: str, other: str) -> None:
+    registry = TriggerRegistry()
+    registry.add(Webhook(path), handle)
+    registry.add(Webhook(other, method="PUT"), handle)
+    with pytest.raises(RouteConflict, match="registered already"):
+        registry.add(Webhook(other), handle)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/run", "run/", "/health", "/runs", "/runs/{id}", "/runs/latest", "/sessions/{x}", "/docs", "/openapi.json"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_webhook_that_shadows_a_built_in_route_conflicts(path: str, method: str) -> None:
+    with pytest.raises(RouteConflict, match="shadows a built-in route"):
+        TriggerRegistry().add(Webhook(path, method=method), handle)
+
+
+@pytest.mark.parametrize("path", ["/", "/runner", "/run/it", "/{anything}", "/health/{x}/y", "/runs-{x}"])
+def test_other_paths_are_free(path: str) -> None:
+    TriggerRegistry().add(Webhook(path), handle)
+
+
+def test_keys_are_stable_and_a_repeated_one_gets_a_number() -> None:
+    def keys() -> list[str]:
+        registry = TriggerRegistry()
+        for _ in range(3):
+            registry.add(EventTrigger("x"), handle)
+        registry.add(EventTrigger("y"), handle)
+        return list(registry.by_key())
+
+    base = f"event(x):{__name__}.handle"
+    assert keys() == keys() == [base, f"{base}#2", f"{base}#3", f"event(y):{__name__}.handle"]
