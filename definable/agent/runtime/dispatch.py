@@ -1,0 +1,158 @@
+"""From a trigger's event to its handler, and from what the handler returns to an agent run.
+
+Webhook endpoints (a caller waits) and workers (nobody waits) both come through here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
+
+import anyio
+
+from definable.agent.agent import checked_input
+from definable.agent.calling import call_user
+from definable.agent.run_output import RunOutput
+from definable.agent.runner import RunRequest
+from definable.agent.trigger.base import BaseTrigger, Reply, TriggerEvent
+from definable.errors import ConfigurationError, RunCancelled, RunTimeout
+
+from .backoff import Backoff
+from .isolation import Isolation
+from .run_registry import RunRegistry
+
+logger = logging.getLogger(__name__)
+
+RETRY_BACKOFF = Backoff(initial=1.0, maximum=60.0, jitter=0.25)
+"""Between the attempts at a trigger's event."""
+
+RUN_ARGUMENTS = frozenset({"input", "session_id", "user_id", "metadata"})
+"""What a handler's dict may hold: the parameters of `Agent.arun`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A handler's value that is neither a run's input nor a `Reply`."""
+
+    value: Any
+
+
+Outcome: TypeAlias = RunOutput | Reply | Returned | None
+"""What an event came to: a run, the handler's own response, its value, or None for a mere acknowledgement."""
+
+
+class Dispatcher:
+    """Calls handlers and starts the runs that they ask for."""
+
+    def __init__(self, registry: RunRegistry) -> None:
+        self._registry = registry
+        self._places: dict[BaseTrigger, anyio.Semaphore] = {}
+
+    async def dispatch(
+        self,
+        trigger: BaseTrigger,
+        event: TriggerEvent,
+        *,
+        user_id: str | None = None,
+        run_id: str | None = None,
+        wait_for_place: bool = False,
+    ) -> Outcome:
+        """Handle an event once, within the trigger's timeout.
+
+        Args:
+            trigger: The trigger that fired.
+            event: What its handler gets.
+            user_id: Whose run it is, unless the handler says.
+            run_id: The run's id, where it was promised to somebody.
+            wait_for_place: Whether the run waits when too many are under way, rather than fail.
+
+        Raises:
+            RunTimeout: Handler and run did not end in time.
+            TooManyRuns: Too many runs are under way.
+            Exception: What the handler or the run raised.
+        """
+        if trigger.timeout is None:
+            return await self._handle(trigger, event, user_id, run_id, wait_for_place)
+        with anyio.move_on_after(trigger.timeout):
+            return await self._handle(trigger, event, user_id, run_id, wait_for_place)
+        raise RunTimeout(f"{event.source} did not end within timeout={trigger.timeout:g} seconds")
+
+    async def dispatch_with_retries(
+        self, trigger: BaseTrigger, event: TriggerEvent, *, user_id: str | None = None
+    ) -> Outcome:
+        """Handle an event for a caller that waits: in its turn, and again when it fails, as the trigger says."""
+        while True:
+            try:
+                async with self._place(trigger):
+                    return await self.dispatch(trigger, event, user_id=user_id)
+            except Exception as error:
+                if not may_retry(trigger, event.attempt, error):
+                    raise
+                logger.warning("%s failed, attempt %d", event.source, event.attempt, exc_info=True)
+            await anyio.sleep(RETRY_BACKOFF.delay(event.attempt))
+            event = replace(event, attempt=event.attempt + 1)
+
+    def _place(self, trigger: BaseTrigger) -> AbstractAsyncContextManager[object]:
+        if trigger.max_concurrency is None:
+            return nullcontext()
+        place = self._places.get(trigger)
+        if place is None:
+            place = self._places[trigger] = anyio.Semaphore(trigger.max_concurrency)
+        return place
+
+    async def _handle(
+        self, trigger: BaseTrigger, event: TriggerEvent, user_id: str | None, run_id: str | None, wait: bool
+    ) -> Outcome:
+        with Isolation(f"the handler of {event.source}"):
+            return await self._decide_and_run(trigger, event, user_id, run_id, wait)
+
+    async def _decide_and_run(
+        self, trigger: BaseTrigger, event: TriggerEvent, user_id: str | None, run_id: str | None, wait: bool
+    ) -> Outcome:
+        assert trigger.handler is not None
+        decision = await call_user(trigger.handler, event)
+        while inspect.isawaitable(decision):
+            decision = await decision
+        if decision is None or isinstance(decision, Reply):
+            return decision
+        arguments = run_arguments(decision)
+        if arguments is None:
+            logger.debug("the handler of %s returned %r", event.source, decision)
+            return Returned(decision)
+        arguments.setdefault("user_id", user_id)
+        request = RunRequest(**arguments, trigger=event)
+        if run_id is not None:
+            request = replace(request, run_id=run_id)
+        return await self._registry.run(request, event.source, wait=wait)
+
+
+def may_retry(trigger: BaseTrigger, attempt: int, error: Exception) -> bool:
+    """Whether a failed attempt is followed by another: not when somebody cancelled the run by its id."""
+    return attempt <= trigger.retries and not isinstance(error, RunCancelled)
+
+
+def run_arguments(decision: Any) -> dict[str, Any] | None:
+    """The run that a handler's return value asks for; None when it asks for none.
+
+    Raises:
+        ConfigurationError: A dict has keys that `Agent.arun` does not know, or lacks the input.
+    """
+    if isinstance(decision, str):
+        return {"input": decision}
+    if not isinstance(decision, Mapping):
+        return None
+    arguments = dict(cast("Mapping[str, Any]", decision))
+    unknown = arguments.keys() - RUN_ARGUMENTS
+    if unknown:
+        raise ConfigurationError(
+            f"a handler's dict holds the arguments of arun ({', '.join(sorted(RUN_ARGUMENTS))}), "
+            f"not {', '.join(sorted(map(repr, unknown)))}; wrap other data in Reply(...)"
+        )
+    if "input" not in arguments:
+        raise ConfigurationError("a handler's dict needs 'input', the agent's input")
+    checked_input(arguments["input"])
+    return arguments

@@ -1,0 +1,127 @@
+"""Where work comes in over HTTP: done while its sender waits, or accepted for later through the event bus; once each.
+
+The run and webhook endpoints call it. What is accepted for later comes back out of the bus to the workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from definable.agent.bus.base import EventBus
+from definable.agent.calling import call_user
+from definable.agent.runner import RunRequest
+from definable.agent.trigger.base import Reply, TriggerEvent
+from definable.agent.trigger.webhook import Webhook
+from definable.errors import EventBufferFull
+
+from .accepted_request import request_data
+from .clock import current_clock
+from .dispatch import Dispatcher, Outcome
+from .run_registry import RunRecord, RunRegistry
+from .triggers import RUNS_KEY, TriggerTable
+
+DEDUPE_TTL = 24 * 3600.0
+"""Seconds for which a delivery's name is remembered: senders give up retrying sooner."""
+
+RELEASE_TIMEOUT = 5.0
+"""Seconds that the bus may take to forget the name of a delivery that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The delivery was accepted before; it is not handled again."""
+
+
+class Intake:
+    """Takes in runs and webhooks.
+
+    Args:
+        bus: Carries what is accepted for later, and knows which deliveries were seen.
+        triggers: The agent's triggers with their keys.
+        registry: Knows the runs that were promised.
+        dispatcher: Handles what a sender waits for.
+    """
+
+    def __init__(self, bus: EventBus, triggers: TriggerTable, registry: RunRegistry, dispatcher: Dispatcher) -> None:
+        self._bus = bus
+        self._triggers = triggers
+        self._registry = registry
+        self._dispatcher = dispatcher
+
+    async def accept_run(self, run: RunRequest, source: str) -> RunRecord:
+        """Accept a run for later.
+
+        Raises:
+            EventBufferFull: There is no room; nothing was accepted.
+        """
+        body = {"input": run.input, "session_id": run.session_id, "metadata": run.metadata}
+        data = self._data(source, run.run_id, run.user_id) | {"body": body}
+        self._check_room()
+        record = self._registry.queue(run, source)
+        try:
+            await self._bus.publish(RUNS_KEY, data)
+        except BaseException:
+            self._registry.forget(record)
+            raise
+        return record
+
+    async def accept(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> str | Duplicate:
+        """Accept a webhook's delivery for later.
+
+        Returns:
+            The id that a run which comes of it will have.
+
+        Raises:
+            EventBufferFull: There is no room; nothing was accepted.
+        """
+        run = RunRequest("", user_id=user_id)
+        key = await self._dedupe_key(webhook, event, user_id)
+        data = self._data(event.source, run.run_id, user_id) | request_data(event) | {"dedupe_key": key}
+        self._check_room()
+        record = self._registry.queue(run, event.source)
+        accepted = False
+        try:
+            accepted = await self._bus.publish(
+                self._triggers.key_of(webhook), data, dedupe_key=key, dedupe_ttl=DEDUPE_TTL
+            )
+        finally:
+            if not accepted:
+                self._registry.forget(record)
+        return run.run_id if accepted else Duplicate()
+
+    async def handle(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> Outcome | Duplicate:
+        """Handle a webhook's delivery now, while its sender waits. A delivery that failed may come again."""
+        key = await self._dedupe_key(webhook, event, user_id)
+        if key is None:
+            return await self._dispatcher.dispatch_with_retries(webhook, event, user_id=user_id)
+        if not await self._bus.claim(key, DEDUPE_TTL):
+            return Duplicate()
+        done = False
+        try:
+            outcome = await self._dispatcher.dispatch_with_retries(webhook, event, user_id=user_id)
+            done = not (isinstance(outcome, Reply) and outcome.status >= 500)
+            return outcome
+        finally:
+            if not done:
+                # Shielded: also a delivery that a stop cut off may come again. Bounded, for a broker that is away.
+                with anyio.move_on_after(RELEASE_TIMEOUT, shield=True):
+                    await self._bus.release(key)
+
+    async def _dedupe_key(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> str | None:
+        dedupe = webhook.dedupe
+        if dedupe is None:
+            return None
+        name = event.headers.get(dedupe) if isinstance(dedupe, str) else await call_user(dedupe, event)
+        if name is None or name == "":
+            return None
+        return f"{self._triggers.key_of(webhook)}:{user_id!r}:{name}"  # one caller's names are not another's
+
+    def _check_room(self) -> None:
+        if self._bus.room < 1:
+            raise EventBufferFull("the event buffer is full: nothing was accepted")
+
+    def _data(self, source: str, run_id: str, user_id: str | None) -> dict[str, Any]:
+        return {"source": source, "timestamp": current_clock().now(), "run_id": run_id, "user_id": user_id}

@@ -1,0 +1,114 @@
+"""The account of accepted work: what was begun, how it ended, and when none is left.
+
+Every source begins its work here (HTTP requests, workers, interface messages); a drain waits for it to be idle, and
+the `ShutdownReport` is read off it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextvars import Token
+from types import TracebackType
+
+import anyio
+
+from definable.agent.bus.emitter import inside_accepted_work
+
+from .report import WorkCount
+
+
+class _Account:
+    __slots__ = ("active", "cancelled", "completed", "failed", "never_started")
+
+    def __init__(self) -> None:
+        self.active = self.completed = self.failed = self.cancelled = self.never_started = 0
+
+
+class WorkLedger:
+    """Counts work by source.
+
+    Args:
+        sources: The sources that are always in the report; others join with their first work.
+    """
+
+    def __init__(self, sources: Collection[str] = ("http", "event", "cron")) -> None:
+        self._accounts = {source: _Account() for source in sources}
+        self._idle: anyio.Event | None = None
+        """What `idle` waits for."""
+
+    def work(self, source: str) -> Work:
+        """A context around one piece of accepted work. A cancellation that passes through it counts as cut off."""
+        return Work(self, self.account(source))
+
+    def account(self, source: str) -> _Account:
+        """The counters of a source."""
+        account = self._accounts.get(source)
+        if account is None:
+            account = self._accounts[source] = _Account()
+        return account
+
+    def never_started(self, source: str, count: int = 1) -> None:
+        """Work that was accepted and will not be begun."""
+        self.account(source).never_started += count
+
+    def cancelled(self, source: str, count: int = 1) -> None:
+        """Work that was begun before and will not be finished."""
+        self.account(source).cancelled += count
+
+    def active(self) -> int:
+        """How many pieces of work are under way."""
+        return sum(account.active for account in self._accounts.values())
+
+    async def idle(self) -> None:
+        """Return once no work is under way."""
+        while self.active():
+            if self._idle is None:
+                self._idle = anyio.Event()
+            await self._idle.wait()
+
+    def ended(self) -> None:
+        """Called by every piece of work at its end."""
+        if self._idle is not None and not self.active():
+            self._idle.set()
+            self._idle = None
+
+    def counts(self) -> Mapping[str, WorkCount]:
+        """The account so far; what is under way is in none of the numbers."""
+        return {
+            source: WorkCount(account.completed, account.failed, account.cancelled, account.never_started)
+            for source, account in self._accounts.items()
+        }
+
+
+class Work:
+    """One piece of accepted work, as long as it is under way."""
+
+    __slots__ = ("_account", "_ledger", "_token", "failed", "goes_on")
+
+    def __init__(self, ledger: WorkLedger, account: _Account) -> None:
+        self._ledger = ledger
+        self._account = account
+        self._token: Token[bool] | None = None
+        self.failed = False
+        """Set it when the work ends in an error that is dealt with inside."""
+        self.goes_on = False
+        """Set it when the work is not at its end: it will be begun again, and counted then."""
+
+    def __enter__(self) -> Work:
+        self._account.active += 1
+        self._token = inside_accepted_work.set(True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._token is not None
+        inside_accepted_work.reset(self._token)
+        account = self._account
+        account.active -= 1
+        if kind is not None and not issubclass(kind, Exception):
+            account.cancelled += 1
+        elif not self.goes_on:
+            account.completed += 1
+            account.failed += kind is not None or self.failed
+        self._ledger.ended()

@@ -1,0 +1,65 @@
+"""The events of a run that nobody may be listening to yet: kept, so that one who comes later can follow."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import anyio
+
+from definable.agent.run_event import Listener, RunEvent
+
+MAX_LOGGED = 10_000
+"""Events that are kept of one run; the oldest are forgotten beyond it."""
+
+
+class RunLog:
+    """One run's events, numbered from 1."""
+
+    __slots__ = ("_changed", "_events", "ended", "last_id")
+
+    def __init__(self) -> None:
+        self._events: deque[RunEvent] | None = None  # most runs are never followed, and an empty deque is large
+        self.last_id = 0
+        """The number of the last event so far."""
+        self.ended = False
+        """Whether there will be no more."""
+        self._changed: anyio.Event | None = None
+
+    async def tell(self, event: RunEvent) -> None:
+        """Keep an event; a run's listener."""
+        if self._events is None:
+            self._events = deque(maxlen=MAX_LOGGED)
+        self.last_id += 1
+        self._events.append(event)
+        self._wake()
+
+    def counted(self, listener: Listener) -> Listener:
+        """A listener whose events are counted here and not kept."""
+
+        async def tell(event: RunEvent) -> None:
+            self.last_id += 1
+            await listener(event)
+
+        return tell
+
+    def end(self) -> None:
+        """There will be no more."""
+        self.ended = True
+        self._wake()
+
+    async def after(self, last_id: int) -> tuple[int, RunEvent] | None:
+        """Wait for the first kept event after an id; None when there is none and will be none."""
+        while not self._events or last_id >= self.last_id:
+            if self.ended:
+                return None
+            if self._changed is None:
+                self._changed = anyio.Event()
+            await self._changed.wait()
+        oldest = self.last_id - len(self._events) + 1
+        number = max(last_id + 1, oldest)
+        return number, self._events[number - oldest]
+
+    def _wake(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None

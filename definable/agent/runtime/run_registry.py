@@ -1,0 +1,200 @@
+"""The runs that the service makes: active ones, which can be cancelled by id, and the most recent ended ones.
+
+Dispatch, `POST /run` and the interfaces start their runs here; `/runs` lists them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import anyio
+
+from definable.agent.run_event import Listener, RunEnded
+from definable.agent.run_output import RunOutput, RunStatus
+from definable.agent.runner import Runner, RunRequest
+from definable.errors import RunCancelled, ServeError
+
+from .clock import current_clock
+from .run_log import RunLog
+
+MAX_RECENT_RUNS = 1_000
+"""Ended runs that are remembered."""
+
+
+class TooManyRuns(ServeError):
+    """`max_concurrent_runs` are under way; try again later."""
+
+
+@dataclass(slots=True, eq=False)
+class RunRecord:
+    """A run that the service made or is making."""
+
+    run_id: str
+    source: str
+    session_id: str | None
+    user_id: str | None
+    created_at: float
+    """Unix seconds."""
+    status: RunStatus = RunStatus.RUNNING
+    output: RunOutput | None = None
+    """Of a run that completed."""
+    failure: Exception | None = None
+    """Why it failed, or was cancelled."""
+    log: RunLog = field(default_factory=RunLog)
+    """Its events, where somebody may ask for them later; at least its end."""
+    is_logged: bool = False
+    """Whether all of its events are logged."""
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+
+
+class RunRegistry:
+    """Starts runs and keeps account of them.
+
+    Args:
+        runner: Makes the runs.
+        max_concurrent: How many may be under way at once.
+    """
+
+    def __init__(self, runner: Runner, max_concurrent: int) -> None:
+        self._runner = runner
+        self._max_concurrent = max_concurrent
+        self._places = anyio.Semaphore(max_concurrent, fast_acquire=True)
+        self._queued: dict[str, RunRecord] = {}
+        self._active: dict[str, RunRecord] = {}
+        self._recent: OrderedDict[str, RunRecord] = OrderedDict()
+
+    def queue(self, request: RunRequest, source: str) -> RunRecord:
+        """Note down a run that was accepted for later; its events will be logged.
+
+        Raises:
+            TooManyRuns: As many are queued as may be under way.
+        """
+        if len(self._queued) >= self._max_concurrent:
+            raise TooManyRuns(f"{self._max_concurrent} runs wait already (max_concurrent_runs)")
+        record = self._queued[request.run_id] = self._record(request, source, RunStatus.QUEUED)
+        record.is_logged = True
+        return record
+
+    def forget(self, record: RunRecord) -> None:
+        """Forget a queued run: it was not accepted after all, or ended without a run."""
+        self._queued.pop(record.run_id, None)
+
+    def end_queued(self, run_id: str, failure: Exception | None = None) -> None:
+        """A promised run will not be made, if it is queued still: its handler failed, or asked for none."""
+        record = self._queued.pop(run_id, None)
+        if record is None:
+            return
+        if record.status is RunStatus.QUEUED:
+            record.failure = failure
+            record.status = RunStatus.COMPLETED if failure is None else RunStatus.FAILED
+        self._keep(record)
+
+    async def run(
+        self, request: RunRequest, source: str, listener: Listener | None = None, *, wait: bool = False
+    ) -> RunOutput:
+        """Make a run.
+
+        Args:
+            request: What it is started with.
+            source: What it comes from.
+            listener: Told what happens as it happens.
+            wait: Whether to wait for a place when `max_concurrent` runs are under way.
+
+        Raises:
+            TooManyRuns: `max_concurrent` runs are under way, and `wait` is False.
+            RunCancelled: The run was cancelled by its id.
+            RunError: The run failed.
+        """
+        try:
+            self._places.acquire_nowait()
+        except anyio.WouldBlock:
+            if not wait:
+                raise TooManyRuns(f"{self._max_concurrent} runs are under way already (max_concurrent_runs)") from None
+            await self._places.acquire()
+        try:
+            return await self._run(request, source, listener)
+        finally:
+            self._places.release()
+
+    async def _run(self, request: RunRequest, source: str, listener: Listener | None) -> RunOutput:
+        record = self._begin(request, source)
+        if listener is not None:
+            listener = record.log.counted(listener)
+        elif record.is_logged:
+            listener = record.log.tell
+        try:
+            with record.scope:
+                record.output = output = await self._runner.run(request, listener)
+                record.session_id = output.session_id
+                record.status = RunStatus.COMPLETED
+                return output
+            raise cancellation(record)
+        except Exception as error:
+            record.failure = error
+            record.status = RunStatus.CANCELLED if isinstance(error, RunCancelled) else RunStatus.FAILED
+            raise
+        finally:
+            await self._end(record)
+
+    def cancel(self, run_id: str) -> bool:
+        """Cancel a queued or active run; False when there is none of that id."""
+        active, queued = self._active.get(run_id), self._queued.get(run_id)
+        if active is not None:
+            active.scope.cancel()
+        elif queued is not None and queued.status is RunStatus.QUEUED:
+            queued.status, queued.failure = RunStatus.CANCELLED, cancellation(queued)
+            queued.log.end()
+        else:
+            return False
+        return True
+
+    def find(self, run_id: str) -> RunRecord | None:
+        """A queued, active or recent run."""
+        return self._active.get(run_id) or self._queued.get(run_id) or self._recent.get(run_id)
+
+    def records(self) -> Sequence[RunRecord]:
+        """Queued runs, then active, then recent ones, each newest first."""
+        return (*reversed(self._queued.values()), *reversed(self._active.values()), *reversed(self._recent.values()))
+
+    @property
+    def active_count(self) -> int:
+        """How many runs are under way."""
+        return len(self._active)
+
+    def _record(self, request: RunRequest, source: str, status: RunStatus) -> RunRecord:
+        return RunRecord(request.run_id, source, request.session_id, request.user_id, current_clock().now(), status)
+
+    def _begin(self, request: RunRequest, source: str) -> RunRecord:
+        record = self._queued.pop(request.run_id, None)
+        if record is None:
+            record = self._record(request, source, RunStatus.RUNNING)
+        elif record.status is RunStatus.CANCELLED:  # while it waited for its turn
+            self._keep(record)
+            raise cancellation(record)
+        record.status = RunStatus.RUNNING
+        record.user_id, record.session_id = request.user_id, request.session_id
+        self._recent.pop(record.run_id, None)  # a retry takes the place of the attempt before it
+        self._active[record.run_id] = record
+        return record
+
+    async def _end(self, record: RunRecord) -> None:
+        if self._active.get(record.run_id) is record:
+            del self._active[record.run_id]
+        if record.status is RunStatus.RUNNING:  # cut off from outside
+            record.status, record.failure = RunStatus.CANCELLED, cancellation(record)
+        if record.output is not None and not record.is_logged:
+            await record.log.tell(RunEnded(record.output))
+        self._keep(record)
+
+    def _keep(self, record: RunRecord) -> None:
+        record.log.end()
+        self._recent[record.run_id] = record
+        if len(self._recent) > MAX_RECENT_RUNS:
+            self._recent.popitem(last=False)
+
+
+def cancellation(record: RunRecord) -> RunCancelled:
+    """Why a run that somebody cancelled has no output."""
+    return RunCancelled(f"the run {record.run_id} was cancelled")

@@ -1,0 +1,74 @@
+"""The triggers of a served agent, by what the runtime asks of them: pure."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from definable.agent.trigger.base import BaseTrigger, TriggerEvent
+from definable.agent.trigger.cron import Cron
+from definable.agent.trigger.event import EventTrigger
+from definable.agent.trigger.registry import TriggerRegistry
+from definable.agent.trigger.webhook import Webhook
+from definable.errors import ConfigurationError
+
+from .clock import current_clock
+
+logger = logging.getLogger(__name__)
+
+Kind = TypeVar("Kind", bound=BaseTrigger)
+
+
+RUNS_KEY = "POST /run"
+
+
+class AcceptedRuns(BaseTrigger):
+    """The built-in trigger of runs that were asked for over HTTP and accepted for later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handler = run_as_asked
+
+    @property
+    def source(self) -> str:
+        return RUNS_KEY
+
+
+async def run_as_asked(event: TriggerEvent) -> dict[str, Any]:
+    """The arguments of the run, as its caller gave them."""
+    return event.body
+
+
+class TriggerTable:
+    """Triggers by key and by kind."""
+
+    def __init__(self, registry: TriggerRegistry) -> None:
+        self.by_key: Mapping[str, BaseTrigger] = {RUNS_KEY: AcceptedRuns(), **registry.by_key()}
+        self._keys = {id(trigger): key for key, trigger in self.by_key.items()}
+        self.webhooks = self._of(Webhook)
+        self.crons = self._of(Cron)
+        self.events = self._of(EventTrigger)
+
+    def key_of(self, trigger: BaseTrigger) -> str:
+        """The key of a trigger.
+
+        Raises:
+            ConfigurationError: It is not one of this agent's, or was registered after serving began.
+        """
+        key = self._keys.get(id(trigger))
+        if key is None:
+            raise ConfigurationError(f"{trigger!r} is not one of the triggers that this agent serves")
+        return key
+
+    def route(self, name: str, body: Any) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """What is published for an emitted event: one delivery for every trigger that matches."""
+        keys = [self._keys[id(trigger)] for trigger in self.events if trigger.matches(name)]
+        if not keys:
+            logger.debug("the event %r matches no trigger", name)
+            return ()
+        data = {"body": body, "source": f"event({name})", "timestamp": current_clock().now()}
+        return [(key, data) for key in keys]
+
+    def _of(self, kind: type[Kind]) -> Sequence[Kind]:
+        return tuple(trigger for trigger in self.by_key.values() if isinstance(trigger, kind))

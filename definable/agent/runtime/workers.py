@@ -1,0 +1,202 @@
+"""From the event bus to dispatch: a fixed number of workers, limits per trigger, retries, dead letters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, cast
+
+import anyio
+from anyio.abc import TaskStatus
+
+from definable.agent.bus.base import Delivery, EventBus
+from definable.agent.bus.emitter import Emitter, inside_worker
+from definable.agent.trigger.base import NO_HEADERS, BaseTrigger, TriggerEvent
+from definable.agent.trigger.cron import Cron
+
+from .accepted_request import accepted_request
+from .clock import current_clock
+from .dispatch import RETRY_BACKOFF, Dispatcher, may_retry
+from .lane import Entry, Lane, lane_of
+from .ledger import Work, WorkLedger
+from .run_registry import RunRegistry
+
+logger = logging.getLogger(__name__)
+
+
+class Workers:
+    """Handle deliveries, so many at once.
+
+    Args:
+        bus: Where deliveries come from.
+        triggers: By the key that a delivery's name holds.
+        dispatcher: Handles the event.
+        registry: Knows the runs that were promised.
+        ledger: Counts what was begun.
+        emitter: Knows which workers wait for room.
+        count: How many deliveries are handled at once.
+        line_limit: How many deliveries may wait behind one trigger's own limit; beyond it a worker waits with the next,
+            so that the bus fills up and says so.
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        triggers: Mapping[str, BaseTrigger],
+        dispatcher: Dispatcher,
+        registry: RunRegistry,
+        ledger: WorkLedger,
+        emitter: Emitter,
+        *,
+        count: int,
+        line_limit: int,
+    ) -> None:
+        self._bus = bus
+        self._dispatcher = dispatcher
+        self._registry = registry
+        self._ledger = ledger
+        self._emitter = emitter
+        self._count = count
+        self._lanes = {key: lane_of(trigger, line_limit) for key, trigger in triggers.items()}
+        self.skipped = 0
+        """Cron firings that were not handled since the last one still was (`overlap="skip"`)."""
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Work until cancelled."""
+        async with self._bus.consume() as deliveries, anyio.create_task_group() as workers:
+            for _ in range(self._count):
+                workers.start_soon(self._work, deliveries)
+            task_status.started()
+
+    def close_account(self) -> None:
+        """Count what stands in line, after the workers have ended."""
+        for delivery in (delivery for lane in self._lanes.values() for delivery in lane.line or ()):
+            self.count_undone(delivery)
+
+    def count_undone(self, delivery: Delivery) -> None:
+        """Count an accepted delivery that will not be finished."""
+        lane = self._lanes.get(delivery.name)
+        source = "event" if lane is None else source_kind(lane.trigger)
+        count: Callable[[str], None] = self._ledger.never_started if delivery.attempt == 1 else self._ledger.cancelled
+        count(source)
+
+    async def _work(self, deliveries: AsyncIterator[Delivery]) -> None:
+        inside_worker.set(True)
+        async for delivery in deliveries:
+            lane = self._lanes.get(delivery.name)
+            if lane is None:
+                await self._bury_unknown(delivery)
+            elif await self._admitted(lane, delivery):
+                await self._handle_in_turn(lane, delivery)
+
+    async def _bury_unknown(self, delivery: Delivery) -> None:
+        with self._ledger.work("event") as work:
+            work.failed = True
+            logger.error("no trigger has the key %r (any more): delivery %s is dead", delivery.name, delivery.id)
+            await _settled(delivery, delivery.dead(f"no trigger has the key {delivery.name!r}"))
+
+    async def _admitted(self, lane: Lane, delivery: Delivery) -> bool:
+        """Whether the delivery has a place in its lane now."""
+        entry = lane.enter(delivery)
+        while entry is Entry.FULL:
+            with self._emitter.blocked_worker() as last:
+                if not last:
+                    await self._wait_for_room(lane, delivery)
+            entry = lane.enter(delivery, over_limit=last)
+        if entry is Entry.SKIPPED:
+            await self._skip(lane, delivery)
+        return entry is Entry.GO
+
+    async def _skip(self, lane: Lane, delivery: Delivery) -> None:
+        with self._ledger.work(source_kind(lane.trigger)):
+            self.skipped += 1
+            logger.warning("%s skipped: the last one still runs", lane.trigger.source)
+            await _settled(delivery, delivery.ack())
+
+    async def _wait_for_room(self, lane: Lane, delivery: Delivery) -> None:
+        try:
+            await lane.wait_for_room()
+        except BaseException:  # the stop cut the wait off, and nobody else holds the delivery
+            self.count_undone(delivery)
+            raise
+
+    async def _handle_in_turn(self, lane: Lane, delivery: Delivery) -> None:
+        """Handle the delivery, then those that came to stand in line behind it."""
+        following: Delivery | None = delivery
+        while following is not None:
+            await self._handle(lane.trigger, following)
+            following = lane.leave()
+
+    async def _handle(self, trigger: BaseTrigger, delivery: Delivery) -> None:
+        with self._ledger.work(source_kind(trigger)) as work:
+            try:
+                await self._dispatcher.dispatch(
+                    trigger,
+                    event_of(trigger, delivery),
+                    user_id=delivery.data.get("user_id"),
+                    run_id=delivery.data.get("run_id"),
+                    wait_for_place=True,
+                )
+            except Exception as error:
+                if may_retry(trigger, delivery.attempt, error):
+                    await self._retry(work, trigger, delivery, error)
+                else:
+                    await self._give_up(work, trigger, delivery, error)
+            else:
+                self._end_promise(delivery)
+                await _settled(delivery, delivery.ack())
+
+    async def _retry(self, work: Work, trigger: BaseTrigger, delivery: Delivery, error: Exception) -> None:
+        delay, attempt = RETRY_BACKOFF.delay(delivery.attempt), delivery.attempt
+        logger.warning("%s failed, attempt %d; again in %.1f s", trigger.source, attempt, delay, exc_info=error)
+        work.failed = True
+        work.goes_on = await _settled(delivery, delivery.nack(delay))
+
+    async def _give_up(self, work: Work, trigger: BaseTrigger, delivery: Delivery, error: Exception) -> None:
+        logger.error("%s failed (id %s, attempt %d)", trigger.source, delivery.id, delivery.attempt, exc_info=error)
+        work.failed = True
+        self._end_promise(delivery, error)
+        dedupe_key = delivery.data.get("dedupe_key")
+        if dedupe_key is not None:  # what has failed may be delivered again
+            await _settled(delivery, self._bus.release(dedupe_key))
+        await _settled(delivery, delivery.dead(f"{type(error).__name__}: {error}"))
+
+    def _end_promise(self, delivery: Delivery, failure: Exception | None = None) -> None:
+        """Somebody was told a run's id: say that it has ended, also when the handler asked for no run."""
+        run_id = delivery.data.get("run_id")
+        if run_id is not None:
+            self._registry.end_queued(run_id, failure)
+
+
+async def _settled(delivery: Delivery, settling: Awaitable[None]) -> bool:
+    """Whether the bus took the word; a broker that is away must not take the worker along."""
+    try:
+        await settling
+    except Exception:
+        logger.exception("delivery %s could not be settled: the bus may hand it out again", delivery.id)
+        return False
+    return True
+
+
+def source_kind(trigger: BaseTrigger) -> str:
+    """The source in the ledger for what comes from the bus."""
+    return "cron" if isinstance(trigger, Cron) else "event"
+
+
+def event_of(trigger: BaseTrigger, delivery: Delivery) -> TriggerEvent:
+    """The event that a delivery carries."""
+    data: Mapping[str, Any] = delivery.data
+    body, timestamp, raw = data.get("body"), data.get("timestamp"), None
+    if "request" in data:
+        body, raw = accepted_request(data)
+    if isinstance(body, dict):  # a copy: other triggers and later attempts get the same data
+        body = dict(cast("dict[str, Any]", body))
+    return TriggerEvent(
+        body=body,
+        headers=NO_HEADERS if raw is None else raw.headers,
+        source=data.get("source") or trigger.source,
+        timestamp=current_clock().now() if timestamp is None else timestamp,
+        raw=raw,
+        id=delivery.id,
+        attempt=delivery.attempt,
+    )
