@@ -1,0 +1,130 @@
+"""A custom interface: two methods, and its users get answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import anyio
+import pytest
+
+from definable.agent import Agent
+from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
+from definable.agent.interface.base import Accept
+from definable.agent.interface.errors import (
+    InterfaceAuthenticationError,
+    InterfaceConnectionError,
+    InterfaceError,
+    InterfaceMessageError,
+    InterfaceRateLimitError,
+)
+from definable.errors import DefinableError
+from definable.model import OfflineModel
+
+pytestmark = pytest.mark.anyio
+
+
+class Lines(BaseInterface):
+    """Hands over its lines and returns; remembers what was sent."""
+
+    def __init__(self, *lines: str, agent: Agent | None = None, refuses: int = 0) -> None:
+        super().__init__(InterfaceConfig(platform="lines"), agent=agent)
+        self.lines = lines
+        self.refuses = refuses
+        self.sent: list[str | None] = []
+
+    async def receive(self, accept: Accept) -> None:
+        for number, line in enumerate(self.lines):
+            await accept(InterfaceMessage("lines", "me", "here", str(number), text=line))
+
+    async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
+        if self.refuses:
+            self.refuses -= 1
+            raise InterfaceMessageError("not this one")
+        self.sent.append(response.content)
+
+
+async def serve(agent: Agent, interface: Lines) -> Agent:
+    with anyio.fail_after(10):
+        async with agent.running(interface, enable_server=False) as runtime:
+            await runtime.supervisors[0].ended.wait()
+    return agent
+
+
+def test_receive_and_send_are_what_an_interface_implements() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        BaseInterface()  # pyright: ignore[reportAbstractUsage]
+
+
+def test_an_interface_is_named_after_its_platform_or_its_class() -> None:
+    interface = Lines()
+    assert interface.name == "lines"
+    interface.config = InterfaceConfig()
+    assert interface.name == "Lines"
+
+
+async def test_messages_are_answered_by_the_agent_that_serves() -> None:
+    interface = Lines("one", "two")
+    await serve(Agent("offline"), interface)
+    assert interface.sent == ["one", "two"]
+
+
+async def test_messages_of_one_chat_share_a_session() -> None:
+    model = OfflineModel()
+    await serve(Agent(model), Lines("one", "two"))
+    assert [message.content for message in model.requests[-1].messages] == ["one", "one", "two"]
+
+
+async def test_an_interface_may_bring_its_own_agent() -> None:
+    interface = Lines("one", agent=Agent(OfflineModel("from my own")))
+    await serve(Agent("offline"), interface)
+    assert interface.sent == ["from my own"]
+
+
+async def test_a_failing_run_sends_the_error_message(caplog: pytest.LogCaptureFixture) -> None:
+    interface = Lines("one", "two")
+    await serve(Agent(OfflineModel([ZeroDivisionError, "fine"])), interface)
+    assert interface.sent == ["Sorry, something went wrong. Please try again.", "fine"]
+    assert "message 0 was not answered" in caplog.text
+
+
+async def test_a_message_that_cannot_be_sent_is_logged_and_the_next_is_answered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    interface = Lines("one", "two", refuses=2)
+    await serve(Agent("offline"), interface)
+    assert interface.sent == ["two"]
+    assert "the error message could not be sent" in caplog.text
+
+
+async def test_an_interface_given_to_the_agent_is_served_along() -> None:
+    agent, interface = Agent("offline"), Lines("one")
+    agent.add_interface(interface)
+    with anyio.fail_after(10):
+        async with agent.running(enable_server=False) as runtime:
+            await runtime.supervisors[0].ended.wait()
+    assert interface.sent == ["one"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_interface_is_served_from_a_script(backend: Literal["asyncio", "trio"]) -> None:
+    class Last(Lines):
+        async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
+            await super().send(message, response)
+            assert agent.runtime is not None
+            agent.runtime.stop()
+
+    agent, interface = Agent("offline"), Last("one")
+    report = agent.serve(interface, backend=backend, enable_server=False, handle_signals=False)
+    assert interface.sent == ["one"]
+    assert report.sources["lines"].completed == 1
+
+
+def test_errors_have_the_status_that_says_it_best() -> None:
+    assert InterfaceAuthenticationError("x").status == 401
+    assert InterfaceMessageError("x").status == 400
+    assert InterfaceConnectionError("x").status is None
+    limited = InterfaceRateLimitError("x", retry_after=2.5)
+    assert (limited.status, limited.retry_after) == (429, 2.5)
+    assert InterfaceError("x", status=503).status == 503
+    assert InterfaceError.status is None
+    assert issubclass(InterfaceError, DefinableError)

@@ -1,0 +1,117 @@
+"""Accepted messages: in order within a chat, chats side by side, a fair share for each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from definable.agent.interface.inbox import Inbox
+from definable.agent.interface.message import InterfaceMessage
+from definable.testing import VIRTUAL_BACKENDS, virtual_time
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=VIRTUAL_BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> Iterator[object]:
+    with virtual_time(request.param) as backend:
+        yield backend
+
+
+def message(chat: str, number: int, platform: str = "test") -> InterfaceMessage:
+    return InterfaceMessage(platform, "user", chat, str(number))
+
+
+class Answers:
+    """Answers each message in a second, and remembers."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str]] = []
+        self.active = self.most = 0
+
+    async def __call__(self, message: InterfaceMessage) -> None:
+        self.active += 1
+        self.most = max(self.most, self.active)
+        await anyio.sleep(1)
+        self.active -= 1
+        self.log.append((message.platform_chat_id, message.platform_message_id))
+
+    @asynccontextmanager
+    async def inbox(self, max_chats: int) -> AsyncGenerator[Inbox, None]:
+        with anyio.fail_after(1000):
+            async with anyio.create_task_group() as tasks:
+                yield Inbox(self, max_chats, tasks)
+
+
+async def test_messages_of_one_chat_are_answered_one_by_one_in_order() -> None:
+    answers = Answers()
+    async with answers.inbox(10) as inbox:
+        for number in range(20):
+            await inbox.accept(message("a", number))
+            await anyio.sleep(0.3)
+    assert answers.log == [("a", str(number)) for number in range(20)]
+    assert answers.most == 1
+
+
+async def test_chats_are_answered_side_by_side_up_to_the_limit() -> None:
+    answers = Answers()
+    async with answers.inbox(3) as inbox:
+        began = anyio.current_time()
+        for chat in "abcdef":
+            await inbox.accept(message(chat, 0))
+    assert answers.most == 3
+    assert anyio.current_time() - began == pytest.approx(2)
+
+
+async def test_accepting_never_waits() -> None:
+    answers = Answers()
+    async with answers.inbox(1) as inbox:
+        began = anyio.current_time()
+        for number in range(100):
+            await inbox.accept(message("a", number))
+        assert anyio.current_time() == began
+        assert inbox.waiting() == 100
+
+
+async def test_a_talkative_chat_leaves_the_others_their_turn() -> None:
+    answers = Answers()
+    async with answers.inbox(1) as inbox:
+        for number in range(5):
+            await inbox.accept(message("talkative", number))
+        await anyio.sleep(0.5)
+        await inbox.accept(message("quiet", 0))
+    assert answers.log.index(("quiet", "0")) <= 2
+
+
+async def test_the_same_chat_id_on_two_platforms_is_two_chats() -> None:
+    answers = Answers()
+    async with answers.inbox(10) as inbox:
+        await inbox.accept(message("a", 0, "one"))
+        await inbox.accept(message("a", 1, "other"))
+    assert answers.most == 2
+
+
+async def test_waiting_counts_what_nobody_began_to_answer() -> None:
+    answers, inbox = Answers(), None
+    async with anyio.create_task_group() as tasks:
+        inbox = Inbox(answers, 1, tasks)
+        for number in range(3):
+            await inbox.accept(message("a", number))
+            await inbox.accept(message("b", number))
+        await anyio.sleep(1.5)
+        tasks.cancel_scope.cancel()
+    assert inbox is not None
+    assert (inbox.waiting(), len(answers.log)) == (4, 1)
+
+
+async def test_a_chat_that_fell_silent_may_speak_again() -> None:
+    answers = Answers()
+    async with answers.inbox(1) as inbox:
+        await inbox.accept(message("a", 0))
+        await anyio.sleep(5)
+        assert inbox.waiting() == 0
+        await inbox.accept(message("a", 1))
+    assert answers.log == [("a", "0"), ("a", "1")]

@@ -1,0 +1,97 @@
+"""What `/health` says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from definable.agent import Agent
+from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
+from definable.agent.interface.base import Accept
+from definable.agent.runtime.health import health_of, unused
+from definable.agent.trigger import Cron, EventTrigger, TriggerEvent
+from definable.testing import VIRTUAL_BACKENDS, virtual_time
+
+
+@pytest.fixture(params=VIRTUAL_BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> Iterator[object]:
+    with virtual_time(request.param) as backend:
+        yield backend
+
+
+class Bot(BaseInterface):
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__(InterfaceConfig(platform="bot"))
+        self.error = error
+
+    async def receive(self, accept: Accept) -> None:
+        if self.error is not None:
+            raise self.error
+        await anyio.sleep_forever()
+
+    async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None: ...
+
+
+def test_a_service_without_children_is_well() -> None:
+    assert health_of("joe", False, [], has_cron=False) == (
+        True,
+        {"status": "ok", "agent": "joe", "children": {"events": {"state": "running"}}},
+    )
+
+
+def test_a_draining_service_is_not() -> None:
+    assert health_of("joe", True, [], has_cron=True) == (
+        False,
+        {
+            "status": "draining",
+            "agent": "joe",
+            "children": {"events": {"state": "draining"}, "cron": {"state": "stopped"}},
+        },
+    )
+
+
+def test_children_of_one_name_are_told_apart() -> None:
+    assert unused("bot", {}) == "bot"
+    assert unused("bot", {"bot": 1}) == "bot#2"
+    assert unused("bot", {"bot": 1, "bot#2": 1}) == "bot#3"
+
+
+@pytest.mark.anyio
+async def test_a_served_agent_tells_the_truth_from_start_to_stop() -> None:
+    agent = Agent("offline", name="joe")
+
+    @agent.on(Cron("@daily"))
+    async def daily(event: TriggerEvent) -> None: ...
+
+    @agent.on(EventTrigger("slow"))
+    async def slow(event: TriggerEvent) -> None:
+        await anyio.sleep(10)
+
+    secret = "123:SECRET"
+    broken = Bot(ConnectionError(secret))
+    async with agent.running(Bot(), broken, enable_server=False) as runtime:
+        await anyio.sleep(0.5)
+        assert runtime.health() == (
+            True,
+            {
+                "status": "ok",
+                "agent": "joe",
+                "children": {
+                    "events": {"state": "running"},
+                    "cron": {"state": "running"},
+                    "bot": {"state": "running"},
+                    "bot#2": {"state": "restarting"},
+                },
+            },
+        )
+        await anyio.sleep(150)
+        well, document = runtime.health()
+        assert (well, document["status"]) == (False, "degraded")
+        assert secret not in str(document)
+        agent.emit("slow")
+        runtime.stop()
+        await anyio.sleep(5)
+        well, document = runtime.health()
+        assert (well, document["status"], document["children"]["bot"]) == (False, "draining", {"state": "stopped"})

@@ -1,0 +1,300 @@
+"""One interface kept alive, in virtual time; and its messages answered, also while a stop drains."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import pairwise
+
+import anyio
+import pytest
+
+from definable.agent import Agent
+from definable.agent.interface import (
+    BaseInterface,
+    InterfaceAuthenticationError,
+    InterfaceConfig,
+    InterfaceConnectionError,
+    InterfaceMessage,
+    InterfaceResponse,
+)
+from definable.agent.interface.base import Accept, StartRun
+from definable.agent.run_output import RunOutput
+from definable.agent.runner import RunRequest
+from definable.agent.runtime.backoff import Backoff
+from definable.agent.runtime.health import health_of
+from definable.agent.runtime.ledger import WorkLedger
+from definable.agent.runtime.report import WorkCount
+from definable.agent.runtime.supervisor import InterfaceState, Supervisor
+from definable.testing import VIRTUAL_BACKENDS, virtual_time
+
+pytestmark = pytest.mark.anyio
+
+Receive = Callable[["Scripted", Accept], Awaitable[None]]
+
+
+@pytest.fixture(params=VIRTUAL_BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> Iterator[object]:
+    with virtual_time(request.param) as backend:
+        yield backend
+
+
+class Scripted(BaseInterface):
+    """Receives as its script says, and remembers what was sent."""
+
+    def __init__(self, receive: Receive, max_concurrent_requests: int = 10) -> None:
+        super().__init__(InterfaceConfig("scripted", max_concurrent_requests=max_concurrent_requests))
+        self._script = receive
+        self.starts: list[float] = []
+        self.sent: list[tuple[str, str | None]] = []
+
+    async def receive(self, accept: Accept) -> None:
+        self.starts.append(anyio.current_time())
+        await self._script(self, accept)
+
+    async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
+        self.sent.append((message.platform_message_id, response.content))
+
+
+def message(number: int, chat: str = "chat") -> InterfaceMessage:
+    return InterfaceMessage("scripted", "user", chat, str(number), text=f"message {number}")
+
+
+async def no_run(request: RunRequest) -> RunOutput:
+    raise AssertionError("no run was expected")
+
+
+def supervise(interface: BaseInterface, start_run: StartRun = no_run) -> Supervisor:
+    return Supervisor(interface, start_run, WorkLedger(), Backoff(jitter=0))
+
+
+async def crash(interface: Scripted, accept: Accept) -> None:
+    raise InterfaceConnectionError("gone")
+
+
+async def stay(interface: Scripted, accept: Accept) -> None:
+    await anyio.sleep_forever()
+
+
+def waits(interface: Scripted) -> list[float]:
+    return [round(after - before, 6) for before, after in pairwise(interface.starts)]
+
+
+# --- restarts
+
+
+async def test_a_crash_restarts_it_after_1_2_4_up_to_60_seconds() -> None:
+    interface = Scripted(crash)
+    supervisor = supervise(interface)
+    with anyio.move_on_after(200):
+        await supervisor.run()
+    assert waits(interface) == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert supervisor.error == "InterfaceConnectionError: gone"
+
+
+async def test_the_delays_have_jitter() -> None:
+    interface = Scripted(crash)
+    supervisor = Supervisor(interface, no_run, WorkLedger())
+    with anyio.move_on_after(200):
+        await supervisor.run()
+    assert waits(interface)[:5] == [pytest.approx(seconds, rel=0.11) for seconds in (1, 2, 4, 8, 16)]
+    assert waits(interface)[:5] != [1, 2, 4, 8, 16]
+
+
+async def test_sixty_seconds_of_stable_running_reset_the_delay() -> None:
+    async def flap(interface: Scripted, accept: Accept) -> None:
+        await anyio.sleep([0, 59, 0, 60, 0, 0][len(interface.starts) - 1])
+        raise InterfaceConnectionError("gone")
+
+    interface = Scripted(flap)
+    with anyio.move_on_after(130):
+        await supervise(interface).run()
+    assert waits(interface) == [1, 59 + 2, 4, 60 + 1, 2]
+
+
+async def test_the_wait_of_one_interface_never_delays_another() -> None:
+    first, second = Scripted(crash), Scripted(crash)
+    with anyio.move_on_after(50):
+        async with anyio.create_task_group() as group:
+            group.start_soon(supervise(first).run)
+            await anyio.sleep(10)
+            group.start_soon(supervise(second).run)
+    assert waits(first) == [1, 2, 4, 8, 16]
+    assert waits(second) == [1, 2, 4, 8, 16]
+
+
+async def test_a_clean_return_is_not_restarted() -> None:
+    async def end(interface: Scripted, accept: Accept) -> None:
+        await anyio.sleep(5)
+
+    interface = Scripted(end)
+    supervisor = supervise(interface)
+    await supervisor.run()
+    assert supervisor.ended.is_set()
+    assert (len(interface.starts), supervisor.state, supervisor.is_well) == (1, InterfaceState.ENDED, True)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InterfaceAuthenticationError("bad token"),
+        ExceptionGroup("", [InterfaceAuthenticationError("bad token")]),
+        ExceptionGroup("", [InterfaceConnectionError("gone"), InterfaceAuthenticationError("bad token")]),
+    ],
+)
+async def test_a_refused_token_is_final_and_shows_in_health(error: Exception) -> None:
+    async def refuse(interface: Scripted, accept: Accept) -> None:
+        raise error
+
+    interface = Scripted(refuse)
+    supervisor = supervise(interface)
+    await supervisor.run()
+    assert (len(interface.starts), supervisor.state) == (1, InterfaceState.FAILED)
+    well, document = health_of("agent", False, [supervisor], has_cron=False)
+    assert not well
+    assert document["children"]["scripted"] == {"state": "failed"}
+
+
+async def test_sys_exit_is_a_crash_like_others() -> None:
+    async def leave(interface: Scripted, accept: Accept) -> None:
+        if len(interface.starts) == 1:
+            raise SystemExit(3)
+
+    interface = Scripted(leave)
+    await supervise(interface).run()
+    assert waits(interface) == [1]
+
+
+# --- health
+
+
+async def test_health_is_truthful_while_it_restarts() -> None:
+    supervisor = supervise(Scripted(crash))
+    assert supervisor.state is InterfaceState.STARTING
+    async with anyio.create_task_group() as group:
+        group.start_soon(supervisor.run)
+        await anyio.sleep(100)
+        assert supervisor.is_well  # as down as its backoff explains
+        await anyio.sleep(30)
+        assert not supervisor.is_well
+        group.cancel_scope.cancel()
+
+
+async def test_health_recovers_with_the_interface() -> None:
+    async def recover(interface: Scripted, accept: Accept) -> None:
+        if anyio.current_time() - interface.starts[0] < 150:
+            raise InterfaceConnectionError("gone")
+        await anyio.sleep_forever()
+
+    supervisor = supervise(Scripted(recover))
+    async with anyio.create_task_group() as group:
+        group.start_soon(supervisor.run)
+        await anyio.sleep(140)
+        assert not supervisor.is_well
+        await anyio.sleep(60)
+        assert (supervisor.state, supervisor.is_well) == (InterfaceState.RUNNING, True)
+        group.cancel_scope.cancel()
+
+
+# --- stopping
+
+
+@pytest.mark.parametrize("receive", [crash, stay])
+async def test_a_stop_ends_it_whether_it_runs_or_waits(receive: Receive) -> None:
+    supervisor = supervise(Scripted(receive))
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(supervisor.run)
+            await anyio.sleep(20)
+            supervisor.stop_receiving()
+    assert (supervisor.state, supervisor.ended.is_set()) == (InterfaceState.STOPPED, True)
+
+
+async def test_a_stop_before_it_began_lets_nothing_begin() -> None:
+    interface = Scripted(stay)
+    supervisor = supervise(interface)
+    supervisor.stop_receiving()
+    with anyio.fail_after(1):
+        await supervisor.run()
+    assert (interface.starts, supervisor.state) == ([], InterfaceState.STOPPED)
+
+
+async def test_an_interface_that_stops_untidily_takes_nothing_along(caplog: pytest.LogCaptureFixture) -> None:
+    async def untidy(interface: Scripted, accept: Accept) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(fail_at_the_end)
+            group.start_soon(anyio.sleep_forever)
+
+    async def fail_at_the_end() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise ConnectionError("while closing")
+
+    supervisor = supervise(Scripted(untidy))
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(supervisor.run)
+            await anyio.sleep(1)
+            supervisor.stop_receiving()
+    assert supervisor.state is InterfaceState.STOPPED
+    assert "while closing" in caplog.text
+
+
+# --- messages, through a served agent
+
+
+async def test_accepted_messages_are_answered_after_receiving_stopped() -> None:
+    async def receive(interface: Scripted, accept: Accept) -> None:
+        for number in range(3):
+            await accept(message(number))
+        await anyio.sleep_forever()
+
+    agent, interface = Agent("offline"), Scripted(receive)
+
+    async def slow(context: object) -> None:
+        await anyio.sleep(5)
+
+    agent.before_request(slow)
+    async with agent.running(interface, enable_server=False) as runtime:
+        await anyio.sleep(1)
+    assert interface.sent == [(str(number), f"message {number}") for number in range(3)]
+    assert runtime.report is not None and runtime.report.clean
+    assert runtime.report.sources["scripted"] == WorkCount(completed=3)
+
+
+async def test_a_cut_off_drain_tells_messages_apart() -> None:
+    async def receive(interface: Scripted, accept: Accept) -> None:
+        for number in range(5):
+            await accept(message(number, chat=f"chat {number // 2}"))
+        await anyio.sleep_forever()
+
+    agent, interface = Agent("offline"), Scripted(receive, max_concurrent_requests=2)
+
+    async def slow(context: object) -> None:
+        await anyio.sleep(100)
+
+    agent.before_request(slow)
+    async with agent.running(interface, enable_server=False, shutdown_timeout=10) as runtime:
+        await anyio.sleep(1)
+    assert runtime.report is not None
+    assert runtime.report.sources["scripted"] == WorkCount(cancelled=2, never_started=3)
+
+
+async def test_an_answer_that_raises_takes_nothing_along(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Scripted):
+        async def answer(self, message: InterfaceMessage, start_run: StartRun) -> bool:
+            if message.platform_message_id == "1":
+                raise ZeroDivisionError
+            return await super().answer(message, start_run)
+
+    async def receive(interface: Scripted, accept: Accept) -> None:
+        for number in range(3):
+            await accept(message(number))
+
+    agent, interface = Agent("offline"), Broken(receive)
+    async with agent.running(interface, enable_server=False) as runtime:
+        await anyio.sleep(1)
+    assert [number for number, _ in interface.sent] == ["0", "2"]
+    assert runtime.report is not None
+    assert runtime.report.sources["scripted"] == WorkCount(completed=3, failed=1)
+    assert "message 1 was not answered" in caplog.text
