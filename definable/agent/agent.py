@@ -21,7 +21,7 @@ from .blocking import run_blocking
 from .bus.emitter import Emitter
 from .hook import HookPoint
 from .run_output import RunOutput
-from .run_stream import RunStream, run_streamed
+from .run_stream import RunStream, follow_run
 from .runner import Instructions, Runner, RunRequest
 from .serve_options import ServeOptions
 from .session.memory import MemorySessionStore
@@ -174,7 +174,8 @@ class Agent:
             user_id: Whose run it is.
             metadata: Anything, for tools, hooks and callable instructions.
         """
-        return run_streamed(self.runner, RunRequest(checked_input(input), session_id, user_id, metadata))
+        request = RunRequest(checked_input(input), session_id, user_id, metadata)
+        return follow_run(lambda listener: self.runner.run(request, listener))
 
     def run(
         self,

@@ -12,6 +12,8 @@ from definable.model.message import Message, Usage
 class RunStatus(StrEnum):
     """Where a run stands."""
 
+    QUEUED = "queued"
+    """Accepted for later, not begun."""
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"

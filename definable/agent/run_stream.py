@@ -1,16 +1,16 @@
-"""A run whose events can be followed: the context behind `Agent.arun_stream`."""
+"""A run whose events can be followed: behind `Agent.arun_stream` and behind streamed HTTP runs."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from .run_event import RunEvent
+from .run_event import Listener, RunEvent
 from .run_output import RunOutput
-from .runner import Runner, RunRequest
 
 EVENTS_AHEAD = 64
 """Events by which a run may be ahead of its reader; then it waits."""
@@ -41,15 +41,19 @@ class RunStream:
             raise StopAsyncIteration from None
 
 
+MakeRun: TypeAlias = Callable[[Listener], Awaitable[RunOutput]]
+"""Makes a run that tells a listener what happens."""
+
+
 @asynccontextmanager
-async def run_streamed(runner: Runner, request: RunRequest) -> AsyncGenerator[RunStream, None]:
+async def follow_run(make_run: MakeRun) -> AsyncGenerator[RunStream, None]:
     """Make a run while the context is open; leaving it early cancels the run."""
     send, receive = anyio.create_memory_object_stream[RunEvent](EVENTS_AHEAD)
     stream = RunStream(receive)
     failure: BaseException | None = None
     with send, receive:
         async with anyio.create_task_group() as group:
-            group.start_soon(_run, runner, request, stream, send)
+            group.start_soon(_run, make_run, stream, send)
             try:
                 yield stream
             except Exception as error:  # raised below: the group would wrap it
@@ -59,9 +63,15 @@ async def run_streamed(runner: Runner, request: RunRequest) -> AsyncGenerator[Ru
         raise failure
 
 
-async def _run(runner: Runner, request: RunRequest, stream: RunStream, send: MemoryObjectSendStream[RunEvent]) -> None:
+async def _run(make_run: MakeRun, stream: RunStream, send: MemoryObjectSendStream[RunEvent]) -> None:
+    async def tell(event: RunEvent) -> None:
+        try:
+            send.send_nowait(event)  # `send` would give up the event loop's turn for every delta
+        except anyio.WouldBlock:
+            await send.send(event)
+
     with send:
         try:
-            stream.output = await runner.run(request, send.send)
+            stream.output = await make_run(tell)
         except Exception as error:
             stream.failure = error

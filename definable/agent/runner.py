@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from secrets import token_hex
+from os import urandom
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -46,7 +46,7 @@ class RunRequest:
     user_id: str | None = None
     metadata: Mapping[str, Any] | None = None
     trigger: TriggerEvent | None = None
-    run_id: str = field(default_factory=lambda: f"run_{token_hex(12)}")
+    run_id: str = field(default_factory=lambda: f"run_{urandom(12).hex()}")
 
 
 class Runner:
@@ -129,7 +129,7 @@ class Runner:
 
     async def _run_in_session(self, request: RunRequest, listener: Listener | None) -> RunOutput:
         if request.session_id is None:  # nobody else can know the id: no turn to wait for, nothing to load
-            return await self._run(request, Session(f"session_{token_hex(12)}", request.user_id), listener)
+            return await self._run(request, Session(f"session_{urandom(12).hex()}", request.user_id), listener)
         async with self._gate.turn(request.session_id):
             session = await self.sessions.load(request.session_id)
             if session is None:
@@ -194,7 +194,8 @@ class Runner:
     async def _keep(self, session: Session, conversation: Conversation, now: float) -> None:
         messages = bounded(session.messages + conversation.added, self._max_history)
         created_at = session.created_at or now
-        await self.sessions.save(replace(session, messages=messages, created_at=created_at, updated_at=time.time()))
+        updated = Session(session.session_id, session.user_id, messages, session.state, created_at, time.time())
+        await self.sessions.save(updated)
 
 
 def _context(request: RunRequest, session_id: str, state: dict[str, Any]) -> RunContext:

@@ -12,6 +12,9 @@ from .openai import OpenAIChat
 PROVIDERS: dict[str, Callable[[str], Model]] = {"openai": OpenAIChat}
 """Provider name to a constructor that takes the model's id."""
 
+MEMBERS = ("id", "reply", "stream", "aclose")
+"""What the `Model` protocol asks for."""
+
 _KNOWN = ", ".join([*(f'"{name}/<id>"' for name in PROVIDERS), '"offline"'])
 
 
@@ -26,8 +29,9 @@ def resolve_model(model: Model | str) -> Model:
     """
     if isinstance(model, str):
         return _from_string(model)
-    # A class has all that the protocol asks for, unbound: only an instance will do.
-    if isinstance(model, type) or not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]
+    # isinstance() with the protocol costs more than the rest of an agent's construction; and a class has all that the
+    # protocol asks for, unbound: only an instance will do.
+    if isinstance(model, type) or [name for name in MEMBERS if not hasattr(model, name)]:
         raise ConfigurationError(f"a model is a Model instance or one of {_KNOWN}, not {model!r}")
     return model
 

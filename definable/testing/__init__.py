@@ -1,7 +1,36 @@
-"""For tests of agents: virtual time for both backends, and the model that needs no network."""
+"""For tests of agents: a served agent, virtual time for both backends, and the model that needs no network."""
 
-from definable.model.offline import OfflineModel
+from typing import TYPE_CHECKING
 
-from .virtual_time import VIRTUAL_BACKENDS, VirtualClock, run, virtual_clock, virtual_time
+from definable.lazy_exports import lazy_exports
 
-__all__ = ["OfflineModel", "VIRTUAL_BACKENDS", "VirtualClock", "run", "virtual_clock", "virtual_time"]
+if TYPE_CHECKING:
+    from definable.model.offline import OfflineModel
+
+    from .service import Served, served
+    from .virtual import VIRTUAL_BACKENDS, VirtualClock, run, virtual_clock, virtual_time
+
+__all__ = [
+    "OfflineModel",
+    "Served",
+    "served",
+    "VIRTUAL_BACKENDS",
+    "VirtualClock",
+    "run",
+    "virtual_clock",
+    "virtual_time",
+]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "OfflineModel": "definable.model.offline",
+        "Served": ".service",
+        "served": ".service",
+        "VIRTUAL_BACKENDS": ".virtual",
+        "VirtualClock": ".virtual",
+        "run": ".virtual",
+        "virtual_clock": ".virtual",
+        "virtual_time": ".virtual",
+    },
+)

@@ -28,6 +28,9 @@ class APIKeyAuth:
         >>> agent.auth = APIKeyAuth(keys={"a-long-random-key"})  # doctest: +SKIP
     """
 
+    immediate = True
+    """It neither waits nor blocks: see `consult.py`."""
+
     def __init__(self, keys: str | Iterable[str], header: str = "X-API-Key") -> None:
         known = {keys} if isinstance(keys, str) else set(keys or ())
         if not known or not all(isinstance(key, str) and key for key in known):  # pyright: ignore[reportUnnecessaryIsInstance]

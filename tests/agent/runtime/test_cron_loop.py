@@ -18,7 +18,7 @@ from definable.agent.runtime.clock import SystemClock, current_clock, use_clock
 from definable.agent.runtime.cron_loop import CronLoop
 from definable.agent.runtime.fired_times import FiredTimes
 from definable.agent.trigger.cron import Cron
-from definable.testing.virtual_time import VIRTUAL_BACKENDS, VirtualClock, run, virtual_clock, virtual_time
+from definable.testing.virtual import VIRTUAL_BACKENDS, VirtualClock, run, virtual_clock, virtual_time
 
 NINE = datetime(2026, 1, 5, 9, tzinfo=UTC).timestamp()
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0

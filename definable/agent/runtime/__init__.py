@@ -1,0 +1,6 @@
+"""What serves an agent: one task group, its children, and the account at its end."""
+
+from .report import ShutdownReport, WorkCount
+from .runtime import AgentRuntime
+
+__all__ = ["AgentRuntime", "ShutdownReport", "WorkCount"]

@@ -1,0 +1,153 @@
+"""The ASGI entry: the agent's endpoints here, at little cost; everything else goes to the Quart application.
+
+The HTTP server calls it for every request, or a foreign ASGI server does through `agent.asgi()`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from definable.agent.auth.base import AuthProvider
+from definable.agent.runtime.ledger import WorkLedger
+from definable.agent.trigger.webhook import DEFAULT_MAX_BODY
+
+from .endpoints import Endpoint
+from .failure import RETRY_AFTER, is_worth_a_traceback, problem_of
+from .gatekeeper import admitted
+from .problem import Problem, send_problem
+from .quart_app import ALLOW_SCOPE_KEY, MAX_CONTENT_LENGTH
+from .request import ClientGone, Request
+from .routes import NO_PARAMETERS, Match, Routes
+from .server.asgi import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+
+AUTH_SCOPE_KEY = "definable.auth"
+"""Where a route of the user's own finds the `AuthContext` of its caller."""
+
+BODY_UNREAD = frozenset({408, 413})
+"""Statuses of a request whose body still stands on the connection, which therefore ends (RFC 9110, 15.5.9, 15.5.14)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """An endpoint, and who guards it."""
+
+    endpoint: Endpoint
+    guard: Callable[[], AuthProvider | None]
+    """Asked at every request, since `agent.auth` may be set late; None lets everybody in."""
+    max_body: int = DEFAULT_MAX_BODY
+    """Bytes of a body that its guard may want to see."""
+    always: bool = False
+    """Whether it is answered while the service drains."""
+
+
+class AgentApp:
+    """An ASGI application.
+
+    Args:
+        routes: The agent's endpoints.
+        fallback: What answers everything else.
+        guard: Who guards what the fallback answers.
+        ledger: Counts the requests.
+        draining: Whether a stop has begun.
+    """
+
+    def __init__(
+        self,
+        routes: Routes[Guarded],
+        fallback: ASGIApp,
+        guard: Callable[[], AuthProvider | None],
+        ledger: WorkLedger,
+        draining: Callable[[], bool],
+    ) -> None:
+        self._routes = routes
+        self._fallback = fallback
+        self._guard = guard
+        self._ledger = ledger
+        self._draining = draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or serve one WebSocket."""
+        is_http = scope["type"] == "http"
+        match: Match[Guarded] = self._routes.match(scope["method"], local_path(scope)) if is_http else Match()
+        guarded = match.endpoint
+        if guarded is not None and guarded.always:
+            await self._answer(guarded, Request(scope, receive, match.parameters), send)
+            return
+        if self._draining():
+            await refuse(scope, send, Problem(503, "the service is stopping", headers=[RETRY_AFTER]))
+            return
+        with self._ledger.work("http") as work:
+            if guarded is not None:
+                work.failed = await self._answer(guarded, Request(scope, receive, match.parameters), send)
+            else:
+                scope[ALLOW_SCOPE_KEY] = match.allowed
+                await self._fall_back(Request(scope, receive, NO_PARAMETERS), send)
+
+    async def _answer(self, guarded: Guarded, request: Request, send: Send) -> bool:
+        """Answer a request to one of the agent's endpoints; True when it failed."""
+        answer = Answer(send)
+        try:
+            guard = guarded.guard()
+            if guard is not None:
+                request.auth = await admitted(guard, request, guarded.max_body)
+            response = await guarded.endpoint(request)
+            await response.send(answer)
+        except ClientGone:
+            return False
+        except Exception as error:
+            problem = problem_of(error)
+            if is_worth_a_traceback(error, problem):
+                logger.error("%s %r failed", request.method, request.path, exc_info=error)
+            if not answer.started:
+                await send_problem(send, problem, close=problem.status in BODY_UNREAD)
+            return problem.status >= 500
+        return False
+
+    async def _fall_back(self, request: Request, send: Send) -> None:
+        guard = self._guard()
+        if guard is not None:
+            try:
+                request.scope[AUTH_SCOPE_KEY] = await admitted(guard, request, MAX_CONTENT_LENGTH)
+            except ClientGone:
+                return
+            except Problem as problem:
+                await refuse(request.scope, send, problem)
+                return
+        await self._fallback(request.scope, request.replay, send)
+
+
+class Answer:
+    """An ASGI `send` that knows whether the response has started: from then on there is no other."""
+
+    __slots__ = ("_send", "started")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        self.started = True
+        await self._send(message)
+
+
+def local_path(scope: Scope) -> str:
+    """The path below the application's mount point (ASGI: `path` holds `root_path`)."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+async def refuse(scope: Scope, send: Send, problem: Problem) -> None:
+    """Refuse a request or the handshake of a WebSocket."""
+    if scope["type"] == "http":
+        await send_problem(send, problem, close=problem.status == 503)
+    elif "websocket.http.response" in (scope.get("extensions") or {}):
+        headers = problem.response_headers()
+        await send({"type": "websocket.http.response.start", "status": problem.status, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": problem.body()})
+    else:
+        await send({"type": "websocket.close", "code": 1013 if problem.status == 503 else 1008})

@@ -1,0 +1,160 @@
+"""`POST /run`: one run of the agent. Whole, streamed (`Accept: text/event-stream`), or in the background
+(`Prefer: respond-async`, RFC 7240)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from definable.agent.run_event import RunEvent
+from definable.agent.run_stream import RunStream, follow_run
+from definable.agent.runner import RunRequest
+from definable.agent.runtime.http.body import is_json, json_value
+from definable.agent.runtime.http.disconnect import until_gone
+from definable.agent.runtime.http.documents import record_document, run_document
+from definable.agent.runtime.http.problem import Problem
+from definable.agent.runtime.http.request import Request
+from definable.agent.runtime.http.response import Response, json_response
+from definable.agent.runtime.http.server.asgi import Send
+from definable.agent.runtime.http.sse import KEEP_ALIVE, MEDIA_TYPE, send_events
+from definable.agent.runtime.intake import Intake
+from definable.agent.runtime.run_registry import RunRegistry
+from definable.agent.session.base import SessionStore
+from definable.errors import SessionNotFound
+
+from .base import Sendable, acting_user, may_go_on
+
+MAX_RUN_BODY = 1024 * 1024
+"""Bytes of the body."""
+
+SOURCE = "POST /run"
+
+
+class RunBody(BaseModel):
+    """The body of `POST /run`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    input: str
+    """What the user says."""
+    session_id: str | None = Field(default=None, min_length=1, max_length=256)
+    """The conversation to go on with; none begins one."""
+    user_id: str | None = Field(default=None, min_length=1, max_length=256)
+    """Whom the caller acts for."""
+    metadata: dict[str, Any] | None = None
+    """Anything, for tools and hooks."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEndpoint:
+    """A client that goes away cancels the run that it waits for, streamed or not."""
+
+    registry: RunRegistry
+    intake: Intake
+    sessions: SessionStore
+
+    async def __call__(self, request: Request) -> Sendable:
+        if request.content_type and not is_json(request.content_type):
+            raise Problem(415, f"the body must be application/json, not {request.content_type}")
+        body = run_body(await request.body(MAX_RUN_BODY))
+        run = RunRequest(body.input, body.session_id, acting_user(request.auth, body.user_id), body.metadata)
+        await self._check_session(request, run)
+        if prefers_async(request):
+            return await self._accepted(request, run)
+        if accepts_events(request):
+            return LiveRun(request, self.registry, run)
+        output = await until_gone(request, lambda: self.registry.run(run, SOURCE))
+        return json_response(run_document(output))
+
+    async def _check_session(self, request: Request, run: RunRequest) -> None:
+        """Refuse at once what the runner would refuse in the session's turn, and a session that nobody owns."""
+        if run.session_id is None:
+            return
+        session = await self.sessions.load(run.session_id)
+        if session is not None and not may_go_on(request.auth, run.user_id, session.user_id):
+            raise SessionNotFound(f"there is no session {run.session_id!r}")
+
+    async def _accepted(self, request: Request, run: RunRequest) -> Response:
+        record = await self.intake.accept_run(run, SOURCE)
+        headers = [(b"location", request.link(f"/runs/{run.run_id}")), (b"preference-applied", b"respond-async")]
+        return json_response(record_document(record), 202, headers)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRun:
+    """A run that is sent as it happens."""
+
+    request: Request
+    registry: RunRegistry
+    run: RunRequest
+
+    async def send(self, send: Send) -> None:
+        """Make the run and send its events; raises what the run raises, also after it was sent as the last event.
+
+        A run that cannot begin raises before anything is sent, unless its session's turn is long in coming.
+        """
+        await until_gone(self.request, lambda: self._stream(send))
+
+    async def _stream(self, send: Send) -> None:
+        async with follow_run(lambda listener: self.registry.run(self.run, SOURCE, listener)) as stream:
+            first: RunEvent | None = None
+            with anyio.move_on_after(KEEP_ALIVE):
+                first = await anext(stream)
+            try:
+                await send_events(send, NumberedEvents(first, stream))
+            finally:  # a server may say that the client is gone as soon as the last event is out
+                if stream.failure is not None:
+                    raise stream.failure
+
+
+class NumberedEvents:
+    """A run's events with their ids, from 1. No generator, which a cancelled wait would end.
+
+    Args:
+        first: The run's first event, if it was waited for already.
+        stream: The others.
+    """
+
+    def __init__(self, first: RunEvent | None, stream: RunStream) -> None:
+        self._first = first
+        self._stream = stream
+        self._number = 0
+
+    def __aiter__(self) -> NumberedEvents:
+        return self
+
+    async def __anext__(self) -> tuple[int, RunEvent]:
+        first, self._first = self._first, None
+        event = await anext(self._stream) if first is None else first
+        self._number += 1
+        return self._number, event
+
+
+def run_body(body: bytes) -> RunBody:
+    """The validated body of `POST /run`.
+
+    Raises:
+        Problem: 400 when it is not JSON, 422 with the names of the fields that are wrong.
+    """
+    try:
+        return RunBody.model_validate(json_value(body))
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+    errors = [{"field": ".".join(map(str, each["loc"])) or "body", "message": each["msg"]} for each in details]
+    fields = ", ".join(each["field"] for each in errors)
+    raise Problem(422, f"wrong or missing: {fields}", errors=errors)
+
+
+def accepts_events(request: Request) -> bool:
+    """Whether the client asks for server-sent events."""
+    accepted = request.headers.get("accept", "").lower().split(",")
+    return any(part.partition(";")[0].strip() == MEDIA_TYPE for part in accepted)
+
+
+def prefers_async(request: Request) -> bool:
+    """Whether the client asks not to wait (RFC 7240, 4.1)."""
+    preferences = request.headers.get("prefer", "").lower().split(",")
+    return any(preference.partition(";")[0].strip() == "respond-async" for preference in preferences)

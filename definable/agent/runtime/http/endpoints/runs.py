@@ -1,0 +1,140 @@
+"""`/runs` and below: what runs there are, how one stands, its events, and its cancellation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+
+from definable.agent.auth.base import AuthContext
+from definable.agent.run_event import RunEvent
+from definable.agent.runtime.http.disconnect import until_gone
+from definable.agent.runtime.http.documents import record_document
+from definable.agent.runtime.http.problem import Problem
+from definable.agent.runtime.http.request import Request
+from definable.agent.runtime.http.response import Response, json_response
+from definable.agent.runtime.http.server.asgi import Send
+from definable.agent.runtime.http.sse import send_events
+from definable.agent.runtime.run_registry import RunRecord, RunRegistry
+
+from .base import Sendable, may_see
+
+MAX_LISTED = 100
+"""Runs in one answer of `GET /runs`."""
+
+MAX_DIGITS = 18
+"""Of a `Last-Event-ID`."""
+
+
+def visible_run(registry: RunRegistry, run_id: str, auth: AuthContext | None) -> RunRecord:
+    """A run that the caller may see.
+
+    Raises:
+        Problem: 404, there is none, or it is another user's: the two are told apart to nobody.
+    """
+    record = registry.find(run_id)
+    if record is None or not may_see(auth, record.user_id):
+        raise Problem(404, "there is no such run")
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class RunsEndpoint:
+    """`GET /runs`: queued runs, then active, then recent ones, each newest first."""
+
+    registry: RunRegistry
+
+    async def __call__(self, request: Request) -> Sendable:
+        visible = (record for record in self.registry.records() if may_see(request.auth, record.user_id))
+        return json_response({"runs": [record_document(record) for record in islice(visible, MAX_LISTED)]})
+
+
+@dataclass(frozen=True, slots=True)
+class ShowRunEndpoint:
+    """`GET /runs/{run_id}`: status, and output once there is one."""
+
+    registry: RunRegistry
+
+    async def __call__(self, request: Request) -> Sendable:
+        return json_response(record_document(visible_run(self.registry, request.path_params["run_id"], request.auth)))
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRunEndpoint:
+    """`DELETE /runs/{run_id}`: cancels it; 202 while it ends, 409 when it has ended already."""
+
+    registry: RunRegistry
+
+    async def __call__(self, request: Request) -> Sendable:
+        record = visible_run(self.registry, request.path_params["run_id"], request.auth)
+        if not self.registry.cancel(record.run_id):
+            raise Problem(409, f"the run has ended already: it is {record.status.value}")
+        return Response(b"", 202, content_type=None)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEventsEndpoint:
+    """`GET /runs/{run_id}/events`: its server-sent events, from the beginning or after `Last-Event-ID`.
+
+    204 tells a client that has seen the last one to come no more (HTML, "Processing model" of server-sent events).
+    """
+
+    registry: RunRegistry
+
+    async def __call__(self, request: Request) -> Sendable:
+        record = visible_run(self.registry, request.path_params["run_id"], request.auth)
+        await request.body(0)
+        last = request.headers.get("last-event-id", "0")
+        if not (last.isdecimal() and last.isascii()):
+            raise Problem(400, f"Last-Event-ID is the number of an event, not {last!r}")
+        events = LoggedEvents(record, int(last[:MAX_DIGITS]))
+        return Response(b"", 204) if events.all_seen else FollowedRun(request, events)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedRun:
+    """A run's events, sent to one who only looks on: leaving does not cancel it."""
+
+    request: Request
+    events: LoggedEvents
+
+    async def send(self, send: Send) -> None:
+        """Send the events until the run ends or the client leaves."""
+        await until_gone(self.request, lambda: send_events(send, self.events, self.events.last_id))
+
+
+class LoggedEvents:
+    """The events that a run's log holds and will hold, and how the run ended.
+
+    No generator, which a cancelled wait would end.
+
+    Args:
+        record: The run.
+        last_id: The last event that the client has.
+    """
+
+    def __init__(self, record: RunRecord, last_id: int) -> None:
+        self._record = record
+        self._ended = False
+        self.last_id = last_id
+        """The last event that was handed out."""
+
+    @property
+    def all_seen(self) -> bool:
+        """Whether the client has the last event there will be."""
+        log = self._record.log
+        return log.ended and self.last_id >= log.last_id + (self._record.output is None)
+
+    def __aiter__(self) -> LoggedEvents:
+        return self
+
+    async def __anext__(self) -> tuple[int, RunEvent | RunRecord]:
+        logged = await self._record.log.after(self.last_id)
+        if logged is not None:
+            self.last_id = logged[0]
+            return logged
+        if self._record.failure is not None:
+            raise self._record.failure
+        if self._record.output is not None or self._ended:
+            raise StopAsyncIteration
+        self._ended = True  # without a run: its handler asked for none
+        return self.last_id + 1, self._record

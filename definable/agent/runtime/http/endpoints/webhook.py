@@ -1,0 +1,82 @@
+"""A webhook's endpoint: from the request to its event, and from what came of it to a response."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from definable.agent.run_output import RunOutput
+from definable.agent.runtime.clock import current_clock
+from definable.agent.runtime.dispatch import Outcome, Returned
+from definable.agent.runtime.http.body import parsed
+from definable.agent.runtime.http.request import Request
+from definable.agent.runtime.http.response import Response, json_response, reply_response
+from definable.agent.runtime.intake import Duplicate, Intake
+from definable.agent.trigger.base import RawRequest, Reply, TriggerEvent
+from definable.agent.trigger.webhook import Webhook
+
+from .base import Sendable
+
+STATUS_OK = Response(b'{"status":"ok"}')
+
+DUPLICATE = Response(b'{"status":"duplicate"}')
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookEndpoint:
+    """One webhook. Its work goes on when the client goes away: the sender has handed it over."""
+
+    webhook: Webhook
+    intake: Intake
+
+    async def __call__(self, request: Request) -> Sendable:
+        event = webhook_event(self.webhook, request, await request.body(self.webhook.max_body))
+        user_id = None if request.auth is None else request.auth.user_id
+        if self.webhook.respond == "accept":
+            return accepted_response(request, await self.intake.accept(self.webhook, event, user_id))
+        return outcome_response(await self.intake.handle(self.webhook, event, user_id))
+
+
+def accepted_response(request: Request, accepted: str | Duplicate) -> Response:
+    """What a sender is told whose work is done later: the id of the run that may come of it."""
+    if isinstance(accepted, Duplicate):
+        return DUPLICATE
+    headers = [(b"location", request.link(f"/runs/{accepted}"))]
+    return json_response({"status": "accepted", "run_id": accepted}, 202, headers)
+
+
+def outcome_response(outcome: Outcome | Duplicate) -> Response:
+    """What a sender that waited is told."""
+    match outcome:
+        case None:
+            return STATUS_OK
+        case Duplicate():
+            return DUPLICATE
+        case Reply():
+            return reply_response(outcome)
+        case Returned(value):
+            return json_response(value)
+        case RunOutput():
+            return json_response(
+                {"content": outcome.content, "run_id": outcome.run_id, "session_id": outcome.session_id}
+            )
+
+
+def webhook_event(webhook: Webhook, request: Request, body: bytes) -> TriggerEvent:
+    """What the handler of a webhook gets."""
+    raw = RawRequest(
+        method=request.method,
+        path=request.path,
+        path_params=request.path_params,
+        query=request.query,
+        headers=request.headers,
+        body=body,
+        client=request.client,
+        auth=request.auth,
+    )
+    return TriggerEvent(
+        body=parsed(request.headers.get("content-type", ""), body),
+        headers=request.headers,
+        source=webhook.source,
+        timestamp=current_clock().now(),
+        raw=raw,
+    )

@@ -1,0 +1,52 @@
+"""The agent as an ASGI application for a foreign server: the lifespan runs everything but the listener."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
+
+from .app import refuse
+from .problem import Problem
+from .server.asgi import Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from definable.agent.runtime.runtime import AgentRuntime
+
+
+class LifespanApp:
+    """Serves while the server's lifespan is on (ASGI lifespan protocol, https://asgi.readthedocs.io).
+
+    The lifespan's own task enters and leaves the runtime's task group, so it is safe under any server.
+
+    Args:
+        running: Makes the context in which the runtime runs.
+    """
+
+    def __init__(self, running: Callable[[], AbstractAsyncContextManager[AgentRuntime]]) -> None:
+        self._running = running
+        self._runtime: AgentRuntime | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif self._runtime is not None and self._runtime.http is not None:
+            await self._runtime.http.app(scope, receive, send)
+        else:
+            await refuse(scope, send, Problem(503, "not serving: this application needs its server's lifespan on"))
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()  # lifespan.startup
+        phase = "startup"
+        try:
+            async with self._running() as self._runtime:
+                await send({"type": "lifespan.startup.complete"})
+                phase = "shutdown"
+                await receive()  # lifespan.shutdown
+        except Exception as error:
+            failure: Message = {"type": f"lifespan.{phase}.failed", "message": f"{type(error).__name__}: {error}"}
+            await send(failure)
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+        finally:
+            self._runtime = None

@@ -1,0 +1,128 @@
+"""An HTTP request on its way in: headers, and a body that is bounded in size and in time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, quote
+
+import anyio
+
+from definable.agent.auth.base import AuthContext
+from definable.agent.trigger.headers import Headers
+
+from .body import media_type
+from .problem import Problem
+from .server.asgi import Message, Receive, Scope
+
+BODY_TIMEOUT = 30.0
+"""Seconds for a whole request body to come in."""
+
+NO_QUERY: Mapping[str, str] = {}
+
+
+class ClientGone(Exception):
+    """The client went away before its request was complete: there is nobody to answer."""
+
+
+class Request:
+    """One request to one of the agent's endpoints.
+
+    Args:
+        scope: The ASGI scope.
+        receive: The ASGI receive callable.
+        path_params: The path's parameters.
+    """
+
+    __slots__ = ("_body", "_receive", "auth", "headers", "path_params", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, path_params: Mapping[str, str]) -> None:
+        self.scope = scope
+        self.path_params = path_params
+        self.headers = Headers(scope["headers"])
+        self.auth: AuthContext | None = None
+        """Who is calling; None on a public endpoint."""
+        self._receive = receive
+        self._body: bytes | None = None
+
+    @property
+    def method(self) -> str:
+        """In upper case."""
+        return self.scope["method"]
+
+    @property
+    def path(self) -> str:
+        """The whole path, decoded, with what the application is mounted under."""
+        return self.scope["path"]
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """Query parameters; of a repeated one, the last."""
+        query: bytes = self.scope["query_string"]
+        return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else NO_QUERY
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """Address and port of the peer."""
+        client = self.scope.get("client")
+        return None if client is None else (client[0], client[1])
+
+    @property
+    def content_type(self) -> str:
+        """The media type of the body, without parameters, in lower case; empty when there is none."""
+        return media_type(self.headers.get("content-type", ""))
+
+    def link(self, path: str) -> bytes:
+        """A reference to another of the agent's endpoints, below what the application is mounted under."""
+        return f"{quote(self.scope.get('root_path', ''))}{path}".encode()
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body; read once, however often it is asked for.
+
+        Args:
+            limit: Bytes it may have.
+
+        Raises:
+            Problem: 413 when it has more, 408 when it does not come in time.
+            ClientGone: The client went away.
+        """
+        if self._body is not None:
+            return self._body
+        declared = self.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            raise too_large(limit)
+        with anyio.move_on_after(BODY_TIMEOUT):
+            self._body = await self._read(limit)
+            return self._body
+        raise Problem(408, f"the request body did not come in within {BODY_TIMEOUT:g} seconds")
+
+    async def gone(self) -> None:
+        """Return when the client goes away; the body must have been read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def replay(self) -> Message:
+        """An ASGI `receive` for another application: the body again where it was read here, then what follows it."""
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def _read(self, limit: int) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                raise too_large(limit)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def too_large(limit: int) -> Problem:
+    """The problem of a body beyond its limit."""
+    return Problem(413, f"the request body is larger than {limit} bytes")

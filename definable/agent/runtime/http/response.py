@@ -1,0 +1,93 @@
+"""What the agent's endpoints answer with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import to_json
+
+from definable.agent.trigger.base import Reply
+
+from .server.asgi import Send
+
+BODYLESS = frozenset({204, 304})
+"""Statuses whose response has no body, and no `Content-Length` (RFC 9110, sections 8.6, 15.3.5 and 15.4.5)."""
+
+HOP_BY_HOP = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade"})
+"""Headers that say how the message travels: the server's to say, not a handler's."""
+
+NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+"""RFC 9110, section 5.1, in lower case."""
+
+VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
+"""RFC 9110, section 5.5."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole response."""
+
+    body: bytes
+    status: int = 200
+    content_type: bytes | None = b"application/json"
+    headers: Iterable[tuple[bytes, bytes]] = ()
+
+    async def send(self, send: Send) -> None:
+        """Answer an ASGI request."""
+        headers, body = [*self.headers], b""
+        if self.status not in BODYLESS:
+            body = self.body
+            headers.append((b"content-length", b"%d" % len(body)))
+            if self.content_type is not None:
+                headers.append((b"content-type", self.content_type))
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def json_bytes(value: Any) -> bytes:
+    """A value as JSON; what JSON cannot say is said as a string, and numbers that are none as null."""
+    return to_json(value, fallback=str, inf_nan_mode="null")
+
+
+def json_response(value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> Response:
+    """A response with a value as JSON."""
+    return Response(json_bytes(value), status, headers=headers)
+
+
+def reply_response(reply: Reply) -> Response:
+    """A handler's own response, sent as is.
+
+    Raises:
+        ValueError: A header cannot be sent.
+    """
+    headers = header_items(reply.headers or {})
+    own_type = any(name == b"content-type" for name, _ in headers)
+    match reply.body:
+        case None:
+            body, content_type = b"", None
+        case bytes():
+            body, content_type = reply.body, b"application/octet-stream"
+        case str():
+            body, content_type = reply.body.encode(), b"text/plain; charset=utf-8"
+        case _:
+            body, content_type = json_bytes(reply.body), b"application/json"
+    return Response(body, reply.status, None if own_type else content_type, headers)
+
+
+def header_items(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI has them, less those that are the server's to say.
+
+    Raises:
+        ValueError: A name or a value cannot be sent, say since it would break out of its line.
+    """
+    items: list[tuple[bytes, bytes]] = []
+    for name, value in headers.items():
+        raw_name, raw_value = name.lower().encode("latin-1"), str(value).strip(" \t").encode("latin-1")
+        if not (NAME.fullmatch(raw_name) and VALUE.fullmatch(raw_value)):
+            raise ValueError(f"Reply(headers={{{name!r}: {value!r}}}): no valid HTTP header")
+        if raw_name not in HOP_BY_HOP:
+            items.append((raw_name, raw_value))
+    return items

@@ -1,0 +1,171 @@
+"""HTTP, as the runtime sees it: bind, start, drain. Puts together the agent's endpoints, Quart and the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from definable.agent.auth.base import AuthProvider
+from definable.agent.runtime.intake import Intake
+from definable.agent.runtime.ledger import WorkLedger
+from definable.agent.runtime.run_registry import RunRegistry
+from definable.agent.runtime.settings import ServeSettings
+from definable.agent.session.base import SessionStore
+from definable.agent.trigger.webhook import Webhook
+
+from .app import AgentApp, Guarded
+from .endpoints import (
+    CancelRunEndpoint,
+    Endpoint,
+    ForgetSessionEndpoint,
+    HealthEndpoint,
+    RunEndpoint,
+    RunEventsEndpoint,
+    RunsEndpoint,
+    ShowRunEndpoint,
+    ShowSessionEndpoint,
+    WebhookEndpoint,
+)
+from .endpoints.docs import docs_endpoints
+from .endpoints.openapi import OpenAPIEndpoint
+from .quart_app import quart_lifespan
+from .routes import Routes
+from .server import ASGIApp, HTTPServer, ServerLimits, bind, close_all, ssl_context
+
+if TYPE_CHECKING:
+    from quart import Quart
+
+Guard: TypeAlias = Callable[[], AuthProvider | None]
+"""Who guards an endpoint, asked at every request; None lets everybody in."""
+
+
+class HTTPService:
+    """Everything that answers HTTP for one runtime.
+
+    Args:
+        settings: Where and how to listen.
+        routes: The agent's endpoints.
+        quart: What answers everything else.
+        guard: Who guards what Quart answers.
+        ledger: Counts the requests.
+        draining: Whether a stop has begun.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        routes: Routes[Guarded],
+        quart: Quart,
+        guard: Guard,
+        ledger: WorkLedger,
+        draining: Callable[[], bool],
+    ) -> None:
+        self._settings = settings
+        self._server: HTTPServer | None = None
+        self._ended = anyio.Event()
+        self.quart = quart
+        """The Quart application that serves everything but the agent's endpoints."""
+        self.app = AgentApp(routes, cast("ASGIApp", quart), guard, ledger, draining)
+        """The ASGI application."""
+
+    @contextmanager
+    def bound(self) -> Generator[str, None, None]:
+        """Hold the listening sockets while the context is open; yields the URL.
+
+        Raises:
+            OSError: The address cannot be bound.
+            ConfigurationError: The certificate or its key cannot be used.
+        """
+        settings = self._settings
+        tls = None if settings.certfile is None else ssl_context(settings.certfile, settings.keyfile)
+        sockets = bind(settings.host, settings.port)
+        try:
+            limits = ServerLimits(max_connections=settings.max_connections)
+            self._server = HTTPServer(self.app, sockets, ssl_context=tls, limits=limits)
+            yield url_of(settings.host, sockets[0].getsockname()[1], secure=tls is not None)
+        finally:
+            close_all(sockets)
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Run the user's `before_serving` functions now and the `after_serving` ones when the context is left."""
+        return quart_lifespan(self.quart)
+
+    async def start(self, children: TaskGroup) -> None:
+        """Accept connections."""
+        if self._server is None:
+            self._ended.set()
+        else:
+            await children.start(self._serve, self._server)
+
+    async def _serve(self, server: HTTPServer, *, task_status: TaskStatus[list[tuple[str, int]]]) -> None:
+        try:
+            await server.serve(task_status=task_status)
+        finally:
+            self._ended.set()
+
+    def drain(self) -> None:
+        """Take no more requests; those under way are answered still."""
+        if self._server is not None:
+            self._server.drain()
+
+    async def ended(self) -> None:
+        """Return once the last connection has ended."""
+        await self._ended.wait()
+
+
+def build_routes(
+    webhooks: Sequence[Webhook],
+    *,
+    registry: RunRegistry,
+    intake: Intake,
+    sessions: SessionStore,
+    guard: Guard,
+    health: Callable[[], tuple[bool, dict[str, Any]]],
+    docs: str | None = None,
+) -> Routes[Guarded]:
+    """The table of the agent's endpoints: the built-in ones first, then its webhooks.
+
+    `docs` is the name under which the service is documented; None leaves `/docs` and `/openapi.json` out.
+    """
+    routes: Routes[Guarded] = Routes()
+    routes.add("GET", "/health", Guarded(HealthEndpoint(health), nobody, always=True))
+    built_in: list[tuple[str, str, Endpoint]] = [
+        ("POST", "/run", RunEndpoint(registry, intake, sessions)),
+        ("GET", "/runs", RunsEndpoint(registry)),
+        ("GET", "/runs/{run_id}", ShowRunEndpoint(registry)),
+        ("DELETE", "/runs/{run_id}", CancelRunEndpoint(registry)),
+        ("GET", "/runs/{run_id}/events", RunEventsEndpoint(registry)),
+        ("GET", "/sessions/{session_id}", ShowSessionEndpoint(sessions)),
+        ("DELETE", "/sessions/{session_id}", ForgetSessionEndpoint(sessions)),
+    ]
+    for method, path, endpoint in built_in:
+        routes.add(method, path, Guarded(endpoint, guard))
+    if docs is not None:
+        for path, endpoint in [*docs_endpoints(docs), ("/openapi.json", OpenAPIEndpoint(docs, webhooks, guard))]:
+            routes.add("GET", path, Guarded(endpoint, nobody))
+    for webhook in webhooks:
+        endpoint = WebhookEndpoint(webhook, intake)
+        routes.add(webhook.method, webhook.path, Guarded(endpoint, guard_of(webhook, guard), webhook.max_body))
+    return routes
+
+
+def nobody() -> None:
+    """The guard of a public endpoint."""
+
+
+def guard_of(webhook: Webhook, inherited: Guard) -> Guard:
+    """Who guards a webhook: its own provider, nobody, or whoever guards the agent."""
+    auth = webhook.auth
+    if auth is None:
+        return inherited
+    return nobody if auth is False else lambda: auth
+
+
+def url_of(host: str, port: int, *, secure: bool) -> str:
+    """The URL at which a server bound to `host` can be reached from this machine."""
+    reachable = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"{'https' if secure else 'http'}://{reachable}:{port}"

@@ -1,0 +1,87 @@
+"""Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): runs as they happen.
+
+The run endpoints send a run's events through here. Each becomes one event with an id, silence becomes a comment, and
+the last event says how the run ended, also when it failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import anyio
+
+from definable.agent.run_event import RunEnded, RunEvent, RunStarted, TextDelta, ToolCallEnded, ToolCallStarted
+from definable.agent.runtime.run_registry import RunRecord
+
+from .documents import execution_document, record_document, run_document
+from .failure import problem_of
+from .response import json_bytes
+from .server.asgi import Send
+
+KEEP_ALIVE = 15.0
+"""Seconds of silence after which a comment tells proxies and clients that the stream is alive."""
+
+MEDIA_TYPE = "text/event-stream"
+
+StreamedEvent: TypeAlias = RunEvent | RunRecord
+"""What happens in a run, or the end of one that was promised and not made."""
+
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold the events back
+]
+
+
+async def send_events(send: Send, events: AsyncIterator[tuple[int, StreamedEvent]], last_id: int = 0) -> None:
+    """Answer an ASGI request with a run's events; what they raise becomes the last event.
+
+    Args:
+        send: The ASGI `send` of a request whose response has not started.
+        events: Ids and events. Waiting for the next one must bear a cancellation without loss.
+        last_id: The id of the last event that the client has.
+    """
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+    await send({"type": "http.response.body", "body": b"", "more_body": True})  # a server may hold the head back for it
+    while True:
+        chunk, more = b": keep-alive\n\n", True
+        with anyio.move_on_after(KEEP_ALIVE):
+            try:
+                last_id, event = await anext(events)
+                chunk = encoded(last_id, event)
+            except StopAsyncIteration:
+                chunk, more = b"", False
+            except Exception as error:
+                chunk, more = encoded_failure(last_id + 1, error), False
+        await send({"type": "http.response.body", "body": chunk, "more_body": more})
+        if not more:
+            return
+
+
+def encoded(number: int, event: StreamedEvent) -> bytes:
+    """One of a run's events."""
+    name, data = described(event)
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (number, name, json_bytes(data))
+
+
+def encoded_failure(number: int, error: Exception) -> bytes:
+    """The last event of a run that failed: the problem that a plain request would have been answered."""
+    return b"id: %d\nevent: run_failed\ndata: %b\n\n" % (number, problem_of(error).body())
+
+
+def described(event: StreamedEvent) -> tuple[bytes, dict[str, Any]]:
+    """An event's name and data."""
+    match event:
+        case TextDelta(text):
+            return b"text_delta", {"text": text}
+        case RunStarted(run_id, session_id):
+            return b"run_started", {"run_id": run_id, "session_id": session_id}
+        case ToolCallStarted(call):
+            return b"tool_call_started", {"id": call.id, "name": call.name, "arguments": call.arguments}
+        case ToolCallEnded(execution):
+            return b"tool_call_ended", execution_document(execution)
+        case RunEnded(output):
+            return b"run_ended", run_document(output)
+        case RunRecord():
+            return b"run_ended", record_document(event)

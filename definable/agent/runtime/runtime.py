@@ -1,0 +1,367 @@
+"""`AgentRuntime`: everything that serves an agent, as children of one task group.
+
+`run` reads in the order in which things start, `_drain` in the order in which they stop: sources stop taking work, what
+was accepted is finished within the grace, what is left is cancelled, stores and clients close last.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from definable.agent.agent import Agent
+from definable.agent.bus.emitter import inside_accepted_work
+from definable.agent.bus.memory import MemoryBus
+from definable.agent.event_loop import EventLoopHandle
+from definable.agent.interface.base import BaseInterface, StartRun
+from definable.agent.run_output import RunOutput
+from definable.agent.runner import RunRequest
+from definable.agent.trigger.base import BaseTrigger
+from definable.agent.trigger.cron import Cron
+from definable.agent.trigger.webhook import Webhook
+from definable.agent.worker_thread import RunningThread, worker_threads
+from definable.errors import ConfigurationError, EventBusClosed, ServeError
+
+from .banner import banner, warnings
+from .clock import current_clock
+from .cron_loop import CronLoop
+from .dispatch import Dispatcher
+from .health import health_of
+from .intake import Intake
+from .ledger import WorkLedger
+from .plain_errors import plain_errors
+from .report import ShutdownReport
+from .run_registry import RunRegistry
+from .settings import ServeSettings
+from .supervisor import Supervisor
+from .triggers import TriggerTable
+from .workers import Workers, source_kind
+
+if TYPE_CHECKING:
+    from quart import Quart
+
+    from definable.agent.auth.base import AuthProvider
+
+    from .http.service import HTTPService
+
+logger = logging.getLogger("definable")
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that closing the model's connections may take."""
+
+THREAD_TIMEOUT = 1.0
+"""Seconds that user code in worker threads gets to end after it was cut off."""
+
+
+class AgentRuntime:
+    """One serving of one agent, from its start to its report.
+
+    Args:
+        agent: The agent to serve.
+        interfaces: Messaging interfaces, beside the agent's own.
+        settings: How to serve.
+        foreign_server: Another ASGI server listens for us (`agent.asgi()`).
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        interfaces: Sequence[BaseInterface] = (),
+        settings: ServeSettings | None = None,
+        *,
+        foreign_server: bool = False,
+    ) -> None:
+        self.agent = agent
+        self.settings = ServeSettings() if settings is None else settings
+        self.name = self.settings.name or agent.name
+        self.url: str | None = None
+        """Where HTTP is served; None without a server, or before it is bound."""
+        self.report: ShutdownReport | None = None
+        """The account, once the runtime has ended."""
+        self.ledger = WorkLedger()
+        self.triggers = TriggerTable(agent.triggers)
+        self.registry = RunRegistry(agent.runner, self.settings.max_concurrent_runs)
+        self.dispatcher = Dispatcher(self.registry)
+        self.bus = MemoryBus(self.settings.event_buffer) if agent.bus is None else agent.bus
+        self.workers = Workers(
+            self.bus,
+            self.triggers.by_key,
+            self.dispatcher,
+            self.registry,
+            self.ledger,
+            agent.emitter,
+            count=self.settings.event_workers,
+            line_limit=self.settings.event_buffer,
+        )
+        self.cron_loop = CronLoop(self.triggers.crons, self._fire_cron)
+        interfaces = distinct((*agent.interfaces, *interfaces))
+        self.supervisors = [Supervisor(interface, self._starter(interface), self.ledger) for interface in interfaces]
+        self.http: HTTPService | None = None
+        """What answers HTTP; None without a server."""
+        self._foreign_server = foreign_server
+        self._loop: EventLoopHandle | None = None
+        self._stopping: anyio.Event | None = None
+        self._children: TaskGroup | None = None
+        self._cron_scope: anyio.CancelScope | None = None
+        self._stop_began: float | None = None
+        """Seconds of the event loop's clock."""
+        self._forced = False
+
+    # --- state
+
+    @property
+    def app(self) -> Quart | None:
+        """The Quart application that serves everything but the agent's endpoints; None without HTTP."""
+        return None if self.http is None else self.http.quart
+
+    @property
+    def draining(self) -> bool:
+        """Whether a stop has begun."""
+        return self._stop_began is not None
+
+    def health(self) -> tuple[bool, dict[str, Any]]:
+        """Whether all is well, and the state of every child, as `/health` shows them."""
+        return health_of(self.name, self.draining, self.supervisors, has_cron=bool(self.cron_loop.jobs))
+
+    # --- verbs
+
+    def stop(self, force: bool = False) -> None:
+        """Begin to stop, from whatever thread or signal handler; returns at once.
+
+        Args:
+            force: Cut off what is under way rather than finish it.
+        """
+        if self._loop is not None:
+            self._loop.call_soon(self._stop_now, force)
+
+    async def fire(self, trigger: BaseTrigger) -> None:
+        """Fire one of the agent's triggers by hand, all but webhooks; it goes through the bus as if its time had come.
+
+        Raises:
+            ConfigurationError: The trigger is not one of the agent's, or is a webhook.
+            EventBusClosed: The agent is stopping.
+        """
+        key = self.triggers.key_of(trigger)
+        if isinstance(trigger, Webhook):
+            raise ConfigurationError(f"{trigger!r} cannot be fired by hand: send it a request")
+        if self.draining and not inside_accepted_work.get():
+            raise EventBusClosed("the agent is stopping: the trigger was not fired")
+        await self.bus.publish(key, {"body": None, "source": trigger.source, "timestamp": current_clock().now()})
+
+    async def run(self, *, task_status: TaskStatus[str | None] = anyio.TASK_STATUS_IGNORED) -> ShutdownReport:
+        """Serve until stopped.
+
+        Args:
+            task_status: Told the bound URL (None without a server) when everything is ready.
+
+        Raises:
+            ServeError: The agent is being served already.
+            OSError: The address cannot be bound.
+            ConfigurationError: Something that is served cannot work; nothing was left running.
+        """
+        if self.agent.runtime is not None or self._loop is not None:
+            raise ServeError("this agent is being served already: one runtime at a time")
+        self._loop = EventLoopHandle()
+        self._stopping = anyio.Event()
+        self.agent.runtime = self
+        try:
+            with plain_errors():
+                await self._serve(task_status)
+        finally:
+            self.agent.runtime = None
+        assert self.report is not None
+        return self.report
+
+    # --- start, in order
+
+    async def _serve(self, task_status: TaskStatus[str | None]) -> None:
+        assert self._stopping is not None
+        self.agent.runner.prepare()
+        with self._bound():
+            async with self._opened():
+                try:
+                    async with anyio.create_task_group() as self._children:
+                        await self._start(self._children)
+                        self._announce()
+                        task_status.started(self.url)
+                        await self._stopping.wait()
+                        await self._drain()
+                        self._children.cancel_scope.cancel()
+                finally:
+                    await self._close_account()
+
+    @contextmanager
+    def _bound(self) -> Generator[None, None, None]:
+        """Bind the address before anything is started, so that a busy port leaves nothing behind."""
+        if not self._serves_http:
+            yield
+            return
+        self.http = self._build_http()
+        with nullcontext() if self._foreign_server else self.http.bound() as url:
+            self.url = url
+            yield
+
+    def _build_http(self) -> HTTPService:
+        # Heavy, and an agent without HTTP never needs them.
+        from .http.quart_app import create_quart_app
+        from .http.service import HTTPService, build_routes
+
+        agent = self.agent
+
+        def guard() -> AuthProvider | None:
+            return agent.auth
+
+        routes = build_routes(
+            self.triggers.webhooks,
+            registry=self.registry,
+            intake=Intake(self.bus, self.triggers, self.registry, self.dispatcher),
+            sessions=agent.sessions,
+            guard=guard,
+            health=self.health,
+            docs=self.name if self.settings.dev else None,
+        )
+        quart = create_quart_app(agent.name, [agent.blueprint] if agent.has_blueprint else [])
+        return HTTPService(self.settings, routes, quart, guard, self.ledger, lambda: self.draining)
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncGenerator[None, None]:
+        """What is opened first and closed last; each closes itself within a bound, also when cancelled."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._close_model)
+            await stack.enter_async_context(self.agent.sessions.open())
+            await stack.enter_async_context(self.bus.open())
+            await stack.enter_async_context(
+                self.agent.emitter.connected(self.bus, self.triggers.route, workers=self.settings.event_workers)
+            )
+            if self.http is not None:
+                await stack.enter_async_context(self.http.open())
+            yield
+
+    async def _start(self, children: TaskGroup) -> None:
+        await children.start(self.workers.run)
+        if self.http is not None:
+            await self.http.start(children)
+        for supervisor in self.supervisors:
+            children.start_soon(supervisor.run)
+        self._cron_scope = await children.start(self._run_cron)
+
+    async def _run_cron(self, *, task_status: TaskStatus[anyio.CancelScope]) -> None:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as loop:
+                await loop.start(self.cron_loop.run)
+                task_status.started(scope)
+
+    def _announce(self) -> None:
+        logger.info("%s", banner(self))
+        for warning in warnings(self):
+            logger.warning("%s", warning)
+
+    # --- stop, in order
+
+    def _stop_now(self, force: bool) -> None:
+        assert self._stopping is not None
+        self._stopping.set()
+        if force:
+            self._forced = True
+            if self._children is not None:
+                self._children.cancel_scope.cancel()
+
+    async def _drain(self) -> None:
+        self._stop_began = anyio.current_time()
+        logger.info("stopping: %g s to finish what was accepted", self.settings.shutdown_timeout)
+        with anyio.move_on_after(self.settings.shutdown_timeout):
+            self._stop_sources()
+            await self._accepted_work_done()
+
+    def _stop_sources(self) -> None:
+        assert self._cron_scope is not None
+        self.agent.emitter.refuse("the agent is stopping")
+        self._cron_scope.cancel()
+        for supervisor in self.supervisors:
+            supervisor.stop_receiving()
+        if self.http is not None:
+            self.http.drain()
+
+    async def _accepted_work_done(self) -> None:
+        if self.http is not None:
+            await self.http.ended()
+        for supervisor in self.supervisors:
+            await supervisor.ended.wait()
+        emitter = self.agent.emitter
+        while True:  # the last piece of work may have emitted one more
+            await self.ledger.idle()
+            await emitter.flushed()
+            await self.bus.drain()
+            if emitter.is_flushed and not self.ledger.active():
+                return
+
+    async def _close_account(self) -> None:
+        """Count what was left undone, see to threads that nobody waits for, and write the report."""
+        began, self._forced = self._stop_began, self._forced or self._stop_began is None
+        for key, _ in self.agent.emitter.leftovers():
+            self.ledger.never_started(source_kind(self.triggers.by_key[key]))
+        self.workers.close_account()
+        for delivery in self.bus.leftovers():
+            self.workers.count_undone(delivery)
+        for supervisor in self.supervisors:
+            supervisor.close_account()
+        stuck: Sequence[RunningThread] = ()
+        with anyio.CancelScope(shield=True):  # bounded by wait_idle's own timeout
+            stuck = await worker_threads().wait_idle(THREAD_TIMEOUT)
+        now = anyio.current_time()
+        self.report = ShutdownReport(
+            duration=now - (now if began is None else began),
+            sources=self.ledger.counts(),
+            forced=self._forced,
+            stuck_threads=tuple(thread.function for thread in stuck),
+        )
+        logger.log(logging.INFO if self.report.clean else logging.WARNING, "%s %s", self.name, self.report)
+
+    async def _close_model(self) -> None:
+        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):  # connections must not outlive the loop
+            await self.agent.model.aclose()
+
+    # --- what the children are handed
+
+    async def _fire_cron(self, job: Cron, nominal: float) -> None:
+        key = self.triggers.key_of(job)
+        data = {"body": None, "source": job.source, "timestamp": nominal}
+        if not await self.bus.publish(key, data, dedupe_key=f"{key}@{nominal:.3f}"):
+            logger.debug("%s at %s was fired by another replica", job.source, nominal)
+
+    def _starter(self, interface: BaseInterface) -> StartRun:
+        registry = self.registry
+        if interface.agent is not None and interface.agent is not self.agent:
+            registry = RunRegistry(interface.agent.runner, self.settings.max_concurrent_runs)
+
+        async def start_run(request: RunRequest) -> RunOutput:
+            return await registry.run(request, interface.name, wait=True)
+
+        return start_run
+
+    @property
+    def _serves_http(self) -> bool:
+        if self.settings.enable_server is not None or self._foreign_server:
+            return self._foreign_server or bool(self.settings.enable_server)
+        wanted = bool(self.triggers.webhooks) or self.agent.has_blueprint
+        return wanted or not (self.triggers.crons or self.triggers.events or self.supervisors)
+
+
+def distinct(interfaces: Sequence[BaseInterface]) -> Sequence[BaseInterface]:
+    """The interfaces, each with a name of its own: reports and `/health` know them by it.
+
+    Raises:
+        ConfigurationError: Two have one name.
+    """
+    names = [interface.name for interface in interfaces]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigurationError(
+            f"two interfaces are named {', '.join(repeated)}: give each a name with InterfaceConfig(platform=...)"
+        )
+    return interfaces

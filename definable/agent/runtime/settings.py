@@ -1,0 +1,46 @@
+"""How an agent is served: the options of `serve` with their defaults, checked once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from definable.agent.bus.memory import DEFAULT_BUFFER
+from definable.errors import ConfigurationError
+
+DEFAULT_WORKERS = 100
+"""Deliveries that are handled at once: handlers wait for models most of their time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """The options of `serve`; `definable.agent.serve_options.ServeOptions` says what each is.
+
+    Raises:
+        ConfigurationError: A value is out of its range, or two cannot be combined.
+    """
+
+    name: str | None = None
+    host: str = "0.0.0.0"
+    port: int = 8000
+    enable_server: bool | None = None
+    dev: bool = False
+    shutdown_timeout: float = 30.0
+    handle_signals: bool = True
+    certfile: str | os.PathLike[str] | None = None
+    keyfile: str | os.PathLike[str] | None = None
+    event_buffer: int = DEFAULT_BUFFER
+    event_workers: int = DEFAULT_WORKERS
+    max_concurrent_runs: int = 10_000
+    max_connections: int = 10_000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigurationError(f"port={self.port!r}: 1 to 65535, or 0 for a free one")
+        if not self.shutdown_timeout >= 0:
+            raise ConfigurationError(f"shutdown_timeout={self.shutdown_timeout!r}: seconds, 0 or more")
+        for limit in ("event_buffer", "event_workers", "max_concurrent_runs", "max_connections"):
+            if getattr(self, limit) < 1:
+                raise ConfigurationError(f"{limit}={getattr(self, limit)!r}: at least 1")
+        if self.keyfile is not None and self.certfile is None:
+            raise ConfigurationError(f"keyfile={os.fspath(self.keyfile)!r} needs its certfile")

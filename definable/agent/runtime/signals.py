@@ -1,0 +1,76 @@
+"""Signals: the first drains, the second cancels, the third ends the process; as does a stop that is stuck.
+
+Handlers are Python's own (`signal.signal`) and not the event loop's, so that they count also while the loop is blocked.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+STUCK_MARGIN = 5.0
+"""Seconds beyond the shutdown timeout after which a process that owns itself exits hard."""
+
+
+class SignalWatcher:
+    """Turns signals into a stop, as long as the context is open; the host's own handlers are put back after it.
+
+    Does nothing outside of the main thread, where Python delivers no signals.
+
+    Args:
+        stop: Begins a stop; called with True to cut off what is under way. Must be safe to call from a signal handler.
+        exit_after: Seconds from the first signal after which the process exits hard; None when it is not ours to end.
+    """
+
+    def __init__(self, stop: Callable[[bool], object], exit_after: float | None) -> None:
+        self._stop = stop
+        self._exit_after = exit_after
+        self._previous: dict[int, Any] = {}
+        self._deadline: threading.Timer | None = None
+        self.received: list[int] = []
+        """The signals so far."""
+
+    def __enter__(self) -> SignalWatcher:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    @property
+    def exit_status(self) -> int:
+        """0 after one signal or none: a drain; 128 and the signal's number when a further one cut it off."""
+        return 128 + self.received[-1] if len(self.received) > 1 else 0
+
+    def disarm(self) -> None:
+        """The process will end by itself: no hard exit."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(number)
+        count = len(self.received)
+        if count >= 3:
+            os._exit(128 + number)
+        if count == 1 and self._exit_after is not None:
+            self._deadline = threading.Timer(self._exit_after, self._exit_stuck, (number,))
+            self._deadline.daemon = True
+            self._deadline.start()
+        self._stop(count > 1)
+
+    def _exit_stuck(self, number: int) -> None:
+        logger.critical("the stop is stuck beyond its bound: exiting now")
+        os._exit(128 + number)

@@ -1,0 +1,5 @@
+"""The `definable` command."""
+
+from .main import main
+
+__all__ = ["main"]

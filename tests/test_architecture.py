@@ -1,0 +1,140 @@
+"""The house: imports go in one direction, heavy parts load late, backends are named only where they differ."""
+
+import ast
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import definable
+
+PACKAGE = Path(definable.__file__).parent
+
+LAYERS = [
+    ["definable.errors", "definable.lazy_exports"],
+    ["definable.model"],
+    [
+        "definable.agent.event_loop",
+        "definable.agent.worker_thread",
+        "definable.agent.calling",
+        "definable.agent.storage",
+    ],
+    [
+        "definable.agent.run_context",
+        "definable.agent.run_output",
+        "definable.agent.run_event",
+        "definable.agent.tools",
+        "definable.agent.tool_schema",
+        "definable.agent.tool_result",
+        "definable.agent.annotation",
+        "definable.agent.docstring",
+        "definable.agent.validation_message",
+        "definable.agent.session",
+        "definable.agent.bus",
+        "definable.agent.auth",
+        "definable.agent.trigger",
+        "definable.agent.hook",
+        "definable.agent.serve_options",
+        "definable.agent.blocking",
+    ],
+    ["definable.agent.run_loop", "definable.agent.output_type", "definable.agent.runner", "definable.agent.run_stream"],
+    ["definable.agent.agent"],
+    ["definable.agent.interface"],
+    ["definable.agent.runtime"],
+    ["definable.testing", "definable.cli", "definable.__main__"],
+]
+"""Left never imports right: a module may import from its own layer and from those before it."""
+
+HEAVY = ["openai", "quart", "hypercorn", "croniter", "watchfiles", "httpx2", "websockets", "jwt"]
+
+BACKEND_ROOMS = ("definable.agent.runtime.http.quart_app", "definable.agent.runtime.http.server", "definable.testing")
+"""Where a backend may be imported by name."""
+
+
+def modules() -> Iterator[tuple[str, ast.Module, str]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        text = path.read_text()
+        yield name, ast.parse(text), text
+
+
+def layer_of(module: str) -> int | None:
+    best: tuple[int, int] | None = None
+    for index, names in enumerate(LAYERS):
+        for name in names:
+            if (module == name or module.startswith(f"{name}.")) and (best is None or len(name) > best[0]):
+                best = (len(name), index)
+    return None if best is None else best[1]
+
+
+def imports(name: str, tree: ast.Module, is_package: bool) -> Iterator[str]:
+    """The modules that a module imports when it is loaded: not within functions, not for types alone."""
+    pending: list[ast.stmt] = list(tree.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = name.split(".")
+            if node.level:
+                base = base[: len(base) - node.level + is_package]
+                module = ".".join([*base, *(node.module or "").split(".")]).rstrip(".")
+            else:
+                module = node.module or ""
+            yield module
+        elif isinstance(node, ast.If | ast.Try):
+            if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+                pending += node.body
+            pending += node.orelse
+        elif isinstance(node, ast.ClassDef):
+            pending += node.body
+
+
+def test_every_module_has_a_layer() -> None:
+    packages = {"definable", "definable.agent"}
+    assert [name for name, _, _ in modules() if name not in packages and layer_of(name) is None] == []
+
+
+def test_left_never_imports_right() -> None:
+    wrong = [
+        f"{name} -> {imported}"
+        for name, tree, _ in modules()
+        for imported in imports(name, tree, is_package=(PACKAGE.parent / Path(*name.split("."))).is_dir())
+        if (here := layer_of(name)) is not None and (there := layer_of(imported)) is not None and there > here
+    ]
+    assert wrong == []
+
+
+def test_backends_are_imported_by_name_only_where_they_differ() -> None:
+    wrong = [
+        f"{name}:{number}: {line.strip()}"
+        for name, _, text in modules()
+        if not name.startswith(BACKEND_ROOMS)
+        for number, line in enumerate(text.splitlines(), 1)
+        if re.match(r"\s*(import|from) (asyncio|trio)\b", line) and "#" not in line
+    ]
+    assert wrong == []
+
+
+def test_all_names_what_a_package_exports() -> None:
+    for info in pkgutil.walk_packages([str(PACKAGE)], "definable."):
+        module = importlib.import_module(info.name)
+        exported = getattr(module, "__all__", None)
+        if exported is None:
+            assert not info.ispkg, f"{info.name} has no __all__"
+            continue
+        assert len(exported) == len(set(exported)), info.name
+        for name in exported:
+            assert hasattr(module, name), f"{info.name}.{name}"
+
+
+@pytest.mark.parametrize("statement", ["import definable.agent", "from definable.agent import Agent; Agent('offline')"])
+def test_heavy_parts_load_when_first_used(statement: str) -> None:
+    code = f"import sys; {statement}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == "[]"
