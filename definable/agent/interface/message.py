@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from definable.model.message import Image
+
+from .media import Media
+
 
 @dataclass(frozen=True, slots=True)
 class InterfaceMessage:
@@ -16,14 +20,17 @@ class InterfaceMessage:
     platform_user_id: str
     platform_chat_id: str
     platform_message_id: str
+    """Names the message within its chat: one that comes in twice is answered once. Empty when it has no name."""
     text: str | None = None
     username: str | None = None
-    images: tuple[Any, ...] = ()
-    audio: tuple[Any, ...] = ()
-    videos: tuple[Any, ...] = ()
-    files: tuple[Any, ...] = ()
+    images: tuple[Image, ...] = ()
+    """The model sees them."""
+    audio: tuple[Media, ...] = ()
+    videos: tuple[Media, ...] = ()
+    files: tuple[Media, ...] = ()
     reply_to_message_id: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The platform's own; what a custom interface needs to answer."""
     created_at: float = field(default_factory=time.time)
     """Unix seconds."""
 
@@ -33,8 +40,15 @@ class InterfaceResponse:
     """What goes back."""
 
     content: str | None = None
-    images: tuple[Any, ...] = ()
-    audio: tuple[Any, ...] = ()
-    videos: tuple[Any, ...] = ()
-    files: tuple[Any, ...] = ()
+    images: tuple[Image, ...] = ()
+    audio: tuple[Media, ...] = ()
+    videos: tuple[Media, ...] = ()
+    files: tuple[Media, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The platform's own; see the interface."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to send."""
+        has_media = self.images or self.audio or self.videos or self.files
+        return not (has_media or (self.content and self.content.strip()))

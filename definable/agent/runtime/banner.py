@@ -56,6 +56,8 @@ def _endpoints(runtime: AgentRuntime) -> Iterator[str]:
     if runtime.url is None:
         return
     yield f"http     {runtime.url}"
+    if runtime.settings.dev:
+        yield f"docs     {runtime.url}/docs"
     for webhook in runtime.triggers.webhooks:
         public = " (public)" if webhook.auth is False else ""
         yield f"webhook  {webhook.method} {webhook.path}{public}"

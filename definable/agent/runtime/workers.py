@@ -14,6 +14,8 @@ from definable.agent.bus.emitter import Emitter, inside_worker
 from definable.agent.trigger.base import NO_HEADERS, BaseTrigger, TriggerEvent
 from definable.agent.trigger.cron import Cron
 
+from definable.errors import RunCancelled
+
 from .accepted_request import accepted_request
 from .clock import current_clock
 from .dispatch import RETRY_BACKOFF, Dispatcher, may_retry
@@ -137,6 +139,9 @@ class Workers:
                     run_id=delivery.data.get("run_id"),
                     wait_for_place=True,
                 )
+            except RunCancelled as cancelled:  # somebody asked for it by the run's id: an end like another
+                logger.info("%s: %s", event.source, cancelled)
+                await _settled(delivery, delivery.ack())
             except Exception as error:
                 if may_retry(trigger, delivery.attempt, error):
                     await self._retry(work, trigger, delivery, error)

@@ -62,7 +62,7 @@ def add_webhooks(
     inherited: AuthProvider | None,
     security: SecuritySchemes,
 ) -> None:
-    """Add the webhooks' operations; paths that differ in their parameters' names alone are one (OpenAPI 3.1, 4.8.8)."""
+    """Add the webhooks' operations; paths that differ in their parameters' names alone are one (Paths Object)."""
     spelt: dict[str, str] = {}
     taken: set[str] = set()
     for webhook in webhooks:
@@ -70,7 +70,8 @@ def add_webhooks(
         name = unused(operation_stem(webhook), taken)
         taken.add(name)
         operation = {"operationId": name, **webhook_operation(webhook, path)}
-        guard(operation, inherited if webhook.auth is None else webhook.auth or None, security)
+        own = None if webhook.auth is False else webhook.auth
+        guard(operation, inherited if webhook.auth is None else own, security)
         paths.setdefault(path, {})[webhook.method.lower()] = operation
 
 

@@ -1,0 +1,93 @@
+"""Conversations between interface and agent: found again after a restart, seen as the agent's store has them."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
+
+from definable.agent.run_output import RunOutput
+from definable.agent.session.base import Session, SessionStore
+from definable.agent.session.history import bounded
+
+from .session import InterfaceSession
+
+MAX_KNOWN = 100_000
+"""Chats of which it is remembered that their conversation was looked for."""
+
+
+class Conversations:
+    """Keeps an interface's sessions and the agent's in step.
+
+    Args:
+        store: The agent's; None: an interface sees what it answered itself.
+        max_messages: How many messages of a conversation are kept.
+        ttl: Seconds of silence after which a conversation begins anew.
+    """
+
+    def __init__(self, store: SessionStore | None, max_messages: int, ttl: float) -> None:
+        self._store = store
+        self._max_messages = max_messages
+        self._ttl = ttl
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._states: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        """The states as they are stored, by session id: what differs was changed by a hook."""
+
+    async def begin(self, session: InterfaceSession, user_id: str) -> None:
+        """Make a session the user's: the conversation of before a restart when it is young enough, else a new one."""
+        session.user_id = user_id
+        if self._store is None:
+            return
+        name = f"interface:{session.platform}:{session.platform_chat_id}:{session.platform_user_id}"
+        former = None if name in self._known else await self._former(self._store, name, user_id)
+        _remember(self._known, name, None)
+        if former is not None:
+            session.session_id = former.session_id
+            self._show(session, former)
+            return
+        now = time.time()
+        await self._store.save(Session(name, None, (), {"session_id": session.session_id}, now, now))
+
+    async def keep_state(self, session: InterfaceSession) -> None:
+        """Store a `session_state` that a hook has changed, for the next run to see."""
+        stored_state = self._states.get(session.session_id, {})
+        if self._store is None or session.session_state == stored_state:
+            return
+        now = time.time()
+        stored = await self._store.load(session.session_id) or Session(
+            session.session_id, session.user_id, created_at=now, updated_at=now
+        )
+        await self._store.save(replace(stored, state=session.session_state))
+
+    async def after_run(self, session: InterfaceSession, output: RunOutput) -> None:
+        """Show a session what a run has left behind, and bound what is kept."""
+        session.last_run_output = output
+        stored = None if self._store is None else await self._store.load(session.session_id)
+        if self._store is None or stored is None:
+            session.messages = bounded(session.messages + output.messages, self._max_messages)
+            return
+        messages = bounded(stored.messages, self._max_messages)
+        if len(messages) < len(stored.messages):
+            stored = replace(stored, messages=messages)
+            await self._store.save(stored)
+        self._show(session, stored)
+
+    async def _former(self, store: SessionStore, name: str, user_id: str) -> Session | None:
+        pointer = await store.load(name)
+        former = None if pointer is None else await store.load(str(pointer.state.get("session_id")))
+        if former is None or former.user_id != user_id or time.time() - former.updated_at > self._ttl:
+            return None
+        return former
+
+    def _show(self, session: InterfaceSession, stored: Session) -> None:
+        session.messages, session.session_state = stored.messages, stored.state
+        _remember(self._states, stored.session_id, copy.deepcopy(stored.state))
+
+
+def _remember(table: OrderedDict[str, Any], name: str, value: Any) -> None:
+    table[name] = value
+    table.move_to_end(name)
+    if len(table) > MAX_KNOWN:
+        table.popitem(last=False)

@@ -1,0 +1,143 @@
+"""One gateway connection: the conversation and its session, put on a socket and a clock."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from .close_code import Recovery, explain, recovery_from
+from .conversation import Action, Conversation, Deliver, Established, HangUp, Send, StartHeart
+from .payload import Payload, PayloadError, decode
+from .session import GatewaySession
+from .websocket import SocketClosed, WebSocket
+
+logger = logging.getLogger(__name__)
+
+HandleEvent: TypeAlias = Callable[[Payload], Awaitable[None]]
+"""Deals with one event; when it returns, the event need not be replayed."""
+
+EVENT_BUFFER = 1000
+"""Events that wait to be dealt with; the socket is not read from beyond."""
+
+SEND_TIMEOUT = 10.0
+"""Seconds: our payloads are small, a peer that does not take one in this time is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a connection ended."""
+
+    recovery: Recovery
+    why: str
+    established: bool = False
+    """Whether the bot had been on line."""
+
+
+class GatewayConnection:
+    """Drives one open socket until it ends.
+
+    Args:
+        socket: Open, nothing said yet.
+        conversation: The protocol.
+        session: Told which events were dealt with.
+        handle: Deals with events, one after the other.
+        timeout: Seconds until the bot must be on line.
+    """
+
+    def __init__(
+        self,
+        socket: WebSocket,
+        conversation: Conversation,
+        session: GatewaySession,
+        handle: HandleEvent,
+        timeout: float,
+    ) -> None:
+        self._socket = socket
+        self._conversation = conversation
+        self._session = session
+        self._handle = handle
+        self._timeout = timeout
+        self._reading = anyio.CancelScope()
+        self._established = False
+        self._ending: tuple[Recovery, str] | None = None
+
+    async def run(self) -> Ending:
+        """Talk until either side hangs up, and deal with all events that came before."""
+        send, receive = anyio.create_memory_object_stream[Payload](EVENT_BUFFER)
+        async with anyio.create_task_group() as tasks:
+            with receive:
+                with send:
+                    tasks.start_soon(self._read_until_hung_up, send.clone(), tasks)
+                await self._work_off(receive)
+            tasks.cancel_scope.cancel()
+        recovery, why = self._ending or (Recovery.RESUME, f"not on line within {self._timeout:g} s")
+        return Ending(recovery, why, self._established)
+
+    async def _work_off(self, events: MemoryObjectReceiveStream[Payload]) -> None:
+        async for event in events:
+            await self._handle(event)
+            self._session.handled(event.sequence)
+
+    async def _read_until_hung_up(self, events: MemoryObjectSendStream[Payload], tasks: TaskGroup) -> None:
+        self._reading.deadline = anyio.current_time() + self._timeout
+        with events, self._reading:
+            try:
+                while True:
+                    payload = decode(await self._socket.receive())
+                    await self._act(self._conversation.receive(payload), events, tasks)
+            except SocketClosed as closed:
+                self._hang_up(recovery_from(closed.code), explain(closed.code, closed.reason))
+            except PayloadError as error:
+                self._hang_up(Recovery.RESUME, f"the gateway sent what is no payload: {error}")
+
+    async def _act(
+        self, actions: Iterable[Action], events: MemoryObjectSendStream[Payload], tasks: TaskGroup
+    ) -> None:
+        for action in actions:
+            match action:
+                case Send(text):
+                    await self._send(text)
+                case Deliver(event):
+                    await events.send(event)
+                case StartHeart(interval):
+                    tasks.start_soon(self._beat, interval)
+                case Established(resumed):
+                    self._go_on_line(resumed)
+                case HangUp(recovery, why):
+                    self._hang_up(recovery, why)
+
+    async def _beat(self, interval: float) -> None:
+        await anyio.sleep(interval * random.random())
+        while True:
+            for action in self._conversation.beat():
+                if isinstance(action, Send):
+                    await self._send(action.text)
+                elif isinstance(action, HangUp):
+                    self._hang_up(action.recovery, action.why)
+            await anyio.sleep(interval)
+
+    async def _send(self, text: str) -> None:
+        try:
+            with anyio.fail_after(SEND_TIMEOUT):
+                await self._socket.send(text)
+        except TimeoutError:
+            self._hang_up(Recovery.RESUME, f"the gateway took nothing for {SEND_TIMEOUT:g} s")
+        except SocketClosed:
+            pass  # the reader learns of it too, with the code
+
+    def _go_on_line(self, resumed: bool) -> None:
+        self._established = True
+        self._reading.deadline = float("inf")
+        logger.info("the gateway session was %s", "resumed" if resumed else "begun")
+
+    def _hang_up(self, recovery: Recovery, why: str) -> None:
+        if self._ending is None:
+            self._ending = recovery, why
+        self._reading.cancel()

@@ -1,0 +1,174 @@
+"""The gateway: connections one after the other, and one session over all of them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Any, Final, NoReturn, TypeAlias
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import anyio
+
+from definable.agent.interface.errors import (
+    InterfaceAuthenticationError,
+    InterfaceConnectionError,
+    InterfaceRateLimitError,
+)
+
+from .close_code import Recovery
+from .config import DiscordConfig
+from .connection import Ending, GatewayConnection, HandleEvent
+from .conversation import Conversation
+from .pace import PATIENCE, Pace
+from .session import GatewaySession
+from .websocket import WebSocket, open_websocket
+
+logger = logging.getLogger(__name__)
+
+QUERY: Final = {"v": "10", "encoding": "json"}
+
+LONGEST_START_WAIT = 60.0
+"""Seconds to wait here when no session start is left; a longer wait is the supervisor's, who shows it in `/health`."""
+
+OpenSocket: TypeAlias = Callable[[str, float], AbstractAsyncContextManager[WebSocket]]
+"""Connects to a URL within so many seconds."""
+
+
+class Intent(IntFlag):
+    """What to be told of (Discord's "Gateway", Gateway Intents)."""
+
+    GUILD_MESSAGES = 1 << 9
+    DIRECT_MESSAGES = 1 << 12
+    MESSAGE_CONTENT = 1 << 15
+
+
+class GatewayRefusedError(InterfaceAuthenticationError):
+    """Discord will not have the bot as it is set up, say with an intent that it was not granted. Fatal."""
+
+    status = 403
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayInfo:
+    """What `GET /gateway/bot` says."""
+
+    url: str
+    remaining: int
+    """Sessions that may be begun still."""
+    reset_after: float
+    """Seconds until there are more."""
+
+
+class Gateway:
+    """Keeps the bot on line.
+
+    Args:
+        config: The bot's.
+        session: Resumed where it can be; lives on when the gateway is run again.
+        discover: Asks `GET /gateway/bot`.
+        handle: Deals with events, one after the other.
+        pace: How fast to go on.
+        open_socket: Connects.
+    """
+
+    def __init__(
+        self,
+        config: DiscordConfig,
+        session: GatewaySession,
+        discover: Callable[[], Awaitable[GatewayInfo]],
+        handle: HandleEvent,
+        pace: Pace | None = None,
+        open_socket: OpenSocket = open_websocket,
+    ) -> None:
+        self._config = config
+        self._session = session
+        self._discover = discover
+        self._handle = handle
+        self._pace = Pace() if pace is None else pace
+        self._open_socket = open_socket
+        self._url: str | None = None
+        """Where new sessions begin."""
+        self._next_identify = 0.0
+        """Seconds of the event loop's clock."""
+
+    async def run(self) -> NoReturn:
+        """Stay on line until cancelled.
+
+        Raises:
+            InterfaceAuthenticationError: The token is refused, or the bot as it is set up (`GatewayRefusedError`).
+            InterfaceConnectionError: The gateway cannot be had.
+            InterfaceRateLimitError: The bot has begun all the sessions that it may for now.
+        """
+        short_lived = 0
+        while True:
+            began = anyio.current_time()
+            ending = await self._converse()
+            lasted = ending.established and anyio.current_time() - began >= self._pace.stable_after
+            short_lived = 0 if lasted else short_lived + 1
+            self._raise_fatal(ending, short_lived)
+            delay = self._pace.delay(short_lived, ending.recovery)
+            logger.info("the gateway connection ended (%s); again in %.1f s", ending.why, delay)
+            await anyio.sleep(delay)
+
+    async def _converse(self) -> Ending:
+        url = await self._address()
+        conversation = Conversation(self._session, self._config.bot_token, self._introduction())
+        try:
+            async with self._open_socket(url, self._config.connect_timeout) as socket:
+                connection = GatewayConnection(
+                    socket, conversation, self._session, self._handle, self._config.connect_timeout
+                )
+                ending = await connection.run()
+        except InterfaceConnectionError as error:
+            self._session.resume_url = None  # the session may be had at the usual address still
+            return Ending(Recovery.RESUME, str(error))
+        if ending.recovery is Recovery.IDENTIFY:
+            self._session.forget()
+        return ending
+
+    async def _address(self) -> str:
+        """Where to connect; returns when it may be connected to."""
+        fixed = self._config.gateway_url
+        if self._session.resumable and (url := fixed or self._session.resume_url or self._url):
+            return with_query(url)
+        info = await self._discover()
+        self._url = fixed or info.url
+        if not self._session.resumable:
+            await self._wait_to_identify(info)
+        return with_query(self._url)
+
+    async def _wait_to_identify(self, info: GatewayInfo) -> None:
+        if info.remaining < 1:
+            logger.warning("no session start is left for %.0f s", info.reset_after)
+            if info.reset_after > LONGEST_START_WAIT:
+                raise InterfaceRateLimitError(
+                    f"Discord allows no new session for {info.reset_after:.0f} s", retry_after=info.reset_after
+                )
+            await anyio.sleep(info.reset_after)
+        await anyio.sleep(max(0.0, self._next_identify - anyio.current_time()))
+        self._next_identify = anyio.current_time() + self._pace.identify_interval
+
+    def _introduction(self) -> dict[str, Any]:
+        intents = Intent.GUILD_MESSAGES | Intent.DIRECT_MESSAGES
+        if self._config.intents_message_content:
+            intents |= Intent.MESSAGE_CONTENT
+        properties = {"os": sys.platform, "browser": "definable", "device": "definable"}
+        return {"intents": int(intents), "properties": properties}
+
+    def _raise_fatal(self, ending: Ending, short_lived: int) -> None:
+        if ending.recovery is Recovery.BAD_TOKEN:
+            raise InterfaceAuthenticationError(f"Discord refuses the bot's token ({ending.why})")
+        if ending.recovery is Recovery.REFUSED:
+            raise GatewayRefusedError(f"Discord refuses the bot ({ending.why})")
+        if not ending.established and short_lived >= PATIENCE:
+            raise InterfaceConnectionError(f"the gateway cannot be had: {ending.why}")
+
+
+def with_query(url: str) -> str:
+    """The gateway's URL with the version and the encoding that we speak."""
+    scheme, host, path, query, _ = urlsplit(url)
+    return urlunsplit((scheme, host, path or "/", urlencode({**dict(parse_qsl(query)), **QUERY}), ""))

@@ -1,0 +1,140 @@
+"""A WebSocket client on whichever backend runs: the one place of this room that names a backend."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Protocol
+
+import anyio
+import sniffio
+
+# websockets has a connection of its own for each backend, on one protocol engine.
+from websockets.asyncio.client import ClientConnection as AsyncioConnection
+from websockets.asyncio.client import connect as connect_on_asyncio
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.trio.client import ClientConnection as TrioConnection
+from websockets.trio.client import connect as connect_on_trio
+
+from definable.agent.interface.errors import InterfaceConnectionError
+
+from .close_code import RESUMABLE_CLOSE
+
+HANDSHAKE_TIMEOUT = 1.0
+"""Seconds for the peer to answer our close."""
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds until the connection is cut, whatever became of the close: a peer that stopped reading takes not even that."""
+
+MAX_PAYLOAD = 16 * 1024 * 1024
+"""Bytes of one message from the gateway; descriptions of large servers run to megabytes."""
+
+
+class SocketClosed(Exception):
+    """The connection is over.
+
+    Args:
+        code: The peer's close code; None where it broke without.
+        reason: What the peer said to it.
+    """
+
+    def __init__(self, code: int | None, reason: str = "") -> None:
+        super().__init__(f"closed with {code}" if code is not None else "broken")
+        self.code = code
+        self.reason = reason
+
+
+class WebSocket(Protocol):
+    """An open connection."""
+
+    async def receive(self) -> str | bytes:
+        """The next message.
+
+        Raises:
+            SocketClosed: There is none.
+        """
+        ...
+
+    async def send(self, text: str) -> None:
+        """Send a message.
+
+        Raises:
+            SocketClosed: It cannot be sent any more.
+        """
+        ...
+
+
+class _QuietLogger(logging.LoggerAdapter[logging.Logger]):
+    """websockets logs every frame at debug level, and the one that identifies the bot bears its token."""
+
+    def isEnabledFor(self, level: int) -> bool:
+        return level > logging.DEBUG and super().isEnabledFor(level)
+
+
+logger = _QuietLogger(logging.getLogger(__name__), {})
+
+
+@asynccontextmanager
+async def open_websocket(url: str, timeout: float) -> AsyncGenerator[WebSocket]:
+    """A connection while the context is open; it ends with `RESUMABLE_CLOSE`, and within a bound.
+
+    Args:
+        url: `ws://` or `wss://`.
+        timeout: Seconds to connect in.
+
+    Raises:
+        InterfaceConnectionError: The server cannot be reached, or does not speak WebSocket there.
+    """
+    connect: Any = connect_on_trio if sniffio.current_async_library() == "trio" else connect_on_asyncio
+    context = connect(
+        url,
+        open_timeout=timeout,
+        close_timeout=HANDSHAKE_TIMEOUT,
+        ping_interval=None,  # the gateway has heartbeats of its own
+        compression=None,
+        max_size=MAX_PAYLOAD,
+        logger=logger,
+    )
+    async with AsyncExitStack() as stack:
+        try:
+            connection = await stack.enter_async_context(context)
+        except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:
+            raise InterfaceConnectionError(f"no WebSocket at {url}: {str(error) or type(error).__name__}") from error
+        stack.push_async_callback(_close, connection)
+        yield _Connected(connection)
+
+
+class _Connected:
+    def __init__(self, connection: TrioConnection | AsyncioConnection) -> None:
+        self._connection = connection
+
+    async def receive(self) -> str | bytes:
+        try:
+            return await self._connection.recv()
+        except ConnectionClosed as closed:
+            raise _closed(closed) from None
+
+    async def send(self, text: str) -> None:
+        try:
+            await self._connection.send(text)
+        except ConnectionClosed as closed:
+            raise _closed(closed) from None
+
+
+def _closed(closed: ConnectionClosed) -> SocketClosed:
+    return SocketClosed(None) if closed.rcvd is None else SocketClosed(closed.rcvd.code, closed.rcvd.reason)
+
+
+async def _close(connection: TrioConnection | AsyncioConnection) -> None:
+    # Shielded: on asyncio a cancelled close would leave the transport open, on either a session that could be resumed
+    # would not be told apart from one that is over.
+    with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+        if isinstance(connection, TrioConnection):
+            return await connection.aclose(RESUMABLE_CLOSE)  # cuts the stream by itself when it is cancelled
+        try:
+            await connection.close(RESUMABLE_CLOSE)
+        finally:
+            connection.transport.abort()
+    with anyio.CancelScope(shield=True):  # the transport is aborted: the next turn of the loop tells
+        await connection.wait_closed()

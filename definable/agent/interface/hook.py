@@ -1,0 +1,89 @@
+"""Hooks around every message of an interface, and the chain in which they are called."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from definable.agent.calling import call_user
+
+from .message import InterfaceMessage, InterfaceResponse
+from .session import InterfaceSession
+
+logger = logging.getLogger(__name__)
+
+
+class InterfaceHook:
+    """Called around every message; override what you need, sync or async.
+
+    What a hook raises ends the message's way: the user gets the interface's `error_message`. Only what `on_error` raises
+    is logged and goes no further.
+    """
+
+    async def on_message_received(self, message: InterfaceMessage) -> bool | None:
+        """A message came in. False: it is neither answered nor looked at any further."""
+        return None
+
+    async def on_before_respond(self, message: InterfaceMessage, session: InterfaceSession) -> InterfaceMessage | None:
+        """The agent is about to run; a message that is returned takes the place of the one that came in."""
+        return None
+
+    async def on_after_respond(
+        self, message: InterfaceMessage, response: InterfaceResponse, session: InterfaceSession
+    ) -> InterfaceResponse | None:
+        """The agent has answered; a response that is returned is sent in place of its answer."""
+        return None
+
+    async def on_error(self, error: Exception, message: InterfaceMessage) -> None:
+        """The message could not be answered."""
+
+
+class HookChain:
+    """An interface's hooks, called in their order.
+
+    Args:
+        hooks: Of the user. One that is no `InterfaceHook` is asked for the methods that it has.
+    """
+
+    __slots__ = ("_hooks",)
+
+    def __init__(self, hooks: Sequence[object]) -> None:
+        self._hooks = tuple(hooks)
+
+    async def let_in(self, message: InterfaceMessage) -> bool:
+        """Whether no hook stops the message; those after one that does are not asked."""
+        for hook in self._hooks:
+            if await _call(hook, "on_message_received", message) is False:
+                return False
+        return True
+
+    async def before_respond(self, message: InterfaceMessage, session: InterfaceSession) -> InterfaceMessage:
+        """The message that the agent is to answer."""
+        for hook in self._hooks:
+            replacement = await _call(hook, "on_before_respond", message, session)
+            if isinstance(replacement, InterfaceMessage):
+                message = replacement
+        return message
+
+    async def after_respond(
+        self, message: InterfaceMessage, response: InterfaceResponse, session: InterfaceSession
+    ) -> InterfaceResponse:
+        """The response that is to be sent."""
+        for hook in self._hooks:
+            replacement = await _call(hook, "on_after_respond", message, response, session)
+            if isinstance(replacement, InterfaceResponse):
+                response = replacement
+        return response
+
+    async def tell_error(self, error: Exception, message: InterfaceMessage) -> None:
+        """Tell all hooks of a failure."""
+        for hook in self._hooks:
+            try:
+                await _call(hook, "on_error", error, message)
+            except Exception:
+                logger.exception("the on_error hook of %s failed", type(hook).__name__)
+
+
+async def _call(hook: object, name: str, *args: object) -> object:
+    method = getattr(hook, name, None)
+    return None if method is None else await call_user(method, *args)

@@ -1,0 +1,36 @@
+"""What an interface is handed by whoever serves it; it knows nothing else of the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from definable.agent.auth.base import AuthProvider
+from definable.agent.run_event import Listener
+from definable.agent.run_output import RunOutput
+from definable.agent.runner import RunRequest
+from definable.agent.session.base import SessionStore
+
+StartRun: TypeAlias = Callable[[RunRequest], Awaitable[RunOutput]]
+"""Makes a run of the agent."""
+
+StreamRun: TypeAlias = Callable[[RunRequest, Listener], Awaitable[RunOutput]]
+"""Makes a run of the agent and tells what happens in it."""
+
+
+def nobody() -> None:
+    """The guard of an open agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceHost:
+    """The agent behind an interface, as far as the interface needs it."""
+
+    start_run: StartRun
+    stream_run: StreamRun | None = None
+    """None: replies come whole."""
+    sessions: SessionStore | None = None
+    """Where the agent keeps conversations; None: an interface sees of them what it answered itself."""
+    auth: Callable[[], AuthProvider | None] = nobody
+    """Who guards the agent, asked at every message."""

@@ -1,0 +1,174 @@
+"""One message's way: hooks, auth, rate limit, identity, session, hooks, run, hooks, and back to its chat."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import anyio
+
+from definable.agent.auth.base import AuthContext, AuthProvider, AuthRequest
+from definable.agent.auth.consult import consult
+from definable.agent.run_output import RunOutput
+from definable.agent.runner import RunRequest
+from definable.errors import DefinableError
+
+from .conversation import Conversations
+from .errors import InterfaceRateLimitError
+from .hook import HookChain
+from .host import InterfaceHost
+from .identity import IdentityResolver
+from .message import InterfaceMessage, InterfaceResponse
+from .prompt import reply_text, run_input
+from .rate_limit import UserRateLimit
+from .session import InterfaceSession
+from .session_manager import SessionManager
+from .splitting import split_text
+from .typing_indicator import while_typing
+
+if TYPE_CHECKING:
+    from .base import BaseInterface
+
+logger = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Answers the messages of one interface; its steps read in their order in `_answer`.
+
+    Args:
+        interface: Sends, shows typing, and holds the settings.
+        host: The agent behind it.
+        sessions: The open conversations.
+        hooks: Of the user.
+        identities: Knows who a platform's user is; None: nobody does.
+        auth: Who lets users in; None asks the agent's provider, False lets in everybody.
+    """
+
+    def __init__(
+        self,
+        interface: BaseInterface,
+        host: InterfaceHost,
+        *,
+        sessions: SessionManager,
+        hooks: Sequence[object],
+        identities: IdentityResolver | None,
+        auth: AuthProvider | Literal[False] | None,
+    ) -> None:
+        config = interface.config
+        self.host = host
+        self._interface = interface
+        self._sessions = sessions
+        self._hooks = HookChain(hooks)
+        self._identities = identities
+        self._auth = auth
+        self._rate_limit = UserRateLimit(config.rate_limit_messages_per_minute)
+        self._conversations = Conversations(host.sessions, config.max_session_history, sessions.session_ttl_seconds)
+
+    async def answer(self, message: InterfaceMessage) -> bool:
+        """Answer a message; False when that failed."""
+        try:
+            await self._answer(message)
+        except Exception as error:
+            await self._fail(message, error)
+            return False
+        return True
+
+    async def _answer(self, message: InterfaceMessage) -> None:
+        if not await self._hooks.let_in(message):
+            return
+        provider = self._guard()
+        caller = None if provider is None else await consult(provider, auth_request(message))
+        if provider is not None and caller is None:
+            logger.info("%s: %r does not let in user %s", message.platform, provider, message.platform_user_id)
+            return
+        if not await self._is_within_rate(message):
+            return
+        session = await self._session(message, await self._user_id(message, caller))
+        message = await self._hooks.before_respond(message, session)
+        await self._conversations.keep_state(session)
+        output = await self._run(message, session, caller)
+        await self._conversations.after_run(session, output)
+        response = InterfaceResponse(content=reply_text(output.content))
+        await self._send(message, await self._hooks.after_respond(message, response, session))
+
+    def _guard(self) -> AuthProvider | None:
+        if self._auth is None:
+            return self.host.auth()
+        return None if self._auth is False else self._auth
+
+    async def _is_within_rate(self, message: InterfaceMessage) -> bool:
+        refusal = self._rate_limit.take(f"{message.platform}:{message.platform_user_id}", anyio.current_time())
+        if refusal is None:
+            return True
+        if refusal.is_first:  # once: whoever floods is neither answered nor logged at every message
+            wait = max(1, round(refusal.retry_after))
+            error = InterfaceRateLimitError(f"too many messages: wait {wait} s", retry_after=refusal.retry_after)
+            logger.warning("%s: user %s sent %s", message.platform, message.platform_user_id, error)
+            await self._hooks.tell_error(error, message)
+            await self._send(message, InterfaceResponse(f"Too many messages. Please wait {wait} seconds."))
+        return False
+
+    async def _user_id(self, message: InterfaceMessage, caller: AuthContext | None) -> str:
+        if self._identities is not None:
+            canonical = await self._identities.resolve(message.platform, message.platform_user_id)
+            if canonical is not None:
+                return canonical
+        return f"{message.platform}:{message.platform_user_id}" if caller is None else caller.user_id
+
+    async def _session(self, message: InterfaceMessage, user_id: str) -> InterfaceSession:
+        key = (message.platform, message.platform_user_id, message.platform_chat_id)
+        session = self._sessions.get_or_create(*key)
+        if session.user_id not in (None, user_id):  # linked or unlinked since: the conversation belongs to who it was
+            self._sessions.remove(*key)
+            session = self._sessions.get_or_create(*key)
+        if session.user_id is None:
+            await self._conversations.begin(session, user_id)
+        return session
+
+    async def _run(self, message: InterfaceMessage, session: InterfaceSession, caller: AuthContext | None) -> RunOutput:
+        metadata = {"message": message, "auth": None if caller is None else caller.metadata}
+        request = RunRequest(run_input(message), session.session_id, session.user_id, metadata)
+        if not self._interface.config.typing_indicator:
+            return await self.host.start_run(request)
+        return await while_typing(
+            lambda: self._interface.typing(message),
+            self._interface.typing_interval,
+            lambda: self.host.start_run(request),
+        )
+
+    async def _send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
+        if response.is_empty:
+            return
+        parts = split_text(response.content or "", self._interface.config.max_message_length)
+        for part in parts[:-1]:
+            await self._interface.send(message, InterfaceResponse(part, metadata=response.metadata))
+        await self._interface.send(message, replace(response, content=parts[-1] if parts else None))
+
+    async def _fail(self, message: InterfaceMessage, error: Exception) -> None:
+        surprise = None if isinstance(error, DefinableError) else error
+        logger.error(
+            "%s: message %s was not answered: %s: %s",
+            self._interface.name,
+            message.platform_message_id,
+            type(error).__name__,
+            error,
+            exc_info=surprise,
+        )
+        await self._hooks.tell_error(error, message)
+        try:
+            await self._send(message, InterfaceResponse(self._interface.config.error_message))
+        except Exception as failure:
+            logger.error("%s: the error message could not be sent: %s", self._interface.name, failure)
+
+
+def auth_request(message: InterfaceMessage) -> AuthRequest:
+    """What an auth provider may look at."""
+    return AuthRequest(
+        platform=message.platform,
+        user_id=message.platform_user_id,
+        username=message.username,
+        chat_id=message.platform_chat_id,
+        metadata=message.metadata,
+    )

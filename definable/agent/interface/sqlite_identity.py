@@ -1,0 +1,92 @@
+"""Identities in an SQLite file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import AsyncExitStack
+
+from definable.agent.storage import SQLiteFile
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS identity ("
+    " platform TEXT NOT NULL, platform_user_id TEXT NOT NULL, canonical_user_id TEXT NOT NULL,"
+    " PRIMARY KEY (platform, platform_user_id)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS identity_by_user ON identity (canonical_user_id)",
+)
+
+
+class SQLiteIdentityResolver:
+    """Maps platforms' users to canonical users in an SQLite file, which other parts may share.
+
+    Works without `initialize` too, at the cost of opening the file for every call.
+
+    Args:
+        db_path: The file; made when it does not exist.
+
+    Raises:
+        ConfigurationError: The path names no file on disk.
+    """
+
+    def __init__(self, db_path: str | os.PathLike[str]) -> None:
+        self._file = SQLiteFile(db_path, _SCHEMA)
+        self._leases: list[AsyncExitStack] = []
+
+    def __repr__(self) -> str:
+        return f"SQLiteIdentityResolver({os.fspath(self._file.path)!r})"
+
+    async def initialize(self) -> None:
+        """Hold the file open.
+
+        Raises:
+            StorageError: The file cannot be opened, or is no SQLite database.
+        """
+        lease = AsyncExitStack()
+        await lease.enter_async_context(self._file.open())
+        self._leases.append(lease)
+
+    async def close(self) -> None:
+        """Let go of the file, once for every `initialize`."""
+        if self._leases:
+            await self._leases.pop().aclose()
+
+    async def resolve(self, platform: str, platform_user_id: str) -> str | None:
+        """The canonical user; None when the platform's user is not linked to one.
+
+        Raises:
+            StorageError: The file failed; so for the other methods.
+        """
+
+        def work(connection: sqlite3.Connection) -> str | None:
+            query = "SELECT canonical_user_id FROM identity WHERE platform = ? AND platform_user_id = ?"
+            row: tuple[str] | None = connection.execute(query, (platform, platform_user_id)).fetchone()
+            return None if row is None else row[0]
+
+        return await self._file.read(work)
+
+    async def link(self, platform: str, platform_user_id: str, canonical_user_id: str) -> None:
+        """Let the platform's user be this canonical user from now on."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            statement = "INSERT OR REPLACE INTO identity VALUES (?, ?, ?)"
+            connection.execute(statement, (platform, platform_user_id, canonical_user_id))
+
+        await self._file.write(work)
+
+    async def unlink(self, platform: str, platform_user_id: str) -> bool:
+        """Take back a link; False when there was none."""
+
+        def work(connection: sqlite3.Connection) -> bool:
+            statement = "DELETE FROM identity WHERE platform = ? AND platform_user_id = ?"
+            return connection.execute(statement, (platform, platform_user_id)).rowcount > 0
+
+        return await self._file.write(work)
+
+    async def get_identities(self, canonical_user_id: str) -> list[tuple[str, str]]:
+        """The (platform, platform user) pairs that are linked to a canonical user, in their order."""
+
+        def work(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+            query = "SELECT platform, platform_user_id FROM identity WHERE canonical_user_id = ? ORDER BY 1, 2"
+            return connection.execute(query, (canonical_user_id,)).fetchall()
+
+        return await self._file.read(work)

@@ -1,0 +1,148 @@
+"""A headless Chromium, driven through chromedriver by the W3C WebDriver protocol (https://www.w3.org/TR/webdriver2/).
+
+Plain HTTP, so that it works the same on both backends. No name resolves in it: it reaches nothing but 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import DEVNULL
+from typing import Any
+
+import anyio
+import httpx2
+from anyio.abc import ByteReceiveStream
+from anyio.streams.text import TextReceiveStream
+
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
+    *("--disable-quic", "--disable-sync", "--disable-background-networking", "--disable-component-update"),
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+
+PATIENCE_MS = 15_000
+"""Milliseconds that an element may take to appear."""
+
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
+"""The key of an element's id (WebDriver, section 12.1)."""
+
+
+class BrowserMissing(Exception):
+    """There is no Chromium, or no driver for it, on PATH."""
+
+
+def find() -> tuple[str, str]:
+    """The browser and its driver.
+
+    Raises:
+        BrowserMissing: One of them is not on PATH.
+    """
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or driver is None:
+        raise BrowserMissing("chromium and chromedriver are not on PATH: apt-get install chromium chromium-driver")
+    return browser, driver
+
+
+@dataclass(frozen=True)
+class Browser:
+    """One window."""
+
+    driver: httpx2.AsyncClient
+
+    async def open(self, url: str) -> None:
+        """Go to a page, and wait until it has loaded."""
+        await self._post("url", url=url)
+
+    async def title(self) -> str:
+        """The page's title."""
+        return value_of(await self.driver.get("title"))
+
+    async def click(self, xpath: str) -> None:
+        """Click an element as soon as it is there."""
+        await self._post(f"{await self._element(xpath)}/click")
+
+    async def type(self, xpath: str, text: str) -> None:
+        """Write into a field, in place of what it holds."""
+        element = await self._element(xpath)
+        await self._post(f"{element}/clear")
+        await self._post(f"{element}/value", text=text)
+
+    async def text(self, xpath: str) -> str:
+        """An element's visible text, as soon as it is there."""
+        return value_of(await self.driver.get(f"{await self._element(xpath)}/text"))
+
+    async def requested(self) -> list[str]:
+        """The URLs that web pages (not the browser's own) have asked for since the last call, whatever for."""
+        events = [json.loads(entry["message"])["message"] for entry in await self._log("performance")]
+        sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        return [each["request"]["url"] for each in sent if each["documentURL"].startswith("http")]
+
+    async def complaints(self) -> list[str]:
+        """What the console has said since the last call: failures, and breaches of the page's policy."""
+        return [entry["message"] for entry in await self._log("browser")]
+
+    async def _element(self, xpath: str) -> str:
+        found = await self._post("element", using="xpath", value=xpath)
+        return f"element/{found[ELEMENT]}"
+
+    async def _log(self, kind: str) -> list[dict[str, Any]]:
+        return await self._post("se/log", type=kind)
+
+    async def _post(self, command: str, **parameters: Any) -> Any:
+        return value_of(await self.driver.post(command, json=parameters))
+
+
+@asynccontextmanager
+async def browsing(programs: tuple[str, str], profile: Path) -> AsyncGenerator[Browser]:
+    """A browser with an empty profile, while the context is open."""
+    browser, driver = programs
+    capabilities = {
+        "browserName": "chrome",
+        "timeouts": {"implicit": PATIENCE_MS},
+        "goog:chromeOptions": {"binary": browser, "args": [*FLAGS, f"--user-data-dir={profile}"]},
+        "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"},
+    }
+    async with driving(driver) as url, httpx2.AsyncClient(timeout=60, trust_env=False) as client:
+        made = value_of(await client.post(url, json={"capabilities": {"alwaysMatch": capabilities}}))
+        session = f"{url}/{made['sessionId']}"
+        client.base_url = session
+        try:
+            yield Browser(client)
+        finally:
+            with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 10):  # or Chromium outlives us
+                value_of(await client.delete(session))
+
+
+@asynccontextmanager
+async def driving(driver: str) -> AsyncGenerator[str]:
+    """chromedriver, while the context is open; gives the URL of its sessions."""
+    async with await anyio.open_process([driver, "--port=0"], stderr=DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{await port_of(process.stdout)}/session"
+        finally:
+            process.terminate()
+
+
+async def port_of(stdout: ByteReceiveStream) -> int:
+    """The port that chromedriver says it listens on."""
+    said = ""
+    async for text in TextReceiveStream(stdout):
+        said += text
+        _, found, rest = said.partition("successfully on port ")
+        if found and "." in rest:
+            return int(rest.partition(".")[0])
+    raise RuntimeError(f"chromedriver did not start: {said}")
+
+
+def value_of(response: httpx2.Response) -> Any:
+    """What a command answered."""
+    value = response.json()["value"]
+    if response.is_error:
+        raise RuntimeError(f"{value['error']}: {value['message']}")
+    return value
