@@ -13,7 +13,6 @@ from definable.agent.bus.base import Delivery, EventBus
 from definable.agent.bus.emitter import Emitter, inside_worker
 from definable.agent.trigger.base import NO_HEADERS, BaseTrigger, TriggerEvent
 from definable.agent.trigger.cron import Cron
-
 from definable.errors import RunCancelled
 
 from .accepted_request import accepted_request
@@ -140,7 +139,7 @@ class Workers:
                     wait_for_place=True,
                 )
             except RunCancelled as cancelled:  # somebody asked for it by the run's id: an end like another
-                logger.info("%s: %s", event.source, cancelled)
+                logger.info("%s: %s", trigger.source, cancelled)
                 await _settled(delivery, delivery.ack())
             except Exception as error:
                 if may_retry(trigger, delivery.attempt, error):

@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint
 from definable.agent import Agent, RunOutput
 from definable.agent.bus import EventBufferFull, EventBusClosed
 from definable.agent.trigger import Cron, EventTrigger, Reply, TriggerEvent
+from definable.model import OfflineModel
 
 pytestmark = pytest.mark.anyio
 
@@ -460,3 +461,23 @@ async def test_an_agent_may_serve_again() -> None:
         async with serve(agent) as runtime:
             agent.emit("job")
         assert (gate.handled, runtime.report.completed) == (turn, 1)
+
+
+async def test_a_run_that_is_cancelled_by_its_id_is_no_dead_letter_and_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    agent = Agent(OfflineModel(latency=60))
+    agent.on(EventTrigger("x"))(lambda event: "go")
+    with anyio.fail_after(5):
+        async with agent.running(enable_server=False) as runtime:
+            agent.emit("x")
+            while not runtime.registry.active_count:
+                await anyio.sleep(0.001)
+            (record,) = runtime.registry.records()
+            assert runtime.registry.cancel(record.run_id)
+            await runtime.bus.drain()
+            assert await runtime.bus.dead_letters() == ()
+    assert runtime.report is not None
+    count = runtime.report.sources["event"]
+    assert (count.completed, count.failed) == (1, 0)
+    assert "ERROR" not in caplog.text
