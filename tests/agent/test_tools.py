@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 
 from definable.agent.run_context import RunContext
-from definable.agent.tools import Tool, index_tools, tool
 from definable.agent.tool_result import MAX_ERROR_LENGTH, ToolResult
+from definable.agent.tools import Tool, index_tools, tool
 from definable.agent.validation_message import MAX_PROBLEMS
 from definable.agent.worker_thread import worker_threads
 from definable.errors import ConfigurationError

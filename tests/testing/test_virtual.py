@@ -14,7 +14,7 @@ import pytest
 
 from definable.agent.runtime.clock import SystemClock, current_clock
 from definable.errors import ConfigurationError
-from definable.testing.virtual_time import VIRTUAL_BACKENDS, Start, run, virtual_clock, virtual_time
+from definable.testing.virtual import VIRTUAL_BACKENDS, Start, run, virtual_clock, virtual_time
 
 START = "2026-03-29T00:00:00+00:00"
 NOON = datetime(2026, 3, 29, 12, tzinfo=UTC)

@@ -5,7 +5,7 @@ Dispatch, `POST /run` and the interfaces start their runs here; `/runs` lists th
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +21,9 @@ from .run_log import RunLog
 
 MAX_RECENT_RUNS = 1_000
 """Ended runs that are remembered."""
+
+MAX_RECENT_LOGS = 100
+"""Ended runs whose events are remembered, beyond the last one."""
 
 
 class TooManyRuns(ServeError):
@@ -64,6 +67,7 @@ class RunRegistry:
         self._queued: dict[str, RunRecord] = {}
         self._active: dict[str, RunRecord] = {}
         self._recent: OrderedDict[str, RunRecord] = OrderedDict()
+        self._recent_logs: deque[RunLog] = deque()
 
     def queue(self, request: RunRequest, source: str) -> RunRecord:
         """Note down a run that was accepted for later; its events will be logged.
@@ -92,7 +96,13 @@ class RunRegistry:
         self._keep(record)
 
     async def run(
-        self, request: RunRequest, source: str, listener: Listener | None = None, *, wait: bool = False
+        self,
+        request: RunRequest,
+        source: str,
+        listener: Listener | None = None,
+        *,
+        runner: Runner | None = None,
+        wait: bool = False,
     ) -> RunOutput:
         """Make a run.
 
@@ -100,6 +110,7 @@ class RunRegistry:
             request: What it is started with.
             source: What it comes from.
             listener: Told what happens as it happens.
+            runner: Makes this run in place of the registry's own.
             wait: Whether to wait for a place when `max_concurrent` runs are under way.
 
         Raises:
@@ -114,11 +125,11 @@ class RunRegistry:
                 raise TooManyRuns(f"{self._max_concurrent} runs are under way already (max_concurrent_runs)") from None
             await self._places.acquire()
         try:
-            return await self._run(request, source, listener)
+            return await self._run(request, source, listener, runner or self._runner)
         finally:
             self._places.release()
 
-    async def _run(self, request: RunRequest, source: str, listener: Listener | None) -> RunOutput:
+    async def _run(self, request: RunRequest, source: str, listener: Listener | None, runner: Runner) -> RunOutput:
         record = self._begin(request, source)
         if listener is not None:
             listener = record.log.counted(listener)
@@ -126,7 +137,7 @@ class RunRegistry:
             listener = record.log.tell
         try:
             with record.scope:
-                record.output = output = await self._runner.run(request, listener)
+                record.output = output = await runner.run(request, listener)
                 record.session_id = output.session_id
                 record.status = RunStatus.COMPLETED
                 return output
@@ -193,6 +204,10 @@ class RunRegistry:
         self._recent[record.run_id] = record
         if len(self._recent) > MAX_RECENT_RUNS:
             self._recent.popitem(last=False)
+        if record.is_logged:
+            self._recent_logs.append(record.log)
+            if len(self._recent_logs) > MAX_RECENT_LOGS:
+                self._recent_logs.popleft().shrink()
 
 
 def cancellation(record: RunRecord) -> RunCancelled:

@@ -7,7 +7,7 @@ was accepted is finished within the grace, what is left is cancelled, stores and
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,13 @@ from definable.agent.agent import Agent
 from definable.agent.bus.emitter import inside_accepted_work
 from definable.agent.bus.memory import MemoryBus
 from definable.agent.event_loop import EventLoopHandle
-from definable.agent.interface.base import BaseInterface, StartRun
-from definable.agent.run_output import RunOutput
-from definable.agent.runner import RunRequest
+from definable.agent.interface.base import BaseInterface
 from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.cron import Cron
 from definable.agent.trigger.webhook import Webhook
 from definable.agent.worker_thread import RunningThread, worker_threads
 from definable.errors import ConfigurationError, EventBusClosed, ServeError
+from definable.model.base import Model
 
 from .banner import banner, warnings
 from .clock import current_clock
@@ -33,12 +32,12 @@ from .cron_loop import CronLoop
 from .dispatch import Dispatcher
 from .health import health_of
 from .intake import Intake
+from .interfaces import supervised
 from .ledger import WorkLedger
 from .plain_errors import plain_errors
 from .report import ShutdownReport
 from .run_registry import RunRegistry
 from .settings import ServeSettings
-from .supervisor import Supervisor
 from .triggers import TriggerTable
 from .workers import Workers, source_kind
 
@@ -99,8 +98,7 @@ class AgentRuntime:
             line_limit=self.settings.event_buffer,
         )
         self.cron_loop = CronLoop(self.triggers.crons, self._fire_cron)
-        interfaces = distinct((*agent.interfaces, *interfaces))
-        self.supervisors = [Supervisor(interface, self._starter(interface), self.ledger) for interface in interfaces]
+        self.supervisors = supervised((*agent.interfaces, *interfaces), agent, self.registry, self.ledger)
         self.http: HTTPService | None = None
         """What answers HTTP; None without a server."""
         self._foreign_server = foreign_server
@@ -232,8 +230,9 @@ class AgentRuntime:
     async def _opened(self) -> AsyncGenerator[None, None]:
         """What is opened first and closed last; each closes itself within a bound, also when cancelled."""
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._close_model)
-            await stack.enter_async_context(self.agent.sessions.open())
+            for agent in self._agents:
+                stack.push_async_callback(close_model, agent.model)
+                await stack.enter_async_context(agent.sessions.open())
             await stack.enter_async_context(self.bus.open())
             await stack.enter_async_context(
                 self.agent.emitter.connected(self.bus, self.triggers.route, workers=self.settings.event_workers)
@@ -322,10 +321,6 @@ class AgentRuntime:
         )
         logger.log(logging.INFO if self.report.clean else logging.WARNING, "%s %s", self.name, self.report)
 
-    async def _close_model(self) -> None:
-        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):  # connections must not outlive the loop
-            await self.agent.model.aclose()
-
     # --- what the children are handed
 
     async def _fire_cron(self, job: Cron, nominal: float) -> None:
@@ -334,15 +329,11 @@ class AgentRuntime:
         if not await self.bus.publish(key, data, dedupe_key=f"{key}@{nominal:.3f}"):
             logger.debug("%s at %s was fired by another replica", job.source, nominal)
 
-    def _starter(self, interface: BaseInterface) -> StartRun:
-        registry = self.registry
-        if interface.agent is not None and interface.agent is not self.agent:
-            registry = RunRegistry(interface.agent.runner, self.settings.max_concurrent_runs)
-
-        async def start_run(request: RunRequest) -> RunOutput:
-            return await registry.run(request, interface.name, wait=True)
-
-        return start_run
+    @property
+    def _agents(self) -> Iterable[Agent]:
+        """The served agent, and those that interfaces brought along."""
+        others = [supervisor.interface.agent for supervisor in self.supervisors]
+        return dict.fromkeys([self.agent, *[other for other in others if other is not None]])
 
     @property
     def _serves_http(self) -> bool:
@@ -352,16 +343,7 @@ class AgentRuntime:
         return wanted or not (self.triggers.crons or self.triggers.events or self.supervisors)
 
 
-def distinct(interfaces: Sequence[BaseInterface]) -> Sequence[BaseInterface]:
-    """The interfaces, each with a name of its own: reports and `/health` know them by it.
-
-    Raises:
-        ConfigurationError: Two have one name.
-    """
-    names = [interface.name for interface in interfaces]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ConfigurationError(
-            f"two interfaces are named {', '.join(repeated)}: give each a name with InterfaceConfig(platform=...)"
-        )
-    return interfaces
+async def close_model(model: Model) -> None:
+    """Close a model's connections, which must not outlive the event loop; within a bound, also when cancelled."""
+    with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+        await model.aclose()

@@ -100,7 +100,10 @@ def test_a_caller_with_a_key_may_act_for_others() -> None:
     assert context.metadata == {"auth_method": "api_key"}
 
 
-@pytest.mark.parametrize("keys", ["", set(), {""}, {"a", ""}, None, {None}, {b"a"}])
+NO_KEYS: list[Any] = ["", set(), {""}, {"a", ""}, None, {None}, {b"a"}]
+
+
+@pytest.mark.parametrize("keys", NO_KEYS)
 def test_there_must_be_a_key(keys: Any) -> None:
     with pytest.raises(ConfigurationError, match="at least one key"):
         APIKeyAuth(keys)
