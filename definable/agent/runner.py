@@ -127,6 +127,15 @@ class Runner:
         await self.on_error.fire(_context(request, request.session_id or "", {}), timeout)
         raise timeout
 
+    async def forget(self, session_id: str) -> bool:
+        """Forget a session, in its turn: a run that is under way in it would save it back.
+
+        Returns:
+            False when there was none.
+        """
+        async with self._gate.turn(session_id):
+            return await self.sessions.delete(session_id)
+
     async def _run_in_session(self, request: RunRequest, listener: Listener | None) -> RunOutput:
         if request.session_id is None:  # nobody else can know the id: no turn to wait for, nothing to load
             return await self._run(request, Session(f"session_{urandom(12).hex()}", request.user_id), listener)
@@ -134,7 +143,7 @@ class Runner:
             session = await self.sessions.load(request.session_id)
             if session is None:
                 session = Session(request.session_id, request.user_id)
-            elif session.user_id is not None and session.user_id != request.user_id:
+            elif session.user_id != request.user_id:
                 raise SessionNotFound(f"there is no session {request.session_id!r}")
             return await self._run(request, session, listener)
 

@@ -178,6 +178,23 @@ async def test_a_session_belongs_to_the_user_who_began_it() -> None:
         await agent.arun("whose?", session_id="s")
 
 
+async def test_a_session_that_nobody_owns_is_not_taken_over() -> None:
+    agent = Agent("offline")
+    await agent.arun("whose?", session_id="s")
+    with pytest.raises(SessionNotFound):
+        await agent.arun("mine!", session_id="s", user_id="ann")
+
+
+async def test_forgetting_a_session_waits_for_the_run_in_it() -> None:
+    agent = Agent(OfflineModel(latency=0.01))
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: agent.arun("hi", session_id="s"))
+        await anyio.wait_all_tasks_blocked()
+        assert await agent.runner.forget("s")
+    assert await agent.sessions.load("s") is None
+    assert not await agent.runner.forget("s")
+
+
 async def test_a_run_that_fails_leaves_its_session_as_it_was() -> None:
     model = OfflineModel(["one", ValueError("broken"), "three"])
     agent = Agent(model)

@@ -1,4 +1,4 @@
-"""The interfaces that a runtime serves: named apart, each under a supervisor, each answered by its agent."""
+"""The interfaces that a runtime serves: each under a supervisor, each answered by its agent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from definable.agent.agent import Agent
 from definable.agent.interface.base import BaseInterface, StartRun
 from definable.agent.run_output import RunOutput
 from definable.agent.runner import RunRequest
-from definable.errors import ConfigurationError
 
 from .ledger import WorkLedger
 from .run_registry import RunRegistry
@@ -25,16 +24,7 @@ def supervised(
         agent: Answers where an interface has no agent of its own.
         registry: Makes the runs.
         ledger: Counts the messages.
-
-    Raises:
-        ConfigurationError: Two interfaces have one name: reports and `/health` know them by it.
     """
-    names = [interface.name for interface in interfaces]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ConfigurationError(
-            f"two interfaces are named {', '.join(repeated)}: give each a name with InterfaceConfig(platform=...)"
-        )
     return [Supervisor(interface, starter(interface, agent, registry), ledger) for interface in interfaces]
 
 

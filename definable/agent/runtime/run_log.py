@@ -42,6 +42,11 @@ class RunLog:
 
         return tell
 
+    def shrink(self) -> None:
+        """Forget all events but the last."""
+        if self._events:
+            self._events = deque([self._events[-1]])
+
     def end(self) -> None:
         """There will be no more."""
         self.ended = True

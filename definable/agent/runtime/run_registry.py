@@ -5,6 +5,7 @@ Dispatch, `POST /run` and the interfaces start their runs here; `/runs` lists th
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import anyio
 from definable.agent.run_event import Listener, RunEnded
 from definable.agent.run_output import RunOutput, RunStatus
 from definable.agent.runner import Runner, RunRequest
-from definable.errors import RunCancelled, ServeError
+from definable.errors import RunCancelled, RunError, ServeError
 
 from .clock import current_clock
 from .run_log import RunLog
@@ -44,7 +45,7 @@ class RunRecord:
     output: RunOutput | None = None
     """Of a run that completed."""
     failure: Exception | None = None
-    """Why it failed, or was cancelled."""
+    """Why it failed, or was cancelled; without a traceback."""
     log: RunLog = field(default_factory=RunLog)
     """Its events, where somebody may ask for them later; at least its end."""
     is_logged: bool = False
@@ -91,7 +92,7 @@ class RunRegistry:
         if record is None:
             return
         if record.status is RunStatus.QUEUED:
-            record.failure = failure
+            record.failure = None if failure is None else without_traceback(failure)
             record.status = RunStatus.COMPLETED if failure is None else RunStatus.FAILED
         self._keep(record)
 
@@ -143,7 +144,7 @@ class RunRegistry:
                 return output
             raise cancellation(record)
         except Exception as error:
-            record.failure = error
+            record.failure = without_traceback(error)
             record.status = RunStatus.CANCELLED if isinstance(error, RunCancelled) else RunStatus.FAILED
             raise
         finally:
@@ -213,3 +214,11 @@ class RunRegistry:
 def cancellation(record: RunRecord) -> RunCancelled:
     """Why a run that somebody cancelled has no output."""
     return RunCancelled(f"the run {record.run_id} was cancelled")
+
+
+def without_traceback(error: Exception) -> Exception:
+    """The same error, less the frames that it came through: a record must not keep alive all that was in them."""
+    try:
+        return copy.copy(error)
+    except Exception:  # its own `__init__` wants more than the arguments that it keeps
+        return RunError(str(error))

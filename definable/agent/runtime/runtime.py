@@ -219,6 +219,7 @@ class AgentRuntime:
             registry=self.registry,
             intake=Intake(self.bus, self.triggers, self.registry, self.dispatcher),
             sessions=agent.sessions,
+            forget=agent.runner.forget,
             guard=guard,
             health=self.health,
             docs=self.name if self.settings.dev else None,

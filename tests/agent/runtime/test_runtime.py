@@ -390,9 +390,3 @@ async def test_an_interface_may_bring_an_agent_of_its_own() -> None:
     async with Agent("offline").running(echo, enable_server=False):
         await echo.said.wait()
     assert echo.answers == ["from another"]
-
-
-async def test_two_interfaces_of_one_name_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="Echo"):
-        async with Agent("offline").running(Echo(), Echo(), enable_server=False):
-            pass

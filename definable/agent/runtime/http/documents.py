@@ -45,9 +45,14 @@ def record_document(record: RunRecord) -> dict[str, Any]:
         "created_at": record.created_at,
     }
     if record.failure is not None:
-        problem = problem_of(record.failure)
-        document["problem"] = {"title": problem.title, "status": problem.status, "detail": problem.detail}
+        document["problem"] = failure_document(record.failure)
     return document
+
+
+def failure_document(failure: Exception) -> dict[str, Any]:
+    """Why a run has no output, as its caller may know it."""
+    problem = problem_of(failure)
+    return {"title": problem.title, "status": problem.status, "detail": problem.detail}
 
 
 def execution_document(execution: ToolExecution) -> dict[str, Any]:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from definable.agent.runtime.run_registry import TooManyRuns
-from definable.errors import EventBusError, ModelError, ModelTimeoutError, RunCancelled, RunTimeout, SessionNotFound
+from definable.errors import (
+    EventBusError,
+    ModelError,
+    ModelTimeoutError,
+    RunCancelled,
+    RunTimeout,
+    SessionNotFound,
+    StorageError,
+)
 
 from .problem import Problem
 
@@ -30,6 +38,8 @@ def problem_of(error: Exception) -> Problem:
         return Problem(404, "there is no such session")
     if isinstance(error, RunCancelled):
         return Problem(409, "the run was cancelled")
+    if isinstance(error, StorageError):
+        return Problem(503, "the service cannot reach its storage: try again later", headers=[RETRY_AFTER])
     if isinstance(error, TooManyRuns | EventBusError):
         return Problem(503, "the service is saturated: try again later", headers=[RETRY_AFTER])
     return Problem(500, "the service failed to handle this request")
@@ -37,4 +47,6 @@ def problem_of(error: Exception) -> Problem:
 
 def is_worth_a_traceback(error: Exception, problem: Problem) -> bool:
     """Whether an operator should see the exception: it is nobody's mistake out there, and no mere lack of room."""
+    if isinstance(error, StorageError):
+        return True
     return error is not problem and problem.status >= 500 and problem.status != 503

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -123,6 +123,7 @@ def build_routes(
     registry: RunRegistry,
     intake: Intake,
     sessions: SessionStore,
+    forget: Callable[[str], Awaitable[bool]],
     guard: Guard,
     health: Callable[[], tuple[bool, dict[str, Any]]],
     docs: str | None = None,
@@ -140,7 +141,7 @@ def build_routes(
         ("DELETE", "/runs/{run_id}", CancelRunEndpoint(registry)),
         ("GET", "/runs/{run_id}/events", RunEventsEndpoint(registry)),
         ("GET", "/sessions/{session_id}", ShowSessionEndpoint(sessions)),
-        ("DELETE", "/sessions/{session_id}", ForgetSessionEndpoint(sessions)),
+        ("DELETE", "/sessions/{session_id}", ForgetSessionEndpoint(sessions, forget)),
     ]
     for method, path, endpoint in built_in:
         routes.add(method, path, Guarded(endpoint, guard))

@@ -14,18 +14,21 @@ import anyio
 from definable.agent.run_event import RunEnded, RunEvent, RunStarted, TextDelta, ToolCallEnded, ToolCallStarted
 from definable.agent.runtime.run_registry import RunRecord
 
-from .documents import execution_document, record_document, run_document
-from .failure import problem_of
+from .documents import execution_document, failure_document, record_document, run_document
+from .problem import Problem
 from .response import json_bytes
 from .server.asgi import Send
 
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a comment tells proxies and clients that the stream is alive."""
 
+LAST_WORD = 0.5
+"""Seconds that a client may take to hear that its stream is cut off."""
+
 MEDIA_TYPE = "text/event-stream"
 
 StreamedEvent: TypeAlias = RunEvent | RunRecord
-"""What happens in a run, or the end of one that was promised and not made."""
+"""What happens in a run, or the end of one that has no output: it failed, or was promised and not made."""
 
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -44,19 +47,29 @@ async def send_events(send: Send, events: AsyncIterator[tuple[int, StreamedEvent
     """
     await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
     await send({"type": "http.response.body", "body": b"", "more_body": True})  # a server may hold the head back for it
-    while True:
-        chunk, more = b": keep-alive\n\n", True
-        with anyio.move_on_after(KEEP_ALIVE):
-            try:
+    more = True
+    while more:
+        chunk = b": keep-alive\n\n"
+        try:
+            with anyio.move_on_after(KEEP_ALIVE):
                 last_id, event = await anext(events)
                 chunk = encoded(last_id, event)
-            except StopAsyncIteration:
-                chunk, more = b"", False
-            except Exception as error:
-                chunk, more = encoded_failure(last_id + 1, error), False
+        except StopAsyncIteration:
+            chunk, more = b"", False
+        except anyio.get_cancelled_exc_class():
+            await send_last_word(send, last_id + 1)
+            raise
+        except Exception as error:
+            chunk, more = encoded_failure(last_id + 1, error), False
         await send({"type": "http.response.body", "body": chunk, "more_body": more})
-        if not more:
-            return
+
+
+async def send_last_word(send: Send, number: int) -> None:
+    """End a stream that a stop cuts off; without effect where it is the client that has gone."""
+    chunk = encoded_failure(number, Problem(503, "the service is stopping"))
+    # Shielded, because a client that waits is owed the end. Bounded, for one that does not read.
+    with anyio.move_on_after(LAST_WORD, shield=True):
+        await send({"type": "http.response.body", "body": chunk, "more_body": False})
 
 
 def encoded(number: int, event: StreamedEvent) -> bytes:
@@ -67,7 +80,7 @@ def encoded(number: int, event: StreamedEvent) -> bytes:
 
 def encoded_failure(number: int, error: Exception) -> bytes:
     """The last event of a run that failed: the problem that a plain request would have been answered."""
-    return b"id: %d\nevent: run_failed\ndata: %b\n\n" % (number, problem_of(error).body())
+    return b"id: %d\nevent: run_failed\ndata: %b\n\n" % (number, json_bytes(failure_document(error)))
 
 
 def described(event: StreamedEvent) -> tuple[bytes, dict[str, Any]]:
@@ -83,5 +96,7 @@ def described(event: StreamedEvent) -> tuple[bytes, dict[str, Any]]:
             return b"tool_call_ended", execution_document(execution)
         case RunEnded(output):
             return b"run_ended", run_document(output)
+        case RunRecord(failure=Exception() as failure):
+            return b"run_failed", failure_document(failure)
         case RunRecord():
             return b"run_ended", record_document(event)

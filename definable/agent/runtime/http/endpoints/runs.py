@@ -132,9 +132,7 @@ class LoggedEvents:
         if logged is not None:
             self.last_id = logged[0]
             return logged
-        if self._record.failure is not None:
-            raise self._record.failure
-        if self._record.output is not None or self._ended:
+        if self._record.output is not None or self._ended:  # its end was an event, or has been told
             raise StopAsyncIteration
-        self._ended = True  # without a run: its handler asked for none
+        self._ended = True
         return self.last_id + 1, self._record

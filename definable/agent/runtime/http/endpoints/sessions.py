@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from definable.agent.runtime.http.documents import session_document
@@ -40,8 +41,10 @@ class ForgetSessionEndpoint:
     """`DELETE /sessions/{session_id}`: 204 when it is forgotten."""
 
     sessions: SessionStore
+    forget: Callable[[str], Awaitable[bool]]
+    """Waits for the session's turn."""
 
     async def __call__(self, request: Request) -> Sendable:
         session = await visible_session(self.sessions, request)
-        await self.sessions.delete(session.session_id)
+        await self.forget(session.session_id)
         return Response(b"", 204)

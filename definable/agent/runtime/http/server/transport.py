@@ -22,6 +22,9 @@ GONE = (EndOfStream, BrokenResourceError, ClosedResourceError, OSError)
 WRITE_SIZE = 65_536
 """Bytes handed to the stream at once: the unit in which a slow client's progress is judged."""
 
+MAX_LINGER = 32 * 1024 * 1024
+"""Bytes that a client which was answered already may still send before its connection is closed on it."""
+
 
 class Transport:
     """Reads, writes and closes one connection.
@@ -98,8 +101,9 @@ class Transport:
         try:
             if not isinstance(self._stream, TLSStream):  # there is no half-close in TLS
                 await self._stream.send_eof()
-            while True:
-                await self._stream.receive()
+            unread = MAX_LINGER
+            while unread > 0:
+                unread -= len(await self._stream.receive())
         except GONE:
             pass
 

@@ -1,0 +1,253 @@
+"""Runs in the background and `/runs`; `/sessions`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+from loopback.agent_api import EventReader, Held, Serve, assert_problem, raw_client, serve_ourselves
+
+from definable.agent import Agent
+from definable.agent.runtime import run_log, run_registry
+from definable.agent.trigger import EventTrigger, Reply, Webhook
+from definable.model import OfflineModel
+
+pytestmark = pytest.mark.anyio
+
+
+async def accepted(client: httpx2.AsyncClient, input: str = "hi", **fields: Any) -> str:
+    """Asks for a run in the background; its id."""
+    response = await client.post("/run", json={"input": input, **fields}, headers={"prefer": "respond-async"})
+    assert response.status_code == 202, response.text
+    assert response.json()["status"] == "queued"
+    return response.json()["run_id"]
+
+
+async def show(client: httpx2.AsyncClient, run_id: str) -> dict[str, Any]:
+    response = await client.get(f"/runs/{run_id}")
+    assert response.status_code == 200
+    return response.json()
+
+
+async def ended(client: httpx2.AsyncClient, run_id: str) -> dict[str, Any]:
+    while (document := await show(client, run_id))["status"] in ("queued", "running"):
+        await anyio.sleep(0.005)
+    return document
+
+
+async def events_of(
+    client: httpx2.AsyncClient, run_id: str, last_id: int | None = None
+) -> list[tuple[int | None, str]]:
+    headers = {} if last_id is None else {"last-event-id": str(last_id)}
+    async with client.stream("GET", f"/runs/{run_id}/events", headers=headers) as response:
+        if response.status_code == 204:
+            return []
+        assert response.status_code == 200
+        return [(event.id, event.name) for event in await EventReader(response).all() if not event.comment]
+
+
+async def test_a_run_in_the_background_goes_from_queued_to_completed(serve: Serve) -> None:
+    blocker, hold = Held(), Held("done")
+    agent = Agent(OfflineModel(hold))
+    agent.on(EventTrigger("block"))(blocker)
+    async with serve(agent, event_workers=1) as client:
+        agent.emit("block")
+        await blocker.until(lambda blocker: blocker.arrived == 1)
+        response = await client.post(
+            "/run", json={"input": "hi", "user_id": "ann"}, headers={"prefer": "wait=1, Respond-Async"}
+        )
+        run_id = response.json()["run_id"]
+        assert response.status_code == 202
+        assert response.headers["location"] == f"/runs/{run_id}"
+        assert response.headers["preference-applied"] == "respond-async"
+        assert (await show(client, run_id))["status"] == "queued"
+        blocker.go_on.set()
+        await hold.until(lambda hold: hold.arrived == 1)
+        assert (await show(client, run_id))["status"] == "running"
+        hold.go_on.set()
+        document = await ended(client, run_id)
+    assert (document["status"], document["content"], document["user_id"]) == ("completed", "done", "ann")
+    assert document["source"] == "POST /run"
+
+
+async def test_a_run_in_the_background_that_fails_says_why_without_internals(serve: Serve) -> None:
+    async with serve(Agent(OfflineModel(ZeroDivisionError("secret")))) as client:
+        run_id = await accepted(client)
+        document = await ended(client, run_id)
+        assert (document["status"], document["problem"]["status"]) == ("failed", 500)
+        assert "secret" not in str(document)
+        assert await events_of(client, run_id) == [(1, "run_started"), (2, "run_failed")]
+        assert await events_of(client, run_id, 2) == []
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+async def test_a_run_in_the_background_is_cancelled(serve: Serve, state: str) -> None:
+    blocker, hold = Held(), Held("done")
+    agent = Agent(OfflineModel(hold))
+    agent.on(EventTrigger("block"))(blocker)
+    async with serve(agent, event_workers=1) as client:
+        if state == "queued":
+            agent.emit("block")
+            await blocker.until(lambda blocker: blocker.arrived == 1)
+        run_id = await accepted(client)
+        if state == "running":
+            await hold.until(lambda hold: hold.arrived == 1)
+        assert (await client.delete(f"/runs/{run_id}")).status_code == 202
+        document = await ended(client, run_id)
+        assert (document["status"], document["problem"]["status"]) == ("cancelled", 409)
+        assert_problem(await client.delete(f"/runs/{run_id}"), 409)
+        assert (await events_of(client, run_id))[-1][1] == "run_failed"
+        blocker.go_on.set()
+        next_one = await accepted(client)
+        hold.go_on.set()
+        assert (await ended(client, next_one))["status"] == "completed"
+        assert (await show(client, run_id))["status"] == "cancelled"
+    assert hold.arrived == (1 if state == "queued" else 2)
+
+
+async def test_events_can_be_followed_from_the_beginning_and_resumed(serve: Serve) -> None:
+    blocker = Held()
+    agent = Agent("offline")
+    agent.on(EventTrigger("block"))(blocker)
+    whole = [(1, "run_started"), (2, "text_delta"), (3, "text_delta"), (4, "run_ended")]
+    async with serve(agent, event_workers=1) as client:
+        agent.emit("block")
+        await blocker.until(lambda blocker: blocker.arrived == 1)
+        run_id = await accepted(client, "a b")
+        async with client.stream("GET", f"/runs/{run_id}/events") as response:  # before there is any
+            blocker.go_on.set()
+            events = [event for event in await EventReader(response).all() if not event.comment]
+        assert [(event.id, event.name) for event in events] == whole
+        assert events[-1].data["content"] == "a b"
+        for last_id in range(5):
+            assert await events_of(client, run_id, last_id) == whole[last_id:]
+        assert await events_of(client, run_id, 10**30) == []
+
+
+@pytest.mark.parametrize("last_id", ["-1", "x", "1.0", "\u00b2".encode().decode("latin-1"), "1 2"])
+async def test_a_last_event_id_that_is_none_is_a_400(last_id: str) -> None:
+    async with serve_ourselves(Agent("offline")) as client:
+        run_id = await accepted(client)
+        headers = [(b"last-event-id", last_id.encode("latin-1"))]
+        assert_problem(await client.get(f"/runs/{run_id}/events", headers=headers), 400)
+
+
+async def test_the_oldest_events_of_a_long_run_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_log, "MAX_LOGGED", 3)
+    async with serve_ourselves(Agent("offline")) as client:
+        run_id = await accepted(client, "a b c d")
+        await ended(client, run_id)
+        assert await events_of(client, run_id) == [(4, "text_delta"), (5, "text_delta"), (6, "run_ended")]
+
+
+async def test_of_runs_that_ended_long_ago_the_end_alone_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_registry, "MAX_RECENT_LOGS", 1)
+    async with serve_ourselves(Agent(OfflineModel(["a b", ZeroDivisionError(), "a b"]))) as client:
+        ids = [await accepted(client) for _ in range(3)]
+        for run_id in ids:
+            await ended(client, run_id)
+        assert await events_of(client, ids[0]) == [(4, "run_ended")]
+        assert await events_of(client, ids[0], 4) == []
+        assert await events_of(client, ids[1]) == [(1, "run_started"), (2, "run_failed")]
+        assert await events_of(client, ids[1], 2) == []
+        assert len(await events_of(client, ids[2])) == 4
+
+
+async def test_a_run_that_somebody_waited_for_has_its_end_alone(serve: Serve) -> None:
+    async with serve(Agent("offline")) as client:
+        run_id = (await client.post("/run", json={"input": "hi"})).json()["run_id"]
+        assert await events_of(client, run_id) == [(1, "run_ended")]
+        assert await events_of(client, run_id, 1) == []
+
+
+async def test_a_streamed_run_that_lost_its_last_event_gives_it_again(serve: Serve) -> None:
+    async with serve(Agent("offline")) as client:
+        response = await client.post("/run", json={"input": "a b"}, headers={"accept": "text/event-stream"})
+        assert "id: 4\nevent: run_ended" in response.text
+        run_id = (await client.get("/runs")).json()["runs"][0]["run_id"]
+        assert await events_of(client, run_id, 3) == [(5, "run_ended")]
+        assert await events_of(client, run_id, 5) == []
+
+
+async def test_somebody_who_only_looks_on_may_leave(serve: Serve) -> None:
+    hold = Held("done")
+    async with serve(Agent(OfflineModel(hold))) as client:
+        run_id = await accepted(client)
+        async with raw_client(client) as raw:
+            await raw.send(b"GET /runs/%b/events HTTP/1.1\r\nhost: x\r\n\r\n" % run_id.encode())
+            await raw.until(b"run_started")
+        hold.go_on.set()
+        assert (await ended(client, run_id))["status"] == "completed"
+
+
+async def test_an_accepted_webhook_keeps_its_promise_of_a_run(serve: Serve) -> None:
+    agent = Agent("offline")
+    results: dict[str, Any] = {"run": "hi", "none": None, "reply": Reply("x")}
+
+    @agent.on(Webhook("/{what}/hook", respond="accept"))
+    async def handle(event: Any) -> Any:
+        what = event.raw.path_params["what"]
+        if what == "fail":
+            raise ZeroDivisionError("secret")
+        return results[what]
+
+    async with serve(agent) as client:
+        ids = {what: (await client.post(f"/{what}/hook")).json()["run_id"] for what in ("run", "none", "reply", "fail")}
+        documents = {what: await ended(client, run_id) for what, run_id in ids.items()}
+        last_events = {what: (await events_of(client, run_id))[-1] for what, run_id in ids.items()}
+        for what, run_id in ids.items():
+            assert await events_of(client, run_id, last_events[what][0]) == []
+    assert [documents[what]["status"] for what in ids] == ["completed", "completed", "completed", "failed"]
+    assert documents["run"]["content"] == "hi"
+    assert [last_events[what][1] for what in ids] == ["run_ended", "run_ended", "run_ended", "run_failed"]
+
+
+async def test_runs_are_listed_newest_first_and_bounded(serve: Serve) -> None:
+    async with serve(Agent("offline")) as client:
+        for number in range(105):
+            await client.post("/run", json={"input": str(number)})
+        runs = (await client.get("/runs")).json()["runs"]
+    assert [run["content"] for run in runs] == [str(number) for number in range(104, 4, -1)]
+
+
+async def test_a_run_that_nobody_knows_is_a_404(serve: Serve) -> None:
+    async with serve(Agent("offline")) as client:
+        for method, path in [("GET", "/runs/x"), ("GET", "/runs/x/events"), ("DELETE", "/runs/x")]:
+            assert_problem(await client.request(method, path), 404)
+
+
+async def test_beyond_its_room_the_service_accepts_no_run(serve: Serve) -> None:
+    hold = Held("done")
+    async with serve(Agent(OfflineModel(hold)), event_workers=1, event_buffer=2) as client:
+        headers = {"prefer": "respond-async"}
+        responses = [await client.post("/run", json={"input": "hi"}, headers=headers) for _ in range(5)]
+        refused = [response for response in responses if response.status_code != 202]
+        assert 1 <= len(refused) <= 3
+        for response in refused:
+            assert_problem(response, 503)
+            assert int(response.headers["retry-after"]) > 0
+        assert len((await client.get("/runs")).json()["runs"]) == 5 - len(refused)
+        hold.go_on.set()
+
+
+async def test_a_session_is_shown_and_forgotten(serve: Serve) -> None:
+    async with serve(Agent("offline")) as client:
+        await client.post("/run", json={"input": "hi", "session_id": "a b/c?"})
+        assert_problem(await client.get("/sessions/a"), 404)
+        await client.post("/run", json={"input": "hi", "session_id": "a b"})
+        document = (await client.get("/sessions/a%20b")).json()
+        assert [message["content"] for message in document["messages"]] == ["hi", "hi"]
+        response = await client.delete("/sessions/a%20b")
+        assert (response.status_code, response.content) == (204, b"")
+        assert "content-length" not in response.headers
+        assert_problem(await client.get("/sessions/a%20b"), 404)
+        assert_problem(await client.delete("/sessions/a%20b"), 404)
+
+
+async def test_head_is_answered_like_get_without_a_body(serve: Serve) -> None:
+    async with serve(Agent("offline")) as client:
+        for path in ("/health", "/runs"):
+            response = await client.head(path)
+            assert (response.status_code, response.content) == (200, b"")

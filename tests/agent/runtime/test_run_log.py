@@ -1,0 +1,99 @@
+"""What is remembered of runs: their events and their failures, bounded."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import anyio
+import pytest
+
+from definable.agent import Agent, RunContext
+from definable.agent.run_event import TextDelta
+from definable.agent.runner import RunRequest
+from definable.agent.runtime.run_log import RunLog
+from definable.agent.runtime.run_registry import RunRegistry, without_traceback
+from definable.errors import ModelRateLimitError
+from definable.model import OfflineModel
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_follower_waits_for_the_next_event_and_for_the_end() -> None:
+    log, seen = RunLog(), list[object]()
+
+    async def follow() -> None:
+        last_id = 0
+        while (logged := await log.after(last_id)) is not None:
+            last_id = logged[0]
+            seen.append(logged)
+        seen.append("end")
+
+    async with anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(follow)
+        for text in ("a", "b"):
+            await anyio.wait_all_tasks_blocked()
+            await log.tell(TextDelta(text))
+        await anyio.wait_all_tasks_blocked()
+        assert seen == [(1, TextDelta("a"))] * 2 + [(2, TextDelta("b"))] * 2
+        log.end()
+    assert seen[4:] == ["end", "end"]
+
+
+async def test_events_that_are_only_counted_leave_their_numbers() -> None:
+    log, told = RunLog(), list[object]()
+
+    async def listen(event: object) -> None:
+        told.append(event)
+
+    tell = log.counted(listen)
+    for text in ("a", "b"):
+        await tell(TextDelta(text))
+    await log.tell(TextDelta("c"))
+    log.end()
+    assert told == [TextDelta("a"), TextDelta("b")]
+    assert await log.after(0) == (3, TextDelta("c"))
+    assert await log.after(3) is None
+
+
+class Body:
+    """Something large in a frame."""
+
+
+async def test_a_failed_run_keeps_nothing_alive_but_its_error() -> None:
+    model = OfflineModel(ModelRateLimitError("slow down", retry_after=7.0))
+    agent, kept = Agent(model), list[weakref.ref[Body]]()
+    registry = RunRegistry(agent.runner, 10)
+
+    @agent.before_request
+    async def note(context: RunContext) -> None:
+        kept.append(weakref.ref(context.metadata["body"]))
+
+    async def run() -> None:
+        body = Body()
+        with pytest.raises(ModelRateLimitError):
+            await registry.run(RunRequest("hi", metadata={"body": body}), "test")
+
+    await run()
+    model._next_item = None  # pyright: ignore[reportPrivateUsage] - the script holds the error, and that its traceback
+    gc.collect()
+    [record] = registry.records()
+    assert isinstance(record.failure, ModelRateLimitError)
+    assert (str(record.failure), record.failure.retry_after, record.failure.__traceback__) == ("slow down", 7.0, None)
+    assert kept[0]() is None
+
+
+class Demanding(Exception):
+    """An error that cannot be made from its arguments."""
+
+    def __init__(self, *, why: str) -> None:
+        super().__init__(f"because {why}")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(2, "no such file", "x"), UnicodeDecodeError("ascii", b"\xff", 0, 1, "why"), Demanding(why="I say so")],
+)
+async def test_an_error_keeps_what_it_says(error: Exception) -> None:
+    assert str(without_traceback(error)) == str(error)
