@@ -19,12 +19,12 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: re.sub(r"\W+", "-", snippet[:40]))
-def test_a_snippet_runs(snippet: str) -> None:
+def test_a_snippet_runs(snippet: str, tmp_path: Path) -> None:
     serves = "agent.serve()" in snippet
     code = snippet.replace("agent.serve()", "agent.serve(host='127.0.0.1', port=0)")
     environment = {**os.environ, "OPENAI_API_KEY": "", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code], stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-W", "error", "-c", code], stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
     )
     with process:
         assert process.stderr is not None
