@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .question import Question
-from .questions import agent_construction, agent_run, concurrent_runs, idle, import_time, stream
+from .questions import agent_construction, agent_run, bus, concurrent_runs, idle, import_time, stream
 
 QUESTIONS: dict[str, Question] = {
     module.QUESTION.name: module.QUESTION
-    for module in (agent_run, agent_construction, concurrent_runs, stream, import_time, idle)
+    for module in (agent_run, agent_construction, concurrent_runs, stream, import_time, idle, bus)
 }

@@ -112,7 +112,7 @@ class Agent:
         )
         self.triggers = TriggerRegistry()
         self.interfaces: list[BaseInterface] = []
-        self.emitter = Emitter()
+        self.emitter = Emitter(bus)
         self._blueprint: Blueprint | None = None
         self.runtime: AgentRuntime | None = None
         """What serves the agent now; None while nothing does."""

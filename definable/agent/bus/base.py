@@ -75,6 +75,9 @@ class EventBus(Protocol):
     ) -> bool:
         """Accept work, waiting for room. When it returns, the work is as safe as this bus makes it.
 
+        A bus that waits for a disk or a broker may have accepted the work although its caller was cancelled, as with
+        every answer that gets lost on its way.
+
         Args:
             name: Whom it is for.
             data: What the worker gets; JSON-serialisable where the bus is more than memory.
@@ -83,6 +86,11 @@ class EventBus(Protocol):
 
         Returns:
             False when it was refused as a repeat.
+
+        Raises:
+            ConfigurationError: This bus cannot carry the data.
+            EventBusClosed: The bus is not open.
+            StorageError: What keeps the work failed; nothing was accepted.
         """
         ...
 
@@ -92,12 +100,18 @@ class EventBus(Protocol):
         """Accept work at once, from the event loop's own thread.
 
         Raises:
+            ConfigurationError: This bus cannot carry the data.
             EventBufferFull: There is no room; nothing was accepted.
+            EventBusClosed: The bus is not open.
         """
         ...
 
     async def claim(self, key: str, ttl: float) -> bool:
-        """Remember a key for `ttl` seconds; False when it is remembered already. Keys of `publish` are among them."""
+        """Remember a key for `ttl` seconds; False when it is remembered already. Keys of `publish` are among them.
+
+        For work that is done while somebody waits. What a process that dies had claimed is forgotten: nobody knows
+        whether its work was done.
+        """
         ...
 
     async def release(self, key: str) -> None:
@@ -107,6 +121,25 @@ class EventBus(Protocol):
     @property
     def room(self) -> float:
         """How many calls of `publish_nowait` would be accepted now: 0 while not open, infinite if never full."""
+        ...
+
+    @property
+    def durable(self) -> bool:
+        """Whether what was accepted outlives this process, so that whatever a stop leaves undone is handed out again
+        later; room in such a bus comes free without its consumers."""
+        ...
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the open bus does not work at present; None while it does."""
+        ...
+
+    def check(self, name: str, data: Mapping[str, Any]) -> None:
+        """Raise if this bus cannot carry the data; callable from any thread.
+
+        Raises:
+            ConfigurationError: What is not JSON-serialisable, where the bus is more than memory.
+        """
         ...
 
     def leftovers(self) -> Iterable[Delivery]:

@@ -1,28 +1,42 @@
-"""Which dedupe keys were seen: pure, bounded by time and by number. Used by `MemoryBus`."""
+"""Which dedupe keys were seen: pure, bounded by time and by number. Used by `MemoryBus` and `SQLiteBus`."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 MAX_KEYS = 100_000
 """The oldest keys are forgotten beyond it."""
 
 
+def _tell_nobody(key: str) -> None: ...
+
+
 class DedupeWindow:
-    """Remembers keys, each for its time to live."""
+    """Remembers keys, each for its time to live.
 
-    __slots__ = ("_expiry",)
+    Args:
+        on_forget: Told every key that is forgotten because of its age, or to make room.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_expiry", "_on_forget")
+
+    def __init__(self, on_forget: Callable[[str], None] = _tell_nobody) -> None:
         self._expiry: dict[str, float] = {}
         """In the order in which the keys were claimed."""
+        self._on_forget = on_forget
 
     def claim(self, key: str, ttl: float, now: float) -> bool:
         """Remember a key for `ttl` seconds from `now` (seconds, any clock); False when it is remembered already."""
-        if self._expiry.get(key, now) > now:
+        if self.remembers(key, now):
             return False
         self._expiry.pop(key, None)
         self._forget(now)
         self._expiry[key] = now + ttl
         return True
+
+    def remembers(self, key: str, now: float) -> bool:
+        """Whether a key is taken."""
+        return self._expiry.get(key, now) > now
 
     def release(self, key: str | None) -> None:
         """Forget a key: its work was not accepted after all."""
@@ -35,3 +49,4 @@ class DedupeWindow:
             if self._expiry[oldest] > now and len(self._expiry) < MAX_KEYS:
                 return
             del self._expiry[oldest]
+            self._on_forget(oldest)

@@ -19,12 +19,15 @@ import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint
 
 from definable.agent.event_loop import EventLoopHandle
-from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, EventBusError
+from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, EventBusError, StorageError
 
 from .base import EventBus
 from .memory import DEFAULT_BUFFER
 
 logger = logging.getLogger(__name__)
+
+RETRY_PAUSE = 1.0
+"""Seconds until an event is offered again to a bus whose storage failed."""
 
 Publication: TypeAlias = tuple[str, Mapping[str, Any]]
 """What the bus is given: the name of whom it is for, and the data."""
@@ -54,9 +57,15 @@ class _Connection:
 
 
 class Emitter:
-    """Accepts events, bounded and thread-safe, without ever blocking a caller of `emit`."""
+    """Accepts events, bounded and thread-safe, without ever blocking a caller of `emit`.
 
-    def __init__(self) -> None:
+    Args:
+        bus: The bus that serving will open, where it is known: it says of events from before serving what it cannot
+            carry.
+    """
+
+    def __init__(self, bus: EventBus | None = None) -> None:
+        self._bus = bus
         self._lock = threading.RLock()  # reentrant: a signal handler may emit while its thread emits
         self._connection: _Connection | None = None
         self._refusal: str | None = None
@@ -84,6 +93,8 @@ class Emitter:
                 return
             if self._line or not connection.loop.is_current_thread:
                 self._check_room(name, len(self._line) + len(publications), connection)
+                for key, payload in publications:
+                    connection.bus.check(key, payload)
                 self._line_up(publications, connection)
                 return
         if len(publications) > 1:
@@ -162,7 +173,7 @@ class Emitter:
 
     async def _publish(self, publication: Publication, connection: _Connection) -> None:
         key, payload = publication
-        if not inside_worker.get() or connection.bus.room == math.inf:
+        if not inside_worker.get() or connection.bus.durable or connection.bus.room == math.inf:
             await connection.bus.publish(key, payload)
             return
         with self.blocked_worker() as last:
@@ -187,6 +198,10 @@ class Emitter:
     async def _pass_on(self, publication: Publication, connection: _Connection) -> None:
         try:
             await connection.bus.publish(*publication)
+        except StorageError as error:
+            logger.warning("an event for %s waits, the bus does not take it: %s", publication[0], error)
+            await anyio.sleep(RETRY_PAUSE)
+            return
         except Exception:
             if not self._ended:  # else it is in the last account already
                 logger.exception("an event for %s is lost: the bus did not take it", publication[0])
@@ -206,6 +221,8 @@ class Emitter:
     def _keep_until_serving(self, name: str, body: Any) -> None:
         if len(self._early) >= DEFAULT_BUFFER:
             raise buffer_full(name)
+        if self._bus is not None:
+            self._bus.check(f"event({name})", {"body": body})
         self._early.append((name, body))
 
     def _check_room(self, name: str, needed: int, connection: _Connection) -> None:

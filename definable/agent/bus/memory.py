@@ -98,6 +98,17 @@ class MemoryBus:
         statistics = self._line.send.statistics()
         return self._buffer - statistics.current_buffer_used + statistics.tasks_waiting_receive
 
+    @property
+    def durable(self) -> bool:
+        return False
+
+    @property
+    def failure(self) -> Exception | None:
+        return None
+
+    def check(self, name: str, data: Mapping[str, Any]) -> None:
+        """Memory carries anything."""
+
     @asynccontextmanager
     async def consume(self) -> AsyncGenerator[AsyncIterator[Delivery], None]:
         line = self._opened()

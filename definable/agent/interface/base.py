@@ -1,32 +1,43 @@
 """`BaseInterface`: how a platform's messages come to the agent and its answers go back.
 
 A custom interface implements `receive` and `send`. The runtime's supervisor runs it; the interface knows nothing of the
-runtime, it is handed the callables that it needs.
+runtime, it is handed an `InterfaceHost`. What happens to a message in between is `pipeline.py`.
 """
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-from definable.agent.run_output import RunOutput
-from definable.agent.runner import RunRequest
+import anyio
+
+from definable.agent.auth.base import AuthProvider
+from definable.agent.trigger.base import TriggerEvent
+from definable.agent.trigger.webhook import Webhook
+from definable.errors import ConfigurationError
 
 from .config import InterfaceConfig
+from .host import InterfaceHost, StartRun
+from .identity import IdentityResolver
 from .message import InterfaceMessage, InterfaceResponse
+from .pipeline import Pipeline
+from .session_manager import SessionManager
 
 if TYPE_CHECKING:
     from definable.agent.agent import Agent
 
-logger = logging.getLogger(__name__)
+__all__ = ["Accept", "BaseInterface", "StartRun", "WebhookHandler"]
 
-Accept: TypeAlias = Callable[[InterfaceMessage], Awaitable[None]]
-"""Takes a message in; returns once it is accepted, which is before it is answered."""
+Accept: TypeAlias = Callable[[InterfaceMessage], Awaitable[bool]]
+"""Takes a message in, and returns before it is answered; False when it came in before and is not answered again."""
 
-StartRun: TypeAlias = Callable[[RunRequest], Awaitable[RunOutput]]
-"""Makes a run of the agent."""
+WebhookHandler: TypeAlias = Callable[[TriggerEvent], Awaitable[Any]]
+"""Handles a request to an interface's own webhook."""
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that letting go of the identities may take."""
 
 
 class BaseInterface(ABC):
@@ -35,6 +46,10 @@ class BaseInterface(ABC):
     Args:
         config: Settings; the defaults when None.
         agent: The agent that answers; the one that serves the interface when None.
+        session_manager: The open conversations; one of its own when None. It may be shared.
+        hooks: Called around every message; see `InterfaceHook`.
+        identity_resolver: Knows one person on several platforms; None: every platform's user is somebody else.
+        auth: Who may write to the agent; None asks the agent's own provider, False lets in everybody.
 
     Example:
         A custom interface implements two methods:
@@ -48,14 +63,42 @@ class BaseInterface(ABC):
                     await write_line(response.content)
     """
 
-    def __init__(self, config: InterfaceConfig | None = None, *, agent: Agent | None = None) -> None:
+    typing_interval: ClassVar[float] = 4.0
+    """Seconds after which `typing` is called again while the agent runs."""
+
+    def __init__(
+        self,
+        config: InterfaceConfig | None = None,
+        *,
+        agent: Agent | None = None,
+        session_manager: SessionManager | None = None,
+        hooks: Sequence[object] = (),
+        identity_resolver: IdentityResolver | None = None,
+        auth: AuthProvider | Literal[False] | None = None,
+    ) -> None:
+        if auth is not None and auth is not False and not hasattr(auth, "authenticate"):
+            raise ConfigurationError(f"auth={auth!r}: a provider, False for everybody, None for the agent's")
         self.config = InterfaceConfig() if config is None else config
         self.agent = agent
+        self.session_manager = session_manager or SessionManager(self.config.session_ttl_seconds)
+        self.hooks: Sequence[object] = tuple(hooks)
+        self.identity_resolver = identity_resolver
+        self.auth: AuthProvider | Literal[False] | None = auth
+        self.last_alive: float | None = None
+        """When the platform was last heard of, in seconds of the event loop's clock; None: not since the start."""
+        self._pipeline: Pipeline | None = None
 
     @property
     def name(self) -> str:
         """Names the interface in reports, logs and `/health`."""
         return self.config.platform or type(self).__name__
+
+    @property
+    def max_silence(self) -> float | None:
+        """Seconds without a sign of life after which `/health` calls a running interface stalled; None for never."""
+        return None
+
+    # --- what a platform implements
 
     @abstractmethod
     async def receive(self, accept: Accept) -> None:
@@ -70,27 +113,79 @@ class BaseInterface(ABC):
 
     @abstractmethod
     async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
-        """Send a response to the chat that a message came from."""
+        """Send a response to the chat that a message came from.
 
-    async def answer(self, message: InterfaceMessage, start_run: StartRun) -> bool:
-        """Answer one accepted message: run the agent and send what it says; a failure sends `error_message`.
+        Its `content` has at most `max_message_length` UTF-16 code units: a longer reply comes in several calls, the
+        last of which has the media.
+
+        Raises:
+            InterfaceError: The response was not sent.
+        """
+
+    async def complete(self, message: InterfaceMessage) -> InterfaceMessage:
+        """Fetch what a message refers to, say its images; called once its user was let in.
+
+        Raises:
+            InterfaceError: It could not be fetched.
+        """
+        return message
+
+    async def typing(self, message: InterfaceMessage) -> None:  # noqa: B027 - may be left as it is
+        """Show in the message's chat that the agent is at work, for as long as the platform shows it."""
+
+    def connection(self) -> AbstractAsyncContextManager[None]:
+        """Hold what both `receive` and `send` need: a context that outlives `receive` until all is answered.
+
+        What it raises when it is entered is final. Connect in `receive`, which is tried again.
+        """
+        return nothing_to_hold()
+
+    def handled(self, message: InterfaceMessage) -> None:  # noqa: B027 - may be left as it is
+        """An accepted message has come to its end: answered, refused or failed; not so one that a stop cut off."""
+
+    def webhooks(self) -> Iterable[tuple[Webhook, WebhookHandler]]:
+        """Webhooks of the platform, to be served beside the agent's; new ones at every call."""
+        return ()
+
+    # --- what the supervisor calls
+
+    def alive(self) -> None:
+        """Note that the platform was heard of; called from within `receive`."""
+        self.last_alive = anyio.current_time()
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[None, None]:
+        """Hold everything that the interface needs, from before it receives until all is answered."""
+        identities = self.identity_resolver
+        if identities is not None:
+            await identities.initialize()
+        try:
+            async with self.connection():
+                yield
+        finally:
+            if identities is not None:
+                with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):  # files must not outlive a cancelled service
+                    await identities.close()
+
+    async def answer(self, message: InterfaceMessage, host: InterfaceHost) -> bool:
+        """Answer one accepted message; a failure goes to the hooks, and the user gets `error_message`.
 
         Returns:
-            Whether the agent answered.
+            False when it failed.
         """
-        session_id = f"{message.platform}:{message.platform_chat_id}:{message.platform_user_id}"
-        request = RunRequest(message.text or "", session_id, f"{message.platform}:{message.platform_user_id}")
-        try:
-            output = await start_run(request)
-            await self.send(message, InterfaceResponse(content=str(output.content)))
-        except Exception:
-            logger.exception("%s: message %s was not answered", self.name, message.platform_message_id)
-            await self._apologise(message)
-            return False
-        return True
+        if self._pipeline is None or self._pipeline.host is not host:
+            self._pipeline = Pipeline(
+                self,
+                host,
+                sessions=self.session_manager,
+                hooks=self.hooks,
+                identities=self.identity_resolver,
+                auth=self.auth,
+            )
+        return await self._pipeline.answer(message)
 
-    async def _apologise(self, message: InterfaceMessage) -> None:
-        try:
-            await self.send(message, InterfaceResponse(content=self.config.error_message))
-        except Exception:
-            logger.exception("%s: the error message could not be sent", self.name)
+
+@asynccontextmanager
+async def nothing_to_hold() -> AsyncGenerator[None, None]:
+    """The connection of an interface that needs none."""
+    yield

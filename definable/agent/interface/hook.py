@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 class InterfaceHook:
     """Called around every message; override what you need, sync or async.
 
-    What a hook raises ends the message's way: the user gets the interface's `error_message`. Only what `on_error` raises
+    What a hook raises ends the message's way, and the user gets the interface's `error_message`; what `on_error` raises
     is logged and goes no further.
     """
 

@@ -1,7 +1,7 @@
 """What a message carries beside its text: frozen values, the same for every platform.
 
-Images are `definable.model.Image`s, which a model can look at. Everything else is a `Media`: the model is told that it is
-there, tools and hooks read it.
+Images are `definable.model.Image`s, which a model can look at. Everything else is a `Media`: the model is told that it
+is there, tools and hooks read it.
 """
 
 from __future__ import annotations

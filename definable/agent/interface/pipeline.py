@@ -86,7 +86,7 @@ class Pipeline:
         if not await self._is_within_rate(message):
             return
         session = await self._session(message, await self._user_id(message, caller))
-        message = await self._hooks.before_respond(message, session)
+        message = await self._hooks.before_respond(await self._interface.complete(message), session)
         await self._conversations.keep_state(session)
         output = await self._run(message, session, caller)
         await self._conversations.after_run(session, output)
@@ -94,9 +94,9 @@ class Pipeline:
         await self._send(message, await self._hooks.after_respond(message, response, session))
 
     def _guard(self) -> AuthProvider | None:
-        if self._auth is None:
-            return self.host.auth()
-        return None if self._auth is False else self._auth
+        if isinstance(self._auth, bool):
+            return None
+        return self.host.auth() if self._auth is None else self._auth
 
     async def _is_within_rate(self, message: InterfaceMessage) -> bool:
         refusal = self._rate_limit.take(f"{message.platform}:{message.platform_user_id}", anyio.current_time())

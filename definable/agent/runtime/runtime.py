@@ -124,7 +124,11 @@ class AgentRuntime:
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Whether all is well, and the state of every child, as `/health` shows them."""
-        return health_of(self.name, self.draining, self.supervisors, has_cron=bool(self.cron_loop.jobs))
+        well, document = health_of(self.name, self.draining, self.supervisors, has_cron=bool(self.cron_loop.jobs))
+        if self.bus.failure is None:
+            return well, document
+        document["children"]["events"] = {"state": "failing"}
+        return False, document | {"status": "draining" if self.draining else "degraded"}
 
     # --- verbs
 

@@ -72,7 +72,7 @@ class Workers:
     def close_account(self) -> None:
         """Count what stands in line, after the workers have ended."""
         for delivery in (delivery for lane in self._lanes.values() for delivery in lane.line or ()):
-            self.count_undone(delivery)
+            self._count_unbegun(delivery)
 
     def count_undone(self, delivery: Delivery) -> None:
         """Count an accepted delivery that will not be finished."""
@@ -80,6 +80,11 @@ class Workers:
         source = "event" if lane is None else source_kind(lane.trigger)
         count: Callable[[str], None] = self._ledger.never_started if delivery.attempt == 1 else self._ledger.cancelled
         count(source)
+
+    def _count_unbegun(self, delivery: Delivery) -> None:
+        """Count what was taken from the bus and not begun, unless the bus hands it out again when it is opened next."""
+        if not self._bus.durable:
+            self.count_undone(delivery)
 
     async def _work(self, deliveries: AsyncIterator[Delivery]) -> None:
         inside_worker.set(True)
@@ -118,7 +123,7 @@ class Workers:
         try:
             await lane.wait_for_room()
         except BaseException:  # the stop cut the wait off, and nobody else holds the delivery
-            self.count_undone(delivery)
+            self._count_unbegun(delivery)
             raise
 
     async def _handle_in_turn(self, lane: Lane, delivery: Delivery) -> None:

@@ -34,8 +34,8 @@ REFUSALS = {
     4011: "the bot is in too many servers for one connection: sharding is required",
     4012: "invalid version of the gateway",
     4013: "invalid intents",
-    4014: "an intent that is not allowed: switch on the Message Content Intent on the page Bot of the developer portal, "
-    "or set intents_message_content=False",
+    4014: "an intent that is not allowed: switch on the Message Content Intent on the page Bot of the developer "
+    "portal, or set intents_message_content=False",
 }
 
 

@@ -88,9 +88,7 @@ def _ids(name: str, ids: Iterable[int | str] | None) -> frozenset[str] | None:
     """Discord writes its ids as decimal strings; users like to write them as integers."""
     if ids is None:
         return None
-    if isinstance(ids, str):
-        raise ConfigurationError(f"{name}={ids!r}: a collection of ids")
-    texts = frozenset(str(id) for id in ids)
+    texts = frozenset([str(ids)]) if isinstance(ids, int | str) else frozenset(map(str, ids))
     wrong = sorted(text for text in texts if not (text.isascii() and text.isdecimal()))
     if wrong:
         raise ConfigurationError(f"{name}: {wrong[0]!r} is no Discord id, which is a decimal number")

@@ -1,4 +1,4 @@
-"""One gateway connection: the conversation and its session, put on a socket and a clock."""
+"""One gateway connection: the protocol and its session, put on a socket and a clock."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from .close_code import Recovery, explain, recovery_from
-from .conversation import Action, Conversation, Deliver, Established, HangUp, Send, StartHeart
+from .gateway_session import GatewaySession
 from .payload import Payload, PayloadError, decode
-from .session import GatewaySession
+from .protocol import Action, Deliver, Established, GatewayProtocol, HangUp, Send, StartHeart
 from .websocket import SocketClosed, WebSocket
 
 logger = logging.getLogger(__name__)
@@ -45,24 +45,27 @@ class GatewayConnection:
 
     Args:
         socket: Open, nothing said yet.
-        conversation: The protocol.
+        protocol: The protocol.
         session: Told which events were dealt with.
         handle: Deals with events, one after the other.
+        alive: Told of every word from the gateway.
         timeout: Seconds until the bot must be on line.
     """
 
     def __init__(
         self,
         socket: WebSocket,
-        conversation: Conversation,
+        protocol: GatewayProtocol,
         session: GatewaySession,
         handle: HandleEvent,
+        alive: Callable[[], None],
         timeout: float,
     ) -> None:
         self._socket = socket
-        self._conversation = conversation
+        self._protocol = protocol
         self._session = session
         self._handle = handle
+        self._alive = alive
         self._timeout = timeout
         self._reading = anyio.CancelScope()
         self._established = False
@@ -72,9 +75,8 @@ class GatewayConnection:
         """Talk until either side hangs up, and deal with all events that came before."""
         send, receive = anyio.create_memory_object_stream[Payload](EVENT_BUFFER)
         async with anyio.create_task_group() as tasks:
-            with receive:
-                with send:
-                    tasks.start_soon(self._read_until_hung_up, send.clone(), tasks)
+            with send, receive:
+                tasks.start_soon(self._read_until_hung_up, send, tasks)
                 await self._work_off(receive)
             tasks.cancel_scope.cancel()
         recovery, why = self._ending or (Recovery.RESUME, f"not on line within {self._timeout:g} s")
@@ -91,15 +93,14 @@ class GatewayConnection:
             try:
                 while True:
                     payload = decode(await self._socket.receive())
-                    await self._act(self._conversation.receive(payload), events, tasks)
+                    self._alive()
+                    await self._act(self._protocol.receive(payload), events, tasks)
             except SocketClosed as closed:
                 self._hang_up(recovery_from(closed.code), explain(closed.code, closed.reason))
             except PayloadError as error:
                 self._hang_up(Recovery.RESUME, f"the gateway sent what is no payload: {error}")
 
-    async def _act(
-        self, actions: Iterable[Action], events: MemoryObjectSendStream[Payload], tasks: TaskGroup
-    ) -> None:
+    async def _act(self, actions: Iterable[Action], events: MemoryObjectSendStream[Payload], tasks: TaskGroup) -> None:
         for action in actions:
             match action:
                 case Send(text):
@@ -116,7 +117,7 @@ class GatewayConnection:
     async def _beat(self, interval: float) -> None:
         await anyio.sleep(interval * random.random())
         while True:
-            for action in self._conversation.beat():
+            for action in self._protocol.beat():
                 if isinstance(action, Send):
                     await self._send(action.text)
                 elif isinstance(action, HangUp):

@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -22,9 +21,10 @@ from definable.agent.interface.errors import (
 from .close_code import Recovery
 from .config import DiscordConfig
 from .connection import Ending, GatewayConnection, HandleEvent
-from .conversation import Conversation
+from .gateway_info import GatewayInfo
+from .gateway_session import GatewaySession
 from .pace import PATIENCE, Pace
-from .session import GatewaySession
+from .protocol import GatewayProtocol
 from .websocket import WebSocket, open_websocket
 
 logger = logging.getLogger(__name__)
@@ -52,17 +52,6 @@ class GatewayRefusedError(InterfaceAuthenticationError):
     status = 403
 
 
-@dataclass(frozen=True, slots=True)
-class GatewayInfo:
-    """What `GET /gateway/bot` says."""
-
-    url: str
-    remaining: int
-    """Sessions that may be begun still."""
-    reset_after: float
-    """Seconds until there are more."""
-
-
 class Gateway:
     """Keeps the bot on line.
 
@@ -71,6 +60,7 @@ class Gateway:
         session: Resumed where it can be; lives on when the gateway is run again.
         discover: Asks `GET /gateway/bot`.
         handle: Deals with events, one after the other.
+        alive: Told of every word from the gateway.
         pace: How fast to go on.
         open_socket: Connects.
     """
@@ -81,6 +71,7 @@ class Gateway:
         session: GatewaySession,
         discover: Callable[[], Awaitable[GatewayInfo]],
         handle: HandleEvent,
+        alive: Callable[[], None],
         pace: Pace | None = None,
         open_socket: OpenSocket = open_websocket,
     ) -> None:
@@ -88,6 +79,7 @@ class Gateway:
         self._session = session
         self._discover = discover
         self._handle = handle
+        self._alive = alive
         self._pace = Pace() if pace is None else pace
         self._open_socket = open_socket
         self._url: str | None = None
@@ -103,26 +95,27 @@ class Gateway:
             InterfaceConnectionError: The gateway cannot be had.
             InterfaceRateLimitError: The bot has begun all the sessions that it may for now.
         """
-        short_lived = 0
+        short_lived = fruitless = 0
         while True:
             began = anyio.current_time()
             ending = await self._converse()
             lasted = ending.established and anyio.current_time() - began >= self._pace.stable_after
             short_lived = 0 if lasted else short_lived + 1
-            self._raise_fatal(ending, short_lived)
+            fruitless = 0 if ending.established else fruitless + 1
+            raise_fatal(ending, fruitless)
             delay = self._pace.delay(short_lived, ending.recovery)
             logger.info("the gateway connection ended (%s); again in %.1f s", ending.why, delay)
             await anyio.sleep(delay)
 
     async def _converse(self) -> Ending:
         url = await self._address()
-        conversation = Conversation(self._session, self._config.bot_token, self._introduction())
+        protocol = GatewayProtocol(self._session, self._config.bot_token, self._introduction())
         try:
             async with self._open_socket(url, self._config.connect_timeout) as socket:
-                connection = GatewayConnection(
-                    socket, conversation, self._session, self._handle, self._config.connect_timeout
+                talk = GatewayConnection(
+                    socket, protocol, self._session, self._handle, self._alive, self._config.connect_timeout
                 )
-                ending = await connection.run()
+                ending = await talk.run()
         except InterfaceConnectionError as error:
             self._session.resume_url = None  # the session may be had at the usual address still
             return Ending(Recovery.RESUME, str(error))
@@ -159,13 +152,20 @@ class Gateway:
         properties = {"os": sys.platform, "browser": "definable", "device": "definable"}
         return {"intents": int(intents), "properties": properties}
 
-    def _raise_fatal(self, ending: Ending, short_lived: int) -> None:
-        if ending.recovery is Recovery.BAD_TOKEN:
-            raise InterfaceAuthenticationError(f"Discord refuses the bot's token ({ending.why})")
-        if ending.recovery is Recovery.REFUSED:
-            raise GatewayRefusedError(f"Discord refuses the bot ({ending.why})")
-        if not ending.established and short_lived >= PATIENCE:
-            raise InterfaceConnectionError(f"the gateway cannot be had: {ending.why}")
+
+def raise_fatal(ending: Ending, fruitless: int) -> None:
+    """Raise what `Gateway.run` raises when a connection ends in a way that is not for it to mend.
+
+    Args:
+        ending: How the connection ended.
+        fruitless: How many in a row, this one included, were not established.
+    """
+    if ending.recovery is Recovery.BAD_TOKEN:
+        raise InterfaceAuthenticationError(f"Discord refuses the bot's token ({ending.why})")
+    if ending.recovery is Recovery.REFUSED:
+        raise GatewayRefusedError(f"Discord refuses the bot ({ending.why})")
+    if fruitless >= PATIENCE:
+        raise InterfaceConnectionError(f"the gateway cannot be had: {ending.why}")
 
 
 def with_query(url: str) -> str:

@@ -40,7 +40,8 @@ class Payload:
     @property
     def fields(self) -> dict[str, Any]:
         """The data, where it is an object; empty where it is not."""
-        return cast("dict[str, Any]", self.data) if isinstance(self.data, dict) else {}
+        data: object = self.data
+        return cast("dict[str, Any]", data) if isinstance(data, dict) else {}
 
 
 def decode(text: str | bytes) -> Payload:
@@ -56,8 +57,8 @@ def decode(text: str | bytes) -> Payload:
     if not isinstance(parsed, dict):
         raise PayloadError("not a JSON object")
     body = cast("dict[str, Any]", parsed)
-    op, sequence, event = body.get("op"), body.get("s"), body.get("t")
-    if not _is_integer(op) or not (sequence is None or _is_integer(sequence)):
+    op, sequence, event = _integer(body.get("op")), body.get("s"), body.get("t")
+    if op is None or (sequence is not None and _integer(sequence) is None):
         raise PayloadError("without an opcode or with a sequence number that is none")
     return Payload(op, body.get("d"), sequence, event if isinstance(event, str) else None)
 
@@ -67,5 +68,5 @@ def encode(op: Opcode, data: Any) -> str:
     return json.dumps({"op": op, "d": data}, separators=(",", ":"))
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _integer(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

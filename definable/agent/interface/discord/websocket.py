@@ -10,22 +10,26 @@ from typing import Any, Protocol
 import anyio
 import sniffio
 
-# websockets has a connection of its own for each backend, on one protocol engine.
-from websockets.asyncio.client import ClientConnection as AsyncioConnection
-from websockets.asyncio.client import connect as connect_on_asyncio
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
-from websockets.trio.client import ClientConnection as TrioConnection
-from websockets.trio.client import connect as connect_on_trio
-
 from definable.agent.interface.errors import InterfaceConnectionError
+from definable.errors import MissingExtra
 
 from .close_code import RESUMABLE_CLOSE
+
+try:
+    # websockets has a connection of its own for each backend, on one protocol engine.
+    from websockets.asyncio.client import ClientConnection as AsyncioConnection
+    from websockets.asyncio.client import connect as connect_on_asyncio
+    from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+    from websockets.trio.client import ClientConnection as TrioConnection
+    from websockets.trio.client import connect as connect_on_trio
+except ImportError as error:
+    raise MissingExtra("Discord needs websockets: pip install 'definable[discord]'") from error
 
 HANDSHAKE_TIMEOUT = 1.0
 """Seconds for the peer to answer our close."""
 
 CLOSE_TIMEOUT = 2.0
-"""Seconds until the connection is cut, whatever became of the close: a peer that stopped reading takes not even that."""
+"""Seconds until the connection is cut, whatever became of the close: a peer may have stopped reading."""
 
 MAX_PAYLOAD = 16 * 1024 * 1024
 """Bytes of one message from the gateway; descriptions of large servers run to megabytes."""

@@ -320,7 +320,7 @@ async def test_a_kept_alive_connection_is_reused_and_ends_with_the_drain(bluepri
             assert served.server.open_connections == 1
         served.server.drain()
         with anyio.fail_after(1):
-            while served.server.open_connections:  # noqa: ASYNC110 - the server has no event for it
+            while served.server.open_connections:
                 await anyio.sleep(0.005)
 
 

@@ -231,7 +231,7 @@ class Served:
             yield RawClient(stream)
 
     async def until_no_connections(self) -> None:
-        while self.server.open_connections:  # noqa: ASYNC110 - the server has no event for it
+        while self.server.open_connections:
             await anyio.sleep(0.005)
 
     async def until_ended(self, within: float = TIME_LIMIT) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from .close_code import Recovery
+from .gateway_session import GatewaySession
 from .payload import Opcode, Payload, encode
-from .session import GatewaySession
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class HangUp:
 Action: TypeAlias = Send | StartHeart | Established | Deliver | HangUp
 
 
-class Conversation:
+class GatewayProtocol:
     """One connection's side of the protocol.
 
     Args:
@@ -138,7 +138,7 @@ class Conversation:
         data = {"token": self._token, "session_id": session.session_id, "seq": session.sequence}
         return Send(encode(Opcode.RESUME, data))
 
-    _reactions: Mapping[int, Callable[[Conversation, Payload], Sequence[Action]]] = {
+    _reactions: Mapping[int, Callable[[Any, Payload], Sequence[Action]]] = {
         Opcode.DISPATCH: _on_dispatch,
         Opcode.HEARTBEAT: _on_heartbeat,
         Opcode.RECONNECT: _on_reconnect,

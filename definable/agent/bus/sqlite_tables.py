@@ -1,0 +1,220 @@
+"""The tables of the `SQLiteBus`, and what one transaction does to them. Runs in worker threads; knows no event loop.
+
+A delivery stands in one of three tables: in the line, by its position; later, until it is due; dead. Taking it out of
+the line's front only counts the attempt: the row stays where it is until the delivery is settled, so that it is still
+there when this process dies.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from definable.errors import StorageError
+
+from .base import DeadLetter
+from .event_json import decode_data
+from .sqlite_batch import Batch
+
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS definable_event (
+        position INTEGER PRIMARY KEY,
+        id TEXT NOT NULL,
+        name TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        data BLOB NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS definable_event_later (
+        number INTEGER PRIMARY KEY,
+        due_at REAL NOT NULL,
+        id TEXT NOT NULL,
+        name TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        data BLOB NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS definable_event_later_by_time ON definable_event_later (due_at)",
+    """CREATE TABLE IF NOT EXISTS definable_event_dead (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL,
+        name TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        data BLOB NOT NULL,
+        why TEXT NOT NULL,
+        died_at REAL NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS definable_event_key (
+        key TEXT PRIMARY KEY,
+        expires_at REAL NOT NULL
+    ) WITHOUT ROWID""",
+)
+
+MAX_DEAD_LETTERS = 10_000
+"""Of the deliveries that died, so many of the last ones are kept."""
+
+MOVED_AT_ONCE = 1_000
+"""Deliveries that have come due and join the line in one transaction."""
+
+
+class Taken(NamedTuple):
+    """A delivery that was taken out of the line's front, this attempt counted."""
+
+    position: int
+    id: str
+    name: str
+    attempt: int
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a file holds when it is opened."""
+
+    last_position: int
+    in_line: int
+    next_due: float | None
+    """Unix seconds."""
+    keys: Sequence[tuple[str, float]]
+    """Dedupe keys and when they expire (Unix seconds), the first to expire first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What one transaction is to do beside its batch."""
+
+    cursor: int
+    """The position behind which nobody has taken anything."""
+    demand: int
+    """How many deliveries are asked for."""
+    now: float
+    """Unix seconds."""
+    due_position: int | None
+    """The first of `MOVED_AT_ONCE` positions for what is due; None when nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What one transaction has done."""
+
+    taken: Sequence[Taken]
+    joined: int
+    """How many deliveries have joined the line: new ones, due ones, replayed ones."""
+    replayed: frozenset[str]
+    next_due: float | None
+    """Unix seconds; None when nothing waits for its time."""
+
+
+def load(connection: sqlite3.Connection, now: float) -> Stored:
+    """What is there; forgets the dedupe keys that have expired."""
+    connection.execute("DELETE FROM definable_event_key WHERE expires_at <= ?", (now,))
+    last, count = connection.execute("SELECT coalesce(max(position), 0), count(*) FROM definable_event").fetchone()
+    keys = connection.execute("SELECT key, expires_at FROM definable_event_key ORDER BY expires_at").fetchall()
+    return Stored(last, count, _next_due(connection), keys)
+
+
+def carry_out(connection: sqlite3.Connection, batch: Batch, order: Order) -> Receipt:
+    """Do all of it: write down, settle, let in what is due, take from the front."""
+    _write_down(connection, batch)
+    _settle(connection, batch)
+    replayed = frozenset(letter for letter, position in batch.replays.items() if _replay(connection, letter, position))
+    due = 0 if order.due_position is None else _let_in_due(connection, order.now, order.due_position)
+    taken = _take(connection, order.cursor, order.demand) if order.demand else ()
+    return Receipt(taken, batch.publications + len(replayed) + due, replayed, _next_due(connection))
+
+
+def list_dead(connection: sqlite3.Connection) -> Sequence[DeadLetter]:
+    """The dead letters, oldest first."""
+    rows = connection.execute("SELECT id, name, data, attempt, why, died_at FROM definable_event_dead ORDER BY number")
+    return [DeadLetter(id, name, decode_data(data), attempt, why, at) for id, name, data, attempt, why, at in rows]
+
+
+def storable(text: str) -> str:
+    """Text as SQLite keeps it: in half of a surrogate pair, which UTF-8 lacks, its escape."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
+def _write_down(connection: sqlite3.Connection, batch: Batch) -> None:
+    insert = "INSERT INTO definable_event (position, id, name, attempt, data) VALUES (?, ?, ?, 0, ?)"
+    for rows in (batch.unawaited, batch.awaited):
+        if rows:
+            connection.executemany(insert, rows)
+    for key, expires_at in batch.keys.items():
+        if expires_at is None:
+            connection.execute("DELETE FROM definable_event_key WHERE key = ?", (key,))
+        else:
+            connection.execute("INSERT OR REPLACE INTO definable_event_key VALUES (?, ?)", (key, expires_at))
+
+
+def _settle(connection: sqlite3.Connection, batch: Batch) -> None:
+    if batch.later:
+        copy = """INSERT INTO definable_event_later (due_at, id, name, attempt, data)
+            SELECT ?, id, name, attempt, data FROM definable_event WHERE position = ?"""
+        connection.executemany(copy, batch.later)
+    if batch.dead:
+        copy = """INSERT INTO definable_event_dead (why, died_at, id, name, attempt, data)
+            SELECT ?, ?, id, name, attempt, data FROM definable_event WHERE position = ?"""
+        connection.executemany(copy, batch.dead)
+        _bound_dead(connection)
+    gone = [*batch.acked, *[row[-1:] for row in batch.later], *[row[-1:] for row in batch.dead]]
+    if gone:
+        connection.executemany("DELETE FROM definable_event WHERE position = ?", gone)
+    if batch.untaken:
+        connection.executemany("UPDATE definable_event SET attempt = attempt - 1 WHERE position = ?", batch.untaken)
+
+
+def _bound_dead(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "DELETE FROM definable_event_dead WHERE number <= (SELECT max(number) FROM definable_event_dead) - ?",
+        (MAX_DEAD_LETTERS,),
+    )
+
+
+def _replay(connection: sqlite3.Connection, letter_id: str, position: int) -> bool:
+    copied = connection.execute(
+        """INSERT INTO definable_event (position, id, name, attempt, data)
+        SELECT ?, id, name, 0, data FROM definable_event_dead WHERE id = ?""",
+        (position, letter_id),
+    )
+    connection.execute("DELETE FROM definable_event_dead WHERE id = ?", (letter_id,))
+    return copied.rowcount > 0
+
+
+def _let_in_due(connection: sqlite3.Connection, now: float, position: int) -> int:
+    due = connection.execute(
+        "SELECT number FROM definable_event_later WHERE due_at <= ? ORDER BY due_at, number LIMIT ?",
+        (now, MOVED_AT_ONCE),
+    ).fetchall()
+    connection.executemany(
+        """INSERT INTO definable_event (position, id, name, attempt, data)
+        SELECT ?, id, name, attempt, data FROM definable_event_later WHERE number = ?""",
+        [(position + index, number) for index, (number,) in enumerate(due)],
+    )
+    connection.executemany("DELETE FROM definable_event_later WHERE number = ?", due)
+    return len(due)
+
+
+def _take(connection: sqlite3.Connection, cursor: int, count: int) -> Sequence[Taken]:
+    rows = connection.execute(
+        """SELECT position, id, name, attempt + 1, data FROM definable_event
+        WHERE position > ? ORDER BY position LIMIT ?""",
+        (cursor, count),
+    ).fetchall()
+    if rows:  # every position between them was free or is among them
+        connection.execute(
+            "UPDATE definable_event SET attempt = attempt + 1 WHERE position > ? AND position <= ?",
+            (cursor, rows[-1][0]),
+        )
+    return [Taken(position, id, name, attempt, _readable(id, data)) for position, id, name, attempt, data in rows]
+
+
+def _readable(id: str, data: bytes) -> dict[str, Any]:
+    try:
+        return decode_data(data)
+    except StorageError as error:
+        raise StorageError(f"the event {id}: {error}") from error
+
+
+def _next_due(connection: sqlite3.Connection) -> float | None:
+    due_at: float | None = connection.execute("SELECT min(due_at) FROM definable_event_later").fetchone()[0]
+    return due_at

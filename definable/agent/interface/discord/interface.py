@@ -1,0 +1,151 @@
+"""A Discord bot in front of the agent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import anyio
+
+from definable.agent.auth.base import AuthProvider
+from definable.agent.bus.dedupe import DedupeWindow
+from definable.agent.interface.base import Accept, BaseInterface
+from definable.agent.interface.errors import InterfaceConnectionError
+from definable.agent.interface.identity import IdentityResolver
+from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
+from definable.agent.interface.session_manager import SessionManager
+
+from .admission import Admission
+from .config import DiscordConfig
+from .gateway import Gateway
+from .gateway_session import GatewaySession
+from .message_event import NotAMessage
+from .outgoing import outgoing
+from .pace import Pace
+from .payload import Payload
+from .rest import DiscordRest, open_rest
+
+if TYPE_CHECKING:
+    from definable.agent.agent import Agent
+
+logger = logging.getLogger(__name__)
+
+REPLY_WINDOW = 3600.0
+"""Seconds for which it is remembered that a message was replied to."""
+
+MAX_SILENCE = 120.0
+"""Seconds: the gateway acknowledges a heartbeat about every 41."""
+
+
+class DiscordInterface(BaseInterface):
+    """Answers what is written to a Discord bot.
+
+    Receives over the gateway (v10) and answers over the HTTP API (v10). A connection that breaks is resumed, and
+    Discord replays what came meanwhile; so does a service that serves the same interface again within the few minutes
+    for which Discord keeps a session. Replies are shown as such, and ping nobody.
+
+    `metadata` of a message has `guild_id` (None in direct messages), `display_name`, `is_bot`, and for a reply
+    `reply_to`: the `text` and the `user_id` of what was replied to.
+
+    Args:
+        config: The bot's settings.
+        agent: The agent that answers; the one that serves the interface when None.
+        session_manager: The open conversations; one of its own when None. It may be shared.
+        hooks: Called around every message; see `InterfaceHook`.
+        identity_resolver: Knows one person on several platforms.
+        auth: Who may write to the agent; None asks the agent's own provider, False lets in everybody.
+
+    Example:
+        >>> agent.serve(DiscordInterface(DiscordConfig(bot_token=os.environ["DISCORD_TOKEN"])))  # doctest: +SKIP
+    """
+
+    config: DiscordConfig
+    typing_interval: ClassVar[float] = 8.0
+    """Seconds; Discord shows it for ten."""
+
+    def __init__(
+        self,
+        config: DiscordConfig,
+        *,
+        agent: Agent | None = None,
+        session_manager: SessionManager | None = None,
+        hooks: Sequence[object] = (),
+        identity_resolver: IdentityResolver | None = None,
+        auth: AuthProvider | Literal[False] | None = None,
+    ) -> None:
+        super().__init__(
+            config,
+            agent=agent,
+            session_manager=session_manager,
+            hooks=hooks,
+            identity_resolver=identity_resolver,
+            auth=auth,
+        )
+        self.pace = Pace()
+        """How fast the gateway is connected to again."""
+        self._session = GatewaySession()
+        self._replied = DedupeWindow()
+        self._rest: DiscordRest | None = None
+
+    @property
+    def max_silence(self) -> float | None:
+        """Seconds without a word from the gateway after which the bot is not on line, whatever it believes."""
+        return MAX_SILENCE
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[None, None]:
+        """Hold the client of the HTTP API."""
+        async with open_rest(self.config) as self._rest:
+            try:
+                yield
+            finally:
+                self._rest = None
+
+    async def receive(self, accept: Accept) -> None:
+        """Stay on line and hand over what is written to the bot, until cancelled.
+
+        Raises:
+            InterfaceAuthenticationError: Discord refuses the token, or the bot as it is set up.
+            InterfaceConnectionError: The gateway cannot be had.
+            InterfaceRateLimitError: The bot has begun all the sessions that it may for now.
+        """
+        admission = Admission(self.config, self.name)
+
+        async def handle(event: Payload) -> None:
+            message = self._read(event, admission)
+            if message is not None:
+                await accept(message)
+
+        gateway = Gateway(self.config, self._session, self._api.gateway, handle, self.alive, self.pace)
+        await gateway.run()
+
+    async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
+        """Post a response; the first of several is shown as a reply to the message.
+
+        Raises:
+            InterfaceError: It was not posted.
+        """
+        is_first = self._replied.claim(message.platform_message_id, REPLY_WINDOW, anyio.current_time())
+        for each in outgoing(response, message.platform_message_id if is_first else None):
+            await self._api.create_message(message.platform_chat_id, each.body, each.uploads)
+
+    async def typing(self, message: InterfaceMessage) -> None:
+        """Show for ten seconds that the bot is typing."""
+        await self._api.trigger_typing(message.platform_chat_id)
+
+    @property
+    def _api(self) -> DiscordRest:
+        if self._rest is None:
+            raise InterfaceConnectionError("the Discord interface is not being served")
+        return self._rest
+
+    def _read(self, event: Payload, admission: Admission) -> InterfaceMessage | None:
+        if event.event != "MESSAGE_CREATE":
+            return None
+        try:
+            return admission.admit(event.fields, self._session.user_id)
+        except NotAMessage as error:
+            logger.warning("%s: an event was passed over: %s", self.name, error)
+            return None

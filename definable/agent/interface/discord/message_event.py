@@ -1,0 +1,123 @@
+"""A MESSAGE_CREATE event as an `InterfaceMessage`: pure. Source: Discord's "Message" resource."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from definable.agent.interface.media import Media
+from definable.agent.interface.message import InterfaceMessage
+from definable.model.message import Image
+
+DISCORD_EPOCH = 1_420_070_400.0
+"""Unix seconds: the first second of 2015, from which ids count."""
+
+IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+"""What models can look at; other images are files."""
+
+DEFAULT, REPLY = 0, 19
+"""Types of messages that people write; all others tell of something (a pin, a new member, a boost)."""
+
+
+class NotAMessage(ValueError):
+    """The event lacks what every message has."""
+
+
+def is_written(data: Mapping[str, Any]) -> bool:
+    """Whether somebody wrote the message."""
+    return data.get("type", DEFAULT) in (DEFAULT, REPLY)
+
+
+def author_of(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The author's user object."""
+    return _object(data.get("author"))
+
+
+def read_message(data: Mapping[str, Any], platform: str, text: str) -> InterfaceMessage:
+    """Normalise a message.
+
+    Args:
+        data: Of the event.
+        platform: The interface's name.
+        text: What the agent is to get of the content.
+
+    Raises:
+        NotAMessage: An id is missing.
+    """
+    author = author_of(data)
+    ids = (author.get("id"), data.get("channel_id"), data.get("id"))
+    if not all(isinstance(id, str) and id.isdecimal() for id in ids):
+        raise NotAMessage("a message without the ids of its author, its channel and itself")
+    user, channel, message = cast("tuple[str, str, str]", ids)
+    images, media = _attachments(data)
+    return InterfaceMessage(
+        platform,
+        user,
+        channel,
+        message,
+        text=text or None,
+        username=_text(author.get("username")),
+        images=images,
+        audio=tuple(each for each in media if each.media_type.startswith("audio/")),
+        videos=tuple(each for each in media if each.media_type.startswith("video/")),
+        files=tuple(each for each in media if not each.media_type.startswith(("audio/", "video/"))),
+        reply_to_message_id=_text(_object(data.get("message_reference")).get("message_id")),
+        metadata=_metadata(data),
+        created_at=created_at(message),
+    )
+
+
+def created_at(id: str) -> float:
+    """When a thing with this id was made, in Unix seconds (Discord's "Reference", Snowflakes)."""
+    return DISCORD_EPOCH + (int(id) >> 22) / 1000
+
+
+def _metadata(data: Mapping[str, Any]) -> dict[str, Any]:
+    author, member = author_of(data), _object(data.get("member"))
+    metadata: dict[str, Any] = {
+        "guild_id": _text(data.get("guild_id")),
+        "display_name": _text(member.get("nick")) or _text(author.get("global_name")),
+        "is_bot": is_bot(data),
+    }
+    if replied := _object(data.get("referenced_message")):
+        metadata["reply_to"] = {"text": _text(replied.get("content")), "user_id": _text(author_of(replied).get("id"))}
+    return metadata
+
+
+def is_bot(data: Mapping[str, Any]) -> bool:
+    """Whether a program wrote the message: another bot, or a webhook."""
+    return author_of(data).get("bot") is True or "webhook_id" in data
+
+
+def _attachments(data: Mapping[str, Any]) -> tuple[tuple[Image, ...], list[Media]]:
+    images: list[Image] = []
+    media: list[Media] = []
+    attachments: object = data.get("attachments")
+    for each in map(_object, cast("list[object]", attachments) if isinstance(attachments, list) else []):
+        url = _text(each.get("url"))
+        kind = (_text(each.get("content_type")) or "application/octet-stream").partition(";")[0].strip()
+        if url is not None and kind in IMAGE_TYPES:
+            images.append(Image(url=url, media_type=kind))
+        elif url is not None:
+            media.append(_media(each, url, kind))
+    return tuple(images), media
+
+
+def _media(attachment: Mapping[str, Any], url: str, kind: str) -> Media:
+    size, duration = attachment.get("size"), attachment.get("duration_secs")
+    return Media(
+        url=url,
+        platform_id=_text(attachment.get("id")),
+        media_type=kind,
+        filename=_text(attachment.get("filename")),
+        size=size if isinstance(size, int) else None,
+        duration=float(duration) if isinstance(duration, int | float) else None,
+    )
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

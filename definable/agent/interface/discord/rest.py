@@ -1,0 +1,161 @@
+"""Discord's HTTP API, as far as a chat with an agent needs it: over httpx2, within the rate limits, tried again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import httpx2
+
+import definable
+from definable.agent.interface.errors import InterfaceConnectionError, InterfaceRateLimitError
+
+from .config import DiscordConfig
+from .gateway_info import GatewayInfo, read_gateway_info
+from .rate_limit import RateLimits, Route
+from .rest_failure import Failure, explain
+
+logger = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT = 15.0
+"""Seconds for the API to answer."""
+
+MAX_TRIES = 5
+
+FIRST_RETRY_WAIT = 0.5
+"""Seconds before the second try; doubled for each further one. Five tries stay well within the few minutes for which
+Discord knows a nonce."""
+
+MAX_WAIT = 60.0
+"""Seconds: a rate limit that lasts longer fails the request at once."""
+
+LIMITS = httpx2.Limits(max_connections=50, max_keepalive_connections=10, keepalive_expiry=60.0)
+
+USER_AGENT = f"DiscordBot (https://pypi.org/project/definable, {definable.__version__})"
+"""In the form that Discord's "Reference", User Agent, asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that goes with a message."""
+
+    filename: str
+    data: bytes = field(repr=False)
+    media_type: str
+
+
+class DiscordRest:
+    """The API's client. Every request may be sent twice: those that create carry a nonce.
+
+    Args:
+        config: The bot's.
+        client: Open; authenticated as the bot.
+        limits: What is known of the rate limits.
+    """
+
+    def __init__(self, config: DiscordConfig, client: httpx2.AsyncClient, limits: RateLimits | None = None) -> None:
+        self._client = client
+        self._base_url = config.base_url.rstrip("/")
+        self._limits = RateLimits() if limits is None else limits
+
+    async def gateway(self) -> GatewayInfo:
+        """Where the gateway is, and how many sessions may be begun still (`GET /gateway/bot`)."""
+        response = await self._request(Route("GET", "/gateway/bot"))
+        try:
+            body: Any = response.json()
+        except ValueError as error:
+            raise InterfaceConnectionError(f"{self._base_url} does not answer like Discord's API") from error
+        return read_gateway_info(body)
+
+    async def create_message(self, channel: str, message: Mapping[str, Any], uploads: Sequence[Upload] = ()) -> None:
+        """Post a message (`POST /channels/{channel}/messages`), once however often it must be tried.
+
+        Args:
+            channel: The channel's id.
+            message: What the API takes; with a nonce.
+            uploads: Files to go with it.
+        """
+        await self._request(Route("POST", "/channels/{channel}/messages", channel), message, uploads)
+
+    async def trigger_typing(self, channel: str) -> None:
+        """Show for ten seconds that the bot is typing (`POST /channels/{channel}/typing`)."""
+        await self._request(Route("POST", "/channels/{channel}/typing", channel))
+
+    async def _request(
+        self, route: Route, body: Mapping[str, Any] | None = None, uploads: Sequence[Upload] = ()
+    ) -> httpx2.Response:
+        """Send a request, again while that may help.
+
+        Raises:
+            InterfaceAuthenticationError: 401.
+            InterfaceRateLimitError: The limit lasts too long, or is met again and again.
+            InterfaceMessageError: Discord refuses the request (400, 403, 404 ...).
+            InterfaceConnectionError: Discord cannot be reached or fails within.
+        """
+        for tries in range(1, MAX_TRIES + 1):
+            outcome = await self._try(route, body, uploads)
+            if isinstance(outcome, httpx2.Response):
+                return outcome
+            if not outcome.transient or tries == MAX_TRIES:
+                raise outcome.error
+            logger.info("try %d failed: %s", tries, outcome.error)
+            if outcome.retry_after is None:
+                await anyio.sleep(FIRST_RETRY_WAIT * 2 ** (tries - 1) * random.uniform(0.75, 1.0))
+        raise AssertionError("the last try returns or raises")
+
+    async def _try(
+        self, route: Route, body: Mapping[str, Any] | None, uploads: Sequence[Upload]
+    ) -> httpx2.Response | Failure:
+        await self._wait_for_turn(route)
+        where = f"{route.method} {route.path}"
+        try:
+            response = await self._client.request(
+                route.method, f"{self._base_url}{route.path}", **_content(body, uploads)
+            )
+        except httpx2.TransportError as error:
+            words = f"{where}: {type(error).__name__} {error}".rstrip()
+            return Failure(InterfaceConnectionError(words), transient=True)
+        self._limits.learn(route, response.headers, anyio.current_time())
+        if response.is_success:
+            return response
+        failure = explain(where, response.status_code, response.headers, response.content)
+        if failure.retry_after is not None:
+            self._limits.refused(route, failure.retry_after, anyio.current_time(), is_global=failure.is_global)
+        return failure
+
+    async def _wait_for_turn(self, route: Route) -> None:
+        while (wait := self._limits.take(route, anyio.current_time())) > 0:
+            if wait > MAX_WAIT:
+                raise InterfaceRateLimitError(
+                    f"{route.method} {route.path}: Discord wants {wait:.0f} s of silence", retry_after=wait
+                )
+            await anyio.sleep(wait)
+
+
+@asynccontextmanager
+async def open_rest(config: DiscordConfig) -> AsyncGenerator[DiscordRest]:
+    """A client of the API while the context is open."""
+    async with httpx2.AsyncClient(
+        headers={"Authorization": f"Bot {config.bot_token}", "User-Agent": USER_AGENT},
+        timeout=httpx2.Timeout(REQUEST_TIMEOUT, connect=config.connect_timeout),
+        limits=LIMITS,
+    ) as client:
+        yield DiscordRest(config, client)
+
+
+def _content(body: Mapping[str, Any] | None, uploads: Sequence[Upload]) -> dict[str, Any]:
+    """A request's body as httpx2's arguments: JSON, or a form with files (Discord's "Reference", Uploading Files)."""
+    if body is None:
+        return {}
+    if not uploads:
+        return {"json": body}
+    files = [
+        (f"files[{index}]", (upload.filename, upload.data, upload.media_type)) for index, upload in enumerate(uploads)
+    ]
+    return {"data": {"payload_json": json.dumps(body)}, "files": files}

@@ -1,0 +1,99 @@
+"""What a Telegram bot can be configured with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+from definable.agent.interface.config import InterfaceConfig
+from definable.errors import ConfigurationError
+
+_TOKEN = re.compile(r"[0-9]{1,20}:[A-Za-z0-9_-]{30,}")
+"""https://core.telegram.org/bots/features#botfather: the bot's id, a colon, 35 characters today."""
+
+_SECRET = re.compile(r"[A-Za-z0-9_-]{1,256}")
+"""https://core.telegram.org/bots/api#setwebhook"""
+
+MAX_MESSAGE_LENGTH = 4096
+"""UTF-16 code units (https://core.telegram.org/bots/api#sendmessage)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TelegramConfig(InterfaceConfig):
+    """Settings of a Telegram bot.
+
+    Raises:
+        ConfigurationError: A value is out of its range, or the token is none.
+    """
+
+    bot_token: str = field(repr=False)
+    """From @BotFather; never logged."""
+    platform: str = "telegram"
+    mode: Literal["polling", "webhook"] = "polling"
+    """Whether updates are asked for, or sent to this service's own HTTP server."""
+    polling_interval: float = 0.5
+    """Seconds between two polls while messages are being answered."""
+    polling_timeout: int = 30
+    """Seconds that Telegram holds a poll open when there is nothing new."""
+    webhook_url: str | None = None
+    """Where Telegram reaches this service: `"https://bot.example.com"`, with or without `webhook_path`."""
+    webhook_path: str = "/webhook/telegram"
+    webhook_secret: str | None = field(default=None, repr=False)
+    """What proves that an update comes from Telegram: 1 to 256 of `A-Z a-z 0-9 _ -`; made up when None."""
+    allowed_user_ids: Iterable[str | int] | None = None
+    """The only users who are answered; None for all."""
+    allowed_chat_ids: Iterable[str | int] | None = None
+    """The only chats in which anybody is answered; None for all."""
+    parse_mode: Literal["HTML", "Markdown", "MarkdownV2"] | None = "HTML"
+    """Whether the Markdown that models write is shown formatted; None sends it as it is."""
+    max_message_length: int = MAX_MESSAGE_LENGTH
+    connect_timeout: float = 10
+    """Seconds."""
+    request_timeout: float = 60
+    """Seconds that one request may take, beside the time that a poll is held open."""
+    base_url: str = "https://api.telegram.org"
+    """Of the Bot API: another for a server of your own (https://github.com/tdlib/telegram-bot-api)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _TOKEN.fullmatch(self.bot_token):
+            raise ConfigurationError("bot_token=...: no Telegram token, which is '<number>:<35 characters>'")
+        for name in ("polling_interval", "connect_timeout", "request_timeout"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"{name}={getattr(self, name)!r}: seconds, greater than 0")
+        if self.polling_timeout < 0:
+            raise ConfigurationError(f"polling_timeout={self.polling_timeout!r}: seconds, 0 or more")
+        if self.max_message_length > MAX_MESSAGE_LENGTH:
+            raise ConfigurationError(f"max_message_length={self.max_message_length!r}: at most {MAX_MESSAGE_LENGTH}")
+        if self.parse_mode not in ("HTML", "Markdown", "MarkdownV2", None):
+            raise ConfigurationError(f"parse_mode={self.parse_mode!r}: 'HTML', 'Markdown', 'MarkdownV2' or None")
+        self._check_mode()
+        for name in ("allowed_user_ids", "allowed_chat_ids"):
+            object.__setattr__(self, name, _id_set(getattr(self, name)))  # the class is frozen
+        object.__setattr__(self, "base_url", _checked_url("base_url", self.base_url))
+
+    def _check_mode(self) -> None:
+        if self.mode not in ("polling", "webhook"):
+            raise ConfigurationError(f"mode={self.mode!r}: 'polling' or 'webhook'")
+        if self.webhook_secret is not None and not _SECRET.fullmatch(self.webhook_secret):
+            raise ConfigurationError("webhook_secret=...: 1 to 256 of A-Z a-z 0-9 _ -")
+        if self.webhook_url is not None:
+            object.__setattr__(self, "webhook_url", _checked_url("webhook_url", self.webhook_url))
+        elif self.mode == "webhook":
+            raise ConfigurationError("mode='webhook' needs webhook_url, where Telegram reaches this service")
+
+
+def _id_set(ids: Iterable[str | int] | None) -> frozenset[str] | None:
+    if ids is None:
+        return None
+    return frozenset([str(ids)]) if isinstance(ids, str | int) else frozenset(map(str, ids))
+
+
+def _checked_url(name: str, url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ConfigurationError(f"{name}={url!r}: an http or https URL")
+    return url.rstrip("/")

@@ -1,0 +1,179 @@
+"""`TelegramInterface`: a Telegram bot in front of the agent."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import anyio
+
+from definable.agent.auth.base import AuthProvider
+from definable.agent.interface.base import Accept, BaseInterface, WebhookHandler
+from definable.agent.interface.errors import InterfaceConnectionError, InterfaceMessageError
+from definable.agent.interface.identity import IdentityResolver
+from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
+from definable.agent.interface.session_manager import SessionManager
+from definable.agent.trigger.base import Reply, TriggerEvent
+from definable.agent.trigger.webhook import Webhook
+
+from .attachment import with_attachments
+from .client import BotAPI, bot_api
+from .config import TelegramConfig
+from .poller import Poller
+from .sender import Sender, place_in_chat
+from .update import message_of, update_id_of
+from .webhook import TelegramSecret, set_webhook
+
+if TYPE_CHECKING:
+    from definable.agent.agent import Agent
+
+logger = logging.getLogger(__name__)
+
+
+class TelegramInterface(BaseInterface):
+    """A Telegram bot: by long polling, or with updates sent to this service's own HTTP server.
+
+    In text, captions, photos, voice, audio, video and documents; the model sees text and images, and is told of the
+    rest. Out goes text, formatted from Markdown, and the media of the response.
+
+    A message is acknowledged to Telegram once it has been answered: over a graceful restart none is lost and none is
+    answered twice. After a crash, those that were being answered come again.
+
+    Args:
+        config: The bot's token and settings.
+        agent: The agent that answers; the one that serves the interface when None.
+        session_manager: The open conversations.
+        hooks: Called around every message.
+        identity_resolver: Knows one person on several platforms.
+        auth: Who may write to the agent.
+    """
+
+    config: TelegramConfig
+
+    def __init__(
+        self,
+        config: TelegramConfig,
+        *,
+        agent: Agent | None = None,
+        session_manager: SessionManager | None = None,
+        hooks: Sequence[object] = (),
+        identity_resolver: IdentityResolver | None = None,
+        auth: AuthProvider | Literal[False] | None = None,
+    ) -> None:
+        super().__init__(
+            config,
+            agent=agent,
+            session_manager=session_manager,
+            hooks=hooks,
+            identity_resolver=identity_resolver,
+            auth=auth,
+        )
+        self.username: str | None = None
+        """The bot's own, once Telegram has told it."""
+        self._secret = config.webhook_secret or secrets.token_urlsafe(32)
+        self._sender = Sender(config)
+        self._poller = Poller(config)
+        self._api: BotAPI | None = None
+        self._accept: Accept | None = None
+        """Takes messages in, while the interface receives."""
+
+    @property
+    def max_silence(self) -> float | None:
+        """Of a poller: a poll that takes as long as it may, and half as much again."""
+        if self.config.mode == "webhook":
+            return None
+        return 1.5 * (self.config.polling_timeout + self.config.request_timeout)
+
+    def connection(self) -> AbstractAsyncContextManager[None]:
+        return self._connected()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncGenerator[None, None]:
+        self._poller = Poller(self.config)
+        async with bot_api(self.config) as self._api:
+            try:
+                yield
+            finally:
+                if self.config.mode == "polling":
+                    await self._poller.acknowledge(self._api)
+                self._api = None
+
+    async def receive(self, accept: Accept) -> None:
+        api = self._connection()
+        await self._introduce(api)
+        self._accept = accept
+        try:
+            if self.config.mode == "webhook":
+                await set_webhook(api, self.config, self._secret)
+                await anyio.sleep_forever()
+            await self._poller.poll(api, self._take, self.alive)
+        finally:
+            self._accept = None
+
+    async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
+        await self._sender.send(self._connection(), message, response)
+
+    async def complete(self, message: InterfaceMessage) -> InterfaceMessage:
+        return await with_attachments(message, self._connection())
+
+    async def typing(self, message: InterfaceMessage) -> None:
+        place = place_in_chat(message)
+        place.pop("reply_parameters", None)
+        parameters = {"chat_id": message.platform_chat_id, "action": "typing", **place}
+        await self._connection().call("sendChatAction", parameters)
+
+    def handled(self, message: InterfaceMessage) -> None:
+        update_id = message.metadata.get("update_id")
+        if update_id is not None:
+            self._poller.ended(update_id)
+
+    def webhooks(self) -> Iterable[tuple[Webhook, WebhookHandler]]:
+        if self.config.mode == "webhook":
+            yield Webhook(self.config.webhook_path, auth=TelegramSecret(self._secret)), self._on_webhook
+
+    async def _on_webhook(self, event: TriggerEvent) -> Reply | None:
+        if self._accept is None:
+            return Reply({"status": "not receiving"}, status=503)  # Telegram sends it again
+        await self._take(event.body)
+        return None
+
+    async def _introduce(self, api: BotAPI) -> None:
+        me = await api.call("getMe")
+        if not isinstance(me, dict):
+            raise InterfaceConnectionError("getMe: Telegram answered with something else than a user")
+        self.username = cast("dict[str, Any]", me).get("username")
+        self.alive()
+        logger.info("telegram: this is @%s, %s", self.username, self.config.mode)
+
+    async def _take(self, update: Any) -> None:
+        """Hand an update's message on, unless it brings none for us."""
+        try:
+            message = message_of(update, self.config.platform)
+        except InterfaceMessageError as error:
+            logger.warning("telegram: %s", error)
+            message = None
+        is_accepted = False
+        if message is not None and self._accept is not None and self._is_allowed(message):
+            is_accepted = await self._accept(message)
+        update_id = update_id_of(update)
+        if not is_accepted and update_id is not None:
+            self._poller.ended(update_id)
+
+    def _is_allowed(self, message: InterfaceMessage) -> bool:
+        users, chats = self.config.allowed_user_ids, self.config.allowed_chat_ids
+        allowed = (users is None or message.platform_user_id in users) and (
+            chats is None or message.platform_chat_id in chats
+        )
+        if not allowed:
+            logger.debug(
+                "telegram: user %s in chat %s is not allowed", message.platform_user_id, message.platform_chat_id
+            )
+        return allowed
+
+    def _connection(self) -> BotAPI:
+        if self._api is None:
+            raise InterfaceConnectionError("the interface is not being served")
+        return self._api

@@ -1,0 +1,133 @@
+"""Long polling: take updates, hand them on, acknowledge those whose handling has ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import anyio
+
+from definable.agent.interface.errors import InterfaceConnectionError, InterfaceError, InterfaceRateLimitError
+
+from .client import BotAPI
+from .config import TelegramConfig
+from .failure import TelegramConflict
+from .update import ALLOWED_UPDATES, update_id_of
+from .watermark import Watermark
+
+logger = logging.getLogger(__name__)
+
+MAX_UPDATES = 100
+"""Of one poll, and so beyond the first that is not ended (https://core.telegram.org/bots/api#getupdates)."""
+
+MAX_FAILURES = 3
+"""In a row; single ones are daily bread."""
+
+ACKNOWLEDGE_TIMEOUT = 5.0
+"""Seconds that the last acknowledgement may take."""
+
+ACKNOWLEDGE_PAUSE = 0.5
+"""Seconds between two tries of it."""
+
+
+class Poller:
+    """Asks Telegram for updates, over restarts of the polling.
+
+    An update that is not acknowledged is returned at once by every poll. So while some are being handled the polls are
+    short, with pauses that the end of the last handling cuts short; when none is, Telegram holds the poll open.
+
+    Args:
+        config: How to poll.
+    """
+
+    def __init__(self, config: TelegramConfig) -> None:
+        self._config = config
+        self._watermark = Watermark()
+        self._idle = anyio.Event()
+        self._acknowledged: int | None = None
+        """The offset of the last poll that was answered."""
+
+    async def poll(self, api: BotAPI, take: Callable[[Any], Awaitable[None]], alive: Callable[[], None]) -> None:
+        """Poll until cancelled.
+
+        Args:
+            api: The Bot API.
+            take: Takes an update; `ended` is called when its handling has ended.
+            alive: Told of every answer.
+
+        Raises:
+            InterfaceError: Telegram did not answer, or not as it should, several times in a row; or another poller is
+                at work; or the token was revoked.
+        """
+        failures = 0
+        while True:
+            began = anyio.current_time()
+            try:
+                updates = await self._updates(api)
+            except (InterfaceConnectionError, InterfaceRateLimitError) as error:
+                failures += 1
+                if failures == MAX_FAILURES or isinstance(error, TelegramConflict):
+                    raise
+                logger.info("telegram: a poll failed, trying again: %s", error)
+                await anyio.sleep(_wait(error, failures))
+                continue
+            failures = 0
+            alive()
+            for update in updates:
+                update_id = update_id_of(update)
+                if update_id is not None and self._watermark.take(update_id, anyio.current_time()):
+                    await take(update)
+            await self._pause(began, is_empty=not updates)
+
+    def ended(self, update_id: int) -> None:
+        """An update's handling has ended."""
+        self._watermark.end(update_id)
+        if self._watermark.is_idle:
+            self._idle.set()
+
+    async def acknowledge(self, api: BotAPI) -> None:
+        """Tell Telegram of what has ended since the last poll, so that it does not come again after a restart."""
+        offset = self._watermark.offset(anyio.current_time())
+        if offset is None or offset == self._acknowledged:
+            return
+        # Shielded: what was answered must not come again, also when the service is cancelled.
+        with anyio.move_on_after(ACKNOWLEDGE_TIMEOUT, shield=True):
+            while not await self._acknowledged_now(api, offset):  # noqa: ASYNC110 - nobody tells us when
+                await anyio.sleep(ACKNOWLEDGE_PAUSE)
+            return
+        logger.warning("telegram: not acknowledged in %g s, the last updates may come again", ACKNOWLEDGE_TIMEOUT)
+
+    async def _acknowledged_now(self, api: BotAPI, offset: int) -> bool:
+        try:
+            await api.call("getUpdates", {"offset": offset, "timeout": 0, "limit": 1})
+        except (InterfaceConnectionError, InterfaceRateLimitError) as error:
+            logger.info("telegram: the last updates are not acknowledged yet: %s", error)
+            return False
+        except InterfaceError as error:
+            logger.warning("telegram: the last updates cannot be acknowledged: %s", error)
+        return True
+
+    async def _updates(self, api: BotAPI) -> list[Any]:
+        offset = self._watermark.offset(anyio.current_time())
+        seconds = self._config.polling_timeout if self._watermark.is_idle else 0
+        parameters = {"offset": offset, "timeout": seconds, "limit": MAX_UPDATES, "allowed_updates": ALLOWED_UPDATES}
+        updates = await api.call("getUpdates", parameters, held_open=seconds)
+        if not isinstance(updates, list):
+            raise InterfaceConnectionError("getUpdates: Telegram answered with something else than a list")
+        self._acknowledged = offset
+        return cast("list[Any]", updates)
+
+    async def _pause(self, began: float, *, is_empty: bool) -> None:
+        interval = self._config.polling_interval
+        if not self._watermark.is_idle:
+            self._idle = anyio.Event()
+            with anyio.move_on_after(interval):
+                await self._idle.wait()
+        elif not is_empty or anyio.current_time() - began < interval:  # nothing new, and not held open: do not spin
+            await anyio.sleep(interval)
+
+
+def _wait(error: InterfaceError, failures: int) -> float:
+    asked = error.retry_after if isinstance(error, InterfaceRateLimitError) else None
+    return asked or 2.0 ** (failures - 1)

@@ -1,0 +1,122 @@
+"""What a response becomes in a chat: text first, then its media (Bot API, sendMessage and its kin)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import to_json
+
+from definable.agent.interface.media import Media
+from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
+from definable.model.message import Image
+
+from .client import BotAPI, Upload
+from .config import TelegramConfig
+from .delivery import Delivery
+from .failure import TelegramRefusal
+from .formatting import Formatted, formatted
+
+logger = logging.getLogger(__name__)
+
+VOICE_TYPES = frozenset({"audio/ogg", "audio/opus"})
+"""What Telegram plays as a voice message (https://core.telegram.org/bots/api#sendvoice)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """One medium with the method that sends it."""
+
+    method: str
+    parameter: str
+    medium: Media
+
+
+class Sender:
+    """Sends responses.
+
+    Args:
+        config: How text is formatted.
+    """
+
+    def __init__(self, config: TelegramConfig) -> None:
+        self._config = config
+        self._delivery = Delivery()
+
+    async def send(self, api: BotAPI, message: InterfaceMessage, response: InterfaceResponse) -> None:
+        """Send a response; to a user who has blocked the bot, nothing.
+
+        Raises:
+            InterfaceError: It was not sent, or not whole.
+        """
+        chat_id, place = message.platform_chat_id, place_in_chat(message)
+        try:
+            if response.content and response.content.strip():
+                await self._send_text(api, chat_id, response.content, place)
+            for sending in _sendings(response):
+                await self._send_medium(api, chat_id, sending, place)
+        except TelegramRefusal as refusal:
+            if refusal.status != 403:
+                raise
+            logger.warning("telegram: chat %s cannot be written to: %s", chat_id, refusal.description)
+
+    async def _send_text(self, api: BotAPI, chat_id: str, text: str, place: Mapping[str, Any]) -> None:
+        limit = self._config.max_message_length
+        look = Formatted(text) if self._config.parse_mode is None else formatted(text, limit)
+        try:
+            await self._delivery.deliver(api, "sendMessage", chat_id, {**text_parameters(look), **place})
+        except TelegramRefusal as refusal:
+            if not (look.entities and refusal.says("can't parse entities")):
+                raise
+            await self._delivery.deliver(api, "sendMessage", chat_id, {**text_parameters(look.plain), **place})
+
+    async def _send_medium(self, api: BotAPI, chat_id: str, sending: _Sending, place: Mapping[str, Any]) -> None:
+        medium, parameter = sending.medium, sending.parameter
+        if medium.data is None:
+            parameters = {parameter: medium.platform_id or medium.url, **place}
+            await self._delivery.deliver(api, sending.method, chat_id, parameters)
+            return
+        upload: Upload = (medium.filename or parameter, medium.data, medium.media_type)
+        await self._delivery.deliver(api, sending.method, chat_id, _flat(place), {parameter: upload})
+
+
+def place_in_chat(message: InterfaceMessage) -> dict[str, Any]:
+    """Where in a chat a response goes: to its topic, and in a group as a reply."""
+    place: dict[str, Any] = {}
+    thread = message.metadata.get("message_thread_id")
+    if thread is not None:
+        place["message_thread_id"] = thread
+    if message.metadata.get("chat_type", "private") != "private":
+        place["reply_parameters"] = {
+            "message_id": int(message.platform_message_id),
+            "allow_sending_without_reply": True,
+        }
+    return place
+
+
+def text_parameters(look: Formatted) -> dict[str, Any]:
+    """A text as sendMessage and editMessageText take it."""
+    return {"text": look.text, **({"entities": list(look.entities)} if look.entities else {})}
+
+
+def _sendings(response: InterfaceResponse) -> Iterator[_Sending]:
+    for image in response.images:
+        yield _Sending("sendPhoto", "photo", _as_media(image))
+    for audio in response.audio:
+        is_voice = audio.media_type in VOICE_TYPES
+        yield _Sending("sendVoice", "voice", audio) if is_voice else _Sending("sendAudio", "audio", audio)
+    for video in response.videos:
+        yield _Sending("sendVideo", "video", video)
+    for file in response.files:
+        yield _Sending("sendDocument", "document", file)
+
+
+def _as_media(image: Image) -> Media:
+    return Media(data=image.data, url=image.url, media_type=image.media_type)
+
+
+def _flat(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters as a form carries them."""
+    return {name: value if isinstance(value, str) else to_json(value).decode() for name, value in parameters.items()}

@@ -1,0 +1,262 @@
+"""A served agent whose events are kept in a file: what it was given before a restart is handled after it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from definable.agent import Agent, RunOutput
+from definable.agent.bus import EventBusClosed, SQLiteBus
+from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
+from definable.errors import ConfigurationError
+from definable.testing import VIRTUAL_BACKENDS, served, virtual_time
+
+LIMIT = 15.0
+"""Seconds that a test may hang."""
+
+
+class Recorder:
+    """An agent on a file, which notes down the events that it handled."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self.agent = Agent("offline", bus=SQLiteBus(path))
+        self.seen: list[tuple[Any, int]] = []
+        self.agent.on(EventTrigger("job", **options))(self.on_event)
+
+    async def on_event(self, event: TriggerEvent) -> None:
+        """Whatever `handle` does: a trigger is known over restarts by its handler's qualified name."""
+        await self.handle(event)
+
+    async def handle(self, event: TriggerEvent) -> None:
+        self.seen.append((event.body["n"], event.attempt))
+
+    def running(self, **options: Any) -> Any:
+        return self.agent.running(enable_server=False, **options)
+
+
+class Holding(Recorder):
+    """Begins what it is given, and never ends it."""
+
+    async def handle(self, event: TriggerEvent) -> None:
+        await super().handle(event)
+        await anyio.sleep_forever()
+
+
+async def eventually(condition: Any) -> None:
+    with anyio.fail_after(LIMIT):
+        while not condition():
+            await anyio.sleep(0.005)
+
+
+@pytest.mark.anyio
+async def test_events_from_before_serving_are_handled(path: Path) -> None:
+    recorder = Recorder(path)
+    for n in range(5):
+        recorder.agent.emit("job", {"n": n})
+    async with recorder.running() as runtime:
+        pass
+    assert recorder.seen == [(n, 1) for n in range(5)]
+    assert runtime.report.completed == 5
+    assert runtime.report.clean
+
+
+@pytest.mark.anyio
+async def test_a_stop_finishes_what_waits_when_there_is_time_and_the_report_counts_it(path: Path) -> None:
+    recorder = Recorder(path)
+    async with recorder.running(event_workers=2) as runtime:
+        for n in range(300):
+            recorder.agent.emit("job", {"n": n})
+    assert recorder.seen == [(n, 1) for n in range(300)]
+    assert (runtime.report.completed, runtime.report.never_started) == (300, 0)
+
+
+@pytest.mark.anyio
+async def test_what_a_stop_left_in_the_file_is_handled_by_the_next_and_counted_as_neither_lost_nor_left(
+    path: Path,
+) -> None:
+    first, second = Holding(path), Recorder(path)
+    async with first.running(event_workers=2, shutdown_timeout=0.2) as runtime:
+        for n in range(10):
+            await first.agent.aemit("job", {"n": n})
+        await eventually(lambda: len(first.seen) == 2)
+    assert (runtime.report.cancelled, runtime.report.never_started) == (2, 0)
+    async with second.running():
+        await eventually(lambda: len(second.seen) == 10)
+    assert second.seen == [(0, 2), (1, 2), *[(n, 1) for n in range(2, 10)]]
+
+
+@pytest.mark.anyio
+async def test_what_stands_behind_a_triggers_own_limit_is_kept_too(path: Path) -> None:
+    first, second = Holding(path, max_concurrency=1), Recorder(path)
+    async with first.running(shutdown_timeout=0.2) as runtime:
+        for n in range(10):
+            await first.agent.aemit("job", {"n": n})
+        await eventually(lambda: first.seen)
+    assert (runtime.report.cancelled, runtime.report.never_started) == (1, 0)
+    async with second.running():
+        await eventually(lambda: len(second.seen) == 10)
+    assert [n for n, _ in second.seen] == list(range(10))
+
+
+@pytest.mark.anyio
+async def test_a_retry_outlives_a_restart(path: Path) -> None:
+    class Failing(Recorder):
+        async def handle(self, event: TriggerEvent) -> None:
+            await super().handle(event)
+            raise ZeroDivisionError
+
+    first, second = Failing(path, retries=3), Recorder(path)
+    async with first.running() as runtime:
+        await first.agent.aemit("job", {"n": 1})
+        await eventually(lambda: first.seen)
+    assert runtime.report.clean
+    async with second.running():
+        await eventually(lambda: second.seen)
+    assert second.seen == [(1, 2)]
+
+
+@pytest.mark.anyio
+async def test_what_fails_for_good_is_a_dead_letter_over_the_restart_and_may_be_replayed(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+
+    class Failing(Recorder):
+        async def handle(self, event: TriggerEvent) -> None:
+            raise ZeroDivisionError("no luck")
+
+    async with Failing(path).running() as runtime:
+        await runtime.agent.aemit("job", {"n": 1})
+    recorder = Recorder(path)
+    async with recorder.running() as runtime:
+        [letter] = await runtime.bus.dead_letters()
+        assert letter.why == "ZeroDivisionError: no luck"
+        assert await runtime.bus.replay(letter.id)
+        await eventually(lambda: recorder.seen)
+    assert recorder.seen == [(1, 1)]
+
+
+@pytest.mark.anyio
+async def test_a_handler_may_emit_with_one_worker_and_a_small_buffer(path: Path) -> None:
+    agent = Agent("offline", bus=SQLiteBus(path, buffer=1))
+    seen: list[int] = []
+
+    @agent.on(EventTrigger("job"))
+    async def job(event: TriggerEvent) -> None:
+        n = event.body["n"]
+        seen.append(n)
+        if n < 20:
+            await agent.aemit("job", {"n": 2 * n})
+            await agent.aemit("job", {"n": 2 * n + 1})
+
+    with anyio.fail_after(LIMIT):
+        async with agent.running(enable_server=False, event_workers=1):
+            await agent.aemit("job", {"n": 1})
+    assert sorted(seen) == list(range(1, 40))
+
+
+@pytest.mark.anyio
+async def test_data_that_is_not_json_is_refused_on_the_line_that_emits_it(path: Path) -> None:
+    recorder = Recorder(path)
+    async with recorder.running() as runtime:
+        with pytest.raises(ConfigurationError, match=r"event\(job\).*body\.n is .*, a set"):
+            recorder.agent.emit("job", {"n": {1}})
+        with pytest.raises(ConfigurationError, match="a set"):
+            await recorder.agent.aemit("job", {"n": {1}})
+        with pytest.raises(ConfigurationError, match="a set"):
+            await anyio.to_thread.run_sync(recorder.agent.emit, "job", {"n": {1}})
+    assert runtime.report.clean
+    with pytest.raises(EventBusClosed):
+        recorder.agent.emit("job", {"n": 1})
+
+
+@pytest.mark.anyio
+async def test_a_repeated_delivery_of_an_accepted_webhook_is_a_duplicate_after_the_restart_too(path: Path) -> None:
+    def agent() -> Agent:
+        agent = Agent("offline", bus=SQLiteBus(path))
+        for respond in ("accept", "wait"):
+            agent.on(Webhook(f"/{respond}", respond=respond, dedupe="X-Delivery"))(lambda event: "hi")
+        return agent
+
+    for expected in (202, 200):
+        async with served(agent()) as service:
+            response = await service.client.post("/accept", headers={"X-Delivery": "1"})
+            assert response.status_code == expected
+    assert response.json() == {"status": "duplicate"}
+    for expected in ("hi", None):
+        async with served(agent()) as service:
+            response = await service.client.post("/wait", headers={"X-Delivery": "2"})
+            assert response.json().get("content") == expected
+
+
+@pytest.mark.anyio
+async def test_what_was_promised_over_http_is_done_after_the_restart_under_the_promised_ids(path: Path) -> None:
+    hold = True
+    outputs: dict[str, RunOutput] = {}
+
+    def agent() -> Agent:
+        agent = Agent("offline", bus=SQLiteBus(path))
+
+        @agent.on(Webhook("/hook/{repo}", respond="accept"))
+        async def hook(event: TriggerEvent) -> str:
+            if hold:
+                await anyio.sleep_forever()
+            assert event.raw is not None
+            return f"{event.raw.path_params['repo']} {event.body['n']} {event.headers['X-Kind']}"
+
+        @agent.before_request
+        async def wait(context: Any) -> None:
+            if hold:
+                await anyio.sleep_forever()
+
+        @agent.after_response
+        def keep(output: RunOutput) -> None:
+            outputs[output.run_id] = output
+
+        return agent
+
+    async with served(agent(), event_workers=2, shutdown_timeout=0.1) as service:
+        promised: dict[str, str] = {}
+        for n in range(4):
+            body = {"input": f"run {n}", "metadata": {"n": n}}
+            run = await service.client.post("/run", json=body, headers={"Prefer": "respond-async"})
+            hook = await service.client.post("/hook/x", json={"n": n}, headers={"X-Kind": "push"})
+            assert (run.status_code, hook.status_code) == (202, 202)
+            promised[run.json()["run_id"]] = f"run {n}"
+            promised[hook.json()["run_id"]] = f"x {n} push"
+    assert outputs == {}
+    hold = False
+    async with served(agent()) as service:
+        await eventually(lambda: len(outputs) == 8)
+        for run_id, content in promised.items():
+            response = await service.client.get(f"/runs/{run_id}")
+            assert response.json()["content"] == content
+
+
+@pytest.fixture(params=VIRTUAL_BACKENDS)
+def virtual_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    yield request.param
+
+
+def test_a_firing_of_before_the_restart_is_not_fired_again(virtual_backend: str, path: Path) -> None:
+    fired: list[float] = []
+
+    async def serve_until(seconds: float) -> None:
+        agent = Agent("offline", bus=SQLiteBus(path))
+
+        @agent.on(Cron("* * * * *"))
+        async def every_minute(event: TriggerEvent) -> None:
+            fired.append(event.timestamp)
+
+        async with agent.running(enable_server=False):
+            await anyio.sleep(seconds)
+
+    for start, seconds in (("2026-01-01T00:00:30+00:00", 100.0), ("2026-01-01T00:01:30+00:00", 100.0)):
+        with virtual_time(virtual_backend, start=start) as (name, options):
+            anyio.run(serve_until, seconds, backend=name, backend_options=options)
+    assert [moment - fired[0] for moment in fired] == [0.0, 60.0, 120.0]

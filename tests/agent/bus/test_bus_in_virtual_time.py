@@ -1,0 +1,86 @@
+"""Delays and times to live, which cost no time here: what every bus does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from definable.agent.bus import EventBus, SQLiteBus
+from definable.testing import VIRTUAL_BACKENDS, virtual_time
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=VIRTUAL_BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> Iterator[object]:
+    with virtual_time(request.param) as backend:
+        yield backend
+
+
+async def test_a_delayed_delivery_comes_on_time(bus: EventBus) -> None:
+    async with bus.open(), bus.consume() as deliveries:
+        await bus.publish("job", {})
+        delivery = await anext(deliveries)
+        for delay in (0.5, 60.0, 86_400.0):
+            began = anyio.current_time()
+            await delivery.nack(delay)
+            delivery = await anext(deliveries)
+            assert anyio.current_time() - began == pytest.approx(delay, abs=0.01)
+        assert delivery.attempt == 4
+        await delivery.ack()
+
+
+async def test_delayed_deliveries_come_in_the_order_of_their_times(bus: EventBus) -> None:
+    async with bus.open(), bus.consume() as deliveries:
+        for n in range(20):
+            await bus.publish("job", {"n": n})
+        for delay in (7 * n % 20 + 1 for n in range(20)):
+            delivery = await anext(deliveries)
+            delivery.data["delay"] = delay  # type: ignore[index]
+            await delivery.nack(delay)
+        assert [7 * (await anext(deliveries)).data["n"] % 20 for _ in range(20)] == list(range(20))
+
+
+async def test_a_key_is_remembered_for_its_time_to_live(bus: EventBus) -> None:
+    async with bus.open():
+        assert await bus.publish("job", {}, dedupe_key="k", dedupe_ttl=3600)
+        await anyio.sleep(3590)
+        assert not await bus.publish("job", {}, dedupe_key="k", dedupe_ttl=3600)
+        await anyio.sleep(20)
+        assert await bus.publish("job", {}, dedupe_key="k", dedupe_ttl=3600)
+
+
+async def test_an_open_bus_that_has_nothing_to_do_does_nothing(bus: EventBus) -> None:
+    async with bus.open(), bus.consume() as deliveries:
+        with anyio.move_on_after(365 * 86_400):  # polling would take a while to get there
+            await anext(deliveries)
+
+
+async def test_a_drain_hands_out_for_half_of_its_time_and_leaves_the_rest_in_the_file(bus: EventBus) -> None:
+    if not isinstance(bus, SQLiteBus):
+        pytest.skip("memory keeps nothing")
+    done: list[int] = []
+    async with bus.open(), bus.consume() as deliveries, anyio.create_task_group() as workers:
+
+        async def work() -> None:
+            async for delivery in deliveries:
+                await anyio.sleep(1)
+                done.append(delivery.data["n"])
+                await delivery.ack()
+
+        for n in range(100):
+            await bus.publish("job", {"n": n})
+        workers.start_soon(work)
+        began = anyio.current_time()
+        with anyio.move_on_after(20) as grace:
+            await bus.drain()
+        assert not grace.cancelled_caught
+        assert 10 <= anyio.current_time() - began <= 11
+        assert list(bus.leftovers()) == []
+        workers.cancel_scope.cancel()
+    async with bus.open(), bus.consume() as deliveries:
+        rest = [await anext(deliveries) for _ in range(100 - len(done))]
+        assert done + [delivery.data["n"] for delivery in rest] == list(range(100))
+        assert {delivery.attempt for delivery in rest} == {1}

@@ -1,0 +1,195 @@
+"""A served Discord bot against the loopback server: from what somebody writes to what the bot posts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from loopback.discord_bot import bot_for, serving
+from loopback.discord_objects import BOT, TOKEN
+from loopback.discord_server import DiscordServer
+
+from definable.agent import Agent
+from definable.agent.interface import InterfaceConnectionError, InterfaceMessage, InterfaceResponse
+from definable.agent.runtime.supervisor import InterfaceState
+from definable.model import OfflineModel
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_message_is_answered_with_a_reply_that_pings_nobody() -> None:
+    async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)) as runtime:
+        await server.until(lambda: server.on_line)
+        message = await server.say("10", "hello @everyone")
+        await server.until(lambda: server.posted)
+        (posted,) = server.posted
+        assert (posted.channel, posted.content, posted.reply_to) == ("10", "hello @everyone", message)
+        assert posted.body["allowed_mentions"] == {"parse": []}
+        runtime.stop()
+    assert runtime.report is not None and runtime.report.sources["discord"].completed == 1
+    assert server.violations == []
+
+
+async def test_its_own_messages_and_those_of_bots_are_not_answered() -> None:
+    async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)):
+        await server.until(lambda: server.on_line)
+        await server.say("10", "a bot's", "8", webhook_id="8")
+        await server.say("10", "a question")
+        await server.until(lambda: server.posted)
+        await anyio.sleep(0.1)  # its own answer comes back over the gateway
+        assert [each.content for each in server.posted] == ["a question"]
+        assert BOT["bot"] is True
+
+
+async def test_typing_is_shown_while_the_agent_runs() -> None:
+    agent = Agent(OfflineModel(latency=0.5))
+    async with DiscordServer().running() as server, serving(agent, bot := bot_for(server)):
+        type(bot).typing_interval, former = 0.2, type(bot).typing_interval
+        try:
+            await server.until(lambda: server.on_line)
+            await server.say("10", "hello")
+            await server.until(lambda: server.posted)
+        finally:
+            type(bot).typing_interval = former
+        assert former == 8.0 and 2 <= len(server.typings) <= 3
+
+
+async def test_a_long_reply_comes_in_parts_with_its_code_whole_and_one_reference() -> None:
+    code = "\n".join(f"line {number}" for number in range(400))
+    agent = Agent(OfflineModel([f"See:\n\n```python\n{code}\n```"]))
+    async with DiscordServer().running() as server, serving(agent, bot_for(server)):
+        await server.until(lambda: server.on_line)
+        message = await server.say("10", "code")
+        await server.until(lambda: "line 399" in "".join(each.content for each in server.posted))
+        parts = [each.content for each in server.posted]
+        assert len(parts) > 1 and all(part.count("```") == 2 and len(part) <= 2000 for part in parts)
+        assert [each.reply_to for each in server.posted] == [message] + [None] * (len(parts) - 1)
+        assert server.violations == []
+
+
+async def test_what_fails_is_said_to_the_user() -> None:
+    agent = Agent(OfflineModel([ZeroDivisionError, "fine"]))
+    async with DiscordServer().running() as server, serving(agent, bot_for(server)):
+        await server.until(lambda: server.on_line)
+        for _ in range(2):
+            await server.say("10", "hello")
+        await server.until(lambda: len(server.posted) == 2)
+        assert server.posted[0].content.startswith("Sorry") and server.posted[1].content == "fine"
+
+
+async def test_a_channel_that_is_closed_to_the_bot_fails_that_message_alone() -> None:
+    async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)) as runtime:
+        server.forbidden_channels.add("20")
+        await server.until(lambda: server.on_line)
+        await server.say("20", "here?")
+        await server.say("10", "there?")
+        await server.until(lambda: server.posted and runtime.ledger.active() == 0)
+        assert [each.channel for each in server.posted] == ["10"]
+
+
+FAULTS: dict[str, Callable[[DiscordServer], Any]] = {
+    "drop": DiscordServer.drop,
+    "op 7": DiscordServer.ask_to_reconnect,
+    "op 9, resumable": lambda server: server.invalidate(resumable=True),
+    "op 9": lambda server: server.invalidate(resumable=False),
+    "no json": lambda server: server.every_connection(lambda connection: connection.raw("{")),
+} | {
+    f"close {code}": lambda server, code=code: server.close(code)
+    for code in (1000, 1001, 1011, *range(4000, 4004), 4005, 4007, 4008, 4009)
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_the_bot_is_back_after(fault: str) -> None:
+    async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)):
+        await server.until(lambda: server.on_line)
+        await server.until_back(lambda: FAULTS[fault](server))
+        await server.say("10", "still there?")
+        await server.until(lambda: server.posted)
+        assert not {1000, 1001} & {*server.client_closes}
+        new_session = fault in ("op 9", "close 4003", "close 4007", "close 4009")
+        assert (len(server.identified), len(server.resumed)) == ((2, 0) if new_session else (1, 1))
+        assert server.violations == []
+
+
+async def test_a_zombie_is_noticed_and_what_it_swallowed_is_replayed() -> None:
+    async with DiscordServer(heartbeat_interval=0.1).running() as server, serving(Agent("offline"), bot_for(server)):
+        await server.until(lambda: server.on_line)
+        server.turn_into_zombies()
+        await server.say("10", "swallowed")
+        await server.until(lambda: server.posted)
+        assert [each.content for each in server.posted] == ["swallowed"]
+        assert len(server.resumed) == 1 and 4000 in server.client_closes
+
+
+async def test_events_that_a_resume_brings_again_are_answered_once() -> None:
+    async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)):
+        await server.until(lambda: server.on_line)
+        for number in range(5):
+            await server.say("10", str(number))
+        await server.until(lambda: len(server.posted) == 5)
+        server.replays_again = 10
+        await server.until_back(server.drop)
+        await server.say("10", "last")
+        await server.until(lambda: server.posted[-1].content == "last")
+        assert [each.content for each in server.posted] == ["0", "1", "2", "3", "4", "last"]
+
+
+async def test_a_requested_heartbeat_comes_at_once() -> None:
+    async with DiscordServer(heartbeat_interval=60).running() as server, serving(Agent("offline"), bot_for(server)):
+        await server.until(lambda: server.on_line)
+        await server.every_connection(lambda connection: connection.payload(1))
+        await server.until(lambda: any(op == 1 for op, _ in server.heard))
+
+
+@pytest.mark.parametrize("refuse", ["token", "intent", "gateway token"])
+async def test_a_refused_bot_fails_for_good_and_health_says_so(refuse: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with DiscordServer().running() as server:
+        bot = bot_for(server)
+        if refuse == "intent":
+            server.forbidden_intents = 1 << 15
+        elif refuse == "token":
+            server.token = "another"
+        async with serving(Agent("offline"), bot) as runtime:
+            if refuse == "gateway token":
+                await server.until(lambda: server.on_line)
+                await server.close(4004)
+            await runtime.supervisors[0].ended.wait()
+            assert runtime.supervisors[0].state is InterfaceState.FAILED
+            assert runtime.health()[0] is False
+        assert TOKEN not in caplog.text
+
+
+async def test_the_token_is_in_no_log_at_any_level(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)):
+        await server.until(lambda: server.on_line)
+        await server.until_back(server.drop)
+        await server.say("10", "hello")
+        await server.until(lambda: server.posted)
+    assert "resumed" in caplog.text and TOKEN not in caplog.text
+
+
+async def test_a_service_that_comes_back_gets_what_was_said_meanwhile() -> None:
+    async with DiscordServer().running() as server:
+        agent, bot = Agent("offline"), bot_for(server)
+        async with serving(agent, bot):
+            await server.until(lambda: server.on_line)
+            await server.say("10", "before")
+            await server.until(lambda: server.posted)
+        await server.say("10", "meanwhile")
+        async with serving(agent, bot):
+            await server.until(lambda: len(server.posted) == 2)
+            await server.say("10", "after")
+            await server.until(lambda: len(server.posted) == 3)
+        assert [each.content for each in server.posted] == ["before", "meanwhile", "after"]
+        assert len(server.identified) == 1 and server.violations == []
+
+
+async def test_sending_needs_a_served_interface() -> None:
+    bot = bot_for(DiscordServer(), base_url="http://127.0.0.1:9")
+    with pytest.raises(InterfaceConnectionError, match="not being served"):
+        await bot.send(InterfaceMessage("discord", "7", "10", "1"), InterfaceResponse("hello"))

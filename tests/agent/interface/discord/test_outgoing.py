@@ -1,0 +1,46 @@
+"""Responses as the messages that Discord takes."""
+
+from __future__ import annotations
+
+from definable.agent.interface import InterfaceResponse, Media
+from definable.agent.interface.discord.outgoing import outgoing
+from definable.model.message import Image
+
+
+def test_nothing_pings_and_a_second_try_posts_nothing_anew() -> None:
+    (first,), (second,) = (list(outgoing(InterfaceResponse("@everyone hi"), "5")) for _ in range(2))
+    nonces = {first.body.pop("nonce"), second.body.pop("nonce")}
+    assert first.body == {
+        "content": "@everyone hi",
+        "allowed_mentions": {"parse": []},
+        "enforce_nonce": True,
+        "message_reference": {"message_id": "5", "fail_if_not_exists": False},
+    }
+    assert len(nonces) == 2 and all(len(nonce) <= 25 for nonce in nonces)
+
+
+def test_files_that_are_here_are_uploaded_and_others_linked() -> None:
+    response = InterfaceResponse(
+        "see",
+        images=(Image(data=b"png"), Image(url="data:image/gif;base64,R0lG"), Image(url="https://x/y.png")),
+        files=(Media(data=b"pdf", filename="a.pdf", media_type="application/pdf"), Media(url="https://x/b.zip")),
+    )
+    (only,) = outgoing(response, None)
+    assert [(each.filename, each.data) for each in only.uploads] == [
+        ("image1.png", b"png"),
+        ("image2.gif", b"GIF"),
+        ("a.pdf", b"pdf"),
+    ]
+    assert only.body["embeds"] == [
+        {"image": {"url": "https://x/y.png"}},
+        {"title": "https://x/b.zip", "url": "https://x/b.zip"},
+    ]
+    assert "message_reference" not in only.body
+
+
+def test_more_files_than_a_message_takes_make_several() -> None:
+    response = InterfaceResponse("many", files=tuple(Media(data=b"x", filename=str(index)) for index in range(23)))
+    messages = list(outgoing(response, "5"))
+    assert [len(each.uploads) for each in messages] == [10, 10, 3]
+    assert [each.body["content"] for each in messages] == ["many", "", ""]
+    assert ["message_reference" in each.body for each in messages] == [True, False, False]

@@ -1,0 +1,160 @@
+"""The HTTP API's client against the loopback server: limits, tries again, and what it makes of refusals."""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+import pytest
+from loopback.discord_bot import bot_for
+from loopback.discord_objects import TOKEN
+from loopback.discord_rest import Answer
+from loopback.discord_server import DiscordServer, Fault
+
+from definable.agent.interface import (
+    InterfaceAuthenticationError,
+    InterfaceConnectionError,
+    InterfaceError,
+    InterfaceMessageError,
+    InterfaceRateLimitError,
+    InterfaceResponse,
+)
+from definable.agent.interface.discord.outgoing import outgoing
+from definable.agent.interface.discord.rest import DiscordRest, Upload, open_rest
+
+pytestmark = pytest.mark.anyio
+
+
+async def post(rest: DiscordRest, content: str = "hello", channel: str = "10") -> None:
+    for each in outgoing(InterfaceResponse(content), None):
+        await rest.create_message(channel, each.body, each.uploads)
+
+
+async def posted_with(server: DiscordServer, *faults: Fault) -> float:
+    """Post one message through faults; returns the seconds that it took."""
+    server.faults.extend(faults)
+    began = anyio.current_time()
+    with anyio.fail_after(20):
+        async with open_rest(bot_for(server).config) as rest:
+            await post(rest)
+    assert [each.content for each in server.posted] == ["hello"], "posted once"
+    assert server.violations == []
+    return anyio.current_time() - began
+
+
+def problem(status: int, page: bytes | None = None, **headers: str) -> Fault:
+    kind = "application/json" if page is None else "text/html"
+    return Fault("answer", Answer(status, {"message": "no", "code": 0}, headers, page, kind))
+
+
+async def test_a_429_is_waited_out() -> None:
+    async with DiscordServer().running() as server:
+        server.limit_next("/messages", 0.3)
+        assert await posted_with(server) >= 0.3
+
+
+async def test_a_global_429_holds_up_every_route() -> None:
+    async with DiscordServer().running() as server, open_rest(bot_for(server).config) as rest:
+        server.limit_next("/typing", 0.3, is_global=True)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(rest.trigger_typing, "10")
+                await server.until(lambda: not server.faults)
+                await anyio.sleep(0.05)
+                began = anyio.current_time()
+                await post(rest, channel="20")
+        assert anyio.current_time() - began > 0.15
+
+
+async def test_a_proxys_429_is_no_json_and_is_obeyed() -> None:
+    async with DiscordServer().running() as server:
+        page = problem(429, b"<html>error 1015", **{"Retry-After": "1"})
+        assert await posted_with(server, page) >= 1
+
+
+async def test_a_limit_that_lasts_too_long_fails_at_once() -> None:
+    async with DiscordServer().running() as server, open_rest(bot_for(server).config) as rest:
+        server.limit_next("/messages", 3600)
+        for _ in range(2):  # the second without a request
+            with pytest.raises(InterfaceRateLimitError) as caught:
+                await post(rest)
+            assert caught.value.retry_after == pytest.approx(3600, abs=1)
+
+
+@pytest.mark.parametrize("fault", [problem(500), problem(502, b"<html>"), Fault("vanish")])
+async def test_what_fails_for_a_moment_is_tried_again(fault: Fault) -> None:
+    async with DiscordServer().running() as server:
+        await posted_with(server, fault, fault)
+
+
+async def test_a_message_whose_answer_was_lost_is_not_posted_twice() -> None:
+    async with DiscordServer().running() as server:
+        await posted_with(server, Fault("vanish after"), Fault("vanish after"))
+        assert server.repeated == 2
+
+
+async def test_what_keeps_failing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("definable.agent.interface.discord.rest.FIRST_RETRY_WAIT", 0.01)
+    async with DiscordServer().running() as server, open_rest(bot_for(server).config) as rest:
+        server.fail_next("/messages", *[503] * 5)
+        with pytest.raises(InterfaceConnectionError, match="POST /channels/10/messages: 503") as caught:
+            await post(rest)
+        assert caught.value.status == 503 and not server.faults
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, InterfaceMessageError),
+        (401, InterfaceAuthenticationError),
+        (403, InterfaceMessageError),
+        (404, InterfaceMessageError),
+    ],
+)
+async def test_a_refusal_is_not_tried_again(status: int, error: type[InterfaceError]) -> None:
+    async with DiscordServer().running() as server, open_rest(bot_for(server).config) as rest:
+        server.fail_next("/messages", status, 500)
+        with pytest.raises(error, match=f"{status} fault") as caught:
+            await post(rest)
+        assert caught.value.status == status and len(server.faults) == 1 and TOKEN not in str(caught.value)
+
+
+async def test_a_bucket_is_never_overdrawn() -> None:
+    async with DiscordServer().running() as server, open_rest(bot_for(server).config) as rest:
+        server.per_window, server.window = 3, 0.2
+        with anyio.fail_after(20):
+            for number in range(10):
+                await post(rest, str(number))
+        assert [each.content for each in server.posted] == [str(number) for number in range(10)]
+        assert server.violations == []
+
+
+async def test_files_go_with_their_message() -> None:
+    async with DiscordServer().running() as server, open_rest(bot_for(server).config) as rest:
+        (message,) = outgoing(InterfaceResponse("see"), None)
+        server.fail_next("/messages", 500)
+        await rest.create_message("10", message.body, [Upload("a.txt", b"\x00\xffabc", "text/plain")])
+        (posted,) = server.posted
+        assert (posted.content, posted.files) == ("see", {"a.txt": b"\x00\xffabc"})
+        assert server.violations == []
+
+
+async def test_nobody_there() -> None:
+    config = bot_for(DiscordServer(), base_url="http://127.0.0.1:9").config
+    async with open_rest(config) as rest:
+        with anyio.fail_after(30), pytest.raises(InterfaceConnectionError, match="ConnectError"):
+            await rest.gateway()
+
+
+async def test_a_page_in_place_of_the_gateway() -> None:
+    async with DiscordServer().running() as server, open_rest(bot_for(server).config) as rest:
+        server.faults.append(problem(200, b"<html>"))
+        with pytest.raises(InterfaceConnectionError):
+            await rest.gateway()
+
+
+async def test_the_token_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with DiscordServer().running() as server:
+        await posted_with(server, problem(500))
+    assert caplog.text and TOKEN not in caplog.text

@@ -1,0 +1,80 @@
+"""The WebSocket on either backend: how it ends, whatever the peer does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, CloseConnection, Event, Request
+
+from definable.agent.interface import InterfaceConnectionError
+from definable.agent.interface.discord.websocket import CLOSE_TIMEOUT, SocketClosed, open_websocket
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def peer(*then: Event) -> AsyncGenerator[str, None]:
+    """Accepts a WebSocket; sends what is given and hangs up, or does nothing more at all."""
+
+    async def greet(stream: SocketStream) -> None:
+        async with stream:
+            ws = WSConnection(ConnectionType.SERVER)
+            ws.receive_data(await stream.receive())
+            assert any(isinstance(event, Request) for event in ws.events())
+            for event in (AcceptConnection(), *then):
+                await stream.send(ws.send(event))
+            if not then:
+                await anyio.sleep_forever()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, greet)
+        yield f"ws://127.0.0.1:{listener.extra(SocketAttribute.local_port)}/"
+        tasks.cancel_scope.cancel()
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files as Linux shows them")
+@pytest.mark.parametrize("sends", [True, False])
+async def test_a_cancelled_connection_is_closed_in_time_also_with_a_full_send_buffer(sends: bool) -> None:
+    async with peer() as url:
+        before, began = open_files(), anyio.current_time()
+        with anyio.move_on_after(0.3) as scope:
+            async with open_websocket(url, 5) as socket:
+                while sends:
+                    await socket.send("x" * 1_000_000)
+                await socket.receive()
+        assert scope.cancelled_caught
+        assert anyio.current_time() - began < 0.3 + CLOSE_TIMEOUT + 1
+        await anyio.wait_all_tasks_blocked()
+        assert open_files() <= before + 1, "but for the peer's end"
+
+
+async def test_the_peers_close_code_is_told() -> None:
+    async with peer(CloseConnection(4014, "Disallowed intent(s).")) as url:
+        with anyio.fail_after(10):
+            async with open_websocket(url, 5) as socket:
+                with pytest.raises(SocketClosed) as caught:
+                    await socket.receive()
+    assert (caught.value.code, caught.value.reason) == (4014, "Disallowed intent(s).")
+
+
+async def test_nobody_there() -> None:
+    with pytest.raises(InterfaceConnectionError, match="no WebSocket at"):
+        async with open_websocket("ws://127.0.0.1:9/", 5):
+            pass
+
+
+async def test_an_error_within_closes_and_comes_out_as_it_is() -> None:
+    async with peer() as url:
+        with pytest.raises(ZeroDivisionError), anyio.fail_after(10):
+            async with open_websocket(url, 5):
+                raise ZeroDivisionError

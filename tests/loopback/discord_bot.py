@@ -1,0 +1,39 @@
+"""A bot for the loopback Discord, served."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+
+from definable.agent import Agent
+from definable.agent.interface.discord import DiscordConfig, DiscordInterface
+from definable.agent.interface.discord.pace import Pace
+from definable.agent.runtime import AgentRuntime
+
+from .discord_objects import TOKEN
+from .discord_server import DiscordServer
+
+FAST = Pace(
+    invalid_session_wait=(0.0, 0.01), identify_interval=0.0, stable_after=0.0, first_delay=0.01, longest_delay=0.05
+)
+"""Nothing that a test must wait for."""
+
+
+def bot_for(server: DiscordServer, **changes: Any) -> DiscordInterface:
+    """An interface whose Discord is the loopback server."""
+    settings: dict[str, Any] = {"bot_token": TOKEN, "base_url": server.url, "connect_timeout": 5}
+    settings["rate_limit_messages_per_minute"] = 10_000
+    interface = DiscordInterface(DiscordConfig(**settings | changes))
+    interface.pace = FAST
+    return interface
+
+
+@asynccontextmanager
+async def serving(agent: Agent, interface: DiscordInterface, within: float = 30) -> AsyncGenerator[AgentRuntime, None]:
+    """The agent behind the interface, for so many seconds at most."""
+    with anyio.fail_after(within):
+        async with agent.running(interface, enable_server=False) as runtime:
+            yield runtime

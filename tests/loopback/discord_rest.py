@@ -1,0 +1,220 @@
+"""The HTTP API's rules: what it answers to a request, strict; it knows no socket."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from email import message_from_bytes
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from .discord_objects import BOT, application, message
+
+if TYPE_CHECKING:
+    from .discord_server import DiscordServer
+
+PREFIX = "/api/v10"
+
+MESSAGE_FIELDS = {"content", "nonce", "enforce_nonce", "tts", "embeds", "allowed_mentions", "message_reference"} | {
+    "components",
+    "flags",
+    "attachments",
+    "sticker_ids",
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
+
+    @property
+    def head(self) -> bytes:
+        """As it came over the wire."""
+        lines = [f"{self.method} {self.target} HTTP/1.1", *(f"{name}: {value}" for name, value in self.headers.items())]
+        return "\r\n".join([*lines, "", ""]).encode()
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    document: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    """Sent as it is, in place of the document."""
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True)
+class Posted:
+    """A message that the bot posted."""
+
+    channel: str
+    content: str
+    reply_to: str | None
+    body: Mapping[str, Any]
+    files: Mapping[str, bytes]
+
+
+class Refusal(Exception):
+    def __init__(self, status: int, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.answer = Answer(status, {"message": message, "code": code})
+
+
+class Rest:
+    """Answers requests."""
+
+    def __init__(self, server: DiscordServer) -> None:
+        self._server = server
+        self._windows: dict[str, tuple[float, int]] = defaultdict(lambda: (float("-inf"), 0))
+        self._last_second: deque[float] = deque()
+        self._by_nonce: dict[tuple[str, str], dict[str, Any]] = {}
+        self._routes: list[tuple[str, str, Callable[..., Any]]] = [
+            ("GET", r"/gateway(?:/bot)?", self._gateway),
+            ("GET", r"/users/@me", self._me),
+            ("GET", r"/(?:oauth2/)?applications/@me", self._application),
+            ("POST", r"/channels/(\d+)/messages", self._post),
+            ("POST", r"/channels/(\d+)/typing", self._typing),
+        ]
+
+    async def answer(self, call: Call) -> Answer:
+        try:
+            self._check_caller(call)
+            path = call.path.removeprefix(PREFIX)
+            for method, pattern, handler in self._routes:
+                if (found := re.fullmatch(pattern, path)) and method == call.method:
+                    return self._limited(path) or await handler(call, *found.groups())
+            raise Refusal(404, "404: Not Found")
+        except Refusal as refusal:
+            if refusal.answer.status == 400:
+                self._server.violations.append(f"{call.method} {call.path}: {refusal}")
+            return refusal.answer
+
+    def _check_caller(self, call: Call) -> None:
+        if not call.path.startswith(PREFIX):
+            raise Refusal(404, "404: Not Found")
+        if not call.headers.get("user-agent", "").startswith("DiscordBot ("):
+            raise Refusal(403, "a user agent of another form")
+        if call.headers.get("authorization") != f"Bot {self._server.token}":
+            raise Refusal(401, "401: Unauthorized")
+
+    def _limited(self, path: str) -> Answer | None:
+        now = anyio.current_time()
+        self._last_second.append(now)
+        while self._last_second[0] <= now - 1:
+            self._last_second.popleft()
+        self._server.busiest_second = max(self._server.busiest_second, len(self._last_second))
+        if len(self._last_second) > self._server.per_second:
+            return limited(1.0, is_global=True)
+        return None
+
+    async def _gateway(self, call: Call) -> Answer:
+        left = self._server.session_starts_left
+        limit = {"total": 1000, "remaining": max(0, left), "reset_after": self._server.start_limit_resets * 1000}
+        return Answer(
+            200,
+            {"url": self._server.gateway_url, "shards": 1, "session_start_limit": limit | {"max_concurrency": 1}},
+        )
+
+    async def _me(self, call: Call) -> Answer:
+        return Answer(200, BOT)
+
+    async def _application(self, call: Call) -> Answer:
+        return Answer(200, application())
+
+    async def _typing(self, call: Call, channel: str) -> Answer:
+        self._check_channel(channel)
+        self._server.typings.append((channel, anyio.current_time()))
+        return Answer(204)
+
+    async def _post(self, call: Call, channel: str) -> Answer:
+        self._check_channel(channel)
+        headers = self._take_place(channel)
+        if int(headers["X-RateLimit-Remaining"]) < 0:
+            self._server.violations.append(f"the limit of channel {channel} was ignored")
+            return limited(float(headers["X-RateLimit-Reset-After"]), is_global=False)
+        body, files = _parse(call)
+        self._check_message(channel, body, files)
+        key = channel, str(body.get("nonce"))
+        if body.get("enforce_nonce") and key in self._by_nonce:
+            self._server.repeated += 1
+            return Answer(200, self._by_nonce[key], headers)
+        posted = message(channel, BOT, body.get("content") or "", nonce=body.get("nonce"))
+        self._by_nonce[key] = posted
+        reply_to = (body.get("message_reference") or {}).get("message_id")
+        self._server.posted.append(Posted(channel, body.get("content") or "", reply_to and str(reply_to), body, files))
+        await self._server.dispatch("MESSAGE_CREATE", posted)  # a bot is told of its own messages too
+        return Answer(200, posted, headers)
+
+    def _check_channel(self, channel: str) -> None:
+        if channel in self._server.forbidden_channels:
+            raise Refusal(403, "Missing Access", 50001)
+        if channel not in self._server.channels:
+            raise Refusal(404, "Unknown Channel", 10003)
+
+    def _take_place(self, channel: str) -> dict[str, str]:
+        now, (began, used) = anyio.current_time(), self._windows[channel]
+        if now >= began + self._server.window:
+            began, used = now, 0
+        self._windows[channel] = began, used + 1
+        return {
+            "X-RateLimit-Limit": str(self._server.per_window),
+            "X-RateLimit-Remaining": str(self._server.per_window - used - 1),
+            "X-RateLimit-Reset-After": f"{max(0.0, began + self._server.window - now):.3f}",
+            "X-RateLimit-Bucket": "80c17d2f203122d936070c88c8d10f33",
+        }
+
+    def _check_message(self, channel: str, body: dict[str, Any], files: Mapping[str, bytes]) -> None:
+        content, nonce = body.get("content"), body.get("nonce")
+        if unknown := body.keys() - MESSAGE_FIELDS:
+            raise Refusal(400, f"unknown fields {unknown}", 50035)
+        if not (content or files or body.get("embeds")):
+            raise Refusal(400, "Cannot send an empty message", 50006)
+        if content is not None and len(content.encode("utf-16-le")) // 2 > 2000:
+            raise Refusal(400, "content: Must be 2000 or fewer in length.", 50035)
+        if nonce is not None and not (isinstance(nonce, int | str) and len(str(nonce)) <= 25):
+            raise Refusal(400, "nonce: Must be 25 or fewer in length.", 50035)
+        reference = body.get("message_reference")
+        if reference and reference.get("fail_if_not_exists", True):
+            known = {each["id"] for each in self._server.said if each["channel_id"] == channel}
+            if str(reference.get("message_id")) not in known:  # ids are taken as integers too
+                raise Refusal(400, "message_reference: Unknown message", 50035)
+
+
+def limited(retry_after: float, *, is_global: bool) -> Answer:
+    """A 429."""
+    headers = {"Retry-After": str(round(retry_after + 0.5)), "X-RateLimit-Scope": "global" if is_global else "user"}
+    headers["Via"] = "1.1 google"  # discord.py takes a 429 without it for a ban by the proxies before Discord
+    if is_global:
+        headers["X-RateLimit-Global"] = "true"
+    document = {"message": "You are being rate limited.", "retry_after": retry_after, "global": is_global}
+    return Answer(429, document, headers)
+
+
+def _parse(call: Call) -> tuple[dict[str, Any], dict[str, bytes]]:
+    kind, files = call.headers.get("content-type", ""), dict[str, bytes]()
+    if kind == "application/json":
+        return json.loads(call.body), files
+    if not kind.startswith("multipart/form-data"):
+        raise Refusal(400, f"content type {kind!r}")
+    body: dict[str, Any] = {}
+    for part in message_from_bytes(f"content-type: {kind}\r\n\r\n".encode() + call.body).get_payload():
+        content = part.get_payload(decode=True)
+        if part.get_param("name", header="content-disposition") == "payload_json":
+            body = json.loads(content)
+        else:
+            files[part.get_filename() or ""] = content
+    return body, files

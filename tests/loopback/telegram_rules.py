@@ -1,0 +1,85 @@
+"""What the Bot API refuses (https://core.telegram.org/bots/api): parameters and messages, checked as Telegram does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from email.parser import BytesParser
+from email.policy import HTTP
+from typing import Any
+from urllib.parse import parse_qsl
+
+MAX_TEXT = 4096
+"""UTF-16 code units."""
+
+JSON_PARAMETERS = ("entities", "reply_parameters", "allowed_updates", "reply_markup", "link_preview_options")
+
+MEDIA = {
+    "sendPhoto": "photo",
+    "sendAudio": "audio",
+    "sendVoice": "voice",
+    "sendVideo": "video",
+    "sendDocument": "document",
+}
+
+
+class BadRequest(Exception):
+    """Telegram's description, less its "Bad Request: "."""
+
+
+def parameters_of(headers: Mapping[str, str], query: str, body: bytes) -> dict[str, Any]:
+    """A method's parameters, however they came: query, form, multipart or JSON."""
+    parameters: dict[str, Any] = dict(parse_qsl(query))
+    content_type = headers.get("content-type", "")
+    if content_type.startswith("application/json"):
+        try:
+            parameters |= json.loads(body)
+        except ValueError:
+            raise BadRequest("can't parse JSON object") from None
+    elif content_type.startswith("application/x-www-form-urlencoded"):
+        parameters |= dict(parse_qsl(body.decode()))
+    elif content_type.startswith("multipart/form-data"):
+        parameters |= _multipart(content_type, body)
+    for name in JSON_PARAMETERS:
+        if isinstance(parameters.get(name), str):
+            parameters[name] = json.loads(parameters[name])
+    return parameters
+
+
+def check_send(method: str, parameters: Mapping[str, Any]) -> None:
+    """Refuse what cannot be sent."""
+    if not str(parameters.get("chat_id", "")).lstrip("-").isdecimal():
+        raise BadRequest("chat_id is empty")
+    if method in ("sendMessage", "editMessageText"):
+        _check_text(parameters.get("text"), parameters.get("entities") or [])
+    elif method in MEDIA:
+        medium = parameters.get(MEDIA[method])
+        if not medium:
+            raise BadRequest(f"there is no {MEDIA[method]} in the request")
+    else:
+        raise BadRequest("method not found")
+    reply = parameters.get("reply_parameters")
+    if reply is not None and not isinstance(reply.get("message_id"), int):
+        raise BadRequest("can't parse reply parameters")
+
+
+def _check_text(text: Any, entities: list[dict[str, Any]]) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise BadRequest("message text is empty")
+    length = len(text.encode("utf-16-le", "strict")) // 2
+    if length > MAX_TEXT:
+        raise BadRequest("message is too long")
+    for entity in entities:
+        if not (0 <= entity["offset"] and entity["length"] > 0 and entity["offset"] + entity["length"] <= length):
+            raise BadRequest(f"can't parse entities: {entity!r} is out of the text")
+
+
+def _multipart(content_type: str, body: bytes) -> dict[str, Any]:
+    message = BytesParser(policy=HTTP).parsebytes(f"content-type: {content_type}\r\n\r\n".encode() + body)
+    found: dict[str, Any] = {}
+    for part in message.iter_parts():  # type: ignore[attr-defined]
+        name = part.get_param("name", header="content-disposition")
+        content = part.get_payload(decode=True)
+        filename = part.get_filename()
+        found[name] = content.decode() if filename is None else (filename, content, part.get_content_type())
+    return found
