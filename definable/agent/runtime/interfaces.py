@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from definable.agent.agent import Agent
-from definable.agent.interface.base import BaseInterface, StartRun
+from definable.agent.interface.base import BaseInterface
+from definable.agent.interface.host import InterfaceHost, StartRun
 from definable.agent.run_output import RunOutput
 from definable.agent.runner import RunRequest
+from definable.agent.trigger.registry import TriggerRegistry
 
 from .ledger import WorkLedger
 from .run_registry import RunRegistry
@@ -25,7 +27,26 @@ def supervised(
         registry: Makes the runs.
         ledger: Counts the messages.
     """
-    return [Supervisor(interface, starter(interface, agent, registry), ledger) for interface in interfaces]
+    return [Supervisor(interface, host_of(interface, agent, registry), ledger) for interface in interfaces]
+
+
+def with_webhooks(triggers: TriggerRegistry, interfaces: Sequence[BaseInterface]) -> TriggerRegistry:
+    """The agent's triggers and the interfaces' webhooks: a copy, since the webhooks are this serving's alone.
+
+    Raises:
+        RouteConflict: A webhook of an interface has the path of another endpoint.
+    """
+    registry = TriggerRegistry(triggers)
+    for interface in interfaces:
+        for webhook, handler in interface.webhooks():
+            registry.add(webhook, handler)
+    return registry
+
+
+def host_of(interface: BaseInterface, agent: Agent, registry: RunRegistry) -> InterfaceHost:
+    """What an interface is handed: its own agent, or the one that is served."""
+    answering = interface.agent or agent
+    return InterfaceHost(starter(interface, agent, registry), sessions=answering.sessions, auth=lambda: answering.auth)
 
 
 def starter(interface: BaseInterface, agent: Agent, registry: RunRegistry) -> StartRun:

@@ -32,7 +32,7 @@ from .cron_loop import CronLoop
 from .dispatch import Dispatcher
 from .health import health_of
 from .intake import Intake
-from .interfaces import supervised
+from .interfaces import supervised, with_webhooks
 from .ledger import WorkLedger
 from .plain_errors import plain_errors
 from .report import ShutdownReport
@@ -83,7 +83,8 @@ class AgentRuntime:
         self.report: ShutdownReport | None = None
         """The account, once the runtime has ended."""
         self.ledger = WorkLedger()
-        self.triggers = TriggerTable(agent.triggers)
+        interfaces = (*agent.interfaces, *interfaces)
+        self.triggers = TriggerTable(with_webhooks(agent.triggers, interfaces))
         self.registry = RunRegistry(agent.runner, self.settings.max_concurrent_runs)
         self.dispatcher = Dispatcher(self.registry)
         self.bus = MemoryBus(self.settings.event_buffer) if agent.bus is None else agent.bus
@@ -98,7 +99,7 @@ class AgentRuntime:
             line_limit=self.settings.event_buffer,
         )
         self.cron_loop = CronLoop(self.triggers.crons, self._fire_cron)
-        self.supervisors = supervised((*agent.interfaces, *interfaces), agent, self.registry, self.ledger)
+        self.supervisors = supervised(interfaces, agent, self.registry, self.ledger)
         self.http: HTTPService | None = None
         """What answers HTTP; None without a server."""
         self._foreign_server = foreign_server

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from definable.errors import ConfigurationError, RouteConflict
@@ -24,12 +24,16 @@ BUILT_IN_PATHS = (
 
 
 class TriggerRegistry:
-    """Triggers with their handlers, in the order of their registration."""
+    """Triggers with their handlers, in the order of their registration.
+
+    Args:
+        triggers: Those to begin with.
+    """
 
     __slots__ = ("_triggers",)
 
-    def __init__(self) -> None:
-        self._triggers: tuple[BaseTrigger, ...] = ()
+    def __init__(self, triggers: Iterable[BaseTrigger] = ()) -> None:
+        self._triggers: tuple[BaseTrigger, ...] = tuple(triggers)
 
     def __iter__(self) -> Iterator[BaseTrigger]:
         return iter(self._triggers)
