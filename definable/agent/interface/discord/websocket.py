@@ -135,10 +135,13 @@ async def _close(connection: TrioConnection | AsyncioConnection) -> None:
     # would not be told apart from one that is over.
     with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
         if isinstance(connection, TrioConnection):
-            return await connection.aclose(RESUMABLE_CLOSE)  # cuts the stream by itself when it is cancelled
-        try:
+            await connection.aclose(RESUMABLE_CLOSE)  # cuts the stream by itself when it is cancelled
+        else:
             await connection.close(RESUMABLE_CLOSE)
-        finally:
-            connection.transport.abort()
+    if isinstance(connection, TrioConnection):
+        # websockets 17.4: its reader, paused since nobody takes the messages, does not notice that the stream is closed.
+        connection.nursery.cancel_scope.cancel()
+        return
+    connection.transport.abort()
     with anyio.CancelScope(shield=True):  # the transport is aborted: the next turn of the loop tells
         await connection.wait_closed()

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, CloseConnection, Event, Request
+from wsproto.events import AcceptConnection, CloseConnection, Event, Request, TextMessage
 
 from definable.agent.interface import InterfaceConnectionError
 from definable.agent.interface.discord.websocket import CLOSE_TIMEOUT, SocketClosed, open_websocket
@@ -65,6 +65,14 @@ async def test_the_peers_close_code_is_told() -> None:
                 with pytest.raises(SocketClosed) as caught:
                     await socket.receive()
     assert (caught.value.code, caught.value.reason) == (4014, "Disallowed intent(s).")
+
+
+async def test_messages_that_nobody_takes_do_not_hold_up_the_end() -> None:
+    async with peer(*[TextMessage("{}")] * 100) as url:
+        with anyio.fail_after(CLOSE_TIMEOUT + 3):
+            async with open_websocket(url, 5) as socket:
+                await socket.receive()
+                await anyio.sleep(0.1)  # more come than the connection holds, and it stops reading
 
 
 async def test_nobody_there() -> None:
