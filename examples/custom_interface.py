@@ -15,7 +15,13 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from definable.agent import Agent
-from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
+from definable.agent.interface import (
+    BaseInterface,
+    InterfaceConfig,
+    InterfaceMessage,
+    InterfaceMessageError,
+    InterfaceResponse,
+)
 from definable.agent.interface.base import Accept
 
 HUNG_UP = (anyio.IncompleteRead, anyio.DelimiterNotFound, anyio.BrokenResourceError)
@@ -25,12 +31,13 @@ class LineChat(BaseInterface):
     def __init__(self, port: int = 4000) -> None:
         super().__init__(InterfaceConfig(platform="lines"))
         self.port = port
-        self.streams: set[SocketStream] = set()
+        self.streams: dict[str, SocketStream] = {}
+        self.turns: dict[str, anyio.Event] = {}
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[None, None]:
         yield  # outlives `receive`: what was accepted before a stop is answered still
-        for stream in self.streams:
+        for stream in self.streams.values():
             await stream.aclose()
 
     async def receive(self, accept: Accept) -> None:
@@ -39,22 +46,26 @@ class LineChat(BaseInterface):
             await listener.serve(lambda stream: self.converse(stream, accept))
 
     async def converse(self, stream: SocketStream, accept: Accept) -> None:
-        self.streams.add(stream)
         user, lines = str(stream.extra(SocketAttribute.remote_port)), BufferedByteReceiveStream(stream)
+        self.streams[user] = stream
         with suppress(*HUNG_UP):
             while True:
                 text = (await lines.receive_until(b"\n", 10_000)).decode(errors="replace")
-                about = {"stream": stream, "handled": anyio.Event()}
-                await accept(InterfaceMessage("lines", user, user, "", text=text, metadata=about))
-                await about["handled"].wait()
-        self.streams.discard(stream)
+                self.turns[user] = anyio.Event()
+                await accept(InterfaceMessage("lines", user, user, "", text=text))
+                await self.turns[user].wait()
+        del self.streams[user]
         await stream.aclose()
 
     async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
-        await message.metadata["stream"].send(f"{response.content}\n".encode())
+        stream = self.streams.get(message.platform_chat_id)
+        if stream is None:
+            raise InterfaceMessageError("the user has hung up")
+        await stream.send(f"{response.content}\n".encode())
 
     def handled(self, message: InterfaceMessage) -> None:
-        message.metadata["handled"].set()
+        if message.platform_chat_id in self.turns:
+            self.turns.pop(message.platform_chat_id).set()
 
 
 if __name__ == "__main__":

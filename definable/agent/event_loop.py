@@ -16,18 +16,19 @@ from anyio.lowlevel import current_token
 class EventLoopHandle:
     """The event loop that is running in the constructing thread."""
 
-    __slots__ = ("_schedule", "_thread")
+    __slots__ = ("_schedule", "thread_id")
 
     def __init__(self) -> None:
         native: Any = current_token().native_token
         # asyncio's loop has call_soon_threadsafe, trio's token has run_sync_soon; anyio offers no common name.
         self._schedule: Callable[..., object] = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
-        self._thread = threading.get_ident()
+        self.thread_id = threading.get_ident()
+        """Of the thread that the loop runs in."""
 
     @property
     def is_current_thread(self) -> bool:
         """Whether the caller is in the loop's own thread."""
-        return threading.get_ident() == self._thread
+        return threading.get_ident() == self.thread_id
 
     def call_soon(self, function: Callable[..., object], *args: object) -> bool:
         """Have the loop call `function` soon, from whatever thread or signal handler; never blocks.

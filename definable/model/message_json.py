@@ -25,7 +25,7 @@ def message_to_json(message: Message) -> dict[str, Any]:
     if message.tool_call_id is not None:
         value["tool_call_id"] = message.tool_call_id
     if message.images:
-        value["images"] = [_image_to_json(image) for image in message.images]
+        value["images"] = [image_to_json(image) for image in message.images]
     return value
 
 
@@ -42,7 +42,7 @@ def message_from_json(value: object) -> Message:
             fields.get("content", ""),
             tuple([_tool_call_from_json(_mapping(call)) for call in fields.get("tool_calls", ())]),
             fields.get("tool_call_id"),
-            tuple([_image_from_json(_mapping(image)) for image in fields.get("images", ())]),
+            tuple([image_from_json(_mapping(image)) for image in fields.get("images", ())]),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a message: {type(error).__name__}: {error}") from error
@@ -52,12 +52,14 @@ def _tool_call_from_json(fields: Mapping[str, Any]) -> ToolCall:
     return ToolCall(fields["name"], fields["arguments"], fields["id"])
 
 
-def _image_to_json(image: Image) -> dict[str, Any]:
+def image_to_json(image: Image) -> dict[str, Any]:
+    """The image as a dict: where it is, or its bytes as base64 text."""
     source = {"url": image.url} if image.data is None else {"data": b64encode(image.data).decode("ascii")}
     return {**source, "media_type": image.media_type}
 
 
-def _image_from_json(fields: Mapping[str, Any]) -> Image:
+def image_from_json(fields: Mapping[str, Any]) -> Image:
+    """The image that `image_to_json` made `fields` from."""
     data = fields.get("data")
     return Image(
         fields.get("url"),

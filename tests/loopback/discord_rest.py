@@ -27,6 +27,15 @@ MESSAGE_FIELDS = {"content", "nonce", "enforce_nonce", "tts", "embeds", "allowed
 }
 
 
+EDIT_FIELDS = {"content", "embeds", "flags", "allowed_mentions", "components", "attachments"}
+
+BUCKETS = {
+    "POST": "80c17d2f203122d936070c88c8d10f33",
+    "PATCH": "3cd1f278bd0ecaf11e0d2391b12b2f8a",
+    "DELETE": "b05c0d8c2ab83895085006a8eae073a3",
+}
+
+
 @dataclass(frozen=True)
 class Call:
     """A request."""
@@ -74,12 +83,18 @@ class Refusal(Exception):
         self.answer = Answer(status, {"message": message, "code": code})
 
 
+class Limited(Exception):
+    def __init__(self, answer: Answer) -> None:
+        super().__init__("limited")
+        self.answer = answer
+
+
 class Rest:
     """Answers requests."""
 
     def __init__(self, server: DiscordServer) -> None:
         self._server = server
-        self._windows: dict[str, tuple[float, int]] = defaultdict(lambda: (float("-inf"), 0))
+        self._windows: dict[tuple[str, str], tuple[float, int]] = defaultdict(lambda: (float("-inf"), 0))
         self._last_second: deque[float] = deque()
         self._by_nonce: dict[tuple[str, str], dict[str, Any]] = {}
         self._routes: list[tuple[str, str, Callable[..., Any]]] = [
@@ -87,6 +102,8 @@ class Rest:
             ("GET", r"/users/@me", self._me),
             ("GET", r"/(?:oauth2/)?applications/@me", self._application),
             ("POST", r"/channels/(\d+)/messages", self._post),
+            ("PATCH", r"/channels/(\d+)/messages/(\d+)", self._edit),
+            ("DELETE", r"/channels/(\d+)/messages/(\d+)", self._delete),
             ("POST", r"/channels/(\d+)/typing", self._typing),
         ]
 
@@ -98,6 +115,8 @@ class Rest:
                 if (found := re.fullmatch(pattern, path)) and method == call.method:
                     return self._limited(path) or await handler(call, *found.groups())
             raise Refusal(404, "404: Not Found")
+        except Limited as refusal:
+            return refusal.answer
         except Refusal as refusal:
             if refusal.answer.status == 400:
                 self._server.violations.append(f"{call.method} {call.path}: {refusal}")
@@ -142,10 +161,7 @@ class Rest:
 
     async def _post(self, call: Call, channel: str) -> Answer:
         self._check_channel(channel)
-        headers = self._take_place(channel)
-        if int(headers["X-RateLimit-Remaining"]) < 0:
-            self._server.violations.append(f"the limit of channel {channel} was ignored")
-            return limited(float(headers["X-RateLimit-Reset-After"]), is_global=False)
+        headers = self._take_place("POST", channel)
         body, files = _parse(call)
         self._check_message(channel, body, files)
         key = channel, str(body.get("nonce"))
@@ -155,9 +171,38 @@ class Rest:
         posted = message(channel, BOT, body.get("content") or "", nonce=body.get("nonce"))
         self._by_nonce[key] = posted
         reply_to = (body.get("message_reference") or {}).get("message_id")
+        self._server.messages[posted["id"]] = posted
         self._server.posted.append(Posted(channel, body.get("content") or "", reply_to and str(reply_to), body, files))
         await self._server.dispatch("MESSAGE_CREATE", posted)  # a bot is told of its own messages too
         return Answer(200, posted, headers)
+
+    async def _edit(self, call: Call, channel: str, id: str) -> Answer:
+        self._check_channel(channel)
+        headers = self._take_place("PATCH", channel)
+        body, _ = _parse(call)
+        edited = self._own(channel, id, Refusal(403, "Cannot edit a message authored by another user", 50005))
+        if unknown := body.keys() - EDIT_FIELDS:
+            raise Refusal(400, f"unknown fields {unknown}", 50035)
+        if body.get("allowed_mentions") != {"parse": []}:
+            self._server.violations.append("an edit that may ping")
+        check_content(body.get("content"), edited["attachments"] or edited["embeds"])
+        edited |= {"content": body.get("content"), "edited_timestamp": "2026-01-01T00:00:00+00:00"}
+        self._server.edits.append((channel, id, edited["content"], anyio.current_time()))
+        await self._server.dispatch("MESSAGE_UPDATE", dict(edited))
+        return Answer(200, edited, headers)
+
+    async def _delete(self, call: Call, channel: str, id: str) -> Answer:
+        self._check_channel(channel)
+        headers = self._take_place("DELETE", channel)
+        self._own(channel, id, Refusal(403, "Missing Permissions", 50013))
+        del self._server.messages[id]
+        return Answer(204, None, headers)
+
+    def _own(self, channel: str, id: str, refusal: Refusal) -> dict[str, Any]:
+        found = self._server.messages.get(id)
+        if found is not None and found["channel_id"] == channel:
+            return found
+        raise refusal if any(each["id"] == id for each in self._server.said) else Refusal(404, "Unknown Message", 10008)
 
     def _check_channel(self, channel: str) -> None:
         if channel in self._server.forbidden_channels:
@@ -165,26 +210,27 @@ class Rest:
         if channel not in self._server.channels:
             raise Refusal(404, "Unknown Channel", 10003)
 
-    def _take_place(self, channel: str) -> dict[str, str]:
-        now, (began, used) = anyio.current_time(), self._windows[channel]
+    def _take_place(self, method: str, channel: str) -> dict[str, str]:
+        """The headers of an answer; every method and channel has a bucket of its own."""
+        now, (began, used) = anyio.current_time(), self._windows[method, channel]
         if now >= began + self._server.window:
             began, used = now, 0
-        self._windows[channel] = began, used + 1
+        self._windows[method, channel] = began, used + 1
+        if used >= self._server.per_window:
+            self._server.violations.append(f"the limit of {method} in channel {channel} was ignored")
+            raise Limited(limited(began + self._server.window - now, is_global=False))
         return {
             "X-RateLimit-Limit": str(self._server.per_window),
             "X-RateLimit-Remaining": str(self._server.per_window - used - 1),
             "X-RateLimit-Reset-After": f"{max(0.0, began + self._server.window - now):.3f}",
-            "X-RateLimit-Bucket": "80c17d2f203122d936070c88c8d10f33",
+            "X-RateLimit-Bucket": BUCKETS[method],
         }
 
     def _check_message(self, channel: str, body: dict[str, Any], files: Mapping[str, bytes]) -> None:
         content, nonce = body.get("content"), body.get("nonce")
         if unknown := body.keys() - MESSAGE_FIELDS:
             raise Refusal(400, f"unknown fields {unknown}", 50035)
-        if not (content or files or body.get("embeds")):
-            raise Refusal(400, "Cannot send an empty message", 50006)
-        if content is not None and len(content.encode("utf-16-le")) // 2 > 2000:
-            raise Refusal(400, "content: Must be 2000 or fewer in length.", 50035)
+        check_content(content, files or body.get("embeds"))
         if nonce is not None and not (isinstance(nonce, int | str) and len(str(nonce)) <= 25):
             raise Refusal(400, "nonce: Must be 25 or fewer in length.", 50035)
         reference = body.get("message_reference")
@@ -192,6 +238,14 @@ class Rest:
             known = {each["id"] for each in self._server.said if each["channel_id"] == channel}
             if str(reference.get("message_id")) not in known:  # ids are taken as integers too
                 raise Refusal(400, "message_reference: Unknown message", 50035)
+
+
+def check_content(content: str | None, others: object) -> None:
+    """Refuse a message that is empty or too long."""
+    if not ((content and content.strip()) or others):
+        raise Refusal(400, "Cannot send an empty message", 50006)
+    if content is not None and len(content.encode("utf-16-le")) // 2 > 2000:
+        raise Refusal(400, "content: Must be 2000 or fewer in length.", 50035)
 
 
 def limited(retry_after: float, *, is_global: bool) -> Answer:

@@ -74,6 +74,10 @@ class DiscordServer:
         self.client_closes: list[int] = []
         self.said: list[dict[str, Any]] = []
         self.posted: list[Posted] = []
+        self.messages: dict[str, dict[str, Any]] = {}
+        """The bot's messages as they are now, by id."""
+        self.edits: list[tuple[str, str, str, float]] = []
+        """Channel, message, text and time of each."""
         self.typings: list[tuple[str, float]] = []
         self.repeated = 0
         """Posts that a nonce made harmless."""
@@ -132,6 +136,10 @@ class DiscordServer:
     def on_line(self) -> bool:
         """Whether a bot is connected and hears."""
         return any(session.connection and not session.connection.is_zombie for session in self.sessions.values())
+
+    def shown(self, channel: str) -> list[str]:
+        """What the bot's messages in a channel say now."""
+        return [each["content"] for each in self.messages.values() if each["channel_id"] == channel]
 
     # --- faults
 

@@ -43,6 +43,8 @@ def parameters_of(headers: Mapping[str, str], query: str, body: bytes) -> dict[s
     for name in JSON_PARAMETERS:
         if isinstance(parameters.get(name), str):
             parameters[name] = json.loads(parameters[name])
+    if str(parameters.get("message_id", "")).isdecimal():
+        parameters["message_id"] = int(parameters["message_id"])
     return parameters
 
 
@@ -56,8 +58,10 @@ def check_send(method: str, parameters: Mapping[str, Any]) -> None:
         medium = parameters.get(MEDIA[method])
         if not medium:
             raise BadRequest(f"there is no {MEDIA[method]} in the request")
-    else:
+    elif method != "deleteMessage":
         raise BadRequest("method not found")
+    if method in ("editMessageText", "deleteMessage") and not isinstance(parameters.get("message_id"), int):
+        raise BadRequest("message identifier is not specified")
     reply = parameters.get("reply_parameters")
     if reply is not None and not isinstance(reply.get("message_id"), int):
         raise BadRequest("can't parse reply parameters")

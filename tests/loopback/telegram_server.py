@@ -18,59 +18,20 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any
 from urllib.parse import unquote
 
 import anyio
 import h11
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 
+from .telegram_chat import Chat
+from .telegram_failure import Failure, Fault, Page, Refused, Slow
 from .telegram_rules import BadRequest, check_send, parameters_of
 
 TOKEN = "123456789:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
 BOT = {"id": 123456789, "is_bot": True, "first_name": "Bot", "username": "a_bot", "can_join_groups": True}
-
-
-@dataclass(frozen=True)
-class Refused:
-    """An answer that is not ok."""
-
-    code: int
-    description: str
-    retry_after: int | None = None
-    moved_to: int | None = None
-
-    def body(self) -> dict[str, Any]:
-        parameters = {"retry_after": self.retry_after, "migrate_to_chat_id": self.moved_to}
-        given = {name: value for name, value in parameters.items() if value is not None}
-        answer = {"ok": False, "error_code": self.code, "description": self.description}
-        return answer | ({"parameters": given} if given else {})
-
-
-@dataclass(frozen=True)
-class Page:
-    """A body that the Bot API would not send: a proxy's page, broken JSON."""
-
-    body: bytes = b"<html>502 Bad Gateway</html>"
-    status: int = 502
-
-
-@dataclass(frozen=True)
-class Fault:
-    """The socket is closed: before the request is acted on, or after; or nothing comes."""
-
-    kind: Literal["drop", "drop after", "hang"]
-
-
-@dataclass(frozen=True)
-class Slow:
-    """The answer comes late."""
-
-    seconds: float
-
-
-Failure: TypeAlias = Refused | Page | Fault | Slow
 
 
 @dataclass(frozen=True)
@@ -94,14 +55,20 @@ class TelegramServer:
     """Not acknowledged yet."""
     files: dict[str, bytes] = field(default_factory=dict)
     webhook: dict[str, Any] = field(default_factory=dict)
+    webhook_failure: dict[str, Any] = field(default_factory=dict)
+    """`last_error_date` and `last_error_message`, once the webhook could not be reached."""
     refusals: list[str] = field(default_factory=list)
     """What the rules found wrong."""
+    violations: list[str] = field(default_factory=list)
+    """Limits that were not kept to."""
+    limits_chats: bool = True
+    """Whether a bot may write to one chat once a second only."""
     revoked: bool = False
 
     def __post_init__(self) -> None:
         self._failures: dict[str, deque[Failure]] = defaultdict(deque)
         self._next_update = 1000
-        self._next_message: dict[int, int] = defaultdict(lambda: 1)
+        self.chats: dict[int, Chat] = defaultdict(Chat)
         self._changed = anyio.Event()
         self._poll: anyio.Event | None = None
         """Of the poll that is being held open: set when another one comes."""
@@ -119,8 +86,7 @@ class TelegramServer:
     def write(self, text: str | None = None, *, chat: int = 1, user: int | None = None, **fields: Any) -> int:
         """A user writes to the bot; returns the message's id."""
         user = abs(chat) if user is None else user
-        number = self._next_message[chat]
-        self._next_message[chat] += 1
+        number = self.chats[chat].add({"text": text}, is_own=False)
         message: dict[str, Any] = {
             "message_id": number,
             "date": 1_700_000_000,
@@ -142,6 +108,10 @@ class TelegramServer:
         calls = [call for call in self.calls if call.method == method]
         calls = [call for call in calls if chat is None or int(call.parameters["chat_id"]) == chat]
         return [call.parameters["text"] if method == "sendMessage" else call.parameters for call in calls]
+
+    def shown(self, chat: int) -> list[str | None]:
+        """What the bot's messages in a chat say now."""
+        return self.chats[chat].shown()
 
     async def until(self, condition: Any) -> None:
         """Return once a condition of this server is true; asked at every call."""
@@ -235,6 +205,8 @@ class TelegramServer:
             case "setWebhook":
                 self.webhook = parameters
                 return True
+            case "getWebhookInfo":
+                return self._webhook_info()
             case "deleteWebhook":
                 self.webhook = {}
                 return True
@@ -242,7 +214,7 @@ class TelegramServer:
                 return True
             case "getFile":
                 return self._get_file(parameters)
-            case _ if method.startswith(("send", "editMessageText")):
+            case _ if method.startswith(("send", "editMessageText", "deleteMessage")):
                 return self._send(method, parameters)
             case _:
                 return Refused(404, "Not Found")
@@ -270,6 +242,10 @@ class TelegramServer:
         self._poll = None
         return self.updates[: min(int(parameters.get("limit") or 100), 100)]
 
+    def _webhook_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = {"url": self.webhook.get("url", ""), "has_custom_certificate": False}
+        return info | {"pending_update_count": len(self.updates)} | self.webhook_failure
+
     def _get_file(self, parameters: dict[str, Any]) -> Any:
         file_id = parameters["file_id"]
         if file_id not in self.files:
@@ -280,11 +256,22 @@ class TelegramServer:
 
     def _send(self, method: str, parameters: dict[str, Any]) -> Any:
         check_send(method, parameters)
-        chat = int(parameters["chat_id"])
-        number = self._next_message[chat]
-        self._next_message[chat] += 1
+        chat, now = int(parameters["chat_id"]), anyio.current_time()
+        if self.limits_chats and self.chats[chat].is_too_soon(now):
+            self.violations.append(f"{method}: chat {chat} was written to again too soon")
+            return Refused(429, "Too Many Requests: retry after 1", retry_after=1)
+        self.chats[chat].written_at = now
+        number = parameters.get("message_id")
+        match method:
+            case "editMessageText":
+                self.chats[chat].edit(parameters["message_id"], parameters)
+            case "deleteMessage":
+                self.chats[chat].delete(parameters["message_id"])
+                return True
+            case _:
+                number = self.chats[chat].add(parameters, is_own=True)
         return {
-            "message_id": int(parameters.get("message_id") or number),
+            "message_id": number,
             "date": 1_700_000_000,
             "chat": {"id": chat, "type": "private" if chat > 0 else "supergroup"},
             "from": BOT,

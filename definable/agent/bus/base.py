@@ -11,6 +11,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from anyio import CancelScope
+
 DEDUPE_TTL = 24 * 3600.0
 """Seconds for which a dedupe key is remembered unless said otherwise."""
 
@@ -34,6 +36,12 @@ class Delivery(Protocol):
     @property
     def attempt(self) -> int:
         """1 for the first, then one more each time it is handed out."""
+        ...
+
+    @property
+    def lease(self) -> CancelScope | None:
+        """A scope to handle it in, once: the bus cancels it when somebody else has the delivery by now, and then no
+        longer listens to how it ends. None where nobody else can have it."""
         ...
 
     async def ack(self) -> None:

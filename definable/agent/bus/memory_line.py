@@ -34,6 +34,10 @@ class MemoryDelivery:
     data: Mapping[str, Any]
     attempt: int = 1
 
+    @property
+    def lease(self) -> None:
+        return None
+
     async def ack(self) -> None:
         self.line.settle(self)
 

@@ -31,6 +31,10 @@ class SQLiteDelivery:
     attempt: int
     data: Mapping[str, Any]
 
+    @property
+    def lease(self) -> None:
+        return None
+
     async def ack(self) -> None:
         self.line.ack(self.position)
 

@@ -6,6 +6,7 @@ config.py            what every interface can be configured with
 message.py media.py  what travels
 inbox.py             accepted messages: a chat in order, chats side by side
 pipeline.py          one message's way: hooks, auth, rate limit, identity, session, run, send
+streamed_reply.py    ... shown while the model writes it; reply_draft.py: what is shown when
 hook.py              InterfaceHook; logging_hook.py, allowlist_hook.py
 session.py           a user's conversation in a chat; session_manager.py: which are open
 conversation.py      ... kept in step with the agent's session store

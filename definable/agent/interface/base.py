@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Accept", "BaseInterface", "StartRun", "WebhookHandler"]
 
 Accept: TypeAlias = Callable[[InterfaceMessage], Awaitable[bool]]
-"""Takes a message in, and returns before it is answered; False when it came in before and is not answered again."""
+"""Puts a message on the agent's event bus, and returns before it is answered; False when it came in before and is not
+answered again. A durable bus keeps JSON: a message's `metadata` must be JSON then."""
 
 WebhookHandler: TypeAlias = Callable[[TriggerEvent], Awaitable[Any]]
 """Handles a request to an interface's own webhook."""
@@ -65,6 +66,8 @@ class BaseInterface(ABC):
 
     typing_interval: ClassVar[float] = 4.0
     """Seconds after which `typing` is called again while the agent runs."""
+    edit_interval: ClassVar[float] = 1.0
+    """Seconds from one `post` or `edit` of a reply that is being written to the next."""
 
     def __init__(
         self,
@@ -122,6 +125,34 @@ class BaseInterface(ABC):
             InterfaceError: The response was not sent.
         """
 
+    async def post(self, message: InterfaceMessage, text: str) -> str | None:
+        """Post the beginning of a reply that is being written, to be edited as it grows; optional.
+
+        It is called once for each message of a reply: whatever it raises, the rest comes through `send`.
+
+        Returns:
+            What `edit` knows the message by; None: nothing was posted, in this chat replies come whole.
+        """
+        return None
+
+    async def edit(self, message: InterfaceMessage, posted: str, text: str) -> None:
+        """Have a message that `post` posted show another text; optional, and tried once: the caller tries again.
+
+        Raises:
+            InterfaceMessageError: It cannot be edited, say since it is gone: the text is sent in a new message.
+            InterfaceRateLimitError: It may be edited later.
+            InterfaceConnectionError: It may have been edited, or not.
+        """
+        raise NotImplementedError(f"{type(self).__name__} implements post, and not edit")
+
+    async def delete(self, message: InterfaceMessage, posted: str) -> None:
+        """Delete a message that `post` posted: the reply came out shorter than its beginning; optional.
+
+        Raises:
+            InterfaceError: As `edit`.
+        """
+        await self.edit(message, posted, "…")
+
     async def complete(self, message: InterfaceMessage) -> InterfaceMessage:
         """Fetch what a message refers to, say its images; called once its user was let in.
 
@@ -141,13 +172,19 @@ class BaseInterface(ABC):
         return nothing_to_hold()
 
     def handled(self, message: InterfaceMessage) -> None:  # noqa: B027 - may be left as it is
-        """An accepted message has come to its end: answered, refused or failed; not so one that a stop cut off."""
+        """An accepted message is safe without the platform: it has come to its end, answered, refused or failed, or a
+        durable event bus keeps it; not so one that a stop cut off."""
 
     def webhooks(self) -> Iterable[tuple[Webhook, WebhookHandler]]:
         """Webhooks of the platform, to be served beside the agent's; new ones at every call."""
         return ()
 
     # --- what the supervisor calls
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether replies can be shown while they are written: `post` and `edit` are implemented."""
+        return type(self).post is not BaseInterface.post and type(self).edit is not BaseInterface.edit
 
     def alive(self) -> None:
         """Note that the platform was heard of; called from within `receive`."""

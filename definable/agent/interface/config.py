@@ -28,6 +28,8 @@ class InterfaceConfig:
     """What the user is told when the agent fails."""
     typing_indicator: bool = True
     """Whether the platform shows that the agent is at work."""
+    stream_replies: bool = True
+    """Whether a reply that takes the model long is shown while it is written, where the platform can edit messages."""
     max_message_length: int = 4096
     """Characters of one outgoing message; longer replies are split."""
     rate_limit_messages_per_minute: int = 30

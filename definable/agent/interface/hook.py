@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import ClassVar
 
 from definable.agent.calling import call_user
 
@@ -19,6 +20,10 @@ class InterfaceHook:
     What a hook raises ends the message's way, and the user gets the interface's `error_message`; what `on_error` raises
     is logged and goes no further.
     """
+
+    holds_back_replies: ClassVar[bool] = True
+    """Of a hook with `on_after_respond`: whether nobody may see any of a reply before it was called. Set it to False
+    where it only looks on: replies are then shown while they are written."""
 
     async def on_message_received(self, message: InterfaceMessage) -> bool | None:
         """A message came in. False: it is neither answered nor looked at any further."""
@@ -75,6 +80,11 @@ class HookChain:
                 response = replacement
         return response
 
+    @property
+    def hold_back_replies(self) -> bool:
+        """Whether a response may still be replaced when the run has ended."""
+        return any(_may_replace_response(hook) for hook in self._hooks)
+
     async def tell_error(self, error: Exception, message: InterfaceMessage) -> None:
         """Tell all hooks of a failure."""
         for hook in self._hooks:
@@ -87,3 +97,9 @@ class HookChain:
 async def _call(hook: object, name: str, *args: object) -> object:
     method = getattr(hook, name, None)
     return None if method is None else await call_user(method, *args)
+
+
+def _may_replace_response(hook: object) -> bool:
+    method = getattr(hook, "on_after_respond", None)
+    is_inherited = getattr(method, "__func__", None) is InterfaceHook.on_after_respond
+    return method is not None and not is_inherited and getattr(hook, "holds_back_replies", True)

@@ -29,7 +29,7 @@ class InterfaceHost:
 
     start_run: StartRun
     stream_run: StreamRun | None = None
-    """None: replies come whole."""
+    """None: what the agent makes of a reply is known at its end alone, so replies come whole."""
     sessions: SessionStore | None = None
     """Where the agent keeps conversations; None: an interface sees of them what it answered itself."""
     auth: Callable[[], AuthProvider | None] = nobody

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import ClassVar
 
 from .hook import InterfaceHook
 from .message import InterfaceMessage, InterfaceResponse
@@ -16,6 +17,8 @@ class LoggingHook(InterfaceHook):
         logger: Where to; `definable.agent.interface` when None.
         level: Of messages and responses; failures are warnings.
     """
+
+    holds_back_replies: ClassVar[bool] = False
 
     def __init__(self, logger: logging.Logger | None = None, level: int = logging.INFO) -> None:
         self._logger = logging.getLogger("definable.agent.interface") if logger is None else logger

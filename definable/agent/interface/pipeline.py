@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import anyio
@@ -23,9 +23,10 @@ from .identity import IdentityResolver
 from .message import InterfaceMessage, InterfaceResponse
 from .prompt import reply_text, run_input
 from .rate_limit import UserRateLimit
+from .sending import send_response
 from .session import InterfaceSession
 from .session_manager import SessionManager
-from .splitting import split_text
+from .streamed_reply import StreamedReply
 from .typing_indicator import while_typing
 
 if TYPE_CHECKING:
@@ -88,10 +89,12 @@ class Pipeline:
         session = await self._session(message, await self._user_id(message, caller))
         message = await self._hooks.before_respond(await self._interface.complete(message), session)
         await self._conversations.keep_state(session)
-        output = await self._run(message, session, caller)
+        streamed = StreamedReply(self._interface, message) if self._streams else None
+        output = await self._run(message, session, caller, streamed)
         await self._conversations.after_run(session, output)
         response = InterfaceResponse(content=reply_text(output.content))
-        await self._send(message, await self._hooks.after_respond(message, response, session))
+        response = await self._hooks.after_respond(message, response, session)
+        await (self._send(message, response) if streamed is None else streamed.finish(response))
 
     def _guard(self) -> AuthProvider | None:
         if isinstance(self._auth, bool):
@@ -127,24 +130,30 @@ class Pipeline:
             await self._conversations.begin(session, user_id)
         return session
 
-    async def _run(self, message: InterfaceMessage, session: InterfaceSession, caller: AuthContext | None) -> RunOutput:
+    @property
+    def _streams(self) -> bool:
+        """Whether a reply is shown while it is written."""
+        is_possible = self.host.stream_run is not None and self._interface.can_stream
+        return is_possible and self._interface.config.stream_replies and not self._hooks.hold_back_replies
+
+    async def _run(
+        self,
+        message: InterfaceMessage,
+        session: InterfaceSession,
+        caller: AuthContext | None,
+        streamed: StreamedReply | None,
+    ) -> RunOutput:
         metadata = {"message": message, "auth": None if caller is None else caller.metadata}
         request = RunRequest(run_input(message), session.session_id, session.user_id, metadata)
+        run = partial(self.host.start_run, request)
+        if streamed is not None and self.host.stream_run is not None:
+            run = partial(streamed.follow, partial(self.host.stream_run, request))
         if not self._interface.config.typing_indicator:
-            return await self.host.start_run(request)
-        return await while_typing(
-            lambda: self._interface.typing(message),
-            self._interface.typing_interval,
-            lambda: self.host.start_run(request),
-        )
+            return await run()
+        return await while_typing(partial(self._interface.typing, message), self._interface.typing_interval, run)
 
     async def _send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
-        if response.is_empty:
-            return
-        parts = split_text(response.content or "", self._interface.config.max_message_length)
-        for part in parts[:-1]:
-            await self._interface.send(message, InterfaceResponse(part, metadata=response.metadata))
-        await self._interface.send(message, replace(response, content=parts[-1] if parts else None))
+        await send_response(self._interface, message, response)
 
     async def _fail(self, message: InterfaceMessage, error: Exception) -> None:
         surprise = None if isinstance(error, DefinableError) else error

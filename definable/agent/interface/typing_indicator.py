@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import anyio
+
+from .companion import with_companion
 
 logger = logging.getLogger(__name__)
 
@@ -23,18 +26,7 @@ async def while_typing(
         interval: Seconds after which it must be shown again.
         work: What is done.
     """
-    failure: Exception | None = None
-    result: list[Result] = []
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_keep_showing, show, interval)
-        try:
-            result.append(await work())
-        except Exception as error:  # raised below: the group would wrap it
-            failure = error
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    return result[0]
+    return await with_companion(work, partial(_keep_showing, show, interval))
 
 
 async def _keep_showing(show: Callable[[], Awaitable[None]], interval: float) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from .supervisor import Supervisor
@@ -26,12 +25,6 @@ def health_of(
     well = True
     for supervisor in supervisors:
         well = well and supervisor.is_well
-        children[unused(supervisor.interface.name, children)] = {"state": supervisor.state.value}
+        children[supervisor.name] = {"state": supervisor.state.value}
     status = "draining" if draining else "ok" if well else "degraded"
     return status == "ok", {"status": status, "agent": name, "children": children}
-
-
-def unused(name: str, taken: Container[str]) -> str:
-    """The name, with a number when it is taken: two bots of one platform are two children."""
-    candidates = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
-    return next(candidate for candidate in candidates if candidate not in taken)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Container, Sequence
 
 from definable.agent.agent import Agent
+from definable.agent.bus.base import EventBus
 from definable.agent.interface.base import BaseInterface
-from definable.agent.interface.host import InterfaceHost, StartRun
+from definable.agent.interface.host import InterfaceHost, StartRun, StreamRun
+from definable.agent.run_event import Listener
 from definable.agent.run_output import RunOutput
 from definable.agent.runner import RunRequest
 from definable.agent.trigger.registry import TriggerRegistry
@@ -15,19 +18,40 @@ from .ledger import WorkLedger
 from .run_registry import RunRegistry
 from .supervisor import Supervisor
 
+OTHER_CHILDREN = frozenset({"http", "event", "events", "cron"})
+"""What else is in reports and in `/health`."""
+
 
 def supervised(
-    interfaces: Sequence[BaseInterface], agent: Agent, registry: RunRegistry, ledger: WorkLedger
+    interfaces: Sequence[BaseInterface],
+    agent: Agent,
+    registry: RunRegistry,
+    bus: EventBus,
+    ledger: WorkLedger,
+    max_waiting: int,
 ) -> list[Supervisor]:
-    """A supervisor for each interface.
+    """A supervisor for each interface; those that have one name are numbered in their order.
 
     Args:
         interfaces: What is served.
         agent: Answers where an interface has no agent of its own.
         registry: Makes the runs.
+        bus: Where accepted messages wait.
         ledger: Counts the messages.
+        max_waiting: How many messages of one interface may wait.
     """
-    return [Supervisor(interface, host_of(interface, agent, registry), ledger) for interface in interfaces]
+    supervisors: dict[str, Supervisor] = {}
+    for interface in interfaces:
+        name = unused(interface.name, {*OTHER_CHILDREN, *supervisors})
+        host = host_of(interface, agent, registry)
+        supervisors[name] = Supervisor(interface, host, bus, ledger, name=name, max_waiting=max_waiting)
+    return list(supervisors.values())
+
+
+def unused(name: str, taken: Container[str]) -> str:
+    """The name, with a number when it is taken: two bots of one platform are two children."""
+    candidates = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
+    return next(candidate for candidate in candidates if candidate not in taken)
 
 
 def with_webhooks(triggers: TriggerRegistry, interfaces: Sequence[BaseInterface]) -> TriggerRegistry:
@@ -46,7 +70,12 @@ def with_webhooks(triggers: TriggerRegistry, interfaces: Sequence[BaseInterface]
 def host_of(interface: BaseInterface, agent: Agent, registry: RunRegistry) -> InterfaceHost:
     """What an interface is handed: its own agent, or the one that is served."""
     answering = interface.agent or agent
-    return InterfaceHost(starter(interface, agent, registry), sessions=answering.sessions, auth=lambda: answering.auth)
+    return InterfaceHost(
+        starter(interface, agent, registry),
+        streamer(interface, agent, registry) if answering.runner.output_type is None else None,
+        sessions=answering.sessions,
+        auth=lambda: answering.auth,
+    )
 
 
 def starter(interface: BaseInterface, agent: Agent, registry: RunRegistry) -> StartRun:
@@ -57,3 +86,13 @@ def starter(interface: BaseInterface, agent: Agent, registry: RunRegistry) -> St
         return await registry.run(request, interface.name, runner=runner, wait=True)
 
     return start_run
+
+
+def streamer(interface: BaseInterface, agent: Agent, registry: RunRegistry) -> StreamRun:
+    """As `starter`, of runs that are listened to."""
+    runner = (interface.agent or agent).runner
+
+    async def stream_run(request: RunRequest, listener: Listener) -> RunOutput:
+        return await registry.run(request, interface.name, listener, runner=runner, wait=True)
+
+    return stream_run

@@ -39,6 +39,7 @@ from .report import ShutdownReport
 from .run_registry import RunRegistry
 from .settings import ServeSettings
 from .triggers import TriggerTable
+from .watchdog import Watchdog
 from .workers import Workers, source_kind
 
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ class AgentRuntime:
         self.registry = RunRegistry(agent.runner, self.settings.max_concurrent_runs)
         self.dispatcher = Dispatcher(self.registry)
         self.bus = MemoryBus(self.settings.event_buffer) if agent.bus is None else agent.bus
+        self.supervisors = supervised(
+            interfaces, agent, self.registry, self.bus, self.ledger, self.settings.event_buffer
+        )
         self.workers = Workers(
             self.bus,
             self.triggers.by_key,
@@ -97,9 +101,9 @@ class AgentRuntime:
             agent.emitter,
             count=self.settings.event_workers,
             line_limit=self.settings.event_buffer,
+            takers=[supervisor.mailbox for supervisor in self.supervisors],
         )
         self.cron_loop = CronLoop(self.triggers.crons, self._fire_cron)
-        self.supervisors = supervised(interfaces, agent, self.registry, self.ledger)
         self.http: HTTPService | None = None
         """What answers HTTP; None without a server."""
         self._foreign_server = foreign_server
@@ -173,7 +177,7 @@ class AgentRuntime:
         self._stopping = anyio.Event()
         self.agent.runtime = self
         try:
-            with plain_errors():
+            with plain_errors(), Watchdog(self._loop):
                 await self._serve(task_status)
         finally:
             self.agent.runtime = None
@@ -201,7 +205,7 @@ class AgentRuntime:
     @contextmanager
     def _bound(self) -> Generator[None, None, None]:
         """Bind the address before anything is started, so that a busy port leaves nothing behind."""
-        if not self._serves_http:
+        if not self.serves_http:
             yield
             return
         self.http = self._build_http()
@@ -296,14 +300,18 @@ class AgentRuntime:
         if self.http is not None:
             await self.http.ended()
         for supervisor in self.supervisors:
-            await supervisor.ended.wait()
+            await supervisor.received.wait()
         emitter = self.agent.emitter
-        while True:  # the last piece of work may have emitted one more
+        at_rest = False
+        while not at_rest:  # the last piece of work may have emitted one more
             await self.ledger.idle()
             await emitter.flushed()
             await self.bus.drain()
-            if emitter.is_flushed and not self.ledger.active():
-                return
+            at_rest = emitter.is_flushed and not self.ledger.active()
+        for supervisor in self.supervisors:
+            supervisor.release()
+        for supervisor in self.supervisors:
+            await supervisor.ended.wait()
 
     async def _close_account(self) -> None:
         """Count what was left undone, see to threads that nobody waits for, and write the report."""
@@ -314,7 +322,7 @@ class AgentRuntime:
         for delivery in self.bus.leftovers():
             self.workers.count_undone(delivery)
         for supervisor in self.supervisors:
-            supervisor.close_account()
+            supervisor.mailbox.close_account()
         stuck: Sequence[RunningThread] = ()
         with anyio.CancelScope(shield=True):  # bounded by wait_idle's own timeout
             stuck = await worker_threads().wait_idle(THREAD_TIMEOUT)
@@ -342,7 +350,8 @@ class AgentRuntime:
         return dict.fromkeys([self.agent, *[other for other in others if other is not None]])
 
     @property
-    def _serves_http(self) -> bool:
+    def serves_http(self) -> bool:
+        """Whether HTTP is served: as `enable_server` says, else when it is wanted or nothing else is there."""
         if self.settings.enable_server is not None or self._foreign_server:
             return self._foreign_server or bool(self.settings.enable_server)
         wanted = bool(self.triggers.webhooks) or self.agent.has_blueprint

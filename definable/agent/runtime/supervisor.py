@@ -8,16 +8,18 @@ from typing import cast
 
 import anyio
 
+from definable.agent.bus.base import EventBus
+from definable.agent.bus.memory import DEFAULT_BUFFER
 from definable.agent.interface.base import BaseInterface
-from definable.agent.interface.errors import InterfaceAuthenticationError, InterfaceError
-from definable.agent.interface.host import InterfaceHost, StartRun
-from definable.agent.interface.inbox import Inbox
+from definable.agent.interface.errors import InterfaceAuthenticationError
+from definable.agent.interface.host import InterfaceHost
 from definable.agent.interface.message import InterfaceMessage
 from definable.errors import DefinableError
 
 from .backoff import Backoff
 from .isolation import Isolation
 from .ledger import WorkLedger
+from .mailbox import Mailbox
 from .plain_errors import plain_errors
 
 logger = logging.getLogger(__name__)
@@ -47,19 +49,31 @@ class Supervisor:
 
     Args:
         interface: What to run.
-        host: The agent behind it; a function that makes its runs is a host that can do no more.
-        ledger: Counts the messages, under the interface's name.
+        host: The agent behind it.
+        bus: Where accepted messages wait.
+        ledger: Counts the messages, under the supervisor's name.
+        name: The interface's, where another one that is served has the same.
+        max_waiting: How many messages may wait to be answered; beyond it the interface waits with the next.
         backoff: How long to wait after a crash.
     """
 
     def __init__(
         self,
         interface: BaseInterface,
-        host: InterfaceHost | StartRun,
+        host: InterfaceHost,
+        bus: EventBus,
         ledger: WorkLedger,
+        *,
+        name: str | None = None,
+        max_waiting: int = DEFAULT_BUFFER,
         backoff: Backoff | None = None,
     ) -> None:
         self.interface = interface
+        self.name = name or interface.name
+        """In reports, logs, `/health` and on the bus."""
+        self.mailbox = Mailbox(
+            self.name, bus, ledger, answer=self._answer, is_safe=self._tell_handled, limit=max_waiting
+        )
         self.error: str | None = None
         """Why it failed or restarts."""
         self.down_since: float | None = None
@@ -67,24 +81,30 @@ class Supervisor:
         self._state = InterfaceState.STARTING
         self._began = 0.0
         """When it began to receive, in seconds of the event loop's clock."""
-        self._host = host if isinstance(host, InterfaceHost) else InterfaceHost(host)
+        self._host = host
         self._ledger = ledger
         self._backoff = Backoff() if backoff is None else backoff
         self._receiving: anyio.CancelScope | None = None
         self._stopped = False
-        self._inbox: Inbox | None = None
+        self._released = anyio.Event()
+        self.received = anyio.Event()
+        """Set when nothing is received any more."""
         self.ended = anyio.Event()
-        """Set when nothing is received any more, every accepted message is answered and the interface has let go."""
+        """Set when the interface has let go of everything."""
 
     async def run(self) -> None:
-        """Run the interface until it ends, fails for good or is stopped, and answer all that it accepted."""
-        self._ledger.account(self.interface.name)  # in the report also when no message comes
+        """Run the interface until it ends, fails for good or is stopped; have messages answered until released."""
+        self._ledger.account(self.name)  # in the report also when no message comes
         try:
             async with self.interface.opened(), anyio.create_task_group() as answers:
-                self._inbox = Inbox(self._answer, self.interface.config.max_concurrent_requests, answers)
-                await self._receive_until_stopped(self._inbox)
+                await self.mailbox.open(answers, self.interface.config.max_concurrent_requests)
+                await self._receive_until_stopped()
+                self.received.set()
+                await self._released.wait()
         except Exception as error:
             self._fail(error)
+        self.received.set()
+        await self.mailbox.close()
         self.ended.set()
 
     def stop_receiving(self) -> None:
@@ -93,10 +113,9 @@ class Supervisor:
         if self._receiving is not None:
             self._receiving.cancel()
 
-    def close_account(self) -> None:
-        """Count the accepted messages that nobody began to answer, after `run` has ended."""
-        if self._inbox is not None:
-            self._ledger.never_started(self.interface.name, self._inbox.waiting())
+    def release(self) -> None:
+        """Let the interface go, once it receives no more and what it has in hand is answered."""
+        self._released.set()
 
     @property
     def state(self) -> InterfaceState:
@@ -119,23 +138,23 @@ class Supervisor:
         limit, alive = self.interface.max_silence, self.interface.last_alive
         return limit is not None and anyio.current_time() - max(self._began, alive or 0.0) > limit
 
-    async def _receive_until_stopped(self, inbox: Inbox) -> None:
+    async def _receive_until_stopped(self) -> None:
         try:
             with anyio.CancelScope() as self._receiving:
                 if not self._stopped:
-                    await self._keep_receiving(inbox)
+                    await self._keep_receiving()
         except Exception:
-            logger.exception("interface %s did not stop cleanly", self.interface.name)
+            logger.exception("interface %s did not stop cleanly", self.name)
         if self._state not in (InterfaceState.ENDED, InterfaceState.FAILED):
             self._state = InterfaceState.STOPPED
 
-    async def _keep_receiving(self, inbox: Inbox) -> None:
+    async def _keep_receiving(self) -> None:
         failures = 0
         while True:
             self._state, self._began = InterfaceState.RUNNING, anyio.current_time()
             try:
-                with Isolation(f"interface {self.interface.name}"), plain_errors():
-                    await self.interface.receive(inbox.accept)
+                with Isolation(f"interface {self.name}"), plain_errors():
+                    await self.interface.receive(self.mailbox.accept)
             except Exception as error:
                 if is_fatal(error):
                     self._fail(error)
@@ -148,7 +167,7 @@ class Supervisor:
                 await self._wait_after(error, failures)
             else:
                 self._state = InterfaceState.ENDED
-                logger.info("interface %s has ended", self.interface.name)
+                logger.info("interface %s has ended", self.name)
                 return
 
     async def _wait_after(self, error: Exception, failures: int) -> None:
@@ -157,29 +176,26 @@ class Supervisor:
         logger.log(
             logging.DEBUG if is_known else logging.ERROR,  # once, not at every try
             "interface %s is down, %s; again in %.1f s, and so on up to every %g s",
-            self.interface.name,
+            self.name,
             reason,
             delay,
             self._backoff.maximum,
-            exc_info=None if isinstance(error, InterfaceError) else error,
+            exc_info=None if isinstance(error, DefinableError) else error,
         )
         await anyio.sleep(delay)
 
     def _fail(self, error: Exception) -> None:
         self._state, self.error = InterfaceState.FAILED, str(error)
         surprise = None if isinstance(error, DefinableError) else error
-        logger.error("interface %s has failed for good: %s", self.interface.name, error, exc_info=surprise)
+        logger.error("interface %s has failed for good: %s", self.name, error, exc_info=surprise)
 
-    async def _answer(self, message: InterfaceMessage) -> None:
-        name = self.interface.name
-        with self._ledger.work(name) as work:
-            try:
-                with Isolation(f"interface {name}"):
-                    work.failed = not await self.interface.answer(message, self._host)
-            except Exception:
-                work.failed = True
-                logger.exception("%s: message %s was not answered", name, message.platform_message_id)
-            self._tell_handled(message)
+    async def _answer(self, message: InterfaceMessage) -> bool:
+        try:
+            with Isolation(f"interface {self.name}"):
+                return await self.interface.answer(message, self._host)
+        except Exception:
+            logger.exception("%s: message %s was not answered", self.name, message.platform_message_id)
+            return False
 
     def _tell_handled(self, message: InterfaceMessage) -> None:
         try:

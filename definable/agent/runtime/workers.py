@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 import anyio
 from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from definable.agent.bus.base import Delivery, EventBus
 from definable.agent.bus.emitter import Emitter, inside_worker
@@ -25,6 +26,24 @@ from .run_registry import RunRegistry
 logger = logging.getLogger(__name__)
 
 
+class DeliveryTaker(Protocol):
+    """Handles the deliveries of one name by itself, in its own order and number."""
+
+    @property
+    def key(self) -> str:
+        """The name."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The source in the ledger."""
+        ...
+
+    async def take(self, delivery: Delivery) -> None:
+        """Take a delivery over, without waiting for its end."""
+        ...
+
+
 class Workers:
     """Handle deliveries, so many at once.
 
@@ -38,6 +57,7 @@ class Workers:
         count: How many deliveries are handled at once.
         line_limit: How many deliveries may wait behind one trigger's own limit; beyond it a worker waits with the next,
             so that the bus fills up and says so.
+        takers: Who handles what is no trigger's.
     """
 
     def __init__(
@@ -51,6 +71,7 @@ class Workers:
         *,
         count: int,
         line_limit: int,
+        takers: Sequence[DeliveryTaker] = (),
     ) -> None:
         self._bus = bus
         self._dispatcher = dispatcher
@@ -59,8 +80,13 @@ class Workers:
         self._emitter = emitter
         self._count = count
         self._lanes = {key: lane_of(trigger, line_limit) for key, trigger in triggers.items()}
+        self._takers = {taker.key: taker for taker in takers}
+        self._sources = {key: source_kind(trigger) for key, trigger in triggers.items()}
+        self._sources |= {taker.key: taker.name for taker in takers}
         self.skipped = 0
         """Cron firings that were not handled since the last one still was (`overlap="skip"`)."""
+        self.lost = 0
+        """Deliveries that were cut off since another process has them by now."""
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Work until cancelled."""
@@ -76,8 +102,7 @@ class Workers:
 
     def count_undone(self, delivery: Delivery) -> None:
         """Count an accepted delivery that will not be finished."""
-        lane = self._lanes.get(delivery.name)
-        source = "event" if lane is None else source_kind(lane.trigger)
+        source = self._sources.get(delivery.name, "event")
         count: Callable[[str], None] = self._ledger.never_started if delivery.attempt == 1 else self._ledger.cancelled
         count(source)
 
@@ -89,8 +114,10 @@ class Workers:
     async def _work(self, deliveries: AsyncIterator[Delivery]) -> None:
         inside_worker.set(True)
         async for delivery in deliveries:
-            lane = self._lanes.get(delivery.name)
-            if lane is None:
+            lane, taker = self._lanes.get(delivery.name), self._takers.get(delivery.name)
+            if taker is not None:
+                await taker.take(delivery)
+            elif lane is None:
                 await self._bury_unknown(delivery)
             elif await self._admitted(lane, delivery):
                 await self._handle_in_turn(lane, delivery)
@@ -98,8 +125,8 @@ class Workers:
     async def _bury_unknown(self, delivery: Delivery) -> None:
         with self._ledger.work("event") as work:
             work.failed = True
-            logger.error("no trigger has the key %r (any more): delivery %s is dead", delivery.name, delivery.id)
-            await _settled(delivery, delivery.dead(f"no trigger has the key {delivery.name!r}"))
+            logger.error("nothing here is called %r (any more): delivery %s is dead", delivery.name, delivery.id)
+            await settled(delivery, delivery.dead(f"nothing here is called {delivery.name!r}"))
 
     async def _admitted(self, lane: Lane, delivery: Delivery) -> bool:
         """Whether the delivery has a place in its lane now."""
@@ -117,7 +144,7 @@ class Workers:
         with self._ledger.work(source_kind(lane.trigger)):
             self.skipped += 1
             logger.warning("%s skipped: the last one still runs", lane.trigger.source)
-            await _settled(delivery, delivery.ack())
+            await settled(delivery, delivery.ack())
 
     async def _wait_for_room(self, lane: Lane, delivery: Delivery) -> None:
         try:
@@ -135,31 +162,47 @@ class Workers:
 
     async def _handle(self, trigger: BaseTrigger, delivery: Delivery) -> None:
         with self._ledger.work(source_kind(trigger)) as work:
-            try:
-                await self._dispatcher.dispatch(
-                    trigger,
-                    event_of(trigger, delivery),
-                    user_id=delivery.data.get("user_id"),
-                    run_id=delivery.data.get("run_id"),
-                    wait_for_place=True,
-                )
-            except RunCancelled as cancelled:  # somebody asked for it by the run's id: an end like another
-                logger.info("%s: %s", trigger.source, cancelled)
-                await _settled(delivery, delivery.ack())
-            except Exception as error:
-                if may_retry(trigger, delivery.attempt, error):
-                    await self._retry(work, trigger, delivery, error)
-                else:
-                    await self._give_up(work, trigger, delivery, error)
+            if delivery.lease is None:
+                await self._attempt(work, trigger, delivery)
+                return
+            with delivery.lease as lease:
+                await checkpoint_if_cancelled()  # it may have been lost in line
+                await self._attempt(work, trigger, delivery)
+            if lease.cancelled_caught:
+                self._let_go(work, trigger, delivery)
+
+    def _let_go(self, work: Work, trigger: BaseTrigger, delivery: Delivery) -> None:
+        """Somebody else has it by now, and counts it."""
+        work.goes_on = True
+        self.lost += 1
+        logger.warning("%s was cut off: the lease of delivery %s is lost", trigger.source, delivery.id)
+
+    async def _attempt(self, work: Work, trigger: BaseTrigger, delivery: Delivery) -> None:
+        try:
+            await self._dispatcher.dispatch(
+                trigger,
+                event_of(trigger, delivery),
+                user_id=delivery.data.get("user_id"),
+                run_id=delivery.data.get("run_id"),
+                wait_for_place=True,
+            )
+        except RunCancelled as cancelled:  # somebody asked for it by the run's id: an end like another
+            logger.info("%s: %s", trigger.source, cancelled)
+            await settled(delivery, delivery.ack())
+        except Exception as error:
+            if may_retry(trigger, delivery.attempt, error):
+                await self._retry(work, trigger, delivery, error)
             else:
-                self._end_promise(delivery)
-                await _settled(delivery, delivery.ack())
+                await self._give_up(work, trigger, delivery, error)
+        else:
+            self._end_promise(delivery)
+            await settled(delivery, delivery.ack())
 
     async def _retry(self, work: Work, trigger: BaseTrigger, delivery: Delivery, error: Exception) -> None:
         delay, attempt = RETRY_BACKOFF.delay(delivery.attempt), delivery.attempt
         logger.warning("%s failed, attempt %d; again in %.1f s", trigger.source, attempt, delay, exc_info=error)
         work.failed = True
-        work.goes_on = await _settled(delivery, delivery.nack(delay))
+        work.goes_on = await settled(delivery, delivery.nack(delay))
 
     async def _give_up(self, work: Work, trigger: BaseTrigger, delivery: Delivery, error: Exception) -> None:
         logger.error("%s failed (id %s, attempt %d)", trigger.source, delivery.id, delivery.attempt, exc_info=error)
@@ -167,8 +210,8 @@ class Workers:
         self._end_promise(delivery, error)
         dedupe_key = delivery.data.get("dedupe_key")
         if dedupe_key is not None:  # what has failed may be delivered again
-            await _settled(delivery, self._bus.release(dedupe_key))
-        await _settled(delivery, delivery.dead(f"{type(error).__name__}: {error}"))
+            await settled(delivery, self._bus.release(dedupe_key))
+        await settled(delivery, delivery.dead(f"{type(error).__name__}: {error}"))
 
     def _end_promise(self, delivery: Delivery, failure: Exception | None = None) -> None:
         """Somebody was told a run's id: say that it has ended, also when the handler asked for no run."""
@@ -177,7 +220,7 @@ class Workers:
             self._registry.end_queued(run_id, failure)
 
 
-async def _settled(delivery: Delivery, settling: Awaitable[None]) -> bool:
+async def settled(delivery: Delivery, settling: Awaitable[None]) -> bool:
     """Whether the bus took the word; a broker that is away must not take the worker along."""
     try:
         await settling

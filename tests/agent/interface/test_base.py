@@ -46,7 +46,8 @@ class Lines(BaseInterface):
 async def serve(agent: Agent, interface: Lines) -> Agent:
     with anyio.fail_after(10):
         async with agent.running(interface, enable_server=False) as runtime:
-            await runtime.supervisors[0].ended.wait()
+            await runtime.supervisors[0].received.wait()
+            await runtime.bus.drain()
     return agent
 
 
@@ -101,7 +102,8 @@ async def test_an_interface_given_to_the_agent_is_served_along() -> None:
     agent.add_interface(interface)
     with anyio.fail_after(10):
         async with agent.running(enable_server=False) as runtime:
-            await runtime.supervisors[0].ended.wait()
+            await runtime.supervisors[0].received.wait()
+            await runtime.bus.drain()
     assert interface.sent == ["one"]
 
 

@@ -20,6 +20,7 @@ def test_has_its_defaults() -> None:
         "max_concurrent_requests": 10,
         "error_message": "Sorry, something went wrong. Please try again.",
         "typing_indicator": True,
+        "stream_replies": True,
         "max_message_length": 4096,
         "rate_limit_messages_per_minute": 30,
     }

@@ -25,6 +25,10 @@ def message(chat: str, number: int, platform: str = "test") -> InterfaceMessage:
     return InterfaceMessage(platform, "user", chat, str(number))
 
 
+def put(inbox: Inbox[InterfaceMessage], message: InterfaceMessage) -> None:
+    inbox.put((message.platform, message.platform_chat_id), message)
+
+
 class Answers:
     """Answers each message in a second, and remembers."""
 
@@ -40,7 +44,7 @@ class Answers:
         self.log.append((message.platform_chat_id, message.platform_message_id))
 
     @asynccontextmanager
-    async def inbox(self, max_chats: int) -> AsyncGenerator[Inbox, None]:
+    async def inbox(self, max_chats: int) -> AsyncGenerator[Inbox[InterfaceMessage], None]:
         with anyio.fail_after(1000):
             async with anyio.create_task_group() as tasks:
                 yield Inbox(self, max_chats, tasks)
@@ -50,7 +54,7 @@ async def test_messages_of_one_chat_are_answered_one_by_one_in_order() -> None:
     answers = Answers()
     async with answers.inbox(10) as inbox:
         for number in range(20):
-            await inbox.accept(message("a", number))
+            put(inbox, message("a", number))
             await anyio.sleep(0.3)
     assert answers.log == [("a", str(number)) for number in range(20)]
     assert answers.most == 1
@@ -61,7 +65,7 @@ async def test_chats_are_answered_side_by_side_up_to_the_limit() -> None:
     async with answers.inbox(3) as inbox:
         began = anyio.current_time()
         for chat in "abcdef":
-            await inbox.accept(message(chat, 0))
+            put(inbox, message(chat, 0))
     assert answers.most == 3
     assert anyio.current_time() - began == pytest.approx(2)
 
@@ -71,7 +75,7 @@ async def test_accepting_never_waits() -> None:
     async with answers.inbox(1) as inbox:
         began = anyio.current_time()
         for number in range(100):
-            await inbox.accept(message("a", number))
+            put(inbox, message("a", number))
         assert anyio.current_time() == began
         assert inbox.waiting() == 100
 
@@ -80,17 +84,17 @@ async def test_a_talkative_chat_leaves_the_others_their_turn() -> None:
     answers = Answers()
     async with answers.inbox(1) as inbox:
         for number in range(5):
-            await inbox.accept(message("talkative", number))
+            put(inbox, message("talkative", number))
         await anyio.sleep(0.5)
-        await inbox.accept(message("quiet", 0))
+        put(inbox, message("quiet", 0))
     assert answers.log.index(("quiet", "0")) <= 2
 
 
 async def test_the_same_chat_id_on_two_platforms_is_two_chats() -> None:
     answers = Answers()
     async with answers.inbox(10) as inbox:
-        await inbox.accept(message("a", 0, "one"))
-        await inbox.accept(message("a", 1, "other"))
+        put(inbox, message("a", 0, "one"))
+        put(inbox, message("a", 1, "other"))
     assert answers.most == 2
 
 
@@ -99,8 +103,8 @@ async def test_waiting_counts_what_nobody_began_to_answer() -> None:
     async with anyio.create_task_group() as tasks:
         inbox = Inbox(answers, 1, tasks)
         for number in range(3):
-            await inbox.accept(message("a", number))
-            await inbox.accept(message("b", number))
+            put(inbox, message("a", number))
+            put(inbox, message("b", number))
         await anyio.sleep(1.5)
         tasks.cancel_scope.cancel()
     assert inbox is not None
@@ -110,8 +114,8 @@ async def test_waiting_counts_what_nobody_began_to_answer() -> None:
 async def test_a_chat_that_fell_silent_may_speak_again() -> None:
     answers = Answers()
     async with answers.inbox(1) as inbox:
-        await inbox.accept(message("a", 0))
+        put(inbox, message("a", 0))
         await anyio.sleep(5)
         assert inbox.waiting() == 0
-        await inbox.accept(message("a", 1))
+        put(inbox, message("a", 1))
     assert answers.log == [("a", "0"), ("a", "1")]

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from definable.agent import Agent, RunContext
 from definable.agent.auth import AllowlistAuth, AuthContext, AuthRequest
+from definable.agent.bus import MemoryBus
 from definable.agent.interface import (
     AllowlistHook,
     BaseInterface,
@@ -84,12 +85,23 @@ class Chat(BaseInterface):
 async def serving(agent: Agent, chat: Chat) -> AsyncGenerator[Supervisor, None]:
     """The interface under its supervisor, with an agent behind it."""
     host = InterfaceHost(agent.runner.run, sessions=agent.sessions, auth=lambda: agent.auth)
-    supervisor = Supervisor(chat, host, WorkLedger())
-    async with anyio.create_task_group() as tasks:
+    bus = MemoryBus()
+    supervisor = Supervisor(chat, host, bus, WorkLedger())
+
+    async def work() -> None:
+        async for delivery in deliveries:
+            await supervisor.mailbox.take(delivery)
+
+    async with bus.open(), bus.consume() as deliveries, anyio.create_task_group() as tasks:
+        tasks.start_soon(work)
         tasks.start_soon(supervisor.run)
         await anyio.sleep(0.1)
         yield supervisor
         supervisor.stop_receiving()
+        await bus.drain()
+        supervisor.release()
+        await supervisor.ended.wait()
+        tasks.cancel_scope.cancel()
 
 
 class Records(InterfaceHook):
@@ -445,7 +457,7 @@ async def test_an_interface_that_cannot_open_fails_for_good(caplog: pytest.LogCa
     path = tmp_path / "no.db"
     path.write_bytes(b"this is no database" * 100)
     chat = Chat(identity_resolver=SQLiteIdentityResolver(path))
-    supervisor = Supervisor(chat, InterfaceHost(Agent("offline").runner.run), WorkLedger())
+    supervisor = Supervisor(chat, InterfaceHost(Agent("offline").runner.run), MemoryBus(), WorkLedger())
     await supervisor.run()
     assert (supervisor.state, supervisor.ended.is_set()) == (InterfaceState.FAILED, True)
     assert caplog.text.count("has failed for good") == 1

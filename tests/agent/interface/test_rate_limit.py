@@ -1,4 +1,4 @@
-"""How many messages a user may send, and how fast a bot may: never more than the limit in any window."""
+"""How many messages a user may send, and a token bucket: never more than the limit in any window."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from definable.agent.interface import rate_limit
 from definable.agent.interface.rate_limit import UserRateLimit
-from definable.agent.interface.telegram.pace import SendPace
 from definable.agent.interface.token_bucket import TokenBucket
 
 GAPS = st.lists(st.floats(0, 20), max_size=100)
@@ -56,15 +55,3 @@ def test_a_bucket_gives_places_that_keep_its_rate(gaps: list[float]) -> None:
         places.append(now + wait)
     assert places == pytest.approx(sorted(places))
     assert all(later - sooner >= 2 - 1e-6 for sooner, later in zip(places, places[3:], strict=False))
-
-
-def test_a_group_has_twenty_a_minute_a_chat_one_a_second_and_the_bot_thirty() -> None:
-    pace = SendPace()
-    group = [pace.take("-1", 0.0) for _ in range(100)]
-    assert all(later - sooner > 60 for sooner, later in zip(group, group[20:], strict=False))
-    pace = SendPace()
-    chat = [pace.take("1", 0.0) for _ in range(10)]
-    assert chat == pytest.approx([float(number) for number in range(10)])
-    pace = SendPace()
-    everybody = [pace.take(f"{number}", 0.0) for number in range(200)]
-    assert all(later - sooner > 1 for sooner, later in zip(everybody, everybody[30:], strict=False))

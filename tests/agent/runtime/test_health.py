@@ -10,7 +10,8 @@ import pytest
 from definable.agent import Agent
 from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.interface.base import Accept
-from definable.agent.runtime.health import health_of, unused
+from definable.agent.runtime.health import health_of
+from definable.agent.runtime.interfaces import unused
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
@@ -95,3 +96,5 @@ async def test_a_served_agent_tells_the_truth_from_start_to_stop() -> None:
         await anyio.sleep(5)
         well, document = runtime.health()
         assert (well, document["status"], document["children"]["bot"]) == (False, "draining", {"state": "stopped"})
+    assert runtime.report is not None
+    assert {"bot", "bot#2"} <= runtime.report.sources.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import anyio
 import pytest
 
 from definable.agent import Agent
+from definable.agent.bus import MemoryBus
 from definable.agent.interface import (
     BaseInterface,
     InterfaceAuthenticationError,
@@ -17,7 +19,8 @@ from definable.agent.interface import (
     InterfaceMessage,
     InterfaceResponse,
 )
-from definable.agent.interface.base import Accept, StartRun
+from definable.agent.interface.base import Accept
+from definable.agent.interface.host import InterfaceHost
 from definable.agent.run_output import RunOutput
 from definable.agent.runner import RunRequest
 from definable.agent.runtime.backoff import Backoff
@@ -42,7 +45,11 @@ class Scripted(BaseInterface):
     """Receives as its script says, and remembers what was sent."""
 
     def __init__(self, receive: Receive, max_concurrent_requests: int = 10) -> None:
-        super().__init__(InterfaceConfig("scripted", max_concurrent_requests=max_concurrent_requests))
+        super().__init__(
+            InterfaceConfig(
+                "scripted", max_concurrent_requests=max_concurrent_requests, rate_limit_messages_per_minute=1000
+            )
+        )
         self._script = receive
         self.starts: list[float] = []
         self.sent: list[tuple[str, str | None]] = []
@@ -63,8 +70,10 @@ async def no_run(request: RunRequest) -> RunOutput:
     raise AssertionError("no run was expected")
 
 
-def supervise(interface: BaseInterface, start_run: StartRun = no_run) -> Supervisor:
-    return Supervisor(interface, start_run, WorkLedger(), Backoff(jitter=0))
+def supervise(interface: BaseInterface, jitter: float = 0) -> Supervisor:
+    supervisor = Supervisor(interface, InterfaceHost(no_run), MemoryBus(), WorkLedger(), backoff=Backoff(jitter=jitter))
+    supervisor.release()
+    return supervisor
 
 
 async def crash(interface: Scripted, accept: Accept) -> None:
@@ -93,7 +102,7 @@ async def test_a_crash_restarts_it_after_1_2_4_up_to_60_seconds() -> None:
 
 async def test_the_delays_have_jitter() -> None:
     interface = Scripted(crash)
-    supervisor = Supervisor(interface, no_run, WorkLedger())
+    supervisor = supervise(interface, jitter=0.1)
     with anyio.move_on_after(200):
         await supervisor.run()
     assert waits(interface)[:5] == [pytest.approx(seconds, rel=0.11) for seconds in (1, 2, 4, 8, 16)]
@@ -120,6 +129,31 @@ async def test_the_wait_of_one_interface_never_delays_another() -> None:
             group.start_soon(supervise(second).run)
     assert waits(first) == [1, 2, 4, 8, 16]
     assert waits(second) == [1, 2, 4, 8, 16]
+
+
+async def test_forty_nine_that_crash_for_ever_leave_the_fiftieth_alone() -> None:
+    async def talk(interface: Scripted, accept: Accept) -> None:
+        for number in range(600):
+            await accept(message(number))
+            await anyio.sleep(1)
+        await anyio.sleep_forever()
+
+    async def crash_late(interface: Scripted, accept: Accept) -> None:
+        await accept(message(len(interface.starts), chat=str(id(interface))))
+        await anyio.sleep(random.random())
+        raise random.choice([InterfaceConnectionError("gone"), ZeroDivisionError(), SystemExit(1)])
+
+    healthy, crashing = Scripted(talk), [Scripted(random.choice([crash, crash_late])) for _ in range(49)]
+    agent = Agent("offline")
+    async with agent.running(*crashing, healthy, enable_server=False) as runtime:
+        fiftieth = runtime.supervisors[-1]
+        for second in range(600):
+            assert [text for _, text in healthy.sent] == [f"message {number}" for number in range(second)]
+            await anyio.sleep(1 if second else 0.5)
+            assert (fiftieth.state, fiftieth.is_well) == (InterfaceState.RUNNING, True)
+    assert len(healthy.starts) == 1 and all(len(each.starts) > 10 for each in crashing)
+    assert runtime.report is not None and runtime.report.clean
+    assert runtime.report.sources[fiftieth.name].completed == 600
 
 
 async def test_a_clean_return_is_not_restarted() -> None:
@@ -282,10 +316,10 @@ async def test_a_cut_off_drain_tells_messages_apart() -> None:
 
 async def test_an_answer_that_raises_takes_nothing_along(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Scripted):
-        async def answer(self, message: InterfaceMessage, start_run: StartRun) -> bool:
+        async def answer(self, message: InterfaceMessage, host: InterfaceHost) -> bool:
             if message.platform_message_id == "1":
                 raise ZeroDivisionError
-            return await super().answer(message, start_run)
+            return await super().answer(message, host)
 
     async def receive(interface: Scripted, accept: Accept) -> None:
         for number in range(3):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from definable.agent.interface.errors import InterfaceConnectionError
 
 from .close_code import Recovery, explain, recovery_from
 from .gateway_session import GatewaySession
@@ -38,13 +41,15 @@ class Ending:
     why: str
     established: bool = False
     """Whether the bot had been on line."""
+    reached: bool = True
+    """Whether there was a gateway at all."""
 
 
 class GatewayConnection:
-    """Drives one open socket until it ends.
+    """Drives one socket until it ends.
 
     Args:
-        socket: Open, nothing said yet.
+        connect: Opens the socket.
         protocol: The protocol.
         session: Told which events were dealt with.
         handle: Deals with events, one after the other.
@@ -54,80 +59,102 @@ class GatewayConnection:
 
     def __init__(
         self,
-        socket: WebSocket,
+        connect: AbstractAsyncContextManager[WebSocket],
         protocol: GatewayProtocol,
         session: GatewaySession,
         handle: HandleEvent,
         alive: Callable[[], None],
         timeout: float,
     ) -> None:
-        self._socket = socket
+        self._connect = connect
         self._protocol = protocol
         self._session = session
         self._handle = handle
         self._alive = alive
         self._timeout = timeout
         self._reading = anyio.CancelScope()
+        self._reached = False
         self._established = False
         self._ending: tuple[Recovery, str] | None = None
 
     async def run(self) -> Ending:
-        """Talk until either side hangs up, and deal with all events that came before."""
+        """Talk until either side hangs up, and deal with all events that came before.
+
+        The socket is closed first: one that nobody reads from, and no heart beats on, would cost the session.
+        """
         send, receive = anyio.create_memory_object_stream[Payload](EVENT_BUFFER)
         async with anyio.create_task_group() as tasks:
             with send, receive:
-                tasks.start_soon(self._read_until_hung_up, send, tasks)
+                tasks.start_soon(self._converse, send)
                 await self._work_off(receive)
-            tasks.cancel_scope.cancel()
         recovery, why = self._ending or (Recovery.RESUME, f"not on line within {self._timeout:g} s")
-        return Ending(recovery, why, self._established)
+        return Ending(recovery, why, self._established, self._reached)
 
     async def _work_off(self, events: MemoryObjectReceiveStream[Payload]) -> None:
         async for event in events:
-            await self._handle(event)
-            self._session.handled(event.sequence)
+            if not self._session.has_handled(event.sequence):
+                await self._handle(event)
+                self._session.handled(event.sequence)
 
-    async def _read_until_hung_up(self, events: MemoryObjectSendStream[Payload], tasks: TaskGroup) -> None:
+    async def _converse(self, events: MemoryObjectSendStream[Payload]) -> None:
+        with events:
+            try:
+                async with self._connect as socket, anyio.create_task_group() as tasks:
+                    self._reached = True
+                    await self._read_until_hung_up(socket, events, tasks)
+                    tasks.cancel_scope.cancel()
+            except InterfaceConnectionError as error:
+                self._hang_up(Recovery.RESUME, str(error))
+
+    async def _read_until_hung_up(
+        self, socket: WebSocket, events: MemoryObjectSendStream[Payload], tasks: TaskGroup
+    ) -> None:
         self._reading.deadline = anyio.current_time() + self._timeout
-        with events, self._reading:
+        with self._reading:
             try:
                 while True:
-                    payload = decode(await self._socket.receive())
+                    payload = decode(await socket.receive())
                     self._alive()
-                    await self._act(self._protocol.receive(payload), events, tasks)
+                    await self._act(self._protocol.receive(payload), socket, events, tasks)
             except SocketClosed as closed:
                 self._hang_up(recovery_from(closed.code), explain(closed.code, closed.reason))
             except PayloadError as error:
                 self._hang_up(Recovery.RESUME, f"the gateway sent what is no payload: {error}")
 
-    async def _act(self, actions: Iterable[Action], events: MemoryObjectSendStream[Payload], tasks: TaskGroup) -> None:
+    async def _act(
+        self,
+        actions: Iterable[Action],
+        socket: WebSocket,
+        events: MemoryObjectSendStream[Payload],
+        tasks: TaskGroup,
+    ) -> None:
         for action in actions:
             match action:
                 case Send(text):
-                    await self._send(text)
+                    await self._send(socket, text)
                 case Deliver(event):
                     await events.send(event)
                 case StartHeart(interval):
-                    tasks.start_soon(self._beat, interval)
+                    tasks.start_soon(self._beat, socket, interval)
                 case Established(resumed):
                     self._go_on_line(resumed)
                 case HangUp(recovery, why):
                     self._hang_up(recovery, why)
 
-    async def _beat(self, interval: float) -> None:
+    async def _beat(self, socket: WebSocket, interval: float) -> None:
         await anyio.sleep(interval * random.random())
         while True:
             for action in self._protocol.beat():
                 if isinstance(action, Send):
-                    await self._send(action.text)
+                    await self._send(socket, action.text)
                 elif isinstance(action, HangUp):
                     self._hang_up(action.recovery, action.why)
             await anyio.sleep(interval)
 
-    async def _send(self, text: str) -> None:
+    async def _send(self, socket: WebSocket, text: str) -> None:
         try:
             with anyio.fail_after(SEND_TIMEOUT):
-                await self._socket.send(text)
+                await socket.send(text)
         except TimeoutError:
             self._hang_up(Recovery.RESUME, f"the gateway took nothing for {SEND_TIMEOUT:g} s")
         except SocketClosed:

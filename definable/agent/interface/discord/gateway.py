@@ -109,18 +109,17 @@ class Gateway:
 
     async def _converse(self) -> Ending:
         url = await self._address()
-        protocol = GatewayProtocol(self._session, self._config.bot_token, self._introduction())
-        try:
-            async with self._open_socket(url, self._config.connect_timeout) as socket:
-                talk = GatewayConnection(
-                    socket, protocol, self._session, self._handle, self._alive, self._config.connect_timeout
-                )
-                ending = await talk.run()
-        except InterfaceConnectionError as error:
-            self._session.resume_url = None  # the session may be had at the usual address still
-            return Ending(Recovery.RESUME, str(error))
-        if ending.recovery is Recovery.IDENTIFY:
-            self._session.forget()
+        session, timeout = self._session, self._config.connect_timeout
+        protocol = GatewayProtocol(session, self._config.bot_token, self._introduction())
+        is_resumed, sequence = session.resumable, session.sequence
+        connect = self._open_socket(url, timeout)
+        ending = await GatewayConnection(connect, protocol, session, self._handle, self._alive, timeout).run()
+        if not ending.reached:
+            session.resume_url = None  # the session may be had at the usual address still
+        elif ending.recovery is Recovery.IDENTIFY:
+            session.forget()
+        elif is_resumed and not ending.established and session.sequence == sequence:
+            session.resume_failed()
         return ending
 
     async def _address(self) -> str:

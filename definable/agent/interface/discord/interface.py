@@ -22,7 +22,7 @@ from .config import DiscordConfig
 from .gateway import Gateway
 from .gateway_session import GatewaySession
 from .message_event import NotAMessage
-from .outgoing import outgoing
+from .outgoing import edited, outgoing
 from .pace import Pace
 from .payload import Payload
 from .rest import DiscordRest, open_rest
@@ -127,13 +127,42 @@ class DiscordInterface(BaseInterface):
         Raises:
             InterfaceError: It was not posted.
         """
-        is_first = self._replied.claim(message.platform_message_id, REPLY_WINDOW, anyio.current_time())
-        for each in outgoing(response, message.platform_message_id if is_first else None):
+        for each in outgoing(response, self._reply_to(message)):
             await self._api.create_message(message.platform_chat_id, each.body, each.uploads)
+
+    async def post(self, message: InterfaceMessage, text: str) -> str | None:
+        """Post the beginning of a reply.
+
+        Raises:
+            InterfaceError: It was not posted, or nobody knows whether it was.
+        """
+        (beginning,) = outgoing(InterfaceResponse(text), self._reply_to(message))
+        return await self._api.create_message(message.platform_chat_id, beginning.body)
+
+    async def edit(self, message: InterfaceMessage, posted: str, text: str) -> None:
+        """Give a message another text.
+
+        Raises:
+            InterfaceError: It was not edited, or nobody knows whether it was.
+        """
+        await self._api.edit_message(message.platform_chat_id, posted, edited(text))
+
+    async def delete(self, message: InterfaceMessage, posted: str) -> None:
+        """Delete a message.
+
+        Raises:
+            InterfaceError: It was not deleted, or nobody knows whether it was.
+        """
+        await self._api.delete_message(message.platform_chat_id, posted)
 
     async def typing(self, message: InterfaceMessage) -> None:
         """Show for ten seconds that the bot is typing."""
         await self._api.trigger_typing(message.platform_chat_id)
+
+    def _reply_to(self, message: InterfaceMessage) -> str | None:
+        """The message, for the first that is posted in answer to it."""
+        is_first = self._replied.claim(message.platform_message_id, REPLY_WINDOW, anyio.current_time())
+        return message.platform_message_id if is_first else None
 
     @property
     def _api(self) -> DiscordRest:
@@ -148,4 +177,7 @@ class DiscordInterface(BaseInterface):
             return admission.admit(event.fields, self._session.user_id)
         except NotAMessage as error:
             logger.warning("%s: an event was passed over: %s", self.name, error)
+            return None
+        except Exception:  # Discord would replay it for ever to a bot that it throws off line
+            logger.exception("%s: an event was passed over", self.name)
             return None

@@ -22,6 +22,9 @@ from .rest import Upload
 MAX_ATTACHMENTS = 10
 """Files of one message, and as many embeds."""
 
+MAX_TITLE = 256
+"""Characters of an embed's title (Discord's "Message" resource, Embed Limits)."""
+
 Embed = dict[str, Any]
 
 
@@ -48,10 +51,14 @@ def outgoing(response: InterfaceResponse, reply_to: str | None) -> Iterator[Outg
         content, reply_to, at = "", None, at + MAX_ATTACHMENTS
 
 
+def edited(content: str) -> dict[str, Any]:
+    """What a message is changed into (Discord's "Message" resource, Edit Message)."""
+    return {"content": content, "allowed_mentions": {"parse": []}}  # what a model writes must ping nobody
+
+
 def _body(content: str, embeds: Sequence[Embed], reply_to: str | None) -> dict[str, Any]:
     body: dict[str, Any] = {
-        "content": content,
-        "allowed_mentions": {"parse": []},  # what a model writes must ping nobody
+        **edited(content),
         "nonce": token_hex(12),  # at most 25 characters; a second try within a few minutes posts nothing anew
         "enforce_nonce": True,
     }
@@ -90,7 +97,7 @@ def _image(image: Image, number: int) -> Upload | None:
 
 
 def _link(media: Media, url: str) -> Embed:
-    return {"title": media.filename or url, "url": url}
+    return {"title": (media.filename or url)[:MAX_TITLE], "url": url}
 
 
 def _filename(stem: str, media_type: str) -> str:

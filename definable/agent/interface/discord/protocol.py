@@ -100,6 +100,7 @@ class GatewayProtocol:
         if payload.event == "READY":
             return self._on_ready(payload)
         if payload.event == "RESUMED":
+            self._session.resumed()
             return (Established(resumed=True), Deliver(payload))
         return (Deliver(payload),)
 

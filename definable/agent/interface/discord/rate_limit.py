@@ -25,13 +25,15 @@ class Route:
 
     method: str
     template: str
-    """The path, with `{channel}` where the channel's id goes."""
+    """The path, with `{channel}` and `{message}` where their ids go."""
     channel: str = ""
+    message: str = ""
+    """Of no account for the limits."""
 
     @property
     def path(self) -> str:
         """The path itself."""
-        return self.template.replace("{channel}", self.channel)
+        return self.template.replace("{channel}", self.channel).replace("{message}", self.message)
 
 
 @dataclass(slots=True)

@@ -35,6 +35,11 @@ Discord knows a nonce."""
 MAX_WAIT = 60.0
 """Seconds: a rate limit that lasts longer fails the request at once."""
 
+EDIT_PATIENCE = 2.0
+"""Seconds, as `MAX_WAIT`: an edit that waits longer is better made later, with the text of then."""
+
+MESSAGE = "/channels/{channel}/messages/{message}"
+
 LIMITS = httpx2.Limits(max_connections=50, max_keepalive_connections=10, keepalive_expiry=60.0)
 
 USER_AGENT = f"DiscordBot (https://pypi.org/project/definable, {definable.__version__})"
@@ -73,22 +78,42 @@ class DiscordRest:
             raise InterfaceConnectionError(f"{self._base_url} does not answer like Discord's API") from error
         return read_gateway_info(body)
 
-    async def create_message(self, channel: str, message: Mapping[str, Any], uploads: Sequence[Upload] = ()) -> None:
+    async def create_message(
+        self, channel: str, message: Mapping[str, Any], uploads: Sequence[Upload] = ()
+    ) -> str | None:
         """Post a message (`POST /channels/{channel}/messages`), once however often it must be tried.
 
         Args:
             channel: The channel's id.
             message: What the API takes; with a nonce.
             uploads: Files to go with it.
+
+        Returns:
+            The message's id, if Discord says it.
         """
-        await self._request(Route("POST", "/channels/{channel}/messages", channel), message, uploads)
+        response = await self._request(Route("POST", "/channels/{channel}/messages", channel), message, uploads)
+        return read_id(response.content)
+
+    async def edit_message(self, channel: str, message: str, changes: Mapping[str, Any]) -> None:
+        """Edit a message (`PATCH /channels/{channel}/messages/{message}`); tried once."""
+        await self._request(Route("PATCH", MESSAGE, channel, message), changes, tries=1, patience=EDIT_PATIENCE)
+
+    async def delete_message(self, channel: str, message: str) -> None:
+        """Delete a message (`DELETE /channels/{channel}/messages/{message}`); tried once."""
+        await self._request(Route("DELETE", MESSAGE, channel, message), tries=1, patience=EDIT_PATIENCE)
 
     async def trigger_typing(self, channel: str) -> None:
         """Show for ten seconds that the bot is typing (`POST /channels/{channel}/typing`)."""
         await self._request(Route("POST", "/channels/{channel}/typing", channel))
 
     async def _request(
-        self, route: Route, body: Mapping[str, Any] | None = None, uploads: Sequence[Upload] = ()
+        self,
+        route: Route,
+        body: Mapping[str, Any] | None = None,
+        uploads: Sequence[Upload] = (),
+        *,
+        tries: int | None = None,
+        patience: float = MAX_WAIT,
     ) -> httpx2.Response:
         """Send a request, again while that may help.
 
@@ -98,27 +123,28 @@ class DiscordRest:
             InterfaceMessageError: Discord refuses the request (400, 403, 404 ...).
             InterfaceConnectionError: Discord cannot be reached or fails within.
         """
-        for tries in range(1, MAX_TRIES + 1):
+        most = MAX_TRIES if tries is None else tries
+        for number in range(1, most + 1):
+            await self._wait_for_turn(route, patience)
             outcome = await self._try(route, body, uploads)
             if isinstance(outcome, httpx2.Response):
                 return outcome
-            if not outcome.transient or tries == MAX_TRIES:
+            if not outcome.transient or number == most:
                 raise outcome.error
-            logger.info("try %d failed: %s", tries, outcome.error)
+            logger.info("try %d failed: %s", number, outcome.error)
             if outcome.retry_after is None:
-                await anyio.sleep(FIRST_RETRY_WAIT * 2 ** (tries - 1) * random.uniform(0.75, 1.0))
+                await anyio.sleep(FIRST_RETRY_WAIT * 2 ** (number - 1) * random.uniform(0.75, 1.0))
         raise AssertionError("the last try returns or raises")
 
     async def _try(
         self, route: Route, body: Mapping[str, Any] | None, uploads: Sequence[Upload]
     ) -> httpx2.Response | Failure:
-        await self._wait_for_turn(route)
         where = f"{route.method} {route.path}"
         try:
             response = await self._client.request(
                 route.method, f"{self._base_url}{route.path}", **_content(body, uploads)
             )
-        except httpx2.TransportError as error:
+        except httpx2.HTTPError as error:
             words = f"{where}: {type(error).__name__} {error}".rstrip()
             return Failure(InterfaceConnectionError(words), transient=True)
         self._limits.learn(route, response.headers, anyio.current_time())
@@ -129,9 +155,9 @@ class DiscordRest:
             self._limits.refused(route, failure.retry_after, anyio.current_time(), is_global=failure.is_global)
         return failure
 
-    async def _wait_for_turn(self, route: Route) -> None:
+    async def _wait_for_turn(self, route: Route, patience: float) -> None:
         while (wait := self._limits.take(route, anyio.current_time())) > 0:
-            if wait > MAX_WAIT:
+            if wait > patience:
                 raise InterfaceRateLimitError(
                     f"{route.method} {route.path}: Discord wants {wait:.0f} s of silence", retry_after=wait
                 )
@@ -147,6 +173,15 @@ async def open_rest(config: DiscordConfig) -> AsyncGenerator[DiscordRest]:
         limits=LIMITS,
     ) as client:
         yield DiscordRest(config, client)
+
+
+def read_id(body: bytes) -> str | None:
+    """The id of what Discord answers with; None when it has none."""
+    try:
+        id: object = json.loads(body)["id"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return id if isinstance(id, str) and id.isdecimal() else None
 
 
 def _content(body: Mapping[str, Any] | None, uploads: Sequence[Upload]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ try:
     # websockets has a connection of its own for each backend, on one protocol engine.
     from websockets.asyncio.client import ClientConnection as AsyncioConnection
     from websockets.asyncio.client import connect as connect_on_asyncio
-    from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+    from websockets.exceptions import ConnectionClosed
     from websockets.trio.client import ClientConnection as TrioConnection
     from websockets.trio.client import connect as connect_on_trio
 except ImportError as error:
@@ -91,22 +91,21 @@ async def open_websocket(url: str, timeout: float) -> AsyncGenerator[WebSocket]:
         InterfaceConnectionError: The server cannot be reached, or does not speak WebSocket there.
     """
     connect: Any = connect_on_trio if sniffio.current_async_library() == "trio" else connect_on_asyncio
-    context = connect(
-        url,
-        open_timeout=timeout,
-        close_timeout=HANDSHAKE_TIMEOUT,
-        ping_interval=None,  # the gateway has heartbeats of its own
-        compression=None,
-        max_size=MAX_PAYLOAD,
+    settings: dict[str, Any] = {
+        "open_timeout": timeout,
+        "close_timeout": HANDSHAKE_TIMEOUT,
+        "ping_interval": None,  # the gateway has heartbeats of its own
+        "compression": None,
+        "max_size": MAX_PAYLOAD,
         # On trio a connection (websockets 17.4) that stopped reading, since nobody takes what came, never ends. Missing
         # acknowledgements end one that is not read from long before the queue is large.
-        max_queue=None,
-        logger=logger,
-    )
+        "max_queue": None,
+        "logger": logger,
+    }
     async with AsyncExitStack() as stack:
         try:
-            connection = await stack.enter_async_context(context)
-        except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:
+            connection = await stack.enter_async_context(connect(url, **settings))
+        except Exception as error:  # trio has its own for a failed TLS handshake, websockets for half a dozen others
             raise InterfaceConnectionError(f"no WebSocket at {url}: {str(error) or type(error).__name__}") from error
         stack.push_async_callback(_close, connection)
         yield _Connected(connection)
@@ -143,5 +142,5 @@ async def _close(connection: TrioConnection | AsyncioConnection) -> None:
             await connection.close(RESUMABLE_CLOSE)
     if not isinstance(connection, TrioConnection):
         connection.transport.abort()
-        with anyio.CancelScope(shield=True):  # the transport is aborted: the next turn of the loop tells
+        with anyio.move_on_after(HANDSHAKE_TIMEOUT, shield=True):  # aborted: the next turn of the loop tells
             await connection.wait_closed()

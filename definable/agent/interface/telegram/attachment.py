@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -55,7 +54,7 @@ async def with_attachments(message: InterfaceMessage, api: BotAPI) -> InterfaceM
     Raises:
         InterfaceError: Something could not be fetched.
     """
-    attachments: Iterable[Attachment] = message.metadata.get("attachments", ())
+    attachments = [Attachment(**fields) for fields in message.metadata.get("attachments", ())]
     found: dict[str, Any] = {"images": (), "audio": (), "videos": (), "files": ()}
     for each in attachments:
         data = await _content(each, api)

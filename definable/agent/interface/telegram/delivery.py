@@ -50,10 +50,9 @@ class Delivery:
         tries = 0
         while True:
             chat_id = self._moved.get(chat_id, chat_id)
-            await anyio.sleep(self._pace.take(chat_id, anyio.current_time()))
             tries += 1
             try:
-                return await api.call(method, {"chat_id": chat_id, **parameters}, uploads=uploads)
+                return await self.deliver_once(api, method, chat_id, parameters, uploads)
             except TelegramRefusal as refusal:
                 if refusal.moved_to is None or tries >= MAX_TRIES:
                     raise
@@ -63,6 +62,30 @@ class Delivery:
                 if seconds is None:
                     raise
                 await anyio.sleep(seconds)
+
+    async def deliver_once(
+        self,
+        api: BotAPI,
+        method: str,
+        chat_id: str,
+        parameters: Mapping[str, Any],
+        uploads: Mapping[str, Upload] | None = None,
+    ) -> Any:
+        """As `deliver`, where a later request takes the place of one that fails.
+
+        Raises:
+            InterfaceError: It was not sent, or nobody knows whether it was.
+        """
+        await self._wait_for_turn(chat_id)
+        return await api.call(method, {"chat_id": chat_id, **parameters}, uploads=uploads)
+
+    async def _wait_for_turn(self, chat_id: str) -> None:
+        while True:
+            seconds = self._pace.wait(chat_id, anyio.current_time())
+            if seconds <= 0:
+                break
+            await anyio.sleep(seconds)
+        await anyio.sleep(self._pace.take(chat_id, anyio.current_time()))
 
     def _move(self, chat_id: str, moved_to: str) -> None:
         self._moved[chat_id] = moved_to

@@ -8,8 +8,6 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import anyio
-
 from definable.agent.auth.base import AuthProvider
 from definable.agent.interface.base import Accept, BaseInterface, WebhookHandler
 from definable.agent.interface.errors import InterfaceConnectionError, InterfaceMessageError
@@ -25,7 +23,7 @@ from .config import TelegramConfig
 from .poller import Poller
 from .sender import Sender, place_in_chat
 from .update import message_of, update_id_of
-from .webhook import TelegramSecret, set_webhook
+from .webhook import CHECK_INTERVAL, TelegramSecret, keep_webhook
 
 if TYPE_CHECKING:
     from definable.agent.agent import Agent
@@ -37,10 +35,12 @@ class TelegramInterface(BaseInterface):
     """A Telegram bot: by long polling, or with updates sent to this service's own HTTP server.
 
     In text, captions, photos, voice, audio, video and documents; the model sees text and images, and is told of the
-    rest. Out goes text, formatted from Markdown, and the media of the response.
+    rest. Out goes text, formatted from Markdown, and the media of the response. In private chats a reply that takes the
+    model long is shown while it is written.
 
-    A message is acknowledged to Telegram once it has been answered: over a graceful restart none is lost and none is
-    answered twice. After a crash, those that were being answered come again.
+    A message is acknowledged to Telegram once it has been answered, or once a durable event bus keeps it: over a
+    graceful restart none is lost and none is answered twice. After a crash, those that were being answered come again.
+    Without a durable bus Telegram gives out no more than 100 messages before the first of them is answered.
 
     Args:
         config: The bot's token and settings.
@@ -82,9 +82,9 @@ class TelegramInterface(BaseInterface):
 
     @property
     def max_silence(self) -> float | None:
-        """Of a poller: a poll that takes as long as it may, and half as much again."""
+        """Of a poller: a poll that takes as long as it may, and half as much again; of a webhook: a few checks."""
         if self.config.mode == "webhook":
-            return None
+            return 3 * CHECK_INTERVAL + self.config.request_timeout
         return 1.5 * (self.config.polling_timeout + self.config.request_timeout)
 
     def connection(self) -> AbstractAsyncContextManager[None]:
@@ -107,14 +107,22 @@ class TelegramInterface(BaseInterface):
         self._accept = accept
         try:
             if self.config.mode == "webhook":
-                await set_webhook(api, self.config, self._secret)
-                await anyio.sleep_forever()
+                await keep_webhook(api, self.config, self._secret, self.alive)
             await self._poller.poll(api, self._take, self.alive)
         finally:
             self._accept = None
 
     async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
         await self._sender.send(self._connection(), message, response)
+
+    async def post(self, message: InterfaceMessage, text: str) -> str | None:
+        return await self._sender.post(self._connection(), message, text)
+
+    async def edit(self, message: InterfaceMessage, posted: str, text: str) -> None:
+        await self._sender.edit(self._connection(), message, posted, text)
+
+    async def delete(self, message: InterfaceMessage, posted: str) -> None:
+        await self._sender.delete(self._connection(), message, posted)
 
     async def complete(self, message: InterfaceMessage) -> InterfaceMessage:
         return await with_attachments(message, self._connection())

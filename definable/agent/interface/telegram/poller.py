@@ -77,8 +77,15 @@ class Poller:
             for update in updates:
                 update_id = update_id_of(update)
                 if update_id is not None and self._watermark.take(update_id, anyio.current_time()):
-                    await take(update)
+                    await self._hand_on(update, update_id, take)
             await self._pause(began, is_empty=not updates)
+
+    async def _hand_on(self, update: Any, update_id: int, take: Callable[[Any], Awaitable[None]]) -> None:
+        try:
+            await take(update)
+        except BaseException:  # not accepted, or nobody knows
+            self._watermark.give_back(update_id)
+            raise
 
     def ended(self, update_id: int) -> None:
         """An update's handling has ended."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic_core import to_json
 
+from definable.agent.interface.errors import InterfaceConnectionError
 from definable.agent.interface.media import Media
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
 from definable.model.message import Image
@@ -62,15 +64,62 @@ class Sender:
                 raise
             logger.warning("telegram: chat %s cannot be written to: %s", chat_id, refusal.description)
 
+    async def post(self, api: BotAPI, message: InterfaceMessage, text: str) -> str | None:
+        """Send a text that will be edited; returns its id.
+
+        None in groups: there a bot may send and edit 20 times a minute.
+
+        Raises:
+            InterfaceError: It was not sent, or nobody knows whether it was.
+        """
+        if is_in_group(message):
+            return None
+        deliver = partial(self._delivery.deliver_once, api, "sendMessage", message.platform_chat_id)
+        sent: Any = await self._with_text(text, place_in_chat(message), deliver)
+        try:
+            return str(int(sent["message_id"]))
+        except (TypeError, LookupError, ValueError):
+            raise InterfaceConnectionError(
+                "sendMessage: Telegram answered with something else than a message"
+            ) from None
+
+    async def edit(self, api: BotAPI, message: InterfaceMessage, posted: str, text: str) -> None:
+        """Give a message another text, once.
+
+        Raises:
+            InterfaceError: It was not edited, or nobody knows whether it was.
+        """
+        deliver = partial(self._delivery.deliver_once, api, "editMessageText", message.platform_chat_id)
+        try:
+            await self._with_text(text, {"message_id": int(posted)}, deliver)
+        except TelegramRefusal as refusal:
+            if not refusal.says("message is not modified"):
+                raise
+
+    async def delete(self, api: BotAPI, message: InterfaceMessage, posted: str) -> None:
+        """Delete a message, once.
+
+        Raises:
+            InterfaceError: It was not deleted, or nobody knows whether it was.
+        """
+        place = {"message_id": int(posted)}
+        await self._delivery.deliver_once(api, "deleteMessage", message.platform_chat_id, place)
+
     async def _send_text(self, api: BotAPI, chat_id: str, text: str, place: Mapping[str, Any]) -> None:
+        await self._with_text(text, place, partial(self._delivery.deliver, api, "sendMessage", chat_id))
+
+    async def _with_text(
+        self, text: str, place: Mapping[str, Any], deliver: Callable[[Mapping[str, Any]], Awaitable[Any]]
+    ) -> Any:
+        """Deliver a text with its formatting; without, where Telegram cannot read that."""
         limit = self._config.max_message_length
         look = Formatted(text) if self._config.parse_mode is None else formatted(text, limit)
         try:
-            await self._delivery.deliver(api, "sendMessage", chat_id, {**text_parameters(look), **place})
+            return await deliver({**text_parameters(look), **place})
         except TelegramRefusal as refusal:
             if not (look.entities and refusal.says("can't parse entities")):
                 raise
-            await self._delivery.deliver(api, "sendMessage", chat_id, {**text_parameters(look.plain), **place})
+        return await deliver({**text_parameters(look.plain), **place})
 
     async def _send_medium(self, api: BotAPI, chat_id: str, sending: _Sending, place: Mapping[str, Any]) -> None:
         medium, parameter = sending.medium, sending.parameter
@@ -88,12 +137,17 @@ def place_in_chat(message: InterfaceMessage) -> dict[str, Any]:
     thread = message.metadata.get("message_thread_id")
     if thread is not None:
         place["message_thread_id"] = thread
-    if message.metadata.get("chat_type", "private") != "private":
+    if is_in_group(message):
         place["reply_parameters"] = {
             "message_id": int(message.platform_message_id),
             "allow_sending_without_reply": True,
         }
     return place
+
+
+def is_in_group(message: InterfaceMessage) -> bool:
+    """Whether others read along."""
+    return message.metadata.get("chat_type", "private") != "private"
 
 
 def text_parameters(look: Formatted) -> dict[str, Any]:

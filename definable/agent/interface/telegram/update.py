@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, cast
 
 from pydantic import BaseModel, Field, ValidationError
@@ -90,7 +91,7 @@ def message_of(update: Any, platform: str) -> InterfaceMessage | None:
             "update_id": update_id_of(update),
             "chat_type": message.chat.type,
             "message_thread_id": message.message_thread_id if message.is_topic_message else None,
-            "attachments": attachments,
+            "attachments": [asdict(each) for each in attachments],
         },
         created_at=message.date,
         **described,

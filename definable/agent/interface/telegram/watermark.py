@@ -52,6 +52,11 @@ class Watermark:
         self._taken_at = now
         return True
 
+    def give_back(self, update_id: int) -> None:
+        """Note that the update taken last was not handed on: it shall come again."""
+        del self._pending[update_id]
+        self._next = update_id
+
     def end(self, update_id: int) -> None:
         """Note that an update's handling has ended."""
         if update_id not in self._pending:

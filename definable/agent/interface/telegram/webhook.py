@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import hmac
+import logging
+from collections.abc import Callable
+from typing import NoReturn
 from urllib.parse import urlsplit
 
+import anyio
+from pydantic import BaseModel, ValidationError
+
 from definable.agent.auth.base import AuthContext, AuthRequest
+from definable.agent.interface.errors import InterfaceConnectionError, InterfaceRateLimitError
 
 from .client import BotAPI
 from .config import TelegramConfig
 from .update import ALLOWED_UPDATES
 
+logger = logging.getLogger(__name__)
+
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
+
+CHECK_INTERVAL = 60.0
+"""Seconds from one question about the webhook to the next."""
 
 
 class TelegramSecret:
@@ -35,19 +47,67 @@ class TelegramSecret:
         return AuthContext("telegram") if hmac.compare_digest(presented, self._secret) else None
 
 
-async def set_webhook(api: BotAPI, config: TelegramConfig, secret: str) -> None:
-    """Have Telegram send the updates here.
+class _WebhookInfo(BaseModel):
+    """https://core.telegram.org/bots/api#webhookinfo"""
+
+    url: str
+    pending_update_count: int = 0
+    last_error_date: int = 0
+    """Unix seconds, by Telegram's clock."""
+    last_error_message: str = ""
+
+
+async def keep_webhook(api: BotAPI, config: TelegramConfig, secret: str, alive: Callable[[], None]) -> NoReturn:
+    """Have Telegram send the updates here, and ask now and then whether it does: nobody else would notice.
+
+    Args:
+        api: The Bot API.
+        config: Where to send them.
+        secret: What they must bear.
+        alive: Told whenever Telegram has the webhook and reaches it.
 
     Raises:
-        InterfaceError: Telegram refuses, or cannot be reached.
+        InterfaceError: Telegram refuses, cannot be reached at first, or somebody has taken the webhook away.
     """
-    parameters = {
-        "url": webhook_address(config),
-        "secret_token": secret,
-        "allowed_updates": ALLOWED_UPDATES,
-        "max_connections": 1,  # several would bring a chat's messages out of order
-    }
-    await api.call("setWebhook", parameters)
+    address = webhook_address(config)
+    await api.call(
+        "setWebhook",
+        {
+            "url": address,
+            "secret_token": secret,
+            "allowed_updates": ALLOWED_UPDATES,
+            "max_connections": 1,  # several would bring a chat's messages out of order
+        },
+    )
+    last_error = (await _webhook_info(api)).last_error_date
+    while True:
+        await anyio.sleep(CHECK_INTERVAL)
+        try:
+            info = await _webhook_info(api)
+        except (InterfaceConnectionError, InterfaceRateLimitError) as error:
+            logger.info("telegram: the webhook could not be checked: %s", error)
+            continue
+        if info.url != address:
+            raise InterfaceConnectionError(
+                f"the webhook was taken away, it is {info.url or 'none'} now: is another program at it?"
+            )
+        if info.last_error_date == last_error or not info.pending_update_count:
+            alive()
+        else:
+            logger.warning(
+                "telegram: %d updates wait, they do not come through to %s: %s",
+                info.pending_update_count,
+                address,
+                info.last_error_message,
+            )
+        last_error = info.last_error_date
+
+
+async def _webhook_info(api: BotAPI) -> _WebhookInfo:
+    try:
+        return _WebhookInfo.model_validate(await api.call("getWebhookInfo"))
+    except ValidationError:
+        raise InterfaceConnectionError("getWebhookInfo: Telegram answered with something else") from None
 
 
 def webhook_address(config: TelegramConfig) -> str:

@@ -89,6 +89,7 @@ class Platform:
         self.times: list[float] = []
         self.asked = 0
         self.info = GatewayInfo("ws://main", 1000, 0.0)
+        self.closed: list[float] = []
         self.events: list[Payload] = []
         self.began = anyio.current_time()
 
@@ -112,6 +113,7 @@ class Platform:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(peer.play)
                 yield PeerSocket(peer, received)
+                self.closed.append(anyio.current_time() - self.began)
                 tasks.cancel_scope.cancel()
 
     async def run(self, seconds: float, session: GatewaySession | None = None, **config: Any) -> None:
@@ -271,6 +273,56 @@ async def test_events_that_came_before_a_session_ended_are_handled_still() -> No
     platform.handle = slow
     await platform.run(20)
     assert [each.sequence for each in platform.events] == [2, 3]
+
+
+@pytest.mark.parametrize("refusal", [[HELLO, (9, True)], [HELLO, "4000"], [HELLO], []])
+async def test_a_session_that_is_never_given_back_gives_way_to_a_new_one(refusal: list[Any]) -> None:
+    session, peers = GatewaySession(), [Peer(*refusal) for _ in range(3)]
+    platform = Platform(Peer(HELLO, READY, 20, "4000"), *peers)
+    with pytest.raises(InterfaceConnectionError):
+        await platform.run(1000, session)
+    platform.peers.append(following := Peer(HELLO, READY))
+    await platform.run(30, session)
+    assert following.ops(2, 6) == [2]
+
+
+async def test_a_session_out_of_reach_is_resumed_however_long_that_takes() -> None:
+    session, platform = GatewaySession(), Platform(Peer(HELLO, READY, 20, "4000"), *[None] * 6)
+    for _ in range(2):
+        with pytest.raises(InterfaceConnectionError):
+            await platform.run(1000, session)
+    platform.peers.append(following := Peer(HELLO, RESUMED))
+    await platform.run(30, session)
+    assert following.ops(2, 6) == [6]
+
+
+async def test_a_session_that_is_given_back_piece_by_piece_is_kept() -> None:
+    """The replay takes longer than the connections last."""
+    session = GatewaySession()
+    parts = [Peer(HELLO, event(number), "4000") for number in range(2, 8)]
+    platform = Platform(Peer(HELLO, READY, 20, "4000"), *parts)
+    for _ in range(2):
+        with pytest.raises(InterfaceConnectionError):
+            await platform.run(1000, session)
+    platform.peers.append(following := Peer(HELLO, RESUMED))
+    await platform.run(30, session)
+    assert following.heard[0][1:] == (6, {"token": TOKEN, "session_id": "s1", "seq": 7})
+
+
+@pytest.mark.parametrize("ending", [(7, None), "4000"])
+async def test_a_connection_is_closed_at_once_whatever_is_still_to_be_dealt_with(ending: Any) -> None:
+    """Discord would hold a socket without a heartbeat for dead, and its session with it."""
+    platform = Platform(Peer(HELLO, READY, event(2), event(3), ending), following := Peer(HELLO, RESUMED))
+
+    async def slow(event: Payload) -> None:
+        await anyio.sleep(100)
+        platform.events.append(event)
+
+    platform.handle = slow
+    await platform.run(210)
+    assert platform.closed[0] == pytest.approx(0, abs=1)
+    assert [each.sequence for each in platform.events] == [2, 3]
+    assert following.heard[0][2]["seq"] == 3, "nothing is asked for again that was dealt with meanwhile"
 
 
 async def test_what_is_no_payload_ends_the_connection_alone() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 from loopback.discord_bot import bot_for, serving
-from loopback.discord_objects import BOT, TOKEN
+from loopback.discord_objects import BOT, TOKEN, message, user
 from loopback.discord_server import DiscordServer
 
 from definable.agent import Agent
@@ -138,6 +138,32 @@ async def test_events_that_a_resume_brings_again_are_answered_once() -> None:
         assert [each.content for each in server.posted] == ["0", "1", "2", "3", "4", "last"]
 
 
+async def test_events_that_a_resume_brings_again_after_a_restart_are_answered_once() -> None:
+    async with DiscordServer().running() as server:
+        bot = bot_for(server)
+        async with serving(Agent("offline"), bot):
+            await server.until(lambda: server.on_line)
+            for number in range(3):
+                await server.say("10", str(number))
+            await server.until(lambda: len(server.posted) == 3)
+        server.replays_again = 3
+        await server.say("10", "last")
+        async with serving(Agent("offline"), bot):
+            await server.until(lambda: server.posted[-1].content == "last")
+        assert [each.content for each in server.posted] == ["0", "1", "2", "last"]
+
+
+@pytest.mark.parametrize("poison", [{"id": "9" * 5000}, {"id": None}, {"author": 7}, {"channel_id": 7}])
+async def test_an_event_that_makes_no_sense_is_passed_over_and_throws_nobody_off_line(poison: dict[str, Any]) -> None:
+    async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)):
+        await server.until(lambda: server.on_line)
+        await server.dispatch("MESSAGE_CREATE", message("10", user("7", "user7"), "hm?") | poison)
+        await server.say("10", "still there?")
+        await server.until(lambda: server.posted)
+        assert [each.content for each in server.posted] == ["still there?"]
+        assert (len(server.identified), server.resumed) == (1, [])
+
+
 async def test_a_requested_heartbeat_comes_at_once() -> None:
     async with DiscordServer(heartbeat_interval=60).running() as server, serving(Agent("offline"), bot_for(server)):
         await server.until(lambda: server.on_line)
@@ -157,7 +183,8 @@ async def test_a_refused_bot_fails_for_good_and_health_says_so(refuse: str, capl
             if refuse == "gateway token":
                 await server.until(lambda: server.on_line)
                 await server.close(4004)
-            await runtime.supervisors[0].ended.wait()
+            await runtime.supervisors[0].received.wait()
+            await runtime.bus.drain()
             assert runtime.supervisors[0].state is InterfaceState.FAILED
             assert runtime.health()[0] is False
         assert TOKEN not in caplog.text

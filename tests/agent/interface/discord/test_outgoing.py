@@ -44,3 +44,9 @@ def test_more_files_than_a_message_takes_make_several() -> None:
     assert [len(each.uploads) for each in messages] == [10, 10, 3]
     assert [each.body["content"] for each in messages] == ["many", "", ""]
     assert ["message_reference" in each.body for each in messages] == [True, False, False]
+
+
+def test_the_title_of_a_long_link_is_cut() -> None:
+    url = "https://x/" + "y" * 500
+    (only,) = outgoing(InterfaceResponse("see", files=(Media(url=url),)), None)
+    assert only.body["embeds"] == [{"title": url[:256], "url": url}]

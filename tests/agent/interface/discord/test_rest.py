@@ -87,6 +87,12 @@ async def test_what_fails_for_a_moment_is_tried_again(fault: Fault) -> None:
         await posted_with(server, fault, fault)
 
 
+@pytest.mark.filterwarnings("default")  # httpx2 leaves a generator behind when it cannot decode an answer
+async def test_an_answer_that_cannot_be_decoded_is_tried_again() -> None:
+    async with DiscordServer().running() as server:
+        await posted_with(server, problem(200, b"no gzip", **{"Content-Encoding": "gzip"}))
+
+
 async def test_a_message_whose_answer_was_lost_is_not_posted_twice() -> None:
     async with DiscordServer().running() as server:
         await posted_with(server, Fault("vanish after"), Fault("vanish after"))

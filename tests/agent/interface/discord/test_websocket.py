@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+import trustme
 from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.tls import TLSStream
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Event, Request, TextMessage
 
@@ -73,6 +77,36 @@ async def test_messages_that_nobody_takes_do_not_hold_up_the_end() -> None:
             async with open_websocket(url, 5) as socket:
                 await socket.receive()
                 await anyio.sleep(0.1)  # more come than the connection holds, and it stops reading
+
+
+@pytest.mark.parametrize("answer", ["an unknown certificate", "no TLS", "nothing", "no HTTP"])
+async def test_a_server_that_cannot_be_talked_to_is_one_error(answer: str) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+
+    async def greet(stream: SocketStream) -> None:
+        async with stream:
+            if answer == "an unknown certificate":
+                with contextlib.suppress(anyio.BrokenResourceError, ssl.SSLError):
+                    await TLSStream.wrap(stream, ssl_context=context, server_side=True)
+            elif answer != "nothing":
+                await stream.receive()
+                await stream.send(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, greet)
+        scheme, port = "ws" if answer == "no HTTP" else "wss", listener.extra(SocketAttribute.local_port)
+        with anyio.fail_after(10), pytest.raises(InterfaceConnectionError, match="no WebSocket at"):
+            async with open_websocket(f"{scheme}://127.0.0.1:{port}/", 5):
+                pass
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "ws://", "nonsense"])
+async def test_what_is_no_address_is_the_same_error(url: str) -> None:
+    with pytest.raises(InterfaceConnectionError, match="no WebSocket at"):
+        async with open_websocket(url, 5):
+            pass
 
 
 async def test_nobody_there() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
@@ -11,7 +12,9 @@ from loopback.telegram_bot import bot_for
 from loopback.telegram_server import Fault, Page, Refused, Slow, TelegramServer
 
 from definable.agent import Agent
+from definable.agent.bus import MemoryBus
 from definable.agent.runtime.supervisor import InterfaceState
+from definable.errors import StorageError
 from definable.model import OfflineModel
 
 pytestmark = pytest.mark.anyio
@@ -269,3 +272,22 @@ async def test_only_allowed_users_and_chats_are_answered() -> None:
         async with agent().running(bot, enable_server=False):
             await anyio.sleep(60)
         assert (sorted(server.sent()), server.updates) == (["-5 2", "1 1"], [])
+
+
+async def test_what_the_bus_did_not_take_comes_again(caplog: pytest.LogCaptureFixture) -> None:
+    class FailsOnce(MemoryBus):
+        failures = 1
+
+        async def publish(self, name: str, data: Mapping[str, Any], **options: Any) -> bool:
+            if self.failures:
+                self.failures -= 1
+                raise StorageError("the disk is full")
+            return await super().publish(name, data, **options)
+
+    async with TelegramServer().running() as server:
+        server.write("one", chat=1)
+        server.write("two", chat=1)
+        async with Agent("offline", bus=FailsOnce()).running(bot_for(server), enable_server=False):
+            await server.until(lambda server: len(server.sent()) == 2)
+        assert (server.sent(), server.updates) == (["one", "two"], [])
+    assert caplog.text.count("the disk is full") == 1

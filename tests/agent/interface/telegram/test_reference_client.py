@@ -39,13 +39,38 @@ async def test_updates_are_taken_and_acknowledged() -> None:
 
 
 async def test_messages_and_media_are_sent() -> None:
-    async with TelegramServer().running() as server, reference(server) as bot:
+    async with TelegramServer(limits_chats=False).running() as server, reference(server) as bot:
         sent = await bot.send_message(1, "hello", entities=[telegram.MessageEntity("bold", 0, 5)])
         assert (sent.text, server.sent(1)) == ("hello", ["hello"])
         await bot.send_photo(1, b"png", filename="a.png")
         await bot.send_chat_action(1, "typing")
         assert server.sent(1, "sendPhoto")[0]["photo"][1] == b"png"
         assert server.refusals == []
+
+
+async def test_messages_are_edited_and_deleted() -> None:
+    async with TelegramServer(limits_chats=False).running() as server, reference(server) as bot:
+        theirs = server.write("theirs", chat=1)
+        sent = await bot.send_message(1, "one")
+        await bot.edit_message_text("two", 1, sent.message_id)
+        assert server.shown(1) == ["two"]
+        for number, text, why in (
+            (sent.message_id, "two", "not modified"),
+            (99, "x", "not found"),
+            (theirs, "x", "can't"),
+        ):
+            with pytest.raises(telegram.error.BadRequest, match=why):
+                await bot.edit_message_text(text, 1, number)
+        assert await bot.delete_message(1, sent.message_id)
+        assert server.shown(1) == []
+
+
+async def test_whoever_writes_too_fast_is_told_to_wait() -> None:
+    async with TelegramServer().running() as server, reference(server) as bot:
+        await bot.send_message(1, "one")
+        with pytest.raises(telegram.error.RetryAfter):
+            await bot.send_message(1, "two")
+        assert server.violations == ["sendMessage: chat 1 was written to again too soon"]
 
 
 async def test_files_are_fetched() -> None:

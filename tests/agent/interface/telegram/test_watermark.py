@@ -64,3 +64,14 @@ def test_what_is_not_ended_is_never_acknowledged_and_what_is_taken_is_taken_once
         assert offset is None or all(update >= offset for update in pending)
         assert pending or offset in (None, newest + 1)
     assert taken == sorted(set(taken))
+
+
+def test_what_was_not_handed_on_comes_again() -> None:
+    watermark = Watermark()
+    assert watermark.take(5, 0.0)
+    watermark.give_back(5)
+    assert watermark.is_idle and watermark.offset(0.0) == 5
+    assert watermark.take(5, 0.0) and watermark.take(6, 0.0)
+    watermark.give_back(6)
+    watermark.end(5)
+    assert watermark.offset(0.0) == 6

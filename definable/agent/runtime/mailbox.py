@@ -1,0 +1,162 @@
+"""One interface's messages on the event bus: accepted into it, handed out to be answered, settled at their end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from definable.agent.bus.base import Delivery, EventBus
+from definable.agent.bus.emitter import inside_worker
+from definable.agent.interface.inbox import Inbox
+from definable.agent.interface.message import InterfaceMessage
+from definable.agent.interface.message_json import message_from_json, message_to_json
+
+from .ledger import Work, WorkLedger
+from .workers import settled
+
+logger = logging.getLogger(__name__)
+
+RETURN_DELAY = 5.0
+"""Seconds after which a bus hands out again what came for an interface that is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message as the bus handed it out."""
+
+    message: InterfaceMessage
+    delivery: Delivery
+
+
+class Mailbox:
+    """Where the messages of one interface wait.
+
+    Args:
+        name: The interface's, among those of its agent; it must be the same after a restart.
+        bus: Keeps what was accepted.
+        ledger: Counts the messages, under the interface's name.
+        answer: Answers one message; False when that failed. Must not raise.
+        is_safe: Told of a message that this process need not finish any more: it has come to its end, or the bus keeps
+            it over the end of the process.
+        limit: How many messages may wait; beyond it `accept` waits for room.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        bus: EventBus,
+        ledger: WorkLedger,
+        *,
+        answer: Callable[[InterfaceMessage], Awaitable[bool]],
+        is_safe: Callable[[InterfaceMessage], None],
+        limit: int,
+    ) -> None:
+        self.name = name
+        self.key = f"interface {name}"
+        """Names the interface's deliveries."""
+        self._bus = bus
+        self._ledger = ledger
+        self._answer = answer
+        self._is_safe = is_safe
+        self._limit = limit
+        self._inbox: Inbox[Accepted] | None = None
+        self._closed = False
+        self._early: list[Delivery] = []
+        """What came before the interface was opened."""
+        self._room: anyio.Event | None = None
+        """Set when a message has left a full mailbox."""
+
+    async def accept(self, message: InterfaceMessage) -> bool:
+        """Put a message on the bus, once there is room; False when it came in before.
+
+        Raises:
+            ConfigurationError: The bus keeps JSON, and the message's metadata is none.
+            EventBusError: The bus did not take it.
+        """
+        while self.waiting() >= self._limit:
+            self._room = self._room or anyio.Event()
+            await self._room.wait()
+        is_kept = self._bus.durable
+        data = {"message": message_to_json(message) if is_kept else message}
+        if not await self._bus.publish(self.key, data, dedupe_key=self._dedupe_key(message)):
+            return False
+        if is_kept:
+            self._is_safe(message)
+        return True
+
+    async def take(self, delivery: Delivery) -> None:
+        """Take over a delivery that came out of the bus; the workers bring them in order."""
+        if self._closed:
+            await settled(delivery, delivery.nack(RETURN_DELAY))
+        elif self._inbox is None:
+            self._early.append(delivery)
+        else:
+            await self._put(self._inbox, delivery)
+
+    async def open(self, tasks: TaskGroup, max_chats: int) -> None:
+        """Have messages answered from now on, in tasks of this group."""
+        self._inbox = Inbox(self._handle, max_chats, tasks)
+        early, self._early = self._early, []
+        for delivery in early:
+            await self._put(self._inbox, delivery)
+
+    async def close(self) -> None:
+        """Give what nobody will answer back to the bus, now and from now on."""
+        self._closed = True
+        early, self._early = self._early, []
+        for delivery in early:
+            await settled(delivery, delivery.nack(RETURN_DELAY))
+
+    def waiting(self) -> int:
+        """Messages that nobody has begun to answer."""
+        return len(self._early) + (0 if self._inbox is None else self._inbox.waiting())
+
+    def close_account(self) -> None:
+        """Count what nobody began to answer, unless the bus hands it out again when it is opened next."""
+        if not self._bus.durable:
+            self._ledger.never_started(self.name, self.waiting())
+
+    async def _put(self, inbox: Inbox[Accepted], delivery: Delivery) -> None:
+        kept = delivery.data.get("message")
+        try:
+            message = kept if isinstance(kept, InterfaceMessage) else message_from_json(kept)
+        except ValueError as error:
+            with self._ledger.work(self.name) as work:
+                work.failed = True
+                logger.error("%s: delivery %s cannot be read and is dead: %s", self.name, delivery.id, error)
+                await settled(delivery, delivery.dead(str(error)))
+        else:
+            inbox.put((message.platform, message.platform_chat_id), Accepted(message, delivery))
+
+    async def _handle(self, accepted: Accepted) -> None:
+        inside_worker.set(False)  # the inbox's task was begun by a worker, and is none
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+        with self._ledger.work(self.name) as work:
+            lease = accepted.delivery.lease
+            if lease is None:
+                await self._answer_and_settle(work, accepted)
+                return
+            with lease:
+                await checkpoint_if_cancelled()  # it may have been lost in line
+                await self._answer_and_settle(work, accepted)
+            if lease.cancelled_caught:
+                work.goes_on = True
+                logger.warning("%s: a message was cut off: the lease of %s is lost", self.name, accepted.delivery.id)
+
+    async def _answer_and_settle(self, work: Work, accepted: Accepted) -> None:
+        message, delivery = accepted.message, accepted.delivery
+        work.failed = not await self._answer(message)
+        end = delivery.dead("it was not answered; the log says why") if work.failed else delivery.ack()
+        if await settled(delivery, end) and not self._bus.durable:
+            self._is_safe(message)
+
+    def _dedupe_key(self, message: InterfaceMessage) -> str | None:
+        number = message.platform_message_id
+        return "\n".join((self.key, message.platform, message.platform_chat_id, number)) if number else None
