@@ -22,6 +22,7 @@ LAYERS = [
         "definable.agent.event_loop",
         "definable.agent.worker_thread",
         "definable.agent.calling",
+        "definable.agent.random_id",
         "definable.agent.storage",
     ],
     [
@@ -41,6 +42,8 @@ LAYERS = [
         "definable.agent.hook",
         "definable.agent.serve_options",
         "definable.agent.blocking",
+        "definable.agent.telemetry",
+        "definable.agent.telemetry_span",
     ],
     ["definable.agent.run_loop", "definable.agent.output_type", "definable.agent.runner", "definable.agent.run_stream"],
     ["definable.agent.agent"],
@@ -50,7 +53,7 @@ LAYERS = [
 ]
 """Left never imports right: a module may import from its own layer and from those before it."""
 
-HEAVY = ["openai", "quart", "hypercorn", "croniter", "watchfiles", "httpx2", "websockets", "jwt"]
+HEAVY = ["openai", "quart", "hypercorn", "croniter", "watchfiles", "httpx2", "websockets", "jwt", "opentelemetry"]
 
 BACKEND_ROOMS = ("definable.agent.runtime.http.quart_app", "definable.agent.runtime.http.server", "definable.testing")
 """Where a backend may be imported by name."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .auth.base import AuthProvider
     from .bus.base import EventBus
     from .interface.base import BaseInterface
-    from .runtime.http.server.asgi import ASGIApp
+    from .runtime.http.lifespan import LifespanApp
     from .runtime.report import ShutdownReport
     from .runtime.runtime import AgentRuntime
     from .session.base import SessionStore
@@ -109,6 +109,7 @@ class Agent:
             max_turns=max_turns,
             max_history=max_history,
             run_timeout=run_timeout,
+            name=self.name,
         )
         self.triggers = TriggerRegistry()
         self.interfaces: list[BaseInterface] = []
@@ -363,8 +364,11 @@ class Agent:
 
         return running(self, interfaces, options)
 
-    def asgi(self, *interfaces: BaseInterface, **options: Unpack[ServeOptions]) -> ASGIApp:
+    def asgi(self, *interfaces: BaseInterface, **options: Unpack[ServeOptions]) -> LifespanApp:
         """The agent as an ASGI application, for any ASGI server: its lifespan runs cron, events and interfaces.
+
+        To mount it in another application, which keeps the server's lifespan to itself, enter its `lifespan()` in that
+        application's: `Starlette(routes=[Mount("/agent", service)], lifespan=service.lifespan)`.
 
         Args:
             interfaces: Messaging interfaces to serve, beside those given to `add_interface`.

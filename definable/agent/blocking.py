@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
 from typing import Any, Literal, TypeVar
 
 import anyio
@@ -18,7 +19,7 @@ def run_blocking(
     backend: Literal["asyncio", "trio"] = "asyncio",
     backend_options: dict[str, Any] | None = None,
 ) -> Result:
-    """Run an async function in an event loop of its own.
+    """Run an async function in an event loop of its own; on asyncio one of uvloop's, where that is installed.
 
     Args:
         function: What to run.
@@ -32,6 +33,8 @@ def run_blocking(
     library = running_library()
     if library is not None:
         raise RuntimeError(f"{library} runs in this thread already: write `{instead}` here")
+    if backend == "asyncio":
+        backend_options = {"use_uvloop": find_spec("uvloop") is not None} | (backend_options or {})
     return anyio.run(function, backend=backend, backend_options=backend_options)
 
 

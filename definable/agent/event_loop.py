@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from anyio.lowlevel import current_token
 
@@ -41,3 +41,8 @@ class EventLoopHandle:
         except RuntimeError:  # asyncio: the loop is closed; trio: RunFinishedError
             return False
         return True
+
+
+def current_backend() -> Literal["asyncio", "trio"]:
+    """Of the event loop that is running in this thread."""
+    return "asyncio" if hasattr(current_token().native_token, "call_soon_threadsafe") else "trio"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     # An edge for the type alone: triggers stand to the right of runs.
@@ -30,3 +30,35 @@ class RunContext:
 
 current_run: ContextVar[RunContext | None] = ContextVar("definable_current_run", default=None)
 """The run that the current task works for; log records take their ids from it."""
+
+current_trigger: ContextVar[TriggerEvent | None] = ContextVar("definable_current_trigger", default=None)
+"""The event that the current task handles, from before its run to after it."""
+
+
+class RunIds(NamedTuple):
+    """What tells a run from others in logs; "" for what there is none of."""
+
+    run_id: str = ""
+    session_id: str = ""
+    trigger_id: str = ""
+
+
+def current_ids() -> RunIds | None:
+    """The ids of what the current task works for; None when it works for no run and no event."""
+    run, trigger = current_run.get(), current_trigger.get()
+    if run is None:
+        return None if trigger is None else RunIds(trigger_id=trigger.id)
+    trigger = run.trigger or trigger
+    return RunIds(run.run_id, run.session_id, "" if trigger is None else trigger.id)
+
+
+def mark(error: BaseException) -> None:
+    """Have an exception remember whose it is: it may be logged after the run has ended. The innermost run counts."""
+    ids = current_ids()
+    if ids is not None and hasattr(error, "__dict__"):
+        error.__dict__.setdefault("definable_ids", ids)
+
+
+def ids_of(error: BaseException) -> RunIds | None:
+    """The ids that `mark` left; None without."""
+    return getattr(error, "definable_ids", None)

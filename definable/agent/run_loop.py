@@ -19,6 +19,7 @@ from definable.model.message import Message, ModelReply, ModelRequest, OutputSch
 from .run_context import RunContext
 from .run_event import Listener, TextDelta, ToolCallEnded, ToolCallStarted
 from .run_output import ToolExecution
+from .telemetry import chat_span, tool_span
 from .tools import Tool
 
 CheckReply: TypeAlias = Callable[[ModelReply], Any]
@@ -106,10 +107,12 @@ class RunLoop:
 
     async def _turn(self, conversation: Conversation) -> ModelReply:
         request = ModelRequest(tuple(conversation.messages), self._definitions, self._output_schema)
-        if self._listener is None:
-            reply = await self._model.reply(request)
-        else:
-            reply = await self._streamed(request, self._listener)
+        with chat_span(self._model, self._context) as span:
+            if self._listener is None:
+                reply = await self._model.reply(request)
+            else:
+                reply = await self._streamed(request, self._listener)
+            span.replied(reply)
         conversation.messages.append(Message("assistant", reply.content, reply.tool_calls))
         conversation.usage += reply.usage
         conversation.model = reply.model or conversation.model
@@ -151,6 +154,12 @@ class RunLoop:
         return execution
 
     async def _call_tool(self, call: ToolCall) -> ToolExecution:
+        with tool_span(call.name, call.id) as span:
+            execution = await self._call(call)
+            span.called(execution)
+        return execution
+
+    async def _call(self, call: ToolCall) -> ToolExecution:
         started = time.perf_counter()
         tool = self._tools.get(call.name)
         if tool is None:

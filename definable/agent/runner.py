@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from os import urandom
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -21,13 +20,15 @@ from definable.model.message import Message
 from .calling import call_user
 from .hook import HookPoint
 from .output_type import OutputType, plain_text
-from .run_context import RunContext, current_run
+from .random_id import random_id
+from .run_context import RunContext, current_run, mark
 from .run_event import Listener, RunEnded, RunStarted
 from .run_loop import Conversation, RunLoop
 from .run_output import RunOutput
 from .session.base import Session, SessionStore
 from .session.gate import SessionGate
 from .session.history import bounded
+from .telemetry import run_span
 from .tools import Tool, index_tools
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class RunRequest:
     user_id: str | None = None
     metadata: Mapping[str, Any] | None = None
     trigger: TriggerEvent | None = None
-    run_id: str = field(default_factory=lambda: f"run_{urandom(12).hex()}")
+    run_id: str = field(default_factory=lambda: f"run_{random_id(12)}")
 
 
 class Runner:
@@ -61,6 +62,7 @@ class Runner:
         max_turns: How many requests a run may put to the model.
         max_history: How many messages of a session are kept and sent.
         run_timeout: Seconds that a run may take, its wait for its session's turn included; None for no limit.
+        name: The agent's, for traces.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class Runner:
         max_turns: int,
         max_history: int,
         run_timeout: float | None,
+        name: str = "agent",
     ) -> None:
+        self.name = name
         self.model = model
         self.instructions = instructions
         self.sessions = sessions
@@ -138,7 +142,7 @@ class Runner:
 
     async def _run_in_session(self, request: RunRequest, listener: Listener | None) -> RunOutput:
         if request.session_id is None:  # nobody else can know the id: no turn to wait for, nothing to load
-            return await self._run(request, Session(f"session_{urandom(12).hex()}", request.user_id), listener)
+            return await self._run(request, Session(f"session_{random_id(12)}", request.user_id), listener)
         async with self._gate.turn(request.session_id):
             session = await self.sessions.load(request.session_id)
             if session is None:
@@ -148,28 +152,39 @@ class Runner:
             return await self._run(request, session, listener)
 
     async def _run(self, request: RunRequest, session: Session, listener: Listener | None) -> RunOutput:
-        created_at, started = time.time(), time.perf_counter()
         context = _context(request, session.session_id, session.state)
         token = current_run.set(context)
         try:
-            if self.before_request:
-                await self.before_request.fire(context)
-            if listener is not None:
-                await listener(RunStarted(request.run_id, session.session_id))
-            try:
-                content, conversation = await self._converse(request, context, session, listener)
-                await self._keep(session, conversation, created_at)
-            except Exception as error:
-                await self.on_error.fire(context, error)
-                raise
-            output = _output(request, session, content, conversation, created_at, time.perf_counter() - started)
-            if self.after_response:
-                await self.after_response.fire(output)
-            if listener is not None:
-                await listener(RunEnded(output))
+            with run_span(self.name, self.model, context) as span:
+                output = await self._run_within(request, session, context, listener)
+                span.completed(output)
             return output
+        except Exception as error:
+            mark(error)
+            raise
         finally:
             current_run.reset(token)
+
+    async def _run_within(
+        self, request: RunRequest, session: Session, context: RunContext, listener: Listener | None
+    ) -> RunOutput:
+        created_at, started = time.time(), time.perf_counter()
+        if self.before_request:
+            await self.before_request.fire(context)
+        if listener is not None:
+            await listener(RunStarted(request.run_id, session.session_id))
+        try:
+            content, conversation = await self._converse(request, context, session, listener)
+            await self._keep(session, conversation, created_at)
+        except Exception as error:
+            await self.on_error.fire(context, error)
+            raise
+        output = _output(request, session, content, conversation, created_at, time.perf_counter() - started)
+        if self.after_response:
+            await self.after_response.fire(output)
+        if listener is not None:
+            await listener(RunEnded(output))
+        return output
 
     async def _converse(
         self, request: RunRequest, context: RunContext, session: Session, listener: Listener | None

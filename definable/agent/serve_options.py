@@ -18,7 +18,8 @@ class ServeOptions(TypedDict, total=False):
     enable_server: bool | None
     """True serves HTTP, False does not; None (the default) does when a webhook is registered or routes were added."""
     dev: bool
-    """Development mode: documentation at `/docs`; `serve` reloads when a `.py` file is saved."""
+    """Development mode: documentation at `/docs`; `serve` runs the program again, in a child process, whenever a `.py`
+    file is saved. What follows `serve` in the program runs once, in the watching parent."""
     shutdown_timeout: float
     """Seconds that a stop may take to finish what was accepted; 30 unless set."""
     handle_signals: bool

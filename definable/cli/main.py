@@ -6,13 +6,32 @@ import click
 
 from definable import __version__
 
+from .completion import completion
+from .deadletters import deadletters
 from .demo import demo
+from .init import init
+from .run import run
+from .serve import serve
+from .triggers import triggers
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="definable")
 def main() -> None:
-    """Serve AI agents."""
+    """Serve AI agents.
+
+    AGENT names an agent: `module:agent`, `path/app.py:agent`, or a module or file alone where it holds exactly one.
+
+    \b
+    Try it:
+      definable demo                        a ready agent that needs no key
+      definable init                        write a program to start from
+      definable serve app.py --dev          serve it, and again at every save
+    \b
+    Completion of commands and options, say in ~/.bashrc:
+      eval "$(definable completion bash)"
+    """
 
 
-main.add_command(demo)
+for command in (serve, run, triggers, deadletters, init, demo, completion):
+    main.add_command(command)

@@ -12,11 +12,13 @@ import sniffio
 
 from definable.agent.trigger.cron import Cron
 
+from .log_text import Block
+
 if TYPE_CHECKING:
     from .runtime import AgentRuntime
 
 
-def banner(runtime: AgentRuntime) -> str:
+def banner(runtime: AgentRuntime) -> Block:
     """The lines that a start logs."""
     agent = runtime.agent
     lines = [f"{runtime.name} on {agent.model.id} ({sniffio.current_async_library()})", *_endpoints(runtime)]
@@ -26,7 +28,7 @@ def banner(runtime: AgentRuntime) -> str:
     lines.append(f"auth     {'none' if agent.auth is None else type(agent.auth).__name__}")
     if runtime.url is not None:
         lines.append(f"try      {curl(runtime, runtime.url)}")
-    return "\n  ".join(lines)
+    return Block("\n  ".join(lines))
 
 
 def curl(runtime: AgentRuntime, url: str) -> str:

@@ -16,8 +16,10 @@ import anyio
 
 from definable.agent.agent import checked_input
 from definable.agent.calling import call_user
+from definable.agent.run_context import current_trigger, mark
 from definable.agent.run_output import RunOutput
 from definable.agent.runner import RunRequest
+from definable.agent.telemetry import trigger_span
 from definable.agent.trigger.base import BaseTrigger, Reply, TriggerEvent
 from definable.errors import ConfigurationError, RunCancelled, RunTimeout
 
@@ -75,11 +77,15 @@ class Dispatcher:
             TooManyRuns: Too many runs are under way.
             Exception: What the handler or the run raised.
         """
-        if trigger.timeout is None:
-            return await self._handle(trigger, event, user_id, run_id, wait_for_place)
-        with anyio.move_on_after(trigger.timeout):
-            return await self._handle(trigger, event, user_id, run_id, wait_for_place)
-        raise RunTimeout(f"{event.source} did not end within timeout={trigger.timeout:g} seconds")
+        token = current_trigger.set(event)
+        try:
+            with trigger_span(event, trigger.source, waited_for=not wait_for_place):
+                return await self._handle_in_time(trigger, event, user_id, run_id, wait_for_place)
+        except Exception as error:
+            mark(error)
+            raise
+        finally:
+            current_trigger.reset(token)
 
     async def dispatch_with_retries(
         self, trigger: BaseTrigger, event: TriggerEvent, *, user_id: str | None = None
@@ -103,6 +109,15 @@ class Dispatcher:
         if place is None:
             place = self._places[trigger] = anyio.Semaphore(trigger.max_concurrency)
         return place
+
+    async def _handle_in_time(
+        self, trigger: BaseTrigger, event: TriggerEvent, user_id: str | None, run_id: str | None, wait: bool
+    ) -> Outcome:
+        if trigger.timeout is None:
+            return await self._handle(trigger, event, user_id, run_id, wait)
+        with anyio.move_on_after(trigger.timeout):
+            return await self._handle(trigger, event, user_id, run_id, wait)
+        raise RunTimeout(f"{event.source} did not end within timeout={trigger.timeout:g} seconds")
 
     async def _handle(
         self, trigger: BaseTrigger, event: TriggerEvent, user_id: str | None, run_id: str | None, wait: bool

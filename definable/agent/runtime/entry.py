@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, nullcontext
+from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import anyio
 from anyio.abc import TaskStatus
 
 from definable.agent.agent import Agent
 from definable.agent.blocking import run_blocking
+from definable.agent.event_loop import current_backend
 from definable.agent.interface.base import BaseInterface
 from definable.agent.serve_options import ServeOptions
 from definable.errors import ConfigurationError
 
+from .dev_channel import Inheritance
+from .garbage import rare_collection
 from .logs import ensure_visible
 from .plain_errors import plain_errors
 from .report import ShutdownReport
@@ -25,21 +31,65 @@ from .settings import ServeSettings
 from .signals import STUCK_MARGIN, SignalWatcher
 
 if TYPE_CHECKING:
-    from .http.server.asgi import ASGIApp
+    from .dev_child import DevChild
+    from .http.lifespan import LifespanApp
+
+Backend: TypeAlias = Literal["asyncio", "trio"]
 
 logger = logging.getLogger("definable")
 
+loading: ContextVar[bool] = ContextVar("definable_loading", default=False)
+"""Whether a program is being loaded by somebody who serves its agent himself, such as `definable serve`."""
 
-def serve(
-    agent: Agent, interfaces: Sequence[BaseInterface], backend: Literal["asyncio", "trio"], options: ServeOptions
-) -> ShutdownReport:
+
+class ServeReached(BaseException):
+    """A program that is being loaded came to its `serve`: raised in place of serving, with what it was called with.
+
+    No `Exception`, so that the program's own handlers let it through.
+    """
+
+    def __init__(
+        self, agent: Agent, interfaces: Sequence[BaseInterface], backend: Backend, options: ServeOptions
+    ) -> None:
+        super().__init__("serve() was reached while loading")
+        self.agent = agent
+        self.interfaces = interfaces
+        self.backend: Backend = backend
+        self.options = options
+
+
+def serve(agent: Agent, interfaces: Sequence[BaseInterface], backend: Backend, options: ServeOptions) -> ShutdownReport:
     """Serve in an event loop of our own; see `Agent.serve`."""
     if backend not in ("asyncio", "trio"):
         raise ConfigurationError(f"backend={backend!r}: 'asyncio' or 'trio'")
+    settings = ServeSettings(**options)
+    if loading.get():
+        raise ServeReached(agent, interfaces, backend, options)
     ensure_visible()
-    runtime = AgentRuntime(agent, interfaces, ServeSettings(**options))
+    if settings.dev and os.name != "posix":
+        logger.warning("reloading needs POSIX: changes show after a restart by hand")
+    if os.name != "posix" or not (settings.dev or Inheritance.find()):
+        return serve_process(AgentRuntime(agent, interfaces, settings), backend)
+    from .dev_child import DevChild  # development mode's own modules load in development mode alone
+
+    child = DevChild.claim()
+    if child is None:
+        from .dev_reload import serve_and_reload
+
+        return serve_and_reload()
+    with closing(child):
+        serve_child(AgentRuntime(agent, interfaces, settings), backend, child)
+    raise SystemExit(0)  # what follows `serve` in the program is the parent's to do
+
+
+def serve_process(
+    runtime: AgentRuntime, backend: Backend, serving: Callable[[SignalWatcher], Awaitable[ShutdownReport]] | None = None
+) -> ShutdownReport:
+    """Serve in this process, until a signal."""
     watcher = SignalWatcher(runtime.stop, exit_after=runtime.settings.shutdown_timeout + STUCK_MARGIN)
-    report = run_blocking(partial(_serve, runtime, watcher), instead="await agent.aserve(...)", backend=backend)
+    main = partial(_serve, runtime, watcher) if serving is None else partial(serving, watcher)
+    with rare_collection():
+        report = run_blocking(main, instead="await agent.aserve(...)", backend=backend)
     if report.stuck_threads:
         logger.warning("the process may not end by itself: %s still runs in a thread", ", ".join(report.stuck_threads))
     else:
@@ -49,10 +99,32 @@ def serve(
     return report
 
 
+def serve_child(runtime: AgentRuntime, backend: Backend, child: DevChild) -> None:
+    """Serve as the child of a watching parent."""
+    child.begin(runtime.settings)
+    if runtime.serves_http:
+        runtime.settings = replace(runtime.settings, sockets=child.listen(runtime.settings))
+    else:
+        child.decline()
+
+    async def serve_and_obey(watcher: SignalWatcher) -> ShutdownReport:
+        with plain_errors():
+            async with anyio.create_task_group() as group:
+                group.start_soon(child.obey, runtime)
+                child.ended(await _serve(runtime, watcher, task_status=child))
+                group.cancel_scope.cancel()
+        assert runtime.report is not None
+        return runtime.report
+
+    serve_process(runtime, backend, serve_and_obey)
+
+
 async def aserve(
     agent: Agent, interfaces: Sequence[BaseInterface], options: ServeOptions, task_status: TaskStatus[str | None]
 ) -> ShutdownReport:
     """Serve in the caller's event loop; see `Agent.aserve`."""
+    if loading.get():
+        raise ServeReached(agent, interfaces, current_backend(), options)
     runtime = AgentRuntime(agent, interfaces, ServeSettings(**options))
     return await _serve(runtime, SignalWatcher(runtime.stop, exit_after=None), task_status=task_status)
 
@@ -79,7 +151,7 @@ async def _running(runtime: AgentRuntime) -> AsyncGenerator[AgentRuntime, None]:
             runtime.stop()
 
 
-def asgi(agent: Agent, interfaces: Sequence[BaseInterface], options: ServeOptions) -> ASGIApp:
+def asgi(agent: Agent, interfaces: Sequence[BaseInterface], options: ServeOptions) -> LifespanApp:
     """The agent as an ASGI application; see `Agent.asgi`."""
     from .http.lifespan import LifespanApp  # an agent without HTTP never needs it
 

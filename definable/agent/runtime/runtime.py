@@ -113,6 +113,10 @@ class AgentRuntime:
         self._cron_scope: anyio.CancelScope | None = None
         self._stop_began: float | None = None
         """Seconds of the event loop's clock."""
+        self._start_scope: anyio.CancelScope | None = None
+        """What a stop cancels until there are children to stop."""
+        self._stopped_early = False
+        """A stop came before the event loop was known."""
         self._forced = False
 
     # --- state
@@ -143,7 +147,9 @@ class AgentRuntime:
         Args:
             force: Cut off what is under way rather than finish it.
         """
-        if self._loop is not None:
+        if self._loop is None:
+            self._stopped_early = True  # a signal that comes just before `run`
+        else:
             self._loop.call_soon(self._stop_now, force)
 
     async def fire(self, trigger: BaseTrigger) -> None:
@@ -174,13 +180,19 @@ class AgentRuntime:
         if self.agent.runtime is not None or self._loop is not None:
             raise ServeError("this agent is being served already: one runtime at a time")
         self._loop = EventLoopHandle()
-        self._stopping = anyio.Event()
+        self._stopping, self._start_scope = anyio.Event(), anyio.CancelScope()
         self.agent.runtime = self
+        if self._stopped_early:
+            self._stop_now(False)
         try:
-            with plain_errors(), Watchdog(self._loop):
+            with plain_errors(), Watchdog(self._loop), self._start_scope:
                 await self._serve(task_status)
         finally:
             self.agent.runtime = None
+        if self.report is None:  # it was stopped before it served
+            task_status.started(self.url)
+            self._count_unpublished()
+            self._write_report(())
         assert self.report is not None
         return self.report
 
@@ -273,12 +285,13 @@ class AgentRuntime:
     # --- stop, in order
 
     def _stop_now(self, force: bool) -> None:
-        assert self._stopping is not None
+        assert self._stopping is not None and self._start_scope is not None
         self._stopping.set()
-        if force:
-            self._forced = True
-            if self._children is not None:
-                self._children.cancel_scope.cancel()
+        self._forced = self._forced or force
+        if self._children is None:  # nothing was accepted yet, and what is being opened may hang
+            self._start_scope.cancel()
+        elif force:
+            self._children.cancel_scope.cancel()
 
     async def _drain(self) -> None:
         self._stop_began = anyio.current_time()
@@ -315,9 +328,10 @@ class AgentRuntime:
 
     async def _close_account(self) -> None:
         """Count what was left undone, see to threads that nobody waits for, and write the report."""
-        began, self._forced = self._stop_began, self._forced or self._stop_began is None
-        for key, _ in self.agent.emitter.leftovers():
-            self.ledger.never_started(source_kind(self.triggers.by_key[key]))
+        assert self._start_scope is not None
+        was_served = not self._start_scope.cancel_called
+        self._forced = self._forced or (was_served and self._stop_began is None)
+        self._count_unpublished()
         self.workers.close_account()
         for delivery in self.bus.leftovers():
             self.workers.count_undone(delivery)
@@ -326,7 +340,14 @@ class AgentRuntime:
         stuck: Sequence[RunningThread] = ()
         with anyio.CancelScope(shield=True):  # bounded by wait_idle's own timeout
             stuck = await worker_threads().wait_idle(THREAD_TIMEOUT)
-        now = anyio.current_time()
+        self._write_report(stuck)
+
+    def _count_unpublished(self) -> None:
+        for key, _ in self.agent.emitter.leftovers():
+            self.ledger.never_started(source_kind(self.triggers.by_key[key]))
+
+    def _write_report(self, stuck: Sequence[RunningThread]) -> None:
+        began, now = self._stop_began, anyio.current_time()
         self.report = ShutdownReport(
             duration=now - (now if began is None else began),
             sources=self.ledger.counts(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from definable.agent.bus.memory import DEFAULT_BUFFER
@@ -33,6 +35,9 @@ class ServeSettings:
     event_workers: int = DEFAULT_WORKERS
     max_concurrent_runs: int = 10_000
     max_connections: int = 10_000
+    sockets: Sequence[socket.socket] = ()
+    """Listening sockets in place of those that `host` and `port` name; closed with the server. Not an option of
+    `serve`: in development mode a parent keeps them over restarts."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -6,15 +6,16 @@ Webhooks, cron jobs and event triggers derive from `BaseTrigger`; `runtime/dispa
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from definable.agent.random_id import random_id
 from definable.errors import ConfigurationError
 
 from .headers import Headers
+from .program_name import program_name
 
 NO_HEADERS = Headers()
 
@@ -53,7 +54,7 @@ class TriggerEvent:
     """Unix seconds; of a cron firing the nominal time."""
     raw: RawRequest | None = None
     """Of a webhook: the request."""
-    id: str = field(default_factory=lambda: os.urandom(16).hex())
+    id: str = field(default_factory=random_id)
     """The same over all attempts."""
     attempt: int = 1
     """1 for the first, then one more for each retry."""
@@ -111,7 +112,8 @@ class BaseTrigger(ABC):
     def key(self) -> str:
         """Names the trigger over restarts and replicas: its source and its handler's qualified name."""
         handler = self.handler
-        return f"{self.source}:{getattr(handler, '__module__', '')}.{getattr(handler, '__qualname__', repr(handler))}"
+        home = program_name(getattr(handler, "__module__", ""))
+        return f"{self.source}:{home}.{getattr(handler, '__qualname__', repr(handler))}"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.source}>"

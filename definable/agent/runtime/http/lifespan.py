@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from .app import refuse
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class LifespanApp:
     """Serves while the server's lifespan is on (ASGI lifespan protocol, https://asgi.readthedocs.io).
 
-    The lifespan's own task enters and leaves the runtime's task group, so it is safe under any server.
+    The lifespan's own task enters and leaves the runtime's task group, so it is safe under any server. An application
+    that mounts this one, and so keeps the server's lifespan to itself, enters `lifespan` in its own.
 
     Args:
         running: Makes the context in which the runtime runs.
@@ -35,11 +36,24 @@ class LifespanApp:
         else:
             await refuse(scope, send, Problem(503, "not serving: this application needs its server's lifespan on"))
 
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncGenerator[None, None]:
+        """Serve while the context is open: for the lifespan of an application that mounts this one.
+
+        Args:
+            app: Not used; Starlette and FastAPI hand over the application.
+        """
+        async with self._running() as self._runtime:
+            try:
+                yield
+            finally:
+                self._runtime = None
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
         phase = "startup"
         try:
-            async with self._running() as self._runtime:
+            async with self.lifespan():
                 await send({"type": "lifespan.startup.complete"})
                 phase = "shutdown"
                 await receive()  # lifespan.shutdown
@@ -48,5 +62,3 @@ class LifespanApp:
             await send(failure)
         else:
             await send({"type": "lifespan.shutdown.complete"})
-        finally:
-            self._runtime = None

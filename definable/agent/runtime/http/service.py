@@ -82,7 +82,7 @@ class HTTPService:
         """
         settings = self._settings
         tls = None if settings.certfile is None else ssl_context(settings.certfile, settings.keyfile)
-        sockets = bind(settings.host, settings.port)
+        sockets = list(settings.sockets) or bind(settings.host, settings.port)
         try:
             limits = ServerLimits(max_connections=settings.max_connections)
             self._server = HTTPServer(self.app, sockets, ssl_context=tls, limits=limits)

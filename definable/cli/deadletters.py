@@ -1,0 +1,115 @@
+"""`definable deadletters`: what failed for good on an agent's durable bus; look at it, hand it out again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import anyio
+import click
+from pydantic_core import to_json
+
+from definable.agent import Agent
+from definable.agent.bus import DeadLetter, EventBus, MemoryBus
+from definable.agent.runtime.plain_errors import plain_errors
+from definable.errors import DefinableError
+
+from .parameters import agent_argument, load_agent
+from .terminal import single_line, table
+
+
+@click.group(short_help="List and replay what failed for good.")
+def deadletters() -> None:
+    """What failed for good on AGENT's durable event bus: list it, replay it.
+
+    An SQLiteBus belongs to one process: stop the service first. Replayed letters are handled when it serves again.
+    """
+
+
+@deadletters.command("list")
+@agent_argument
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the data.")
+def list_letters(target: str, as_json: bool) -> None:
+    """List the dead letters, oldest first."""
+    letters = with_bus(load_agent(target), all_letters)
+    if as_json:
+        for letter in letters:
+            click.echo(to_json(fields_of(letter), serialize_unknown=True))
+    elif letters:
+        click.echo(table(["ID", "DIED", "TRIGGER", "ATTEMPTS", "WHY"], [row_of(letter) for letter in letters]))
+    else:
+        click.echo("there are no dead letters")
+
+
+@deadletters.command()
+@agent_argument
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Every dead letter.")
+def replay(target: str, ids: tuple[str, ...], every: bool) -> None:
+    """Accept dead letters anew, as first attempts. Exits with status 1 when there is none of an ID."""
+    if every == bool(ids):
+        raise click.UsageError("name the letters to replay by their IDs, or give --all")
+    missing = with_bus(load_agent(target), partial(replay_letters, None if every else ids))
+    for letter_id in missing:
+        click.echo(f"there is no dead letter {letter_id}", err=True)
+    if missing:
+        raise SystemExit(1)
+
+
+def with_bus(agent: Agent, work: Callable[[EventBus], Coroutine[Any, Any, Sequence[Any]]]) -> Sequence[Any]:
+    """Do something with the agent's bus, open."""
+    bus = agent.bus
+    if bus is None or isinstance(bus, MemoryBus):
+        raise click.ClickException(
+            "this agent keeps its events in memory, and its dead letters end with the process that served it: "
+            'give it a durable bus, such as Agent(..., bus=SQLiteBus("events.db"))'
+        )
+
+    async def opened() -> Sequence[Any]:
+        with plain_errors():
+            async with bus.open():
+                return await work(bus)
+
+    try:
+        return anyio.run(opened)
+    except (DefinableError, OSError) as error:
+        raise click.ClickException(single_line(str(error))) from error
+
+
+async def all_letters(bus: EventBus) -> Sequence[DeadLetter]:
+    """The dead letters."""
+    return await bus.dead_letters()
+
+
+async def replay_letters(ids: Sequence[str] | None, bus: EventBus) -> Sequence[str]:
+    """Replay these, or all; returns those that there are none of."""
+    missing: list[str] = []
+    wanted = [letter.id for letter in await bus.dead_letters()] if ids is None else ids
+    for letter_id in wanted:
+        if await bus.replay(letter_id):
+            click.echo(f"replayed {letter_id}")
+        else:
+            missing.append(letter_id)
+    if not wanted:
+        click.echo("there are no dead letters")
+    return missing
+
+
+def row_of(letter: DeadLetter) -> list[str]:
+    """A letter's line in the table."""
+    died = f"{datetime.fromtimestamp(letter.died_at).astimezone():%Y-%m-%d %H:%M:%S}"
+    return [letter.id, died, str(letter.data.get("source") or letter.name), str(letter.attempt), letter.why]
+
+
+def fields_of(letter: DeadLetter) -> dict[str, Any]:
+    """A letter as JSON shows it."""
+    return {
+        "id": letter.id,
+        "name": letter.name,
+        "attempt": letter.attempt,
+        "why": letter.why,
+        "died_at": letter.died_at,
+        "data": dict(letter.data),
+    }

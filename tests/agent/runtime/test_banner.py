@@ -1,0 +1,67 @@
+"""What a start says: the agent, where it is, what sets it off, who may call."""
+
+import pytest
+
+from definable.agent import Agent
+from definable.agent.auth import APIKeyAuth
+from definable.agent.runtime.banner import banner, is_loopback, warnings
+from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
+from definable.model import OpenAIChat
+
+pytestmark = pytest.mark.anyio
+
+
+async def nothing(event: TriggerEvent) -> None:
+    pass
+
+
+async def test_a_start_says_all_that_is_served(anyio_backend_name: str) -> None:
+    agent = Agent("offline", name="all", auth=APIKeyAuth("a-long-random-key"))
+    triggers = [
+        Webhook("/a"),
+        Webhook("/b", auth=False),
+        Cron("0 9 * * *", timezone="Asia/Tokyo"),
+        EventTrigger("user.*"),
+    ]
+    for trigger in triggers:
+        agent.on(trigger)(nothing)
+    async with agent.running(host="127.0.0.1", port=0, dev=True) as runtime:
+        first, http, docs, one, two, cron, event, auth, attempt = banner(runtime).splitlines()
+    assert first == f"all on offline ({anyio_backend_name})"
+    assert (http, docs) == (f"  http     {runtime.url}", f"  docs     {runtime.url}/docs")
+    assert (one, two) == ("  webhook  POST /a", "  webhook  POST /b (public)")
+    assert cron.startswith("  cron     0 9 * * *  next 20")
+    assert cron.endswith("09:00:00 JST")
+    assert event == "  event    user.*"
+    assert auth == "  auth     APIKeyAuth"
+    assert attempt.startswith(f"  try      curl {runtime.url}/run ")
+    assert "a-long-random-key" not in banner(runtime)
+
+
+async def test_who_starts_it_is_warned_of_an_open_door_and_a_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    agent = Agent(OpenAIChat("gpt-4o"))
+    async with agent.running(host="0.0.0.0", port=0) as runtime:
+        door, key = warnings(runtime)
+    assert "anybody may use this agent" in door
+    assert "no API key" in key
+
+
+async def test_nobody_is_warned_of_a_closed_door() -> None:
+    async with Agent("offline").running(host="127.0.0.1", port=0) as runtime:
+        assert list(warnings(runtime)) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("example.com", False),
+    ],
+)
+def test_which_addresses_only_this_machine_reaches(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
