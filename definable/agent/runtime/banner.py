@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-import sniffio
-
+from definable.agent.event_loop import current_backend
 from definable.agent.trigger.cron import Cron
 
 from .log_text import Block
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 def banner(runtime: AgentRuntime) -> Block:
     """The lines that a start logs."""
     agent = runtime.agent
-    lines = [f"{runtime.name} on {agent.model.id} ({sniffio.current_async_library()})", *_endpoints(runtime)]
+    lines = [f"{runtime.name} on {agent.model.id} ({current_backend()})", *_endpoints(runtime)]
     lines += [f"cron     {_next_firing(job, runtime)}" for job in runtime.triggers.crons]
     lines += [f"event    {trigger.pattern}" for trigger in runtime.triggers.events]
     lines += [f"chat     {supervisor.interface.name}" for supervisor in runtime.supervisors]

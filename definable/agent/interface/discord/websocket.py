@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
 
 import anyio
-import sniffio
 
+from definable.agent.event_loop import current_backend
 from definable.agent.interface.errors import InterfaceConnectionError
 from definable.errors import MissingExtra
 
@@ -90,7 +90,7 @@ async def open_websocket(url: str, timeout: float) -> AsyncGenerator[WebSocket]:
     Raises:
         InterfaceConnectionError: The server cannot be reached, or does not speak WebSocket there.
     """
-    connect: Any = connect_on_trio if sniffio.current_async_library() == "trio" else connect_on_asyncio
+    connect: Any = connect_on_trio if current_backend() == "trio" else connect_on_asyncio
     settings: dict[str, Any] = {
         "open_timeout": timeout,
         "close_timeout": HANDSHAKE_TIMEOUT,

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import anyio
-import sniffio
 from quart import Blueprint, Quart, Response, has_request_context, request
 from quart.asgi import ASGIHTTPConnection, ASGIWebsocketConnection
 from quart.typing import ResponseReturnValue
@@ -25,6 +24,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing.exceptions import RequestRedirect
 
+from definable.agent.event_loop import current_backend
 from definable.agent.worker_thread import run_sync
 
 from .problem import MEDIA_TYPE, Problem
@@ -55,7 +55,7 @@ def create_quart_app(name: str, blueprints: Iterable[Blueprint] = ()) -> Quart:
     Returns:
         A `Quart`, or a `QuartTrio` under trio. Serve it within `quart_lifespan`.
     """
-    app_class = _TrioApp if sniffio.current_async_library() == "trio" else _AsyncioApp
+    app_class = _TrioApp if current_backend() == "trio" else _AsyncioApp
     folder = Path.cwd()
     app = app_class(name, static_folder=None, root_path=str(folder), instance_path=str(folder / "instance"))
     # Quart would send a traceback page to the client of an application in debug mode, which an environment variable
