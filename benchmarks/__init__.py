@@ -20,6 +20,7 @@ effort.py        how much is done to answer it
 rounds.py        every contender once a round, each time in a process of its own
 contender.py     that process
 stopwatch.py     timing loops for it
+load/            what asks a service without a pause: wrk where it is installed, else one of ours
 account.py       medians and ratios of the rounds (pure)
 table.py         the account for people (pure)
 ```

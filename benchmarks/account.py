@@ -61,7 +61,7 @@ class Account:
         number = self.ratio(contender, column) if column.target_is_ratio else self.number(contender, column)
         if not contender.ours or column.target is None or number is None:
             return None
-        return number <= column.target
+        return number >= column.target if column.at_least else number <= column.target
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`: every round's numbers, and what they come to."""

@@ -3,9 +3,45 @@
 from __future__ import annotations
 
 from .question import Question
-from .questions import agent_construction, agent_run, bus, concurrent_runs, idle, import_time, stream
+from .questions import (
+    agent_construction,
+    agent_run,
+    bare_function,
+    bus,
+    bus_redis,
+    concurrent_runs,
+    cron,
+    idle,
+    import_time,
+    run,
+    slow_runs,
+    start,
+    stop,
+    stream,
+    webhook,
+    webhook_key,
+)
 
 QUESTIONS: dict[str, Question] = {
-    module.QUESTION.name: module.QUESTION
-    for module in (agent_run, agent_construction, concurrent_runs, stream, import_time, idle, bus)
+    question.name: question
+    for question in (
+        webhook.QUESTION,
+        webhook_key.QUESTION,
+        bare_function.QUESTION,
+        *bare_function.WEBHOOK_OVER_BARE,
+        run.QUESTION,
+        run.STREAMED,
+        slow_runs.QUESTION,
+        cron.QUESTION,
+        bus.QUESTION,
+        bus_redis.QUESTION,
+        agent_run.QUESTION,
+        agent_construction.QUESTION,
+        concurrent_runs.QUESTION,
+        stream.QUESTION,
+        import_time.QUESTION,
+        start.QUESTION,
+        idle.QUESTION,
+        stop.QUESTION,
+    )
 }

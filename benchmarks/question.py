@@ -38,7 +38,9 @@ class Column:
     title: str
     """With its unit."""
     target: float | None = None
-    """What ours should not exceed."""
+    """What ours should not exceed, or with `at_least` what it should reach."""
+    at_least: bool = False
+    """Whether more is better."""
     target_is_ratio: bool = False
     """Whether the target is a multiple of the baseline's number, rather than the number itself."""
     has_ratio: bool = True

@@ -44,7 +44,8 @@ def _cell(account: Account, contender: Contender, column: Column) -> str:
 def _target(column: Column) -> str:
     if column.target is None:
         return ""
-    return f"<= {column.target:g}x" if column.target_is_ratio else f"<= {column.target:g}"
+    bound = ">=" if column.at_least else "<="
+    return f"{bound} {column.target:g}x" if column.target_is_ratio else f"{bound} {column.target:g}"
 
 
 def _short(number: float) -> str:

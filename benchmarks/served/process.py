@@ -13,6 +13,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -28,7 +29,22 @@ class Service:
     """A service that answers."""
 
     url: str
-    pid: int
+    process: subprocess.Popen[bytes]
+    log: IO[str]
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self.process.pid
+
+    def ended(self, timeout: float) -> None:
+        """Wait until its process is gone."""
+        self.process.wait(timeout)
+
+    def said(self) -> str:
+        """What it has logged so far."""
+        self.log.seek(0)
+        return self.log.read()
 
 
 @contextmanager
@@ -50,7 +66,7 @@ def serving(module: str, backend: str) -> Generator[Service, None, None]:
             if not answers(url, process):
                 log.seek(0)
                 raise RuntimeError(f"{module} does not serve: {log.read()[-2_000:].strip()}")
-            yield Service(url, process.pid)
+            yield Service(url, process, log)
         finally:
             process.terminate()
             try:

@@ -38,6 +38,10 @@ ON_TIME = 1.0
 """Seconds of lateness that never count, whatever the job's grace: cron tells no shorter times apart."""
 
 
+SHORTEST_INTERVAL = 1.0
+"""Seconds between two times of a job: so long after one, no other has come."""
+
+
 class Due(NamedTuple):
     """An entry of the heap; the earliest first, equal ones in the order in which they came in."""
 
@@ -124,34 +128,59 @@ class CronLoop:
         await self._schedule_all(clock.now())
 
     async def _fire_due(self, clock: WallClock) -> None:
+        """Publish what is due, and only then find out when it is due next, which takes as long again."""
         missed_before = self.missed.total()
+        on_time: list[tuple[Due, bool]] = []
         number = 0
-        while self._heap[0].when <= (now := clock.now()):
+        while self._heap and self._heap[0].when <= (now := clock.now()):
             due = heapq.heappop(self._heap)
-            if not due.is_delayed:
-                await self._reach(due, now)
-            elif not self._is_too_late(due.job, now - due.when):
-                await self._publish(due.job, due.nominal)
+            if due.is_delayed:
+                if not self._is_too_late(due.job, now - due.when):
+                    await self._publish(due.job, due.nominal)
+            elif now < due.nominal + SHORTEST_INTERVAL:
+                delay = _delay(due.job)
+                fires = self._fires(due.job, due.nominal, now - delay)
+                on_time.append((due, fires))
+                if fires:
+                    await self._fire_after(delay, due.job, due.nominal, now)
+            else:
+                await self._reach_late(due, now)
             number += 1
+            if number % YIELD_EVERY == 0:
+                await checkpoint()
+        for number, (due, fired) in enumerate(on_time, 1):
+            self._succeed(due.job, due.nominal, due.job.next_after(due.nominal), fired)
             if number % YIELD_EVERY == 0:
                 await checkpoint()
         if missed := self.missed.total() - missed_before:
             logger.warning("skipped %d cron firings: too late, or overtaken by a later one of the same job", missed)
 
-    async def _reach(self, due: Due, now: float) -> None:
+    async def _reach_late(self, due: Due, now: float) -> None:
+        """Fire the latest time of a job that has come since; earlier ones are missed."""
         job, nominal = due.job, due.nominal
         successor = job.next_after(nominal)
         if successor <= now:
             nominal, successor = self._overtake(job, nominal, now)
-        self._schedule(job, successor)
-        delay = random.uniform(0, job.jitter) if job.jitter else 0.0
-        if nominal in self._done[job] or self._is_too_late(job, now - nominal - delay):
-            return
-        self._done[job].add(nominal, successor)
+        delay = _delay(job)
+        fires = self._fires(job, nominal, now - delay)
+        self._succeed(job, nominal, successor, fires)
+        if fires:
+            await self._fire_after(delay, job, nominal, now)
+
+    def _fires(self, job: Cron, nominal: float, at: float) -> bool:
+        return nominal not in self._done[job] and not self._is_too_late(job, at - nominal)
+
+    async def _fire_after(self, delay: float, job: Cron, nominal: float, now: float) -> None:
         if nominal + delay > now:
             self._push(nominal + delay, job, nominal, is_delayed=True)
         else:
             await self._publish(job, nominal)
+
+    def _succeed(self, job: Cron, nominal: float, successor: float, fired: bool) -> None:
+        """What comes after a time that was reached."""
+        if fired:
+            self._done[job].add(nominal, successor)
+        self._schedule(job, successor)
 
     def _overtake(self, job: Cron, nominal: float, now: float) -> tuple[float, float]:
         count, latest = job.missed(nominal, now)
@@ -173,6 +202,11 @@ class CronLoop:
             logger.exception("a firing of %s could not be published", job.source)
         else:
             self.fired[job] += 1
+
+
+def _delay(job: Cron) -> float:
+    """Seconds for which the job's jitter holds a firing back."""
+    return random.uniform(0, job.jitter) if job.jitter else 0.0
 
 
 def _lead(clock: WallClock) -> float:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import anyio
 
 from .request import ClientGone, Request
+from .server.asgi import UNTIL_HANGUP, WatchHangup
 
 Result = TypeVar("Result")
 
@@ -19,6 +20,16 @@ async def until_gone(request: Request, function: Callable[[], Awaitable[Result]]
         ClientGone: The client went away first.
         Exception: What the function raised.
     """
+    watch: WatchHangup | None = request.scope.get("extensions", {}).get(UNTIL_HANGUP)
+    if watch is None:
+        return await _until_disconnect(request, function)
+    with anyio.CancelScope() as scope, watch(scope.cancel):
+        return await function()
+    raise ClientGone
+
+
+async def _until_disconnect(request: Request, function: Callable[[], Awaitable[Result]]) -> Result:
+    """The same behind any ASGI server: a task reads until it is told of the disconnect."""
     results: list[Result] = []
     failure: Exception | None = None
     async with anyio.create_task_group() as group:

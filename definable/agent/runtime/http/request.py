@@ -12,7 +12,7 @@ from definable.agent.trigger.headers import Headers
 
 from .body import media_type
 from .problem import Problem
-from .server.asgi import Message, Receive, Scope
+from .server.asgi import WHOLE_BODY, Message, Receive, Scope
 
 BODY_TIMEOUT = 30.0
 """Seconds for a whole request body to come in."""
@@ -90,6 +90,9 @@ class Request:
         declared = self.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:
             raise too_large(limit)
+        if WHOLE_BODY in self.scope.get("extensions", ()):
+            self._body = await self._read(limit)
+            return self._body
         with anyio.move_on_after(BODY_TIMEOUT):
             self._body = await self._read(limit)
             return self._body

@@ -1,9 +1,12 @@
-"""The HTTP server: hypercorn's network-free protocols on an anyio transport of ours, the same on trio and asyncio.
+"""The HTTP server: HTTP/1.1 of our own, hypercorn's network-free protocols for the rest; the same on trio and asyncio.
 
 - `bind` and `ssl_context` fail early, before anything of the service has started.
 - `HTTPServer` listens, accepts, counts, drains; `overload` answers one connection too many.
-- `Connection` is one client: its `Transport` (bytes), its protocol (`H1`, `H2`, with `WebSocketStream`) and its
-  `Exchange`s, each one call of the ASGI application with an `Inbox` of what the client sends.
+- `Client` is one client: its TLS handshake, then a connection on a `Transport` (bytes) that ends with a `Farewell`:
+  - `HTTP1Connection`, which nearly all requests take: `RequestParser` and `ResponseWriter` (pure), and an
+    `HTTP1Exchange`, one call of the ASGI application, after another;
+  - `EngineConnection` for HTTP/2 (`H2`) and WebSockets (`H1`, `WebSocketStream`): hypercorn's protocols, and an
+    `EngineExchange` with an `Inbox` for each of their streams.
 
 Above it stand the ASGI entry of this package's parent and the runtime; below it, `problem`.
 """

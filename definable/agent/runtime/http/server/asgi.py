@@ -1,6 +1,7 @@
 """The ASGI vocabulary (https://asgi.readthedocs.io), as the server and the applications behind it spell it."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -17,3 +18,15 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 """An ASGI 3 application."""
+
+WHOLE_BODY = "definable.whole_body"
+"""An extension of this server's (ASGI, "Extensions"): the request's body has come in, `receive` gives it at once.
+
+Whoever reads it need not set a time limit, which costs a fifth of a small request.
+"""
+
+UNTIL_HANGUP = "definable.until_hangup"
+"""An extension of this server's: a `WatchHangup`, which costs a fraction of a task that reads on."""
+
+WatchHangup: TypeAlias = Callable[[Callable[[], None]], AbstractContextManager[None]]
+"""A context within which a function is called if the client hangs up; one at a time."""

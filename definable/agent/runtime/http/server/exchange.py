@@ -1,24 +1,22 @@
 """One call of the ASGI application: a request and its response, or a WebSocket from handshake to close.
 
-Started by a `Connection` for each request that its protocol parses. Here an application's end is made good: 500 when it
-raises or says nothing, an honest 503 when the server is cancelled first.
+Made by a connection for each request. Here an application's end is made good: 500 when it raises or says nothing, an
+honest 503 when the server is cancelled first. `HTTP1Exchange` and `EngineExchange` bring what an application receives
+and sends to and from the wire.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import anyio
-import anyio.lowlevel
 
 from definable.agent.runtime.http.problem import Problem, send_problem
 
 from .asgi import ASGIApp, Message, Scope, Send
-from .host import AppSend
-from .inbox import Inbox
-from .transport import Transport
 
 log = logging.getLogger("definable.http")
 
@@ -34,39 +32,50 @@ def unavailable() -> Problem:
     return Problem(503, "The server is shutting down.", headers=[(b"retry-after", RETRY_AFTER)])
 
 
-class Exchange:
+class Exchange(ABC):
     """One request, from the application's side of it.
 
     Args:
         app: The application.
         scope: Its ASGI scope.
-        protocol_send: Takes what the application sends.
-        transport: Where the protocol writes, to join head and body.
-        multiplexed: Whether other exchanges write there meanwhile.
         last_call: Gives the time, on the event loop's clock, until which a cancelled exchange may still say so.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        scope: Scope,
-        protocol_send: AppSend,
-        transport: Transport,
-        *,
-        multiplexed: bool,
-        last_call: Callable[[], float],
-    ) -> None:
-        self.inbox = Inbox()
+    __slots__ = ("_app", "_finished", "_last_call", "_scope", "_started")
+
+    def __init__(self, app: ASGIApp, scope: Scope, last_call: Callable[[], float]) -> None:
         self._app = app
         self._scope = scope
-        self._protocol_send = protocol_send
-        self._transport = transport
-        self._multiplexed = multiplexed
         self._last_call = last_call
-        self._websocket = scope["type"] == "websocket"
-        self._head: Message | None = None
         self._started = False
+        """Whether some of the response is on its way."""
         self._finished = False
+        """Whether all of it is."""
+
+    @property
+    @abstractmethod
+    def ended(self) -> bool:
+        """Whether nothing the application sends will arrive any more."""
+
+    @abstractmethod
+    async def receive(self) -> Message:
+        """The application's ASGI `receive`."""
+
+    @abstractmethod
+    async def send(self, message: Message) -> None:
+        """The application's ASGI `send`."""
+
+    @abstractmethod
+    async def _hang_up(self) -> None:
+        """The application sends no more: an unfinished response is cut."""
+
+    @abstractmethod
+    def _drop_head(self) -> None:
+        """Forgets the head of a response that has not gone out: another one follows."""
+
+    @abstractmethod
+    def _flush(self) -> Awaitable[None]:
+        """Sends what waits to be written."""
 
     async def run(self, *, refused: bool = False) -> None:
         """Calls the application and ends its response.
@@ -79,77 +88,54 @@ class Exchange:
                 await self._refuse()
             else:
                 await self._call()
-            await self._end()
+            if not self._finished:
+                await self._answer_for_application()
+            await self._hang_up()
         except BaseException as error:
             if _failure(error) is not None:
                 raise
             await self._say_goodbye()
             raise
 
-    async def send(self, message: Message) -> None:
-        """The application's ASGI `send`. The head of a response waits for the first of its body, as ASGI allows."""
-        if message["type"] == "http.response.start" and self._head is None and not self._started:
-            self._head = message
-        elif self._head is not None:
-            head, self._head = self._head, None
-            await self._emit_head(head, message)
-        else:
-            await self._emit(message)
-
-    async def _emit_head(self, head: Message, body: Message) -> None:
-        if self._multiplexed:
-            await self._emit(head)
-            await self._emit(body)
-            return
-        with self._transport.corked():
-            await self._emit(head)
-            await self._emit(body)
-        await self._transport.flush()
-
-    async def _emit(self, message: Message) -> None:
-        if self.inbox.ended:  # sends nothing any more, but must not keep others from running
-            await anyio.lowlevel.checkpoint()
-        await self._protocol_send(message)
-        self._started = True
-        kind = message["type"]
-        if kind == "websocket.close" or (kind.endswith("response.body") and not message.get("more_body", False)):
-            self._finished = True
+    @property
+    def _is_websocket(self) -> bool:
+        return self._scope["type"] == "websocket"
 
     async def _call(self) -> None:
         try:
-            await self._app(self._scope, self.inbox.get, self.send)
+            await self._app(self._scope, self.receive, self.send)
         except BaseException as error:  # even SystemExit: one request must not stop the server
             failure = _failure(error)
             if failure is None or isinstance(failure, KeyboardInterrupt):
                 raise
             log.error("error in the application, in %s", self._name(), exc_info=failure)
         else:
-            if not self._finished and not self.inbox.ended and not self._websocket:
+            if not self._finished and not self.ended and not self._is_websocket:
                 log.error("the application did not finish its response to %s", self._name())
 
-    async def _end(self) -> None:
-        """Answers 500 if nothing was, and tells the protocol that no more comes: an unfinished response is cut."""
-        self._head = None
-        if not self._started and not self.inbox.ended and not self._websocket:
+    async def _answer_for_application(self) -> None:
+        """Answers 500 if nothing was."""
+        self._drop_head()
+        if not self._started and not self.ended and not self._is_websocket:
             await send_problem(self.send, Problem(500, "The server failed to answer this request."))
-        await self._protocol_send(None)
 
     async def _say_goodbye(self) -> None:
         """The server is cancelled: says so if that is still possible."""
         # Shielded: the client is owed an answer. Bounded by the connection's last call.
         with anyio.CancelScope(shield=True, deadline=self._last_call()):
             try:
-                await self._transport.flush()
+                await self._flush()
                 await self._refuse()
-                await self._protocol_send(None)
+                await self._hang_up()
             except Exception:
                 log.debug("cannot say goodbye in %s", self._name(), exc_info=True)
 
     async def _refuse(self) -> None:
-        self._head = None
-        if self._finished or self.inbox.ended:
+        if self._finished or self.ended:
             return
-        if not self._websocket:
+        if not self._started:
+            self._drop_head()
+        if not self._is_websocket:
             if not self._started:
                 await send_problem(self.send, unavailable(), close=True)
         elif self._started:

@@ -1,13 +1,13 @@
-"""HTTP/1.1 and the way into WebSockets: hypercorn's `H11Protocol`, made strict where a server meets hostile bytes.
+"""The way into WebSockets: hypercorn's `H11Protocol`, made strict where a server meets hostile bytes.
 
-A `Connection` makes one when ALPN did not choose HTTP/2. There is no cleartext HTTP/2: neither prior knowledge nor an
-`Upgrade: h2c`, which no browser and few proxies speak and which doubles what can go wrong.
+A `Client` makes one when a request over HTTP/1.1 asks for another protocol. Only WebSocket is given to it: there is no
+cleartext HTTP/2, neither by prior knowledge nor by `Upgrade: h2c`, which no browser and few proxies speak and which
+doubles what can go wrong; such a request is answered here, in HTTP/1.1.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from urllib.parse import urlsplit
 
 import h11
 from hypercorn.config import Config
@@ -18,28 +18,11 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
 from hypercorn.protocol.http_stream import HTTPStream
 from wsproto.utilities import ProtocolError
 
-from definable.agent.runtime.http.problem import Problem
-
 from .host import Host
 from .hypercorn_engine import engine_arguments
+from .refusal import Refused, refusal
+from .target import origin_form
 from .websocket import WebSocketStream
-
-DETAILS = {
-    400: "The request is not valid HTTP.",
-    408: "The request head did not arrive in time.",
-    431: "The request head is too large.",
-    501: "The request uses a transfer coding that this server does not know.",
-    505: "This server speaks HTTP/1.0 and HTTP/1.1 here.",
-}
-"""What a client is told about a request that cannot be parsed or served."""
-
-
-class Refused(Exception):
-    """A request that is answered by its head alone, with this status."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
 
 
 class H1(H11Protocol):
@@ -142,31 +125,11 @@ class H1(H11Protocol):
         )
 
     async def _send_error_response(self, status_code: int) -> None:
-        problem = Problem(status_code, DETAILS.get(status_code, ""))
+        problem = refusal(status_code)
         headers = [*problem.response_headers(close=True), *self.config.response_headers("h11")]
         await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
         await self._send_h11_event(h11.Data(data=problem.body()))
         await self._send_h11_event(h11.EndOfMessage())
-
-
-def origin_form(method: bytes, target: bytes) -> bytes:
-    """The path and query of a request target (RFC 9112, section 3.2).
-
-    Raises:
-        Refused: It is neither a path, nor an absolute http URL, nor the `*` of `OPTIONS`.
-    """
-    if target.startswith(b"/"):
-        return target
-    if target == b"*" and method == b"OPTIONS":
-        return b"/*"
-    try:
-        url = urlsplit(target)
-    except ValueError:
-        raise Refused(400) from None
-    if url.scheme.lower() not in (b"http", b"https") or not url.netloc:
-        raise Refused(400)
-    path = url.path or b"/"
-    return path + b"?" + url.query if url.query else path
 
 
 def asks_for_websocket(request: h11.Request) -> bool:

@@ -1,6 +1,6 @@
 """HTTP/2 over TLS: hypercorn's `H2Protocol`, with the ends that it leaves open closed.
 
-A `Connection` makes one when ALPN chose `h2`. Each stream is one exchange; WebSockets over HTTP/2 (RFC 8441) are not
+A `Client` makes one when ALPN chose `h2`. Each stream is one exchange; WebSockets over HTTP/2 (RFC 8441) are not
 offered, so browsers open an HTTP/1.1 connection for them.
 """
 

@@ -10,17 +10,19 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, closing, nullcontext
 
 import anyio
 from anyio import ClosedResourceError
-from anyio.abc import SocketStream, TaskGroup, TaskStatus
+from anyio.abc import ByteStream, TaskGroup, TaskStatus
 
 from .asgi import ASGIApp
-from .connection import Address, Connection
+from .client import Client
+from .hangups import HANGUPS_ARE_TOLD, HangupWatch
 from .limits import ServerLimits
 from .overload import turn_away
+from .sockets import Address, open_stream
 
 log = logging.getLogger("definable.http")
 
@@ -29,6 +31,9 @@ ACCEPT_BACKOFF = 0.1
 
 ACCEPT_BATCH = 64
 """Connections accepted at once, before the others get their turn."""
+
+LATENESS = 1 / 20
+"""So late, as a part of the shortest time limit, may the end of a connection be that exceeds one."""
 
 MAX_TURNED_AWAY = 128
 """Connections beyond the limit that are being told so; more are closed without a word."""
@@ -59,11 +64,14 @@ class HTTPServer:
         self._sockets = list(sockets)
         self._ssl_context = ssl_context
         self._limits = limits or ServerLimits()
-        self._connections: set[Connection] = set()
+        self._clients: set[Client] = set()
         self._accepted = 0
         self._turned_away = 0
         self._exhausted = False
         self._draining = False
+        self._hangups: HangupWatch | None = None
+        self._arrival = anyio.Event()
+        """Set when a client has come."""
 
     @property
     def draining(self) -> bool:
@@ -82,7 +90,7 @@ class HTTPServer:
         whose response has not started with 503, closes WebSockets with 1012 and cuts what has started, within a second;
         nothing of it is left then.
         """
-        async with anyio.create_task_group() as connections, anyio.create_task_group() as listeners:
+        async with self._watched(), anyio.create_task_group() as connections, anyio.create_task_group() as listeners:
             addresses = [_address(sock.getsockname()) for sock in self._sockets if sock.fileno() >= 0]
             for sock in self._sockets:
                 listeners.start_soon(self._accept, sock, connections)
@@ -100,8 +108,33 @@ class HTTPServer:
             if sock.fileno() >= 0:
                 anyio.notify_closing(sock)
                 sock.close()
-        for connection in list(self._connections):
-            connection.drain()
+        for client in list(self._clients):
+            client.drain()
+
+    @asynccontextmanager
+    async def _watched(self) -> AsyncGenerator[None]:
+        """Ends the connections whose clients keep them waiting for too long, while the context is open."""
+        with closing(HangupWatch()) if HANGUPS_ARE_TOLD else nullcontext() as self._hangups:
+            async with anyio.create_task_group() as watch:
+                watch.start_soon(self._end_overdue)
+                if self._hangups is not None:
+                    watch.start_soon(self._hangups.run)
+                yield
+                watch.cancel_scope.cancel()
+
+    async def _end_overdue(self) -> None:
+        """One look at all connections in place of a timer for each, which would be set and cleared at each request."""
+        patience = min(self._limits.header_timeout, self._limits.keep_alive_timeout)
+        while True:
+            while not self._clients:
+                self._arrival = anyio.Event()
+                await self._arrival.wait()
+            now = anyio.current_time()
+            for client in [client for client in self._clients if client.due <= now]:
+                client.drain()
+            # Whoever is not waited for now will be waited for at least for `patience`.
+            earliest = min(now + patience, min(client.due for client in self._clients))
+            await anyio.sleep(max(earliest - now, patience * LATENESS))
 
     async def _accept(self, listener: socket.socket, connections: TaskGroup) -> None:
         with closing(listener):
@@ -144,24 +177,31 @@ class HTTPServer:
         else:
             sock.close()
 
-    async def _serve_connection(self, sock: socket.socket, client: Address) -> None:
-        connection: Connection | None = None
+    async def _serve_connection(self, sock: socket.socket, address: Address) -> None:
+        client: Client | None = None
         try:
             stream = await _stream(sock)
             if stream is None:
                 return
-            server = _address(sock.getsockname())
-            connection = Connection(
-                self._app, stream, self._limits, lambda: self._draining, client=client, server=server
+            client = Client(
+                self._app,
+                stream,
+                sock,
+                self._limits,
+                lambda: self._draining,
+                self._hangups,
+                client=address,
+                server=_address(sock.getsockname()),
             )
-            self._connections.add(connection)
+            self._clients.add(client)
+            self._arrival.set()
             if self._draining:
-                connection.drain()
-            await connection.run(self._ssl_context)
+                client.drain()
+            await client.run(self._ssl_context)
         finally:
             self._accepted -= 1
-            if connection is not None:
-                self._connections.discard(connection)
+            if client is not None:
+                self._clients.discard(client)
 
     async def _turn_away(self, sock: socket.socket) -> None:
         try:
@@ -171,13 +211,13 @@ class HTTPServer:
             self._turned_away -= 1
 
 
-async def _stream(sock: socket.socket) -> SocketStream | None:
+async def _stream(sock: socket.socket) -> ByteStream | None:
     """An accepted socket as a stream; None if its client has gone already."""
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return await SocketStream.from_socket(sock)
-    except (OSError, ValueError):  # ValueError: anyio finds it not connected
+        return await open_stream(sock)
+    except OSError:
         sock.close()
         return None
     except BaseException:

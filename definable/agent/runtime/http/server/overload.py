@@ -7,6 +7,7 @@ from anyio.abc import ByteStream
 
 from definable.agent.runtime.http.problem import Problem
 
+from .http1_response import whole_response
 from .transport import Transport
 
 RETRY_AFTER = b"1"
@@ -18,9 +19,9 @@ PATIENCE = 1.0
 
 def overload_response() -> bytes:
     """A whole HTTP/1.1 response: 503 with `Retry-After`."""
-    problem = Problem(503, "The server has as many connections as it takes.", headers=[(b"retry-after", RETRY_AFTER)])
-    headers = b"".join(b"%b: %b\r\n" % header for header in problem.response_headers(close=True))
-    return b"HTTP/1.1 503 Service Unavailable\r\n" + headers + b"\r\n" + problem.body()
+    return whole_response(
+        Problem(503, "The server has as many connections as it takes.", headers=[(b"retry-after", RETRY_AFTER)])
+    )
 
 
 async def turn_away(stream: ByteStream) -> None:

@@ -1,10 +1,19 @@
-"""Listening sockets, bound before anything else of the service starts: a busy port is then one plain `OSError`."""
+"""Listening sockets, bound before anything else of the service starts: a busy port is then one plain `OSError`.
+
+And what an accepted one becomes: a stream of bytes.
+"""
 
 import errno
 import socket
 import sys
 
+from anyio.abc import ByteStream
+
+from definable.agent.event_loop import current_backend
 from definable.errors import ConfigurationError
+
+Address = tuple[str, int] | None
+"""A host and port; None where the system does not tell."""
 
 BACKLOG = 1024
 """Connections that the kernel holds for us between two accepts."""
@@ -55,6 +64,17 @@ def close_all(sockets: list[socket.socket]) -> None:
     """Closes listening sockets that no server took over."""
     for sock in sockets:
         sock.close()
+
+
+async def open_stream(sock: socket.socket) -> ByteStream:
+    """A connected socket as a stream, which owns it from here on."""
+    if current_backend() == "trio":
+        from .trio_socket import TrioSocket  # one event loop's code is no use under the other
+
+        return TrioSocket(sock)
+    from .asyncio_socket import AsyncioSocket
+
+    return await AsyncioSocket.open(sock)
 
 
 def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:

@@ -1,10 +1,11 @@
 """One connection's bytes: an anyio stream with bounded, joined and ordered writes, and an end that lets them arrive.
 
-Owned by a `Connection`, which decides when to read, write and close; no HTTP here.
+Owned by a connection, which decides when to read, write and close; no HTTP here.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -26,19 +27,26 @@ MAX_LINGER = 32 * 1024 * 1024
 """Bytes that a client which was answered already may still send before its connection is closed on it."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class Transport:
     """Reads, writes and closes one connection.
 
     Args:
         stream: The connection; the transport owns it from here on.
         write_timeout: Seconds that the peer may take for `WRITE_SIZE` bytes.
-        flushed: Called after each flush: there may be nothing left to write, or nobody to write to.
+        sock: The stream's socket, where bytes may go into it as they are.
     """
 
-    def __init__(self, stream: ByteStream, write_timeout: float, flushed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, stream: ByteStream, write_timeout: float, sock: socket.socket | None = None) -> None:
         self._stream = stream
         self._write_timeout = write_timeout
-        self._flushed = flushed
+        self._direct = sock
+        """Takes what its buffer has room for, at a tenth of a stream's cost; None once a stream may hold bytes back."""
+        self.flushed: Callable[[], None] = _nothing
+        """Called after each write: there may be nothing left to write, or nobody to write to."""
         self._lock = anyio.Lock(fast_acquire=True)
         self._pending = bytearray()
         self._corks = 0
@@ -68,12 +76,31 @@ class Transport:
 
     async def write(self, data: bytes) -> None:
         """Sends bytes after all earlier ones, unless corked; without effect once the transport is `broken`."""
+        if self._direct is not None and not self._corks and not self.writing:
+            data = self._write_now(self._direct, data)
+            if not data:
+                self.flushed()
+                return
         self._pending += data
         if not self._corks:
             await self.flush()
 
+    def _write_now(self, sock: socket.socket, data: bytes) -> bytes:
+        """Sends what the socket takes at once; returns the rest."""
+        if self.broken:
+            return data
+        try:
+            sent = sock.send(data)
+        except BlockingIOError:
+            return data
+        except OSError:
+            self.broken = True
+            return data
+        return data[sent:]
+
     async def flush(self) -> None:
         """Sends what is pending; a peer that is gone, or makes no progress in time, leaves the transport `broken`."""
+        self._direct = None
         async with self._lock:
             await anyio.lowlevel.checkpoint_if_cancelled()  # with all of it still pending, for a flush under a shield
             data, self._pending = memoryview(self._pending), bytearray()
@@ -81,7 +108,7 @@ class Transport:
                 await anyio.lowlevel.checkpoint()  # an application may write on without end
             else:
                 await self._send(data)
-        self._flushed()
+        self.flushed()
 
     async def _send(self, data: memoryview) -> None:
         try:

@@ -1,92 +1,84 @@
-"""One client: a `Transport` and an `HTTPProtocol`, the exchanges between them, and when it all ends.
+"""One client that speaks one of hypercorn's protocols: the `HTTPProtocol`, its exchanges, and when it all ends.
 
-Run by the `HTTPServer` in a task of its own. That task reads, and each exchange has a task, so a client that goes away
-is noticed while the application works.
+Made by a `Client`, for HTTP/2 and for what came out of HTTP/1.1 by an upgrade. The task that calls `run` reads, and
+each exchange has a task, so a client that goes away is noticed while the application works.
 """
 
 from __future__ import annotations
 
 import logging
-import ssl
 from collections.abc import Awaitable, Callable
 from math import inf
 
 import anyio
 from anyio import BrokenResourceError
-from anyio.abc import ByteStream
 
 from .asgi import ASGIApp, Message, Scope
-from .exchange import Exchange
-from .h1 import H1
+from .engine_exchange import EngineExchange
+from .farewell import LAST_CALL, Farewell
 from .h2 import H2
-from .host import AppSend, HTTPProtocol
-from .hypercorn_engine import engine_config
+from .host import AppSend, Host, HTTPProtocol
 from .inbox import Inbox
 from .limits import ServerLimits
-from .tls import handshake, negotiated
-from .transport import GONE, Transport
+from .transport import Transport
 
 log = logging.getLogger("definable.http")
 
-LAST_CALL = 1.0
-"""Seconds that a connection which must end may take to say so, and to let what it said arrive."""
 
-Address = tuple[str, int] | None
-"""A host and port; None where the system does not tell."""
-
-
-class Connection:
-    """One accepted connection, until it is closed.
+class EngineConnection:
+    """One connection, until it is closed.
 
     Args:
         app: The application that answers.
-        stream: The connection; owned from here on.
+        transport: The connection's bytes.
         limits: The server's bounds.
         draining: Tells whether the server drains.
-        client: The peer's address.
-        server: Our address.
+        speak: Makes the protocol.
+        head_due: The time, on the event loop's clock, until which the first request head must have come.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        stream: ByteStream,
+        transport: Transport,
         limits: ServerLimits,
         draining: Callable[[], bool],
         *,
-        client: Address,
-        server: Address,
+        speak: Callable[[Host], HTTPProtocol],
+        head_due: float,
     ) -> None:
         self._app = app
         self._limits = limits
         self._draining = draining
-        self._addresses: dict[str, Address] = {"client": client, "server": server}
-        self._stream = stream
-        self._transport = Transport(stream, limits.write_timeout, self._flushed)
-        self._protocol: HTTPProtocol | None = None
+        self._transport = transport
+        self._protocol = speak(self)
+        self._farewell = Farewell(transport)
         self._exchanges = anyio.create_task_group()
         self._background = anyio.create_task_group()
         self._background_scopes: set[anyio.CancelScope] = set()
-        self._reading = anyio.CancelScope(deadline=anyio.current_time() + limits.header_timeout)
+        self._reading = anyio.CancelScope(deadline=head_due)
         self._open_exchanges = 0
         self._idle = True
         self._awaits_head = False
         self._closing = False
-        self._lingers = False
-        self._last_call = inf
 
-    async def run(self, tls: ssl.SSLContext | None = None) -> None:
-        """Serves the connection, and closes it however that ends."""
+    async def run(self, data: bytes = b"") -> None:
+        """Serves the connection, and closes it however that ends.
+
+        Args:
+            data: What the client has sent already.
+        """
+        self._transport.flushed = self._flushed
         try:
             async with self._background:
                 try:
                     async with self._exchanges:
-                        await self._serve(tls)
+                        await self._serve(data)
                 finally:
                     for scope in self._background_scopes:
                         scope.cancel()
         finally:
-            await self._close()
+            await self._farewell.close()
 
     def drain(self) -> None:
         """Ends the connection: now if nothing is in progress, else with the exchange that is."""
@@ -106,7 +98,7 @@ class Connection:
 
     async def ended(self) -> None:
         """The protocol is done with this connection, once what was written has arrived."""
-        self._lingers = True
+        self._farewell.lingers = True
         await self._transport.flush()
         self._stop_reading()
 
@@ -125,13 +117,13 @@ class Connection:
         if self._open_exchanges >= 2 * self._limits.max_streams:  # begun and reset faster than the application ends
             self._stop_reading()
             return Inbox().put
-        exchange = Exchange(
+        exchange = EngineExchange(
             self._app,
             scope,
             send,
             self._transport,
             multiplexed=isinstance(self._protocol, H2),
-            last_call=self._must_end_by,
+            last_call=self._farewell.must_end_by,
         )
         self._open_exchanges += 1
         self._exchanges.start_soon(self._run_exchange, exchange, self._draining())
@@ -144,38 +136,22 @@ class Connection:
         self._background_scopes.add(scope)
         self._background.start_soon(self._run_background, scope, func, args)
 
-    async def _serve(self, tls: ssl.SSLContext | None) -> None:
+    async def _serve(self, data: bytes) -> None:
+        protocol = self._protocol
         with self._reading:
-            self._protocol = await self._open(tls)
-            if self._protocol is not None:
-                await self._protocol.open()
-                await self._read(self._protocol)
+            await protocol.open()
+            await self._read(protocol, data)
         timed_out = self._reading.cancelled_caught and not self._closing
         self._closing = True
         with anyio.move_on_after(LAST_CALL):  # the client may not read
-            if self._protocol is not None and timed_out:
-                await self._protocol.head_timed_out()
-            if self._protocol is not None:
-                await self._protocol.disconnected()
-        if self._idle or self._lingers:  # no response is due any more, whatever an application still does
-            await self._close()
+            if timed_out:
+                await protocol.head_timed_out()
+            await protocol.disconnected()
+        if self._idle or self._farewell.lingers:  # no response is due any more, whatever an application still does
+            await self._farewell.close()
 
-    async def _open(self, tls: ssl.SSLContext | None) -> HTTPProtocol | None:
-        """Makes the TLS handshake if there is one, and chooses the protocol; None if the client fails at it."""
-        config = engine_config(self._limits)
-        if tls is None:
-            return H1(config, self, tls=False, **self._addresses)
-        try:
-            secured = await handshake(self._stream, tls)
-        except GONE:
-            return None
-        self._transport = Transport(secured, self._limits.write_timeout, self._flushed)
-        if negotiated(secured) == "h2":
-            return H2(config, self, write_timeout=self._limits.write_timeout, **self._addresses)
-        return H1(config, self, tls=True, **self._addresses)
-
-    async def _read(self, protocol: HTTPProtocol) -> None:
-        while data := await self._transport.receive():
+    async def _read(self, protocol: HTTPProtocol, data: bytes) -> None:
+        while data := data or await self._transport.receive():
             try:
                 await protocol.data(data)
             except BrokenResourceError:
@@ -186,8 +162,9 @@ class Connection:
             if self._awaits_head and protocol.head_begun:
                 self._awaits_head = False
                 self._reading.deadline = anyio.current_time() + self._limits.header_timeout
+            data = b""
 
-    async def _run_exchange(self, exchange: Exchange, refused: bool) -> None:
+    async def _run_exchange(self, exchange: EngineExchange, refused: bool) -> None:
         try:
             await exchange.run(refused=refused)
         except Exception:
@@ -215,17 +192,3 @@ class Connection:
             self._stop_reading()
         elif self._draining():
             self.drain()
-
-    def _must_end_by(self) -> float:
-        """The time until which a cancelled connection may still speak: the first caller starts the clock."""
-        self._last_call = min(self._last_call, anyio.current_time() + LAST_CALL)
-        return self._last_call
-
-    async def _close(self) -> None:
-        # Shielded, so that what was said arrives. Bounded by the last call.
-        with anyio.CancelScope(shield=True, deadline=self._must_end_by()):
-            try:
-                if self._lingers:
-                    await self._transport.linger()
-            finally:
-                await self._transport.aclose()

@@ -1,0 +1,123 @@
+"""A connected socket as a byte stream, on asyncio. Loaded where asyncio runs only.
+
+anyio's own pauses and resumes reading around each read: on most event loops two system calls a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from typing import cast
+
+from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
+from anyio.abc import ByteStream
+
+HIGH_WATER = 65_536
+"""Bytes that wait to be received before the system's buffer, and then the peer, has to wait."""
+
+
+class AsyncioSocket(asyncio.Protocol, ByteStream):
+    """One connection. Made by `open`; one task receives and one sends at a time."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self._paused = False
+        self._eof = False
+        self._lost: Exception | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._full = False
+        """Whether bytes wait to be written."""
+
+    @classmethod
+    async def open(cls, sock: socket.socket) -> AsyncioSocket:
+        """The stream of a socket, which it owns from here on."""
+        _, stream = await asyncio.get_running_loop().create_connection(cls, sock=sock)
+        return stream
+
+    # What the event loop tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(0)  # what is sent has been taken by the system
+
+    def data_received(self, data: bytes) -> None:
+        self._chunks.append(bytes(data))  # uvloop may give a bytearray
+        self._size += len(data)
+        if self._size > HIGH_WATER and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        _wake(self._reader)
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        _wake(self._reader)
+        return True  # our side stays open
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = BrokenResourceError() if self._lost is None else self._lost
+        _wake(self._reader)
+        _wake(self._writer)
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        _wake(self._writer)
+
+    # What its owner asks for.
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        """The next bytes; raises `EndOfStream` once the peer has closed its side."""
+        while not self._chunks:
+            if self._eof:
+                raise EndOfStream
+            if self._lost is not None:
+                raise self._lost
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        data = self._chunks.popleft()
+        if len(data) > max_bytes:
+            self._chunks.appendleft(data[max_bytes:])
+            data = data[:max_bytes]
+        self._size -= len(data)
+        if self._paused and self._size <= HIGH_WATER and self._transport is not None and self._lost is None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def send(self, item: bytes) -> None:
+        """Sends bytes; returns when the system has taken the last of them. Cancelled, it has sent them all the same."""
+        if self._lost is not None or self._transport is None:
+            raise self._lost or ClosedResourceError
+        self._transport.write(item)
+        while self._full and self._lost is None:
+            self._writer = asyncio.get_running_loop().create_future()
+            await self._writer
+        if self._lost is not None:
+            raise self._lost
+
+    async def send_eof(self) -> None:
+        """Closes our side."""
+        if self._transport is not None and self._lost is None:
+            self._transport.write_eof()
+
+    async def aclose(self) -> None:
+        """Closes the connection; whoever waits for it is told."""
+        self._lost = ClosedResourceError()
+        if self._transport is None:
+            return
+        try:
+            self._transport.close()
+            await asyncio.sleep(0)
+        finally:
+            self._transport.abort()
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,147 @@
+"""One accepted client: its TLS handshake, and the kind of connection that speaks its protocol.
+
+Run by the `HTTPServer` in a task of its own.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from functools import partial
+from math import inf
+from socket import socket
+
+import anyio
+from anyio.abc import ByteStream
+from anyio.streams.tls import TLSStream
+
+from .asgi import ASGIApp
+from .engine_connection import EngineConnection
+from .farewell import Farewell
+from .h1 import H1
+from .h2 import H2
+from .hangups import HangupWatch
+from .host import Host, HTTPProtocol
+from .http1_connection import HTTP1Connection
+from .hypercorn_engine import engine_config
+from .limits import ServerLimits
+from .sockets import Address
+from .tls import handshake, negotiated
+from .transport import GONE, Transport
+
+
+class Client:
+    """One client, until its connection is closed.
+
+    Args:
+        app: The application that answers.
+        stream: The connection; owned from here on.
+        sock: Its socket.
+        limits: The server's bounds.
+        draining: Tells whether the server drains.
+        hangups: Watches for clients that hang up.
+        client: The peer's address.
+        server: Our address.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        stream: ByteStream,
+        sock: socket,
+        limits: ServerLimits,
+        draining: Callable[[], bool],
+        hangups: HangupWatch | None,
+        *,
+        client: Address,
+        server: Address,
+    ) -> None:
+        self._app = app
+        self._stream = stream
+        self._sock = sock
+        self._limits = limits
+        self._draining = draining
+        self._hangups = hangups
+        self._client = client
+        self._server = server
+        self._head_due = anyio.current_time() + limits.header_timeout
+        self._opening = anyio.CancelScope(deadline=self._head_due)
+        self._connection: HTTP1Connection | EngineConnection | None = None
+
+    async def run(self, tls: ssl.SSLContext | None = None) -> None:
+        """Serves the client, and closes its connection however that ends."""
+        if tls is None:
+            await self._speak_http1(Transport(self._stream, self._limits.write_timeout, self._sock), "http")
+            return
+        secured = await self._secured(tls)
+        if secured is None:
+            return
+        transport = Transport(secured, self._limits.write_timeout)
+        if negotiated(secured) == "h2":
+            await self._speak(transport, self._h2)
+        else:
+            await self._speak_http1(transport, "https")
+
+    def drain(self) -> None:
+        """Ends the connection: now if nothing is in progress, else with the exchange that is."""
+        self._opening.cancel()
+        if self._connection is not None:
+            self._connection.drain()
+
+    @property
+    def due(self) -> float:
+        """The time, on the event loop's clock, until which the client may keep us waiting; `inf` while it does not.
+
+        An `EngineConnection` and the TLS handshake see to their own.
+        """
+        return self._connection.due if isinstance(self._connection, HTTP1Connection) else inf
+
+    async def _secured(self, tls: ssl.SSLContext) -> TLSStream | None:
+        """Makes the TLS handshake; None, and all closed, if the client fails at it."""
+        secured: TLSStream | None = None
+        try:
+            with self._opening:
+                secured = await handshake(self._stream, tls)
+        except GONE:
+            pass
+        finally:
+            if secured is None:
+                await Farewell(Transport(self._stream, self._limits.write_timeout)).close()
+        return secured
+
+    async def _speak_http1(self, transport: Transport, scheme: str) -> None:
+        """HTTP/1.1, until the client asks for another protocol."""
+        connection = self._connection = HTTP1Connection(
+            self._app,
+            transport,
+            self._limits,
+            self._draining,
+            scheme=scheme,
+            client=self._client,
+            server=self._server,
+            head_due=self._head_due,
+            watch_hangup=None if self._hangups is None else partial(self._hangups.watching, self._sock),
+        )
+        handover = await connection.run()
+        if handover is not None:
+            self._head_due = anyio.current_time() + self._limits.header_timeout
+            await self._speak(transport, lambda host: self._h1(host, scheme), handover)
+
+    async def _speak(self, transport: Transport, speak: Callable[[Host], HTTPProtocol], data: bytes = b"") -> None:
+        """One of hypercorn's protocols."""
+        connection = self._connection = EngineConnection(
+            self._app, transport, self._limits, self._draining, speak=speak, head_due=self._head_due
+        )
+        await connection.run(data)
+
+    def _h1(self, host: Host, scheme: str) -> HTTPProtocol:
+        return H1(engine_config(self._limits), host, tls=scheme == "https", client=self._client, server=self._server)
+
+    def _h2(self, host: Host) -> HTTPProtocol:
+        return H2(
+            engine_config(self._limits),
+            host,
+            write_timeout=self._limits.write_timeout,
+            client=self._client,
+            server=self._server,
+        )

@@ -1,0 +1,96 @@
+"""One call of the ASGI application behind one of hypercorn's protocols: an HTTP/2 stream, a WebSocket, an upgrade.
+
+Started by an `EngineConnection` in a task of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio.lowlevel
+
+from .asgi import ASGIApp, Message, Scope
+from .exchange import Exchange
+from .host import AppSend
+from .inbox import Inbox
+from .transport import Transport
+
+
+class EngineExchange(Exchange):
+    """One request, from the application's side of it.
+
+    Args:
+        app: The application.
+        scope: Its ASGI scope.
+        protocol_send: Takes what the application sends.
+        transport: Where the protocol writes, to join head and body.
+        multiplexed: Whether other exchanges write there meanwhile.
+        last_call: See `Exchange`.
+    """
+
+    __slots__ = ("_head", "_multiplexed", "_protocol_send", "_transport", "inbox")
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        scope: Scope,
+        protocol_send: AppSend,
+        transport: Transport,
+        *,
+        multiplexed: bool,
+        last_call: Callable[[], float],
+    ) -> None:
+        super().__init__(app, scope, last_call)
+        self.inbox = Inbox()
+        """What the client sends."""
+        self._protocol_send = protocol_send
+        self._transport = transport
+        self._multiplexed = multiplexed
+        self._head: Message | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the client is gone, or its request has been answered."""
+        return self.inbox.ended
+
+    async def receive(self) -> Message:
+        """The application's ASGI `receive`."""
+        return await self.inbox.get()
+
+    async def send(self, message: Message) -> None:
+        """The application's ASGI `send`. The head of a response waits for the first of its body, as ASGI allows."""
+        if message["type"] == "http.response.start" and self._head is None and not self._started:
+            self._head = message
+        elif self._head is not None:
+            head, self._head = self._head, None
+            await self._emit_head(head, message)
+        else:
+            await self._emit(message)
+
+    async def _emit_head(self, head: Message, body: Message) -> None:
+        if self._multiplexed:
+            await self._emit(head)
+            await self._emit(body)
+            return
+        with self._transport.corked():
+            await self._emit(head)
+            await self._emit(body)
+        await self._transport.flush()
+
+    async def _emit(self, message: Message) -> None:
+        if self.inbox.ended:  # sends nothing any more, but must not keep others from running
+            await anyio.lowlevel.checkpoint()
+        await self._protocol_send(message)
+        self._started = True
+        kind = message["type"]
+        if kind == "websocket.close" or (kind.endswith("response.body") and not message.get("more_body", False)):
+            self._finished = True
+
+    async def _hang_up(self) -> None:
+        await self._protocol_send(None)
+
+    def _drop_head(self) -> None:
+        self._head = None
+
+    def _flush(self) -> Awaitable[None]:
+        return self._transport.flush()

@@ -1,0 +1,265 @@
+"""One client that speaks plain HTTP/1.1: one task, which reads requests and answers them in their order.
+
+Made by a `Client`. What costs something for each request is left out here: a task, a channel, a timer, a second write.
+Nobody reads while an application works, unless it asks: its `receive` reads on, and so notices that the client goes
+away. What the client sends meanwhile waits in the socket's buffer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from math import inf
+from urllib.parse import unquote
+
+import anyio
+import anyio.lowlevel
+
+from .asgi import UNTIL_HANGUP, WHOLE_BODY, ASGIApp, Scope, WatchHangup
+from .farewell import Farewell
+from .http1_exchange import HTTP1Exchange
+from .http1_request import IncomingRequest, RequestParser
+from .http1_response import whole_response
+from .limits import ServerLimits
+from .refusal import refusal
+from .sockets import Address
+from .transport import Transport
+
+log = logging.getLogger("definable.http")
+
+PIECE = 16_384
+"""Bytes that are parsed at once: so many pipelined requests are held at most."""
+
+ASGI_VERSION = {"spec_version": "2.3", "version": "3.0"}
+
+
+class HTTP1Connection:
+    """One connection, until it is closed or its client asks for another protocol.
+
+    Args:
+        app: The application that answers.
+        transport: The connection's bytes.
+        limits: The server's bounds.
+        draining: Tells whether the server drains.
+        scheme: `"http"` or `"https"`.
+        client: The peer's address.
+        server: Our address.
+        head_due: The time, on the event loop's clock, until which the first request head must have come.
+        watch_hangup: Watches for the client's hang-up while a context is open; None where somebody has to read.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        transport: Transport,
+        limits: ServerLimits,
+        draining: Callable[[], bool],
+        *,
+        scheme: str,
+        client: Address,
+        server: Address,
+        head_due: float,
+        watch_hangup: WatchHangup | None = None,
+    ) -> None:
+        self._app = app
+        self._transport = transport
+        self._limits = limits
+        self._draining = draining
+        self._scheme = scheme
+        self._client = client
+        self._server = server
+        self._watch_hangup = watch_hangup
+        self._parser = RequestParser(limits.max_header_bytes)
+        self._unparsed = b""
+        self._requests: deque[IncomingRequest] = deque()
+        self._farewell = Farewell(transport)
+        self._waiting = anyio.CancelScope()
+        """Around everything; cancelled only while no exchange is in progress."""
+        self._idle = True
+        self._awaits_head = False
+        self._gone = False
+        self._pulling: anyio.CancelScope | None = None
+        self._news: anyio.Event | None = None
+        self.due = head_due
+        """The time, on the event loop's clock, until which the client may keep us waiting."""
+
+    async def run(self) -> bytes | None:
+        """Serves the connection and closes it.
+
+        Returns:
+            What the client has sent so far, if it asks for another protocol; the connection is open then.
+        """
+        handover: bytes | None = None
+        self._transport.flushed = self._flushed
+        try:
+            with self._waiting:
+                try:
+                    handover = await self._answer_all()
+                except Exception:
+                    log.exception("a connection failed")
+            if self._waiting.cancelled_caught and self._parser.head_begun and not self._draining():
+                await self._refuse(408)  # a head that has begun: silence is not answered
+        finally:
+            self._parser.close()
+            if handover is None:
+                await self._farewell.close()
+        return handover
+
+    def drain(self) -> None:
+        """Ends the connection: now if nothing is in progress, else with the exchange that is."""
+        if self._idle:
+            self._waiting.cancel()
+
+    # What an exchange asks for: see `http1_exchange.Client`.
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing will arrive at the client any more."""
+        return self._gone
+
+    @property
+    def draining(self) -> bool:
+        """Whether the connection must end with the exchange in progress."""
+        return self._draining()
+
+    async def pull(self) -> None:
+        """Brings in more of the request in progress, or notices that the client has gone.
+
+        Returns when something may have changed. One task reads at a time, and not past the next request.
+        """
+        if self._pulling is not None or self._requests or self._parser.handover is not None:
+            if self._news is None:
+                self._news = anyio.Event()
+            await self._news.wait()
+            return
+        try:
+            with anyio.CancelScope() as self._pulling:
+                await self._take_in()
+        finally:
+            self._pulling = None
+            self._tell()
+
+    def answered(self) -> None:
+        """The response is complete, or cannot be sent: whoever waits for the client need not wait any more."""
+        if self._pulling is not None:
+            self._pulling.cancel()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+
+    def _flushed(self) -> None:
+        if self._transport.broken and not self._gone:
+            self._gone = True
+            self.answered()
+
+    async def _answer_all(self) -> bytes | None:
+        requests, parser = self._requests, self._parser
+        while True:
+            if requests:
+                if not await self._answer(requests.popleft()):
+                    return None
+            elif parser.handover is not None:
+                return parser.handover
+            elif parser.refusal is not None:
+                await self._refuse(parser.refusal)
+                return None
+            elif self._gone or self._draining():
+                return None
+            else:
+                await self._next_head()
+
+    async def _answer(self, request: IncomingRequest) -> bool:
+        """Answers one request; says whether the connection goes on."""
+        exchange = HTTP1Exchange(
+            self._app, self._scope(request), request, self, self._transport, self._farewell.must_end_by
+        )
+        self._farewell.lingers = True
+        await exchange.run(refused=self._draining())
+        if exchange.closes:
+            return self._gone and bool(self._requests)  # what it handed over before it left is done
+        if self._requests:
+            await anyio.lowlevel.checkpoint()  # for the others
+        else:
+            self._await_head()
+        return True
+
+    def _await_head(self) -> None:
+        self._farewell.lingers = False
+        self._idle = True
+        begun = self._parser.head_begun
+        self._awaits_head = not begun
+        limits = self._limits
+        self.due = anyio.current_time() + (limits.header_timeout if begun else limits.keep_alive_timeout)
+
+    async def _next_head(self) -> None:
+        await self._take_in()
+        if self._waiting.cancel_called:  # too late: it came in the moment of the end
+            await anyio.lowlevel.checkpoint()
+        if self._requests:
+            self._idle = False
+            self.due = inf
+        elif self._awaits_head and self._parser.head_begun:
+            self._awaits_head = False
+            self.due = anyio.current_time() + self._limits.header_timeout
+
+    async def _take_in(self) -> None:
+        """Parses the next bytes of the client."""
+        data = self._unparsed or await self._transport.receive()
+        if not data:
+            self._gone = True
+            return
+        if len(data) > PIECE:
+            data, self._unparsed = data[:PIECE], data[PIECE:]
+        else:
+            self._unparsed = b""
+        self._requests += self._parser.feed(data)
+        if self._parser.handover is not None:
+            self._parser.feed(self._unparsed)
+
+    async def _refuse(self, status: int) -> None:
+        await self._transport.write(whole_response(refusal(status)))
+        self._farewell.lingers = True
+
+    def _scope(self, request: IncomingRequest) -> Scope:
+        path, _, query = request.target.partition(b"?")
+        text = path.decode("ascii")
+        return {
+            "type": "http",
+            "http_version": request.version,
+            "asgi": ASGI_VERSION,
+            "method": request.method,
+            "scheme": self._scheme,
+            "path": unquote(text) if "%" in text else text,
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            "headers": request.headers,
+            "client": self._client,
+            "server": self._server,
+            "state": {},
+            "extensions": self._extensions(request),
+        }
+
+    def _extensions(self, request: IncomingRequest) -> dict[str, object]:
+        extensions: dict[str, object] = {}
+        if request.complete:
+            extensions[WHOLE_BODY] = {}
+            if self._watch_hangup is not None:
+                extensions[UNTIL_HANGUP] = self._until_hangup
+        return extensions
+
+    def _until_hangup(self, tell: Callable[[], None]) -> AbstractContextManager[None]:
+        """Calls `tell` if the client hangs up while the context is open."""
+        assert self._watch_hangup is not None
+
+        def hung_up() -> None:
+            self._gone = True
+            self.answered()
+            tell()
+
+        return self._watch_hangup(hung_up)

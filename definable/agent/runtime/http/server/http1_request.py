@@ -1,0 +1,243 @@
+"""HTTP/1.1 requests out of a client's bytes: llhttp, strict, and what it leaves to its users. Pure: no network here.
+
+An `HTTP1Connection` feeds a `RequestParser` and answers the requests that it gives back.
+"""
+
+from __future__ import annotations
+
+import re
+
+from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
+
+from .refusal import Refused
+from .target import origin_form
+
+VERSIONS = frozenset({"1.0", "1.1"})
+
+UNKNOWN_METHOD = re.compile(rb"(?:\r?\n)*[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e]+ HTTP/1\.[01]\r\n")
+"""A request line that is valid but for a method that llhttp does not know."""
+
+LINE_OVERHEAD = 4
+"""Bytes of a header line beyond its name and value."""
+
+
+class IncomingRequest:
+    """A request whose head is complete, and as much of its body as has come in.
+
+    Attributes:
+        method: In upper case.
+        target: Path and query.
+        version: `"1.0"` or `"1.1"`.
+        headers: Names in lower case, and values, as they came.
+        keep_alive: Whether the client wants to go on with the connection.
+        complete: Whether all of the body has come in.
+        refusal: The status that answers it, when its body turned out to be invalid.
+    """
+
+    __slots__ = ("_chunks", "complete", "headers", "keep_alive", "method", "refusal", "target", "version")
+
+    def __init__(
+        self, method: str, target: bytes, version: str, headers: list[tuple[bytes, bytes]], keep_alive: bool
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.complete = False
+        self.refusal: int | None = None
+        self._chunks: list[bytes] = []
+
+    @property
+    def has_body(self) -> bool:
+        """Whether some of the body waits to be taken."""
+        return bool(self._chunks)
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client waits for a go-ahead before it sends its body (RFC 9110, section 10.1.1)."""
+        return self.version == "1.1" and any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
+        )
+
+    def add(self, data: bytes) -> None:
+        """Some of the body has come in."""
+        self._chunks.append(data)
+
+    def take(self) -> bytes:
+        """The body since the last time."""
+        chunks = self._chunks
+        if len(chunks) == 1:
+            return chunks.pop()
+        self._chunks = []
+        return b"".join(chunks)
+
+
+class RequestParser:
+    """One connection's requests.
+
+    Nothing more is parsed after a request that ends the connection, after a `refusal` and after a `handover`.
+
+    Args:
+        max_head: Bytes of a request line and headers, and of what else stands between two pieces of a body.
+    """
+
+    def __init__(self, max_head: int) -> None:
+        self._max_head = max_head
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._begun: list[IncomingRequest] = []
+        self._current: IncomingRequest | None = None
+        self._upgrade: IncomingRequest | None = None
+        self._unproductive = 0
+        """Bytes in a row that brought neither the end of a head nor some of a body."""
+        self._progress = False
+        self._fed = 0
+        self._ended = False
+        self.head_begun = False
+        """Whether some of a request head waits for the rest."""
+        self.refusal: int | None = None
+        """The status that answers what is no request of ours, after all requests before it."""
+        self.handover: bytes | None = None
+        """What a client has sent, from the head on with which it asks for another protocol."""
+        self._parser: HttpRequestParser | None = HttpRequestParser(self)
+
+    def feed(self, data: bytes) -> list[IncomingRequest]:
+        """Takes bytes; returns the requests whose heads they complete. Bodies grow in the requests themselves."""
+        begun = self._begun = []
+        parser = self._parser
+        if parser is None:
+            if self.handover is not None:
+                self.handover += data
+            return begun
+        if self._ended:
+            self.close()
+            return begun
+        self._progress, self._fed = False, len(data)
+        idle = self._current is None and not self.head_begun
+        try:
+            parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            assert self._upgrade is not None
+            self.handover = head_of(self._upgrade) + data[upgrade.args[0] :]
+            self.close()
+        except HttpParserError as error:
+            if not self._ended:  # else it is about what follows the last request
+                self.refuse(self._status_of(error, data if idle else b""))
+        else:
+            self._unproductive = 0 if self._progress else self._unproductive + len(data)
+            if self._unproductive > self._max_head:
+                self.refuse(431 if self._current is None else 400)
+        return begun
+
+    def refuse(self, status: int) -> None:
+        """Nothing more is taken: the request that is incomplete, if there is one, is answered with this status."""
+        self.refusal = status
+        if self._current is not None:
+            self._current.refusal = status
+        self.close()
+
+    def close(self) -> None:
+        """Nothing more is parsed. Also undoes the cycle with the C parser, which only a garbage collection would."""
+        self._parser = None
+        self.head_begun = False
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers = []
+        self.head_begun = True
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._current is None:  # else it is a trailer, which nobody wants
+            self._headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        assert parser is not None
+        try:
+            request = self._checked_head(parser)
+        except Refused as refused:
+            self.refusal = refused.status
+            raise
+        self._progress = True
+        if parser.should_upgrade():
+            self._upgrade = request
+        else:
+            self._current = request
+            self._begun.append(request)
+
+    def on_body(self, data: bytes) -> None:
+        assert self._current is not None
+        self._current.add(data)
+        self._progress = True
+
+    def on_message_complete(self) -> None:
+        self.head_begun = False
+        if self._current is not None:
+            self._current.complete = True
+            self._ended = not self._current.keep_alive
+            self._current = None
+        self._progress = True
+
+    def _checked_head(self, parser: HttpRequestParser) -> IncomingRequest:
+        """The request, by the rules that llhttp does not know.
+
+        Raises:
+            Refused: It breaks one of them.
+        """
+        headers, version, method = self._headers, parser.get_http_version(), parser.get_method()
+        if self._unproductive + self._fed > self._max_head and self._head_size() > self._max_head:
+            raise Refused(431)
+        if version not in VERSIONS:
+            raise Refused(505)
+        if method == b"CONNECT":
+            raise Refused(501)
+        hosts, codings = 0, None
+        for name, value in headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding":
+                codings = value if codings is None else codings + b"," + value
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise Refused(400)
+        if codings is not None:
+            check_codings(codings, version)
+        return IncomingRequest(
+            method.decode(), origin_form(method, self._url), version, headers, parser.should_keep_alive()
+        )
+
+    def _head_size(self) -> int:
+        return len(self._url) + sum(len(name) + len(value) + LINE_OVERHEAD for name, value in self._headers)
+
+    def _status_of(self, error: HttpParserError, data: bytes) -> int:
+        """The status for what llhttp refuses; `data` is what it was fed, if that began with a head."""
+        parser = self._parser
+        assert parser is not None
+        if self.refusal is not None:
+            return self.refusal
+        if self._url and self._current is None and parser.get_http_version() not in {"0.0", *VERSIONS}:
+            return 505
+        if isinstance(error, HttpParserInvalidMethodError) and UNKNOWN_METHOD.match(data):
+            return 501
+        return 400
+
+
+def check_codings(codings: bytes, version: str) -> None:
+    """A body is chunked or has a length, nothing else (RFC 9112, section 6.1).
+
+    Raises:
+        Refused: It is coded in a way that this server, or this version of HTTP, does not know.
+    """
+    if version == "1.0":
+        raise Refused(400)
+    if codings.lower() != b"chunked":
+        raise Refused(501)
+
+
+def head_of(request: IncomingRequest) -> bytes:
+    """A request's head in bytes again, for another parser."""
+    lines = b"".join(b"%b: %b\r\n" % header for header in request.headers)
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (request.method.encode(), request.target, request.version.encode(), lines)
