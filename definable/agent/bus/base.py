@@ -138,6 +138,11 @@ class EventBus(Protocol):
         ...
 
     @property
+    def shared(self) -> bool:
+        """Whether other processes may handle what this one accepted, who then learns nothing of its end."""
+        ...
+
+    @property
     def failure(self) -> Exception | None:
         """Why the open bus does not work at present; None while it does."""
         ...

@@ -24,7 +24,7 @@ from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed
 from .base import EventBus
 from .memory import DEFAULT_BUFFER
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 RETRY_PAUSE = 1.0
 """Seconds until an event is offered again to a bus whose storage failed."""

@@ -103,6 +103,10 @@ class MemoryBus:
         return False
 
     @property
+    def shared(self) -> bool:
+        return False
+
+    @property
     def failure(self) -> Exception | None:
         return None
 

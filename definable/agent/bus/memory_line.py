@@ -61,8 +61,9 @@ class MemoryLine:
     """
 
     def __init__(self, streams: DeliveryStreams, redeliveries: TaskGroup, dead: deque[DeadLetter]) -> None:
-        self.send, self.receive = streams
-        self.dedupe = DedupeWindow()
+        self.send: MemoryObjectSendStream[MemoryDelivery] = streams[0]
+        self.receive: MemoryObjectReceiveStream[MemoryDelivery] = streams[1]
+        self.dedupe: DedupeWindow = DedupeWindow()
         self._redeliveries = redeliveries
         self._dead = dead
         self._closed = False

@@ -150,6 +150,10 @@ class SQLiteBus:
         return True
 
     @property
+    def shared(self) -> bool:
+        return False
+
+    @property
     def failure(self) -> Exception | None:
         return None if self._line is None else self._line.writer.failure
 

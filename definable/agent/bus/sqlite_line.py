@@ -38,8 +38,8 @@ class SQLiteLine:
     """
 
     def __init__(self, file: SQLiteFile, stored: Stored, now: Callable[[], float]) -> None:
-        self.writer = SQLiteWriter(file, self)
-        self.keys = SQLiteKeys(stored.keys, self.writer, now)
+        self.writer: SQLiteWriter = SQLiteWriter(file, self)
+        self.keys: SQLiteKeys = SQLiteKeys(stored.keys, self.writer, now)
         self._now = now
         self._opening = os.urandom(8).hex()
         self._position = stored.last_position
@@ -56,7 +56,7 @@ class SQLiteLine:
         self._turn = anyio.Lock(fast_acquire=True)
         self._arrived = anyio.Event()
         self._handing_out = True
-        self.accepting = True
+        self.accepting: bool = True
         self._closed = False
 
     # --- publish

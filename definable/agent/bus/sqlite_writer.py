@@ -21,7 +21,7 @@ from definable.errors import StorageError
 from .sqlite_batch import Batch
 from .sqlite_tables import Order, Receipt, carry_out
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 RETRY_PAUSE = 0.5
 """Seconds between two tries at a file that fails."""
@@ -62,7 +62,7 @@ class SQLiteWriter:
     """
 
     def __init__(self, file: SQLiteFile, host: WriterHost) -> None:
-        self.pending = Batch()
+        self.pending: Batch = Batch()
         """What the next turn writes; call `wish` after adding to it."""
         self.failure: Exception | None = None
         """Why the last turn failed; None when it did not."""

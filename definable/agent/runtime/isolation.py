@@ -1,8 +1,9 @@
-"""Keeps what the user's code raises from taking down what runs it: used by dispatch and by the supervisor."""
+"""Keeps what the user's code raises from taking down what runs it: used by dispatch, runs and the supervisor."""
 
 from __future__ import annotations
 
 from types import TracebackType
+from typing import cast
 
 import anyio
 
@@ -10,8 +11,9 @@ import anyio
 class Isolation:
     """A context out of which user code raises plain errors only.
 
-    `sys.exit()` becomes a `RuntimeError`, and so does the cancellation of another task that the code awaits, which
-    asyncio lets through. A cancellation of the code itself goes on, and everything else.
+    `sys.exit()` becomes a `RuntimeError`, also out of a task group, and so does the cancellation of another task that
+    the code awaits, which asyncio lets through. A cancellation of the code itself goes on, and everything else. (In a
+    task that the code itself starts, asyncio ends the event loop at a `SystemExit`, and nothing can keep it from that.)
 
     Args:
         what: Whose code it is, for the error.
@@ -31,8 +33,14 @@ class Isolation:
         if error is None or isinstance(error, Exception):
             return
         stray = isinstance(error, anyio.get_cancelled_exc_class()) and not _is_cancelled()
-        if stray or isinstance(error, SystemExit):
+        if stray or _is_exit(error):
             raise RuntimeError(f"{self._what} raised {error!r}") from error
+
+
+def _is_exit(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).split((Exception, SystemExit))[1] is None
+    return isinstance(error, SystemExit)
 
 
 def _is_cancelled() -> bool:

@@ -18,6 +18,7 @@ from definable.agent.runner import Runner, RunRequest
 from definable.errors import RunCancelled, RunError, ServeError
 
 from .clock import current_clock
+from .isolation import Isolation
 from .run_log import RunLog
 
 MAX_RECENT_RUNS = 1_000
@@ -59,10 +60,13 @@ class RunRegistry:
     Args:
         runner: Makes the runs.
         max_concurrent: How many may be under way at once.
+        others_help: Whether queued runs may be made by another process, which tells nobody: then the oldest are
+            forgotten, where else a new one is refused.
     """
 
-    def __init__(self, runner: Runner, max_concurrent: int) -> None:
+    def __init__(self, runner: Runner, max_concurrent: int, *, others_help: bool = False) -> None:
         self._runner = runner
+        self._others_help = others_help
         self._max_concurrent = max_concurrent
         self._places = anyio.Semaphore(max_concurrent, fast_acquire=True)
         self._queued: dict[str, RunRecord] = {}
@@ -76,6 +80,8 @@ class RunRegistry:
         Raises:
             TooManyRuns: As many are queued as may be under way.
         """
+        if len(self._queued) >= self._max_concurrent and self._others_help:
+            del self._queued[next(iter(self._queued))]
         if len(self._queued) >= self._max_concurrent:
             raise TooManyRuns(f"{self._max_concurrent} runs wait already (max_concurrent_runs)")
         record = self._queued[request.run_id] = self._record(request, source, RunStatus.QUEUED)
@@ -137,7 +143,7 @@ class RunRegistry:
         elif record.is_logged:
             listener = record.log.tell
         try:
-            with record.scope:
+            with record.scope, Isolation(f"the run {record.run_id}"):
                 record.output = output = await runner.run(request, listener)
                 record.session_id = output.session_id
                 record.status = RunStatus.COMPLETED

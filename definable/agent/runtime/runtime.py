@@ -46,10 +46,12 @@ if TYPE_CHECKING:
     from quart import Quart
 
     from definable.agent.auth.base import AuthProvider
+    from definable.agent.bus.base import EventBus
 
     from .http.service import HTTPService
+    from .supervisor import Supervisor
 
-logger = logging.getLogger("definable")
+logger: logging.Logger = logging.getLogger("definable")
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that closing the model's connections may take."""
@@ -77,22 +79,24 @@ class AgentRuntime:
         foreign_server: bool = False,
     ) -> None:
         self.agent = agent
-        self.settings = ServeSettings() if settings is None else settings
-        self.name = self.settings.name or agent.name
+        self.settings: ServeSettings = ServeSettings() if settings is None else settings
+        self.name: str = self.settings.name or agent.name
         self.url: str | None = None
         """Where HTTP is served; None without a server, or before it is bound."""
         self.report: ShutdownReport | None = None
         """The account, once the runtime has ended."""
-        self.ledger = WorkLedger()
+        self.ledger: WorkLedger = WorkLedger()
         interfaces = (*agent.interfaces, *interfaces)
-        self.triggers = TriggerTable(with_webhooks(agent.triggers, interfaces))
-        self.registry = RunRegistry(agent.runner, self.settings.max_concurrent_runs)
-        self.dispatcher = Dispatcher(self.registry)
-        self.bus = MemoryBus(self.settings.event_buffer) if agent.bus is None else agent.bus
-        self.supervisors = supervised(
+        self.triggers: TriggerTable = TriggerTable(with_webhooks(agent.triggers, interfaces))
+        self.bus: EventBus = MemoryBus(self.settings.event_buffer) if agent.bus is None else agent.bus
+        self.registry: RunRegistry = RunRegistry(
+            agent.runner, self.settings.max_concurrent_runs, others_help=self.bus.shared
+        )
+        self.dispatcher: Dispatcher = Dispatcher(self.registry)
+        self.supervisors: list[Supervisor] = supervised(
             interfaces, agent, self.registry, self.bus, self.ledger, self.settings.event_buffer
         )
-        self.workers = Workers(
+        self.workers: Workers = Workers(
             self.bus,
             self.triggers.by_key,
             self.dispatcher,
@@ -103,7 +107,7 @@ class AgentRuntime:
             line_limit=self.settings.event_buffer,
             takers=[supervisor.mailbox for supervisor in self.supervisors],
         )
-        self.cron_loop = CronLoop(self.triggers.crons, self._fire_cron)
+        self.cron_loop: CronLoop = CronLoop(self.triggers.crons, self._fire_cron)
         self.http: HTTPService | None = None
         """What answers HTTP; None without a server."""
         self._foreign_server = foreign_server
@@ -315,12 +319,12 @@ class AgentRuntime:
         for supervisor in self.supervisors:
             await supervisor.received.wait()
         emitter = self.agent.emitter
-        at_rest = False
-        while not at_rest:  # the last piece of work may have emitted one more
-            await self.ledger.idle()
+        while True:  # the last piece of work may have emitted one more
             await emitter.flushed()
             await self.bus.drain()
-            at_rest = emitter.is_flushed and not self.ledger.active()
+            if emitter.is_flushed and not self.ledger.active():
+                break
+            await self.ledger.idle()
         for supervisor in self.supervisors:
             supervisor.release()
         for supervisor in self.supervisors:

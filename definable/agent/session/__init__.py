@@ -4,6 +4,7 @@
 base.py      Session, and the protocol of a place that keeps sessions
 memory.py    in this process
 sqlite.py    in a file (loads sqlite3 when first used)
+redis.py     in Redis, shared by replicas (loads coredis when first used)
 codec.py     messages and states as bytes, for the stores beyond memory
 gate.py      runs of one session one after the other
 history.py   how much of a conversation is kept and sent
@@ -12,21 +13,23 @@ history.py   how much of a conversation is kept and sent
 
 from typing import TYPE_CHECKING
 
-from definable.lazy_exports import lazy_exports
+from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
     from .base import Session, SessionStore
     from .memory import MemorySessionStore
+    from .redis import RedisSessionStore
     from .sqlite import SQLiteSessionStore
 
-__all__ = ["SessionStore", "Session", "MemorySessionStore", "SQLiteSessionStore"]
+__all__ = ["SessionStore", "Session", "MemorySessionStore", "SQLiteSessionStore", "RedisSessionStore"]
 
-__getattr__ = lazy_exports(
+__getattr__: GetAttribute = lazy_exports(
     __name__,
     {
         "SessionStore": ".base",
         "Session": ".base",
         "MemorySessionStore": ".memory",
         "SQLiteSessionStore": ".sqlite",
+        "RedisSessionStore": ".redis",
     },
 )

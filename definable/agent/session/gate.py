@@ -17,7 +17,7 @@ import anyio
 from definable.agent.event_loop import EventLoopHandle
 from definable.agent.run_context import current_run
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class _Waiter:

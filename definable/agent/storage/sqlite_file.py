@@ -90,7 +90,7 @@ class SQLiteFile:
             raise ConfigurationError(f"synchronous={synchronous!r}: 'NORMAL' or 'FULL'")
         if not (math.isfinite(busy_timeout) and busy_timeout >= 0):
             raise ConfigurationError(f"busy_timeout={busy_timeout!r}: seconds, 0 or more")
-        self.path = _checked_path(path)
+        self.path: Path = _checked_path(path)
         self._prepare = (
             "PRAGMA journal_mode = WAL",
             f"PRAGMA synchronous = {synchronous}",

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from loopback.redis import has_redis, own_redis, redis, shared_redis
 
-from definable.agent.bus import EventBus, MemoryBus, SQLiteBus
+from definable.agent.bus import EventBus, MemoryBus, RedisBus, SQLiteBus
+
+__all__ = ["bus", "has_redis", "own_redis", "path", "redis", "shared_redis"]
 
 
 @pytest.fixture
@@ -15,7 +18,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "events.db"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def bus(request: pytest.FixtureRequest, path: Path) -> EventBus:
     """A bus that is not open yet."""
+    if request.param == "redis":
+        return RedisBus(request.getfixturevalue("redis").url)
     return MemoryBus() if request.param == "memory" else SQLiteBus(path)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import anyio
 import pytest
 
-from definable.agent.bus import EventBus, SQLiteBus
+from definable.agent.bus import EventBus, MemoryBus, SQLiteBus
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -17,6 +18,12 @@ pytestmark = pytest.mark.anyio
 def anyio_backend(request: pytest.FixtureRequest) -> Iterator[object]:
     with virtual_time(request.param) as backend:
         yield backend
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def bus(request: pytest.FixtureRequest, path: Path) -> EventBus:
+    """A bus that is not open yet, and stands on nothing that has a clock of its own."""
+    return MemoryBus() if request.param == "memory" else SQLiteBus(path)
 
 
 async def test_a_delayed_delivery_comes_on_time(bus: EventBus) -> None:

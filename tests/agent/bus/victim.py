@@ -1,4 +1,6 @@
-"""An agent on a `SQLiteBus` under load, for `test_kill.py` to kill: `python victim.py FILE LOG BACKEND LIFE`.
+"""An agent on a durable bus under load, for `test_kill.py` to kill: `python victim.py BUS LOG BACKEND LIFE`.
+
+The bus is a file's path or Redis's URL.
 
 Notes down in the log, which it appends to line by line, what was accepted, begun and done. In a life whose name is no
 number it makes no load of its own.
@@ -15,14 +17,19 @@ import sys
 import anyio
 
 from definable.agent import Agent, RunOutput
-from definable.agent.bus import SQLiteBus
+from definable.agent.bus import EventBus, RedisBus, SQLiteBus
 from definable.agent.trigger import EventTrigger, TriggerEvent, Webhook
+from definable.errors import StorageError
 
 WORKERS = 20
 EMITTERS = 30
 
-file, log, backend, life = sys.argv[1:]
-agent = Agent("offline", bus=SQLiteBus(file))
+LEASE = 1.5
+"""Seconds."""
+
+place, log, backend, life = sys.argv[1:]
+bus: EventBus = RedisBus(place, lease=LEASE) if place.startswith("redis://") else SQLiteBus(place)
+agent = Agent("offline", bus=bus)
 log_descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
@@ -59,7 +66,10 @@ def ran(output: RunOutput) -> None:
 async def emit(numbers: itertools.count[int]) -> None:
     while True:
         id = f"{life}.{next(numbers)}"
-        await agent.aemit("job", {"id": id})
+        try:
+            await agent.aemit("job", {"id": id})
+        except StorageError:  # the bus's server is away: nothing was promised
+            continue
         note("accepted", id)
         await anyio.sleep(0.001)
 

@@ -11,6 +11,7 @@ from definable.agent.runtime import run_registry
 from definable.agent.runtime.run_registry import RunRegistry, TooManyRuns
 from definable.errors import RunCancelled
 from definable.model import OfflineModel
+from definable.model.message import ModelRequest
 
 pytestmark = pytest.mark.anyio
 
@@ -54,6 +55,18 @@ async def test_a_failed_run_says_why() -> None:
         await held.registry.run(RunRequest("hi"), "test")
     [record] = held.registry.records()
     assert (record.status, str(record.failure)) == (RunStatus.FAILED, "oops")
+
+
+async def test_sys_exit_in_a_run_is_a_failure_like_others() -> None:
+    def leave(request: ModelRequest) -> str:
+        raise SystemExit(3)
+
+    held = Held(script=leave)
+    held.go_on.set()
+    with pytest.raises(RuntimeError, match=r"the run run_\w+ raised SystemExit"):
+        await held.registry.run(RunRequest("hi"), "test")
+    [record] = held.registry.records()
+    assert record.status is RunStatus.FAILED
 
 
 async def test_a_run_is_cancelled_by_its_id() -> None:
@@ -138,3 +151,11 @@ async def test_recent_runs_are_bounded_and_newest_first(monkeypatch: pytest.Monk
         await held.registry.run(RunRequest("hi", run_id=str(number)), "test")
     assert [record.run_id for record in held.registry.records()] == ["4", "3", "2"]
     assert held.registry.find("0") is None
+
+
+async def test_where_others_may_make_a_queued_run_the_oldest_is_forgotten_rather_than_a_new_one_refused() -> None:
+    registry = RunRegistry(Agent("offline").runner, 2, others_help=True)
+    requests = [RunRequest(str(number)) for number in range(5)]
+    for request in requests:
+        registry.queue(request, "test")
+    assert [registry.find(request.run_id) is not None for request in requests] == [False] * 3 + [True] * 2

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import anyio
 import anyio.to_thread
 import pytest
+from loopback.redis import RedisServer
 
-from definable.agent.session import MemorySessionStore, Session, SessionStore, SQLiteSessionStore
+from definable.agent.session import MemorySessionStore, RedisSessionStore, Session, SessionStore, SQLiteSessionStore
 from definable.errors import ConfigurationError
 from definable.model import Image, Message, ToolCall
 
@@ -56,8 +57,26 @@ class SQLiteHome(MemoryHome):
         return SQLiteSessionStore(self.path, ttl=ttl, clock=lambda: self.now)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+class RedisHome:
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+
+    def store(self, ttl: float | None = None) -> SessionStore:
+        return RedisSessionStore(self.server.url, ttl=ttl)
+
+    def pass_time(self, seconds: float) -> None:
+        """Redis keeps its own time: what is left of every key's is cut."""
+        script = """for _, key in ipairs(redis.call('KEYS', '*')) do
+            local left = redis.call('PTTL', key)
+            if left >= 0 then redis.call('PEXPIRE', key, left - ARGV[1]) end
+        end return 1"""
+        assert self.server.number("EVAL", script, "0", f"{seconds * 1000:.0f}") == 1
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> StoreHome:
+    if request.param == "redis":
+        return RedisHome(request.getfixturevalue("redis"))
     return MemoryHome() if request.param == "memory" else SQLiteHome(tmp_path)
 
 
@@ -250,10 +269,10 @@ async def test_event_loops_in_threads_use_the_store_at_once(
 
 
 async def test_a_cancelled_save_is_whole_or_did_not_happen(store: SessionStore) -> None:
-    """Cancelled at every moment that the event loop offers."""
+    """Cancelled at every moment that the event loop offers, and late enough for a store beyond a network."""
     old, new = Session("s", "ann", HISTORY[:1], {"v": 1}), Session("s", "ann", HISTORY * 4, {"v": 2})
     outcomes: set[bool] = set()
-    for steps in range(12):
+    for steps in (*range(12), 100, 5_000):
         await store.save(old)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(store.save, new)

@@ -1,4 +1,4 @@
-"""A served agent whose events are kept in a file: what it was given before a restart is handled after it."""
+"""A served agent whose bus is durable: what it was given before a restart is handled after it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from definable.agent import Agent, RunOutput
-from definable.agent.bus import EventBusClosed, SQLiteBus
+from definable.agent.bus import EventBus, EventBusClosed, RedisBus, SQLiteBus
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 from definable.errors import ConfigurationError
 from definable.testing import VIRTUAL_BACKENDS, served, virtual_time
@@ -20,11 +20,21 @@ LIMIT = 15.0
 """Seconds that a test may hang."""
 
 
-class Recorder:
-    """An agent on a file, which notes down the events that it handled."""
+@pytest.fixture(params=["sqlite", "redis"])
+def place(request: pytest.FixtureRequest, path: Path) -> str:
+    """Where the events are kept: a file's path, or Redis's URL."""
+    return str(path) if request.param == "sqlite" else request.getfixturevalue("redis").url
 
-    def __init__(self, path: Path, **options: Any) -> None:
-        self.agent = Agent("offline", bus=SQLiteBus(path))
+
+def bus_at(place: str, **options: Any) -> EventBus:
+    return RedisBus(place, **options) if place.startswith("redis://") else SQLiteBus(place, **options)
+
+
+class Recorder:
+    """An agent on a durable bus, which notes down the events that it handled."""
+
+    def __init__(self, place: str, **options: Any) -> None:
+        self.agent = Agent("offline", bus=bus_at(place))
         self.seen: list[tuple[Any, int]] = []
         self.agent.on(EventTrigger("job", **options))(self.on_event)
 
@@ -54,8 +64,8 @@ async def eventually(condition: Any) -> None:
 
 
 @pytest.mark.anyio
-async def test_events_from_before_serving_are_handled(path: Path) -> None:
-    recorder = Recorder(path)
+async def test_events_from_before_serving_are_handled(place: str) -> None:
+    recorder = Recorder(place)
     for n in range(5):
         recorder.agent.emit("job", {"n": n})
     async with recorder.running() as runtime:
@@ -66,8 +76,8 @@ async def test_events_from_before_serving_are_handled(path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_stop_finishes_what_waits_when_there_is_time_and_the_report_counts_it(path: Path) -> None:
-    recorder = Recorder(path)
+async def test_a_stop_finishes_what_waits_when_there_is_time_and_the_report_counts_it(place: str) -> None:
+    recorder = Recorder(place)
     async with recorder.running(event_workers=2) as runtime:
         for n in range(300):
             recorder.agent.emit("job", {"n": n})
@@ -77,9 +87,9 @@ async def test_a_stop_finishes_what_waits_when_there_is_time_and_the_report_coun
 
 @pytest.mark.anyio
 async def test_what_a_stop_left_in_the_file_is_handled_by_the_next_and_counted_as_neither_lost_nor_left(
-    path: Path,
+    place: str,
 ) -> None:
-    first, second = Holding(path), Recorder(path)
+    first, second = Holding(place), Recorder(place)
     async with first.running(event_workers=2, shutdown_timeout=0.2) as runtime:
         for n in range(10):
             await first.agent.aemit("job", {"n": n})
@@ -91,8 +101,8 @@ async def test_what_a_stop_left_in_the_file_is_handled_by_the_next_and_counted_a
 
 
 @pytest.mark.anyio
-async def test_what_stands_behind_a_triggers_own_limit_is_kept_too(path: Path) -> None:
-    first, second = Holding(path, max_concurrency=1), Recorder(path)
+async def test_what_stands_behind_a_triggers_own_limit_is_kept_too(place: str) -> None:
+    first, second = Holding(place, max_concurrency=1), Recorder(place)
     async with first.running(shutdown_timeout=0.2) as runtime:
         for n in range(10):
             await first.agent.aemit("job", {"n": n})
@@ -104,13 +114,13 @@ async def test_what_stands_behind_a_triggers_own_limit_is_kept_too(path: Path) -
 
 
 @pytest.mark.anyio
-async def test_a_retry_outlives_a_restart(path: Path) -> None:
+async def test_a_retry_outlives_a_restart(place: str) -> None:
     class Failing(Recorder):
         async def handle(self, event: TriggerEvent) -> None:
             await super().handle(event)
             raise ZeroDivisionError
 
-    first, second = Failing(path, retries=3), Recorder(path)
+    first, second = Failing(place, retries=3), Recorder(place)
     async with first.running() as runtime:
         await first.agent.aemit("job", {"n": 1})
         await eventually(lambda: first.seen)
@@ -122,7 +132,7 @@ async def test_a_retry_outlives_a_restart(path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_what_fails_for_good_is_a_dead_letter_over_the_restart_and_may_be_replayed(
-    path: Path, caplog: pytest.LogCaptureFixture
+    place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)
 
@@ -130,9 +140,9 @@ async def test_what_fails_for_good_is_a_dead_letter_over_the_restart_and_may_be_
         async def handle(self, event: TriggerEvent) -> None:
             raise ZeroDivisionError("no luck")
 
-    async with Failing(path).running() as runtime:
+    async with Failing(place).running() as runtime:
         await runtime.agent.aemit("job", {"n": 1})
-    recorder = Recorder(path)
+    recorder = Recorder(place)
     async with recorder.running() as runtime:
         [letter] = await runtime.bus.dead_letters()
         assert letter.why == "ZeroDivisionError: no luck"
@@ -142,8 +152,8 @@ async def test_what_fails_for_good_is_a_dead_letter_over_the_restart_and_may_be_
 
 
 @pytest.mark.anyio
-async def test_a_handler_may_emit_with_one_worker_and_a_small_buffer(path: Path) -> None:
-    agent = Agent("offline", bus=SQLiteBus(path, buffer=1))
+async def test_a_handler_may_emit_with_one_worker_and_a_small_buffer(place: str) -> None:
+    agent = Agent("offline", bus=bus_at(place, buffer=1))
     seen: list[int] = []
 
     @agent.on(EventTrigger("job"))
@@ -161,8 +171,8 @@ async def test_a_handler_may_emit_with_one_worker_and_a_small_buffer(path: Path)
 
 
 @pytest.mark.anyio
-async def test_data_that_is_not_json_is_refused_on_the_line_that_emits_it(path: Path) -> None:
-    recorder = Recorder(path)
+async def test_data_that_is_not_json_is_refused_on_the_line_that_emits_it(place: str) -> None:
+    recorder = Recorder(place)
     async with recorder.running() as runtime:
         with pytest.raises(ConfigurationError, match=r"event\(job\).*body\.n is .*, a set"):
             recorder.agent.emit("job", {"n": {1}})
@@ -176,9 +186,9 @@ async def test_data_that_is_not_json_is_refused_on_the_line_that_emits_it(path: 
 
 
 @pytest.mark.anyio
-async def test_a_repeated_delivery_of_an_accepted_webhook_is_a_duplicate_after_the_restart_too(path: Path) -> None:
+async def test_a_repeated_delivery_of_an_accepted_webhook_is_a_duplicate_after_the_restart_too(place: str) -> None:
     def agent() -> Agent:
-        agent = Agent("offline", bus=SQLiteBus(path))
+        agent = Agent("offline", bus=bus_at(place))
         for respond in ("accept", "wait"):
             agent.on(Webhook(f"/{respond}", respond=respond, dedupe="X-Delivery"))(lambda event: "hi")
         return agent
@@ -195,12 +205,12 @@ async def test_a_repeated_delivery_of_an_accepted_webhook_is_a_duplicate_after_t
 
 
 @pytest.mark.anyio
-async def test_what_was_promised_over_http_is_done_after_the_restart_under_the_promised_ids(path: Path) -> None:
+async def test_what_was_promised_over_http_is_done_after_the_restart_under_the_promised_ids(place: str) -> None:
     hold = True
     outputs: dict[str, RunOutput] = {}
 
     def agent() -> Agent:
-        agent = Agent("offline", bus=SQLiteBus(path))
+        agent = Agent("offline", bus=bus_at(place))
 
         @agent.on(Webhook("/hook/{repo}", respond="accept"))
         async def hook(event: TriggerEvent) -> str:

@@ -1,0 +1,230 @@
+"""One connection to Redis, made again whenever it is lost: what the Redis bus and the Redis session store stand on.
+
+Many tasks share it: coredis sends what has come together in one write and hands out the answers in their order. A
+caller that is cancelled leaves its answer to be dropped, and the connection in order.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import anyio
+from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from coredis.exceptions import ConnectionError as RedisConnectionError
+from coredis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError
+
+from definable.errors import StorageError
+
+from .redis_address import RedisAddress
+from .redis_script import Script
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+FIRST_PAUSE, MAX_PAUSE = 0.02, 1.0
+"""Seconds between two tries to connect: doubled each time."""
+
+_STALE = (MovedError, NoScriptError, ReadOnlyError)
+"""Answers that another connection would not give: the server has changed its part, or forgotten the scripts."""
+
+
+logging.getLogger("coredis").addFilter(lambda record: record.msg != "Connection attempt failed unexpectedly!")
+"""With a traceback each time, also when the attempt was cancelled: what failed is ours to say, once."""
+
+
+class RedisAway(StorageError):
+    """Redis cannot be reached, or does not answer: whether it did what it was asked to is not known."""
+
+
+class RedisLink:
+    """A connection that lasts.
+
+    Args:
+        address: Where to.
+        scripts: What the server has to know.
+        timeout: Seconds for Redis to answer, beyond which the connection counts as lost.
+    """
+
+    def __init__(self, address: RedisAddress, scripts: Sequence[Script] = (), *, timeout: float) -> None:
+        self.failure: StorageError | None = RedisAway(f"Redis at {address}: not connected")
+        """Why there is no connection; None while there is one."""
+        self.client_id: int = 0
+        """The connection's number at the server."""
+        self._address = address
+        self._scripts = scripts
+        self._timeout = timeout
+        self._connection: Any = None
+        self._changed = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._task_status: TaskStatus[StorageError | None] = anyio.TASK_STATUS_IGNORED
+
+    # --- the connection
+
+    async def run(self, *, task_status: TaskStatus[StorageError | None]) -> None:
+        """Keep the connection up until `close`. When the first try fails, tell `task_status` why, and end."""
+        self._task_status = task_status
+        pause = FIRST_PAUSE
+        with self._scope:
+            was_up = await self._connect()
+            while self.client_id:
+                if was_up:
+                    logger.warning("%s", self.failure)
+                    pause = FIRST_PAUSE
+                await anyio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, MAX_PAUSE)
+                was_up = await self._connect()
+        if not self.client_id:
+            task_status.started(self.failure)
+
+    def close(self) -> None:
+        """End."""
+        self._scope.cancel()
+
+    async def _connect(self) -> bool:
+        """Connect, and return when the connection is lost (True) or cannot be made (False)."""
+        connection = self._address.connection(self._timeout)
+        connection.register_connect_callback(self._prepare)
+        ready = _Ready(self, connection)
+        cause: BaseException | None = None
+        try:
+            await connection.run(task_status=ready)
+        except (RedisError, OSError) as error:
+            cause = error.__cause__ or error
+        finally:
+            self._connection = None
+            _close_buffers(connection)
+        await checkpoint_if_cancelled()  # coredis turns a cancelled attempt into a failed one
+        self._tell(RedisAway(f"Redis at {self._address}: {cause or 'the connection was lost'}"))
+        if not ready.was_up:
+            self._address.unfollow()
+        return ready.was_up
+
+    async def _prepare(self, connection: Any) -> None:
+        for script in self._scripts:
+            await connection.create_request(b"SCRIPT LOAD", script.source)
+
+    def up(self, connection: Any) -> None:
+        """The connection is made."""
+        if self.client_id:
+            logger.warning("Redis at %s: connected again", self._address)
+        else:
+            # From now on it outlives the cancellation of those who use it, so that their last words are heard.
+            self._scope.shield = True
+            self._task_status.started(None)
+        self._connection, self.client_id = connection, connection.client_id
+        self._tell(None)
+
+    def _tell(self, failure: StorageError | None) -> None:
+        self.failure = failure
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+
+    async def is_up(self) -> None:
+        """Return once there is a connection."""
+        while self.failure is not None:
+            await self._changed.wait()
+
+    async def is_down(self) -> None:
+        """Return once there is none."""
+        while self.failure is None:
+            await self._changed.wait()
+
+    # --- what is asked of it
+
+    async def call(self, command: bytes, *args: Any, blocks: float = 0.0) -> Any:
+        """Redis's answer.
+
+        Args:
+            command: The command.
+            args: Its arguments.
+            blocks: Seconds for which the command may keep Redis from answering.
+
+        Raises:
+            RedisAway: There is no connection, it was lost, or no answer came in time.
+            StorageError: Redis has refused.
+        """
+        connection = self._connection
+        if connection is None:
+            raise RedisAway(str(self.failure))
+        try:
+            return await connection.create_request(command, *args, timeout=self._timeout + blocks)
+        except (RedisConnectionError, TimeoutError, *_STALE) as error:
+            if isinstance(error, MovedError):
+                self._address.follow(error.host, error.port)
+            connection.invalidate()
+            failure = RedisAway(f"Redis at {self._address}: {error}")
+            if connection is self._connection:  # known from now on, not when its tasks have ended
+                self._connection = None
+                self._tell(failure)
+            raise failure from error
+        except RedisError as error:
+            raise StorageError(f"Redis at {self._address}: {error}") from error
+
+    async def script(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        """A script's answer; raises as `call` does."""
+        return await self.call(b"EVALSHA", script.digest, len(keys), *keys, *args)
+
+    async def insist(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        """The answer of a script that may be asked twice, as soon as there is a connection.
+
+        Raises:
+            RedisAway: There was none in time.
+            StorageError: Redis has refused.
+        """
+        with anyio.move_on_after(self._timeout):
+            while True:
+                await self.is_up()
+                try:
+                    return await self.script(script, keys, args)
+                except RedisAway:
+                    await checkpoint()
+        raise RedisAway(str(self.failure or f"Redis at {self._address} did not answer within {self._timeout:g} s"))
+
+
+def _close_buffers(connection: Any) -> None:
+    """A connection that could not be made leaves its streams open (coredis 6.9), which is a ResourceWarning."""
+    attributes = cast("dict[str, Any]", vars(connection))
+    for name, value in attributes.items():
+        if name.endswith(("_buffer_in", "_buffer_out")):
+            value.close()
+
+
+class _Ready:
+    """coredis reports here that a connection is made."""
+
+    def __init__(self, link: RedisLink, connection: Any) -> None:
+        self.was_up = False
+        self._link = link
+        self._connection = connection
+
+    def started(self, value: object = None) -> None:
+        self.was_up = True
+        self._link.up(self._connection)
+
+
+@asynccontextmanager
+async def linked(
+    address: RedisAddress, scripts: Sequence[Script] = (), *, timeout: float
+) -> AsyncGenerator[RedisLink, None]:
+    """A connection while the context is open; the arguments are `RedisLink`'s.
+
+    Raises:
+        StorageError: It cannot be made.
+    """
+    link = RedisLink(address, scripts, timeout=timeout)
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        failure = await group.start(link.run)
+        if failure is None:
+            try:
+                yield link
+            except Exception as error:  # out of the group as what it is
+                failure = error
+            finally:
+                link.close()
+    if failure is not None:
+        raise failure
