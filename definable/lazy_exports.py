@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import TypeAlias
+
+GetAttribute: TypeAlias = Callable[[str], object]
+"""A module's `__getattr__`."""
 
 
-def lazy_exports(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
+def lazy_exports(package: str, homes: Mapping[str, str]) -> GetAttribute:
     """A module's `__getattr__`.
 
     Args:

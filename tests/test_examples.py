@@ -18,12 +18,18 @@ from pathlib import Path
 
 import httpx2
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+
+EXAMPLES = ROOT / "examples"
 
 WITHIN = 20.0
 """Seconds in which a line must come."""
 
-TESTED_ELSEWHERE = {"quickstart": "test_readme", "custom_interface": "test_custom_interface_example", "replicas": ""}
+TESTED_ELSEWHERE = {
+    "quickstart": "test_readme",
+    "custom_interface": "test_custom_interface_example",
+    "replicas": "test_replicas_example",
+}
 
 
 class Example:
@@ -77,7 +83,10 @@ def script(name: str) -> str:
 def test_every_example_is_tested() -> None:
     tests = Path(__file__).read_text()
     for path in EXAMPLES.glob("*.py"):
-        assert path.stem in TESTED_ELSEWHERE or f"def test_{path.stem}" in tests
+        elsewhere = TESTED_ELSEWHERE.get(path.stem)
+        assert (
+            f"def test_{path.stem}" in tests if elsewhere is None else [*Path(__file__).parent.rglob(f"{elsewhere}.py")]
+        )
 
 
 def test_github_webhook() -> None:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from definable.lazy_exports import lazy_exports
+from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Agent", "RunContext", "RunOutput", "RunStatus", "tool"]
 
-__getattr__ = lazy_exports(
+__getattr__: GetAttribute = lazy_exports(
     __name__,
     {
         "Agent": ".agent",

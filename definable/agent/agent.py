@@ -97,10 +97,10 @@ class Agent:
             raise ConfigurationError(f"max_history={max_history!r}: at least 1 message")
         if run_timeout is not None and not run_timeout > 0:
             raise ConfigurationError(f"run_timeout={run_timeout!r}: seconds, greater than 0, or None")
-        self.name = name or "agent"
+        self.name: str = name or "agent"
         self.auth = auth
         self.bus = bus
-        self.runner = Runner(
+        self.runner: Runner = Runner(
             model=resolve_model(model),
             instructions=instructions,
             tools=tools,
@@ -111,9 +111,9 @@ class Agent:
             run_timeout=run_timeout,
             name=self.name,
         )
-        self.triggers = TriggerRegistry()
+        self.triggers: TriggerRegistry = TriggerRegistry()
         self.interfaces: list[BaseInterface] = []
-        self.emitter = Emitter(bus)
+        self.emitter: Emitter = Emitter(bus)
         self._blueprint: Blueprint | None = None
         self.runtime: AgentRuntime | None = None
         """What serves the agent now; None while nothing does."""

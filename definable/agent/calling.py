@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from inspect import CO_COROUTINE
+from types import FunctionType
 from typing import Any
 
 from .worker_thread import run_sync
@@ -19,6 +21,8 @@ def is_async_callable(obj: object) -> bool:
     True for async functions and methods, for partials of them and for objects with an async `__call__`. A sync function
     that happens to return an awaitable is not: it may block before, so it belongs in a thread.
     """
+    if type(obj) is FunctionType and obj.__code__.co_flags & CO_COROUTINE:  # most, at a tenth of what `inspect` costs
+        return True
     while isinstance(obj, functools.partial):
         obj = obj.func  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
     if inspect.iscoroutinefunction(obj):

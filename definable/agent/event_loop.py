@@ -22,7 +22,7 @@ class EventLoopHandle:
         native: Any = current_token().native_token
         # asyncio's loop has call_soon_threadsafe, trio's token has run_sync_soon; anyio offers no common name.
         self._schedule: Callable[..., object] = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
-        self.thread_id = threading.get_ident()
+        self.thread_id: int = threading.get_ident()
         """Of the thread that the loop runs in."""
 
     @property

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from .calling import call_user
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Hook: TypeAlias = Callable[..., Any]
 HookFunction = TypeVar("HookFunction", bound=Hook)
@@ -26,7 +26,7 @@ class HookPoint:
     __slots__ = ("_hooks", "name")
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name: str = name
         self._hooks: Sequence[Hook] = ()
 
     @overload

@@ -38,7 +38,7 @@ class OutputType:
         except (pydantic.PydanticUserError, pydantic.errors.PydanticInvalidForJsonSchema) as error:
             raise ConfigurationError(f"output_type={type_!r}: {error.message}") from error
         name = re.sub(r"[^a-zA-Z0-9_-]", "_", getattr(type_, "__name__", "output"))[:64]
-        self.schema = OutputSchema(name, schema)
+        self.schema: OutputSchema = OutputSchema(name, schema)
 
     def checker(self) -> CheckReply:
         """A check for one run: it rejects a reply that does not fit once, with the reason; the second time it fails."""

@@ -82,9 +82,9 @@ class Runner:
         self.model = model
         self.instructions = instructions
         self.sessions = sessions
-        self.before_request = HookPoint("before_request")
-        self.after_response = HookPoint("after_response")
-        self.on_error = HookPoint("on_error")
+        self.before_request: HookPoint = HookPoint("before_request")
+        self.after_response: HookPoint = HookPoint("after_response")
+        self.on_error: HookPoint = HookPoint("on_error")
         self._tools = tuple(tools)
         self._output_type = output_type
         self._gate = SessionGate()

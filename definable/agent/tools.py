@@ -27,7 +27,7 @@ from .validation_message import explain
 if TYPE_CHECKING:
     from .tool_schema import ToolSchema
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 P = ParamSpec("P", default=...)
 R = TypeVar("R", default=Any)

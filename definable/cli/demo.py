@@ -10,7 +10,7 @@ import click
 from definable.agent import Agent
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 
-logger = logging.getLogger("definable.demo")
+logger: logging.Logger = logging.getLogger("definable.demo")
 
 
 def demo_agent() -> Agent:

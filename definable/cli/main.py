@@ -33,5 +33,5 @@ def main() -> None:
     """
 
 
-for command in (serve, run, triggers, deadletters, init, demo, completion):
-    main.add_command(command)
+for _command in (serve, run, triggers, deadletters, init, demo, completion):
+    main.add_command(_command)

@@ -17,7 +17,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 BACKENDS = click.Choice(["asyncio", "trio"])
 
 
-class AgentParameter(click.ParamType):  # pyright: ignore[reportMissingTypeArgument] - generic from click 8.5 on
+class _AgentParameter(click.ParamType):  # pyright: ignore[reportMissingTypeArgument] - generic from click 8.5 on
     """`module:agent` or a file; completes to files."""
 
     name = "agent"
@@ -29,7 +29,7 @@ class AgentParameter(click.ParamType):  # pyright: ignore[reportMissingTypeArgum
 
 def agent_argument(function: Function) -> Function:
     """The argument that names an agent."""
-    return click.argument("target", metavar="AGENT", type=AgentParameter())(function)
+    return click.argument("target", metavar="AGENT", type=_AgentParameter())(function)
 
 
 def load_agent(target: str) -> Agent:

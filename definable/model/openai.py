@@ -84,7 +84,7 @@ class OpenAIChat:
             raise ConfigurationError(f"max_retries is 0 or more, not {max_retries!r}")
         _check_options(options)
         self.id = id
-        self.base_url = _checked_url(base_url, "base_url")
+        self.base_url: str | None = _checked_url(base_url, "base_url")
         self.timeout = timeout
         self.max_retries = max_retries
         self._api_key = api_key

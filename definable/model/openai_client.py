@@ -21,7 +21,7 @@ from .openai_errors import EXPLAINED, explain, raise_explained
 from .openai_response import read_reply
 from .retry import Failure, retry_wait
 
-logger = logging.getLogger("definable.model")
+logger: logging.Logger = logging.getLogger("definable.model")
 
 Result = TypeVar("Result")
 

@@ -88,7 +88,7 @@ class ReplyAssembler:
         self._usage = Usage()
         self._model: str | None = None
         self._refused = False
-        self.has_choice = False
+        self.has_choice: bool = False
         """Whether anything of a reply came."""
         self.finish_reason: str | None = None
         """As the provider wrote it; None until the answer is complete."""

@@ -16,7 +16,7 @@ class ElapsedTime:
     __slots__ = ("seconds",)
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds: float = 0.0
 
     def __call__(self) -> float:
         return self.seconds

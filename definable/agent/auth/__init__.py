@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from definable.lazy_exports import lazy_exports
+from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
     from .allowlist import AllowlistAuth
@@ -26,7 +26,7 @@ __all__ = [
     "StripeSignature",
 ]
 
-__getattr__ = lazy_exports(
+__getattr__: GetAttribute = lazy_exports(
     __name__,
     {
         "AuthProvider": ".base",

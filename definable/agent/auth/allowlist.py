@@ -37,9 +37,9 @@ class AllowlistAuth:
     def __init__(
         self, user_ids: Ids, chat_ids: Ids | None = None, platforms: str | Iterable[str] | None = None
     ) -> None:
-        self.user_ids = id_set("user_ids", user_ids)
-        self.chat_ids = None if chat_ids is None else id_set("chat_ids", chat_ids)
-        self.platforms = None if platforms is None else id_set("platforms", platforms)
+        self.user_ids: frozenset[str] = id_set("user_ids", user_ids)
+        self.chat_ids: frozenset[str] | None = None if chat_ids is None else id_set("chat_ids", chat_ids)
+        self.platforms: frozenset[str] | None = None if platforms is None else id_set("platforms", platforms)
         if self.platforms is not None and "http" in self.platforms:
             raise ConfigurationError("AllowlistAuth(platforms=...): messaging platforms only, not 'http'")
 

@@ -32,7 +32,7 @@ class CompositeAuth:
             if isinstance(provider, type) or not callable(getattr(provider, "authenticate", None)):
                 raise ConfigurationError(f"CompositeAuth({provider!r}): an object with an authenticate() method")
         self.providers = providers
-        self.needs_body = any(needs_body(provider) for provider in providers)
+        self.needs_body: bool = any(needs_body(provider) for provider in providers)
 
     def __repr__(self) -> str:
         return f"CompositeAuth({', '.join(map(repr, self.providers))})"

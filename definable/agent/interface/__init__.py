@@ -18,7 +18,7 @@ telegram/ discord/   the platforms
 
 from typing import TYPE_CHECKING
 
-from definable.lazy_exports import lazy_exports
+from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
     from .allowlist_hook import AllowlistHook
@@ -66,7 +66,7 @@ __all__ = [
     "InterfaceRateLimitError",
 ]
 
-__getattr__ = lazy_exports(
+__getattr__: GetAttribute = lazy_exports(
     __name__,
     {
         "BaseInterface": ".base",

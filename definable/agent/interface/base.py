@@ -81,9 +81,9 @@ class BaseInterface(ABC):
     ) -> None:
         if auth is not None and auth is not False and not hasattr(auth, "authenticate"):
             raise ConfigurationError(f"auth={auth!r}: a provider, False for everybody, None for the agent's")
-        self.config = InterfaceConfig() if config is None else config
+        self.config: InterfaceConfig = InterfaceConfig() if config is None else config
         self.agent = agent
-        self.session_manager = session_manager or SessionManager(self.config.session_ttl_seconds)
+        self.session_manager: SessionManager = session_manager or SessionManager(self.config.session_ttl_seconds)
         self.hooks: Sequence[object] = tuple(hooks)
         self.identity_resolver = identity_resolver
         self.auth: AuthProvider | Literal[False] | None = auth

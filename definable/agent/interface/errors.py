@@ -33,7 +33,7 @@ class InterfaceError(DefinableError):
 class InterfaceAuthenticationError(InterfaceError):
     """The platform refuses the token. Fatal: the supervisor does not try again."""
 
-    status = 401
+    status: int | None = 401
 
 
 class InterfaceRateLimitError(InterfaceError):
@@ -44,7 +44,7 @@ class InterfaceRateLimitError(InterfaceError):
         retry_after: Seconds to wait, where it is known.
     """
 
-    status = 429
+    status: int | None = 429
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -54,7 +54,7 @@ class InterfaceRateLimitError(InterfaceError):
 class InterfaceMessageError(InterfaceError):
     """The platform refuses this message; sending it again as it is would not help."""
 
-    status = 400
+    status: int | None = 400
 
 
 class InterfaceConnectionError(InterfaceError):

@@ -11,7 +11,7 @@ from definable.agent.calling import call_user
 from .message import InterfaceMessage, InterfaceResponse
 from .session import InterfaceSession
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class InterfaceHook:

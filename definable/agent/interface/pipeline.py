@@ -32,7 +32,7 @@ from .typing_indicator import while_typing
 if TYPE_CHECKING:
     from .base import BaseInterface
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Pipeline:

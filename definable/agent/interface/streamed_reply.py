@@ -24,7 +24,7 @@ from .sending import send_response
 if TYPE_CHECKING:
     from .base import BaseInterface
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 MAX_TRIES = 5
 """Of a last edit."""

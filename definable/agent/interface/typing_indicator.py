@@ -11,7 +11,7 @@ import anyio
 
 from .companion import with_companion
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 

@@ -23,7 +23,7 @@ from definable.agent.trigger.cron import Cron
 from .clock import WallClock, current_clock
 from .fired_times import FiredTimes
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Fire: TypeAlias = Callable[[Cron, float], Awaitable[None]]
 """Publishes one firing: the job and its nominal time in Unix seconds. It should be quick, later jobs wait for it."""
@@ -75,7 +75,7 @@ class CronLoop:
     """
 
     def __init__(self, jobs: Iterable[Cron], fire: Fire) -> None:
-        self.jobs = tuple(dict.fromkeys(jobs))
+        self.jobs: tuple[Cron, ...] = tuple(dict.fromkeys(jobs))
         self.fired: Counter[Cron] = Counter()
         self.missed: Counter[Cron] = Counter()
         self.failed: Counter[Cron] = Counter()

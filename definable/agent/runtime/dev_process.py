@@ -71,9 +71,9 @@ class DevProcess:
         self._heard_out = anyio.Event()
         self._stops_within = STUCK_MARGIN
         self._obeys = False
-        self.has_served = False
+        self.has_served: bool = False
         """Whether it has come to serve, and may have accepted something."""
-        self.could_not_bind = False
+        self.could_not_bind: bool = False
         """Whether the address was not to be had."""
         self.report: ShutdownReport | None = None
         """Its account, once it has ended as it should."""

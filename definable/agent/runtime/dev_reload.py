@@ -29,7 +29,7 @@ from .plain_errors import plain_errors
 from .report import ShutdownReport
 from .signals import SignalWatcher
 
-logger = logging.getLogger("definable.dev")
+logger: logging.Logger = logging.getLogger("definable.dev")
 
 RELOAD_GRACE = 2.0
 """Seconds that a restart gives to what was accepted."""
@@ -90,9 +90,9 @@ class Reload:
         self._force = anyio.Event()
         self._began = 0.0
         self._names = ""
-        self.report = ShutdownReport()
+        self.report: ShutdownReport = ShutdownReport()
         """The account of the last child that gave one."""
-        self.exit_status = 0
+        self.exit_status: int = 0
         """0 after a drain or an idle wait; else why it ended."""
 
     async def run(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
@@ -27,7 +26,7 @@ from .backoff import Backoff
 from .isolation import Isolation
 from .run_registry import RunRegistry
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 RETRY_BACKOFF = Backoff(initial=1.0, maximum=60.0, jitter=0.25)
 """Between the attempts at a trigger's event."""
@@ -80,7 +79,7 @@ class Dispatcher:
         token = current_trigger.set(event)
         try:
             with trigger_span(event, trigger.source, waited_for=not wait_for_place):
-                return await self._handle_in_time(trigger, event, user_id, run_id, wait_for_place)
+                return await self._handle(trigger, event, user_id, run_id, wait_for_place)
         except Exception as error:
             mark(error)
             raise
@@ -93,7 +92,9 @@ class Dispatcher:
         """Handle an event for a caller that waits: in its turn, and again when it fails, as the trigger says."""
         while True:
             try:
-                async with self._place(trigger):
+                if trigger.max_concurrency is None:
+                    return await self.dispatch(trigger, event, user_id=user_id)
+                async with self._place(trigger, trigger.max_concurrency):
                     return await self.dispatch(trigger, event, user_id=user_id)
             except Exception as error:
                 if not may_retry(trigger, event.attempt, error):
@@ -102,35 +103,28 @@ class Dispatcher:
             await anyio.sleep(RETRY_BACKOFF.delay(event.attempt))
             event = replace(event, attempt=event.attempt + 1)
 
-    def _place(self, trigger: BaseTrigger) -> AbstractAsyncContextManager[object]:
-        if trigger.max_concurrency is None:
-            return nullcontext()
+    def _place(self, trigger: BaseTrigger, max_concurrency: int) -> anyio.Semaphore:
         place = self._places.get(trigger)
         if place is None:
-            place = self._places[trigger] = anyio.Semaphore(trigger.max_concurrency)
+            place = self._places[trigger] = anyio.Semaphore(max_concurrency)
         return place
-
-    async def _handle_in_time(
-        self, trigger: BaseTrigger, event: TriggerEvent, user_id: str | None, run_id: str | None, wait: bool
-    ) -> Outcome:
-        if trigger.timeout is None:
-            return await self._handle(trigger, event, user_id, run_id, wait)
-        with anyio.move_on_after(trigger.timeout):
-            return await self._handle(trigger, event, user_id, run_id, wait)
-        raise RunTimeout(f"{event.source} did not end within timeout={trigger.timeout:g} seconds")
 
     async def _handle(
         self, trigger: BaseTrigger, event: TriggerEvent, user_id: str | None, run_id: str | None, wait: bool
     ) -> Outcome:
         with Isolation(f"the handler of {event.source}"):
-            return await self._decide_and_run(trigger, event, user_id, run_id, wait)
+            if trigger.timeout is None:
+                return await self._decide_and_run(trigger, event, user_id, run_id, wait)
+            with anyio.move_on_after(trigger.timeout):
+                return await self._decide_and_run(trigger, event, user_id, run_id, wait)
+            raise RunTimeout(f"{event.source} did not end within timeout={trigger.timeout:g} seconds")
 
     async def _decide_and_run(
         self, trigger: BaseTrigger, event: TriggerEvent, user_id: str | None, run_id: str | None, wait: bool
     ) -> Outcome:
         assert trigger.handler is not None
         decision = await call_user(trigger.handler, event)
-        while inspect.isawaitable(decision):
+        while decision is not None and inspect.isawaitable(decision):
             decision = await decision
         if decision is None or isinstance(decision, Reply):
             return decision

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Backend: TypeAlias = Literal["asyncio", "trio"]
 
-logger = logging.getLogger("definable")
+logger: logging.Logger = logging.getLogger("definable")
 
 loading: ContextVar[bool] = ContextVar("definable_loading", default=False)
 """Whether a program is being loaded by somebody who serves its agent himself, such as `definable serve`."""

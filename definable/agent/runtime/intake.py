@@ -94,7 +94,7 @@ class Intake:
 
     async def handle(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> Outcome | Duplicate:
         """Handle a webhook's delivery now, while its sender waits. A delivery that failed may come again."""
-        key = await self._dedupe_key(webhook, event, user_id)
+        key = None if webhook.dedupe is None else await self._dedupe_key(webhook, event, user_id)
         if key is None:
             return await self._dispatcher.dispatch_with_retries(webhook, event, user_id=user_id)
         if not await self._bus.claim(key, DEDUPE_TTL):

@@ -21,7 +21,11 @@ class _Account:
     __slots__ = ("active", "cancelled", "completed", "failed", "never_started")
 
     def __init__(self) -> None:
-        self.active = self.completed = self.failed = self.cancelled = self.never_started = 0
+        self.active: int = 0
+        self.completed: int = 0
+        self.failed: int = 0
+        self.cancelled: int = 0
+        self.never_started: int = 0
 
 
 class WorkLedger:
@@ -89,9 +93,9 @@ class Work:
         self._ledger = ledger
         self._account = account
         self._token: Token[bool] | None = None
-        self.failed = False
+        self.failed: bool = False
         """Set it when the work ends in an error that is dealt with inside."""
-        self.goes_on = False
+        self.goes_on: bool = False
         """Set it when the work is not at its end: it will be begun again, and counted then."""
 
     def __enter__(self) -> Work:

@@ -19,7 +19,7 @@ from definable.agent.interface.message_json import message_from_json, message_to
 from .ledger import Work, WorkLedger
 from .workers import settled
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 RETURN_DELAY = 5.0
 """Seconds after which a bus hands out again what came for an interface that is closed."""
@@ -57,7 +57,7 @@ class Mailbox:
         limit: int,
     ) -> None:
         self.name = name
-        self.key = f"interface {name}"
+        self.key: str = f"interface {name}"
         """Names the interface's deliveries."""
         self._bus = bus
         self._ledger = ledger

@@ -19,9 +19,9 @@ class RunLog:
 
     def __init__(self) -> None:
         self._events: deque[RunEvent] | None = None  # most runs are never followed, and an empty deque is large
-        self.last_id = 0
+        self.last_id: int = 0
         """The number of the last event so far."""
-        self.ended = False
+        self.ended: bool = False
         """Whether there will be no more."""
         self._changed: anyio.Event | None = None
 

@@ -22,7 +22,7 @@ from .ledger import WorkLedger
 from .mailbox import Mailbox
 from .plain_errors import plain_errors
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 STABLE_AFTER = 60.0
 """Seconds of running after which a crash counts as the first again."""
@@ -69,9 +69,9 @@ class Supervisor:
         backoff: Backoff | None = None,
     ) -> None:
         self.interface = interface
-        self.name = name or interface.name
+        self.name: str = name or interface.name
         """In reports, logs, `/health` and on the bus."""
-        self.mailbox = Mailbox(
+        self.mailbox: Mailbox = Mailbox(
             self.name, bus, ledger, answer=self._answer, is_safe=self._tell_handled, limit=max_waiting
         )
         self.error: str | None = None
@@ -87,25 +87,29 @@ class Supervisor:
         self._receiving: anyio.CancelScope | None = None
         self._stopped = False
         self._released = anyio.Event()
-        self.received = anyio.Event()
+        self.received: anyio.Event = anyio.Event()
         """Set when nothing is received any more."""
-        self.ended = anyio.Event()
+        self.ended: anyio.Event = anyio.Event()
         """Set when the interface has let go of everything."""
 
     async def run(self) -> None:
         """Run the interface until it ends, fails for good or is stopped; have messages answered until released."""
         self._ledger.account(self.name)  # in the report also when no message comes
         try:
-            async with self.interface.opened(), anyio.create_task_group() as answers:
-                await self.mailbox.open(answers, self.interface.config.max_concurrent_requests)
-                await self._receive_until_stopped()
-                self.received.set()
-                await self._released.wait()
+            with Isolation(f"interface {self.name}"):
+                await self._live()
         except Exception as error:
             self._fail(error)
         self.received.set()
         await self.mailbox.close()
         self.ended.set()
+
+    async def _live(self) -> None:
+        async with self.interface.opened(), anyio.create_task_group() as answers:
+            await self.mailbox.open(answers, self.interface.config.max_concurrent_requests)
+            await self._receive_until_stopped()
+            self.received.set()
+            await self._released.wait()
 
     def stop_receiving(self) -> None:
         """Take no more messages; those accepted are answered still."""
@@ -199,7 +203,8 @@ class Supervisor:
 
     def _tell_handled(self, message: InterfaceMessage) -> None:
         try:
-            self.interface.handled(message)
+            with Isolation(f"interface {self.name}"):
+                self.interface.handled(message)
         except Exception:
             logger.exception("%s.handled() failed", type(self.interface).__name__)
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from definable.agent.trigger.base import BaseTrigger, TriggerEvent
+from definable.agent.trigger.base import BaseTrigger, Handler, TriggerEvent
 from definable.agent.trigger.cron import Cron
 from definable.agent.trigger.event import EventTrigger
 from definable.agent.trigger.registry import TriggerRegistry
@@ -15,7 +15,7 @@ from definable.errors import ConfigurationError
 
 from .clock import current_clock
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Kind = TypeVar("Kind", bound=BaseTrigger)
 
@@ -28,7 +28,7 @@ class AcceptedRuns(BaseTrigger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.handler = run_as_asked
+        self.handler: Handler | None = run_as_asked
 
     @property
     def source(self) -> str:
@@ -46,9 +46,9 @@ class TriggerTable:
     def __init__(self, registry: TriggerRegistry) -> None:
         self.by_key: Mapping[str, BaseTrigger] = {RUNS_KEY: AcceptedRuns(), **registry.by_key()}
         self._keys = {id(trigger): key for key, trigger in self.by_key.items()}
-        self.webhooks = self._of(Webhook)
-        self.crons = self._of(Cron)
-        self.events = self._of(EventTrigger)
+        self.webhooks: Sequence[Webhook] = self._of(Webhook)
+        self.crons: Sequence[Cron] = self._of(Cron)
+        self.events: Sequence[EventTrigger] = self._of(EventTrigger)
 
     def key_of(self, trigger: BaseTrigger) -> str:
         """The key of a trigger.

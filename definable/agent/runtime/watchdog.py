@@ -15,7 +15,7 @@ from types import TracebackType
 
 from definable.agent.event_loop import EventLoopHandle
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 INTERVAL = 5.0
 """Seconds between two questions."""

@@ -23,7 +23,7 @@ from .lane import Entry, Lane, lane_of
 from .ledger import Work, WorkLedger
 from .run_registry import RunRegistry
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class DeliveryTaker(Protocol):
@@ -83,9 +83,9 @@ class Workers:
         self._takers = {taker.key: taker for taker in takers}
         self._sources = {key: source_kind(trigger) for key, trigger in triggers.items()}
         self._sources |= {taker.key: taker.name for taker in takers}
-        self.skipped = 0
+        self.skipped: int = 0
         """Cron firings that were not handled since the last one still was (`overlap="skip"`)."""
-        self.lost = 0
+        self.lost: int = 0
         """Deliveries that were cut off since another process has them by now."""
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:

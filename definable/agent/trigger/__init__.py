@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from definable.lazy_exports import lazy_exports
+from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
     from .base import BaseTrigger, RawRequest, Reply, TriggerEvent
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Webhook", "Cron", "EventTrigger", "TriggerEvent", "BaseTrigger", "Reply", "RawRequest", "Headers"]
 
-__getattr__ = lazy_exports(
+__getattr__: GetAttribute = lazy_exports(
     __name__,
     {
         "Webhook": ".webhook",

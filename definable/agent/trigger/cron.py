@@ -62,7 +62,7 @@ class Cron(BaseTrigger):
             raise ConfigurationError(f"misfire_grace={misfire_grace!r}: seconds, 0 or more")
         if not _is_seconds(jitter) or math.isinf(jitter):
             raise ConfigurationError(f"jitter={jitter!r}: seconds, 0 or more, and finite")
-        self.schedule = self._schedule.expression
+        self.schedule: str = self._schedule.expression
         self.timezone = timezone
         self.overlap: Overlap = overlap
         self.misfire_grace = misfire_grace

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar, overload
+
+Default = TypeVar("Default")
 
 
 class Headers(Mapping[str, str]):
@@ -20,6 +23,16 @@ class Headers(Mapping[str, str]):
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             values[name] = f"{values[name]}, {value}" if name in values else value
         self._values = values
+
+    @overload
+    def get(self, key: str, /) -> str | None: ...
+
+    @overload
+    def get(self, key: str, /, default: str | Default) -> str | Default: ...
+
+    def get(self, key: str, /, default: Any = None) -> Any:
+        """The value of a header; `default` when it is absent. `Mapping`'s own raises and catches an error for that."""
+        return self._values.get(key.lower(), default)
 
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()]

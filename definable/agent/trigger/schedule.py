@@ -45,8 +45,8 @@ class Schedule:
     def __init__(self, expression: str, timezone: str = "UTC") -> None:
         if not isinstance(expression, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"cron expression {expression!r}: a string such as '0 9 * * *'")
-        self.expression = expression.strip()
-        self.timezone = timezone
+        self.expression: str = expression.strip()
+        self.timezone: str = timezone
         self._fires_on = CronExpression.parse(self.expression)
         self._zone = _find_zone(timezone)
 

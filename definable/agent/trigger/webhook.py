@@ -60,8 +60,8 @@ class Webhook(BaseTrigger):
         retries: int = 0,
     ) -> None:
         super().__init__(timeout=timeout, max_concurrency=max_concurrency, retries=retries)
-        self.path = checked_path(path)
-        self.method = str(method).upper()
+        self.path: str = checked_path(path)
+        self.method: str = str(method).upper()
         if self.method not in METHODS:
             raise ConfigurationError(f"Webhook(method={method!r}): one of {', '.join(sorted(METHODS))}")
         if respond not in ("wait", "accept"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from definable.agent.trigger import BaseTrigger, Reply, TriggerEvent
+from definable.agent.trigger import BaseTrigger, Headers, RawRequest, Reply, TriggerEvent
 from definable.errors import ConfigurationError
 
 
@@ -61,6 +61,13 @@ def test_events_are_frozen_and_have_ids_of_their_own() -> None:
         event.body = 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_a_request_is_frozen_and_belongs_to_nobody_by_default() -> None:
+    request = RawRequest("POST", "/x", {}, {"q": "1"}, Headers(), b"body", ("127.0.0.1", 5000))
+    assert (request.method, request.body, request.client, request.auth) == ("POST", b"body", ("127.0.0.1", 5000), None)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        request.body = b""  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_a_reply_has_its_defaults() -> None:
     assert Reply("x") == Reply(body="x", status=200, headers=None)
 
@@ -69,3 +76,8 @@ def test_a_reply_has_its_defaults() -> None:
 def test_a_reply_has_a_final_status(status: int) -> None:
     with pytest.raises(ConfigurationError, match=f"status={status}"):
         Reply(status=status)
+
+
+@pytest.mark.parametrize("status", [200, 204, 302, 599])
+def test_a_reply_may_have_any_final_status(status: int) -> None:
+    assert Reply(status=status).status == status

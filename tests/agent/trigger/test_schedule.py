@@ -13,6 +13,7 @@ from cronsim import CronSim, CronSimError
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from definable.agent.trigger.cron_expression import CronExpression
 from definable.agent.trigger.schedule import Schedule
 from definable.errors import ConfigurationError
 
@@ -73,6 +74,9 @@ def test_nearest_weekday_stays_in_its_month() -> None:
     assert days("0 0 15W * *", "2026-02-01", 2) == ["2026-02-16", "2026-03-16"]  # both 15ths are Sundays
     assert days("0 0 1W * *", "2026-07-15", 1) == ["2026-08-03"]  # the 1st is a Saturday
     assert days("0 0 31W * *", "2026-05-02", 1) == ["2026-05-29"]  # the 31st is a Sunday
+    assert days("0 0 15W * *", "2026-08-01", 1) == ["2026-08-14"]  # the 15th is a Saturday
+    assert days("0 0 31W * *", "2026-10-01", 1) == ["2026-10-30"]  # the 31st is a Saturday
+    assert days("0 0 2W * *", "2026-04-10", 1) == ["2026-05-01"]  # the 2nd is a Saturday
 
 
 @pytest.mark.parametrize(
@@ -151,6 +155,18 @@ def test_leap_day() -> None:
 def test_leap_day_on_a_weekday_may_wait_for_decades() -> None:
     # The star makes day of month and day of week both count: a 29 February on a Sunday or a Saturday.
     assert days("0 0 29 2 */6", "2088-03-01", 2) == ["2116-02-29", "2128-02-29"]
+
+
+def test_a_day_that_does_not_come_for_forty_years_is_found() -> None:
+    # The fifth Sunday of a February is its 29th; 2100 is no leap year.
+    assert days("0 0 * 2 sun#5", "2088-03-01", 2) == ["2128-02-29", "2156-02-29"]
+
+
+def test_the_calendar_ends_with_the_last_day_of_the_year_9999() -> None:
+    christmas = CronExpression.parse("0 0 25 12 *")
+    assert christmas.first_after(datetime(9999, 11, 26)) == datetime(9999, 12, 25)
+    with pytest.raises(OverflowError, match="9999"):
+        christmas.first_after(datetime(9999, 12, 25))
 
 
 def test_strictly_after_also_between_two_seconds() -> None:
@@ -324,13 +340,20 @@ month_days = st.one_of(field(1, 31), field(1, 31), st.just("L"))
 months = st.one_of(st.just("*"), st.just("*"), field(1, 12), st.sampled_from(["jan", "feb-apr", "oct,nov"]))
 
 
+def exists(moment: datetime) -> bool:
+    """Whether the clock of its zone ever shows it."""
+    return moment.astimezone(UTC).astimezone(moment.tzinfo).replace(tzinfo=None) == moment.replace(tzinfo=None)
+
+
 def compare(ours: str, theirs: str, zone: str, start: datetime, count: int = 10) -> None:
     aware = start.replace(tzinfo=ZoneInfo(zone))
     try:
         schedule = Schedule(ours, zone)
-        expected = [moment.timestamp() for moment in islice(CronSim(theirs, aware), count)]
+        moments = list(islice(CronSim(theirs, aware), count))
     except (ConfigurationError, CronSimError):
         assume(False)
+    assume(all(map(exists, moments)))
+    expected = [moment.timestamp() for moment in moments]
     assume(len(expected) == count)  # cronsim gives up after fifty years
     assert schedule.upcoming(count, aware.timestamp()) == expected
 

@@ -13,7 +13,7 @@ interface.py         what the supervisor runs: admission and outgoing between ga
 
 from typing import TYPE_CHECKING
 
-from definable.lazy_exports import lazy_exports
+from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
     from .config import DiscordConfig
@@ -21,4 +21,4 @@ if TYPE_CHECKING:
 
 __all__ = ["DiscordInterface", "DiscordConfig"]
 
-__getattr__ = lazy_exports(__name__, {"DiscordInterface": ".interface", "DiscordConfig": ".config"})
+__getattr__: GetAttribute = lazy_exports(__name__, {"DiscordInterface": ".interface", "DiscordConfig": ".config"})

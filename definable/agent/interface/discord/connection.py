@@ -21,7 +21,7 @@ from .payload import Payload, PayloadError, decode
 from .protocol import Action, Deliver, Established, GatewayProtocol, HangUp, Send, StartHeart
 from .websocket import SocketClosed, WebSocket
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 HandleEvent: TypeAlias = Callable[[Payload], Awaitable[None]]
 """Deals with one event; when it returns, the event need not be replayed."""

@@ -27,7 +27,7 @@ from .pace import PATIENCE, Pace
 from .protocol import GatewayProtocol
 from .websocket import WebSocket, open_websocket
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 QUERY: Final = {"v": "10", "encoding": "json"}
 
@@ -49,7 +49,7 @@ class Intent(IntFlag):
 class GatewayRefusedError(InterfaceAuthenticationError):
     """Discord will not have the bot as it is set up, say with an intent that it was not granted. Fatal."""
 
-    status = 403
+    status: int | None = 403
 
 
 class Gateway:

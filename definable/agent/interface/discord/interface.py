@@ -30,7 +30,7 @@ from .rest import DiscordRest, open_rest
 if TYPE_CHECKING:
     from definable.agent.agent import Agent
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 REPLY_WINDOW = 3600.0
 """Seconds for which it is remembered that a message was replied to."""
@@ -61,7 +61,7 @@ class DiscordInterface(BaseInterface):
         >>> agent.serve(DiscordInterface(DiscordConfig(bot_token=os.environ["DISCORD_TOKEN"])))  # doctest: +SKIP
     """
 
-    config: DiscordConfig
+    config: DiscordConfig  # pyright: ignore[reportIncompatibleVariableOverride] - set once
     typing_interval: ClassVar[float] = 8.0
     """Seconds; Discord shows it for ten."""
 
@@ -83,7 +83,7 @@ class DiscordInterface(BaseInterface):
             identity_resolver=identity_resolver,
             auth=auth,
         )
-        self.pace = Pace()
+        self.pace: Pace = Pace()
         """How fast the gateway is connected to again."""
         self._session = GatewaySession()
         self._replied = DedupeWindow()

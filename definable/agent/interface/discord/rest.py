@@ -21,7 +21,7 @@ from .gateway_info import GatewayInfo, read_gateway_info
 from .rate_limit import RateLimits, Route
 from .rest_failure import Failure, explain
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT = 15.0
 """Seconds for the API to answer."""

@@ -22,8 +22,8 @@ try:
     from websockets.exceptions import ConnectionClosed
     from websockets.trio.client import ClientConnection as TrioConnection
     from websockets.trio.client import connect as connect_on_trio
-except ImportError as error:
-    raise MissingExtra("Discord needs websockets: pip install 'definable[discord]'") from error
+except ImportError as _missing:
+    raise MissingExtra("Discord needs websockets: pip install 'definable[discord]'") from _missing
 
 HANDSHAKE_TIMEOUT = 1.0
 """Seconds for the peer to answer our close."""
@@ -76,7 +76,7 @@ class _QuietLogger(logging.LoggerAdapter[logging.Logger]):
         return level > logging.DEBUG and super().isEnabledFor(level)
 
 
-logger = _QuietLogger(logging.getLogger(__name__), {})
+_logger = _QuietLogger(logging.getLogger(__name__), {})
 
 
 @asynccontextmanager
@@ -100,7 +100,7 @@ async def open_websocket(url: str, timeout: float) -> AsyncGenerator[WebSocket]:
         # On trio a connection (websockets 17.4) that stopped reading, since nobody takes what came, never ends. Missing
         # acknowledgements end one that is not read from long before the queue is large.
         "max_queue": None,
-        "logger": logger,
+        "logger": _logger,
     }
     async with AsyncExitStack() as stack:
         try:

@@ -16,7 +16,7 @@ formatting.py      Markdown as text with entities
 
 from typing import TYPE_CHECKING
 
-from definable.lazy_exports import lazy_exports
+from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
     from .config import TelegramConfig
@@ -24,4 +24,4 @@ if TYPE_CHECKING:
 
 __all__ = ["TelegramConfig", "TelegramInterface"]
 
-__getattr__ = lazy_exports(__name__, {"TelegramConfig": ".config", "TelegramInterface": ".interface"})
+__getattr__: GetAttribute = lazy_exports(__name__, {"TelegramConfig": ".config", "TelegramInterface": ".interface"})

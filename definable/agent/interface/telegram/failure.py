@@ -32,7 +32,7 @@ from definable.agent.interface.errors import (
 class TelegramConflict(InterfaceConnectionError):
     """Somebody else gets this bot's updates."""
 
-    status = 409
+    status: int | None = 409
 
 
 class TelegramUnreached(InterfaceConnectionError):

@@ -15,7 +15,7 @@ from definable.agent.interface.splitting import utf16_length
 if TYPE_CHECKING:
     from telegramify_markdown.config import RenderConfig
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Entity(Protocol):

@@ -28,7 +28,7 @@ from .webhook import CHECK_INTERVAL, TelegramSecret, keep_webhook
 if TYPE_CHECKING:
     from definable.agent.agent import Agent
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class TelegramInterface(BaseInterface):
@@ -51,7 +51,7 @@ class TelegramInterface(BaseInterface):
         auth: Who may write to the agent.
     """
 
-    config: TelegramConfig
+    config: TelegramConfig  # pyright: ignore[reportIncompatibleVariableOverride] - set once
 
     def __init__(
         self,

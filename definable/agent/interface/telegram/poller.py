@@ -16,7 +16,7 @@ from .failure import TelegramConflict
 from .update import ALLOWED_UPDATES, update_id_of
 from .watermark import Watermark
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 MAX_UPDATES = 100
 """Of one poll, and so beyond the first that is not ended (https://core.telegram.org/bots/api#getupdates)."""

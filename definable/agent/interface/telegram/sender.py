@@ -21,7 +21,7 @@ from .delivery import Delivery
 from .failure import TelegramRefusal
 from .formatting import Formatted, formatted
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 VOICE_TYPES = frozenset({"audio/ogg", "audio/opus"})
 """What Telegram plays as a voice message (https://core.telegram.org/bots/api#sendvoice)."""

@@ -18,7 +18,7 @@ from .client import BotAPI
 from .config import TelegramConfig
 from .update import ALLOWED_UPDATES
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
 

@@ -6,7 +6,7 @@ The HTTP server calls it for every request, or a foreign ASGI server does throug
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from definable.agent.auth.base import AuthProvider
@@ -22,7 +22,7 @@ from .request import ClientGone, Request
 from .routes import NO_PARAMETERS, Match, Routes
 from .server.asgi import ASGIApp, Message, Receive, Scope, Send
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 AUTH_SCOPE_KEY = "definable.auth"
 """Where a route of the user's own finds the `AuthContext` of its caller."""
@@ -127,11 +127,11 @@ class Answer:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self.started = False
+        self.started: bool = False
 
-    async def __call__(self, message: Message) -> None:
+    def __call__(self, message: Message) -> Awaitable[None]:
         self.started = True
-        await self._send(message)
+        return self._send(message)
 
 
 def local_path(scope: Scope) -> str:

@@ -10,7 +10,7 @@ from definable.agent.auth.consult import consult, needs_body
 from .problem import Problem
 from .request import Request
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 CHALLENGE = (b"www-authenticate", b'Bearer realm="definable"')
 """RFC 9110, 11.6.1: a 401 says how to authenticate."""

@@ -20,24 +20,26 @@ data: {"text":"hello"}
 
 """
 
-STREAM = {EVENT_STREAM: {"schema": reference(Event), "example": EVENT_STREAM_EXAMPLE}}
+STREAM: dict[str, Any] = {EVENT_STREAM: {"schema": reference(Event), "example": EVENT_STREAM_EXAMPLE}}
 """Before OpenAPI 3.2 there is no other place for the schema of one event than that of the stream."""
 
-PREFER = {
+PREFER: dict[str, Any] = {
     "name": "Prefer",
     "in": "header",
     "description": "`respond-async` answers 202 at once and makes the run in the background (RFC 7240).",
     "schema": {"type": "string"},
 }
 
-LAST_EVENT_ID = {
+LAST_EVENT_ID: dict[str, Any] = {
     "name": "Last-Event-ID",
     "in": "header",
     "description": "The last event that the client has: those after it are sent.",
     "schema": {"type": "string", "pattern": "^[0-9]+$"},
 }
 
-PREFERENCE_APPLIED = {"Preference-Applied": {"description": "`respond-async`.", "schema": {"type": "string"}}}
+PREFERENCE_APPLIED: dict[str, Any] = {
+    "Preference-Applied": {"description": "`respond-async`.", "schema": {"type": "string"}}
+}
 
 
 def built_in_paths() -> dict[str, dict[str, Any]]:

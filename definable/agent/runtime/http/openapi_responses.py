@@ -27,12 +27,12 @@ PROBLEMS = {
 }
 """What each error status means here."""
 
-PROBLEM_HEADERS = {
+PROBLEM_HEADERS: dict[int, dict[str, Any]] = {
     401: {"WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}}},
     503: {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}},
 }
 
-LOCATION = {"Location": {"description": "Where the run can be followed.", "schema": {"type": "string"}}}
+LOCATION: dict[str, Any] = {"Location": {"description": "Where the run can be followed.", "schema": {"type": "string"}}}
 
 
 def problem_responses() -> dict[str, Any]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
@@ -22,7 +22,7 @@ REF_TEMPLATE = "#/components/schemas/{model}"
 class Document(BaseModel):
     """Anything that goes out; what each field is, its docstring says."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, defer_build=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(use_attribute_docstrings=True, defer_build=True)
 
 
 class FieldError(Document):

@@ -51,8 +51,8 @@ class Problem(Exception):
             raise ValueError(f"extension members must not be named {', '.join(sorted(reserved))}")
         self.status = status
         self.detail = detail
-        self.title = title if title is not None else phrase(status)
-        self.headers = list(headers)
+        self.title: str = title if title is not None else phrase(status)
+        self.headers: list[tuple[bytes, bytes]] = list(headers)
         self.extensions = extensions
         super().__init__(f"{status} {self.title}: {detail}" if detail else f"{status} {self.title}")
 

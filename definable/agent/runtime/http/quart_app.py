@@ -30,7 +30,7 @@ from definable.agent.worker_thread import run_sync
 from .problem import MEDIA_TYPE, Problem
 from .server.asgi import Message
 
-log = logging.getLogger("definable.http")
+log: logging.Logger = logging.getLogger("definable.http")
 
 MAX_CONTENT_LENGTH = 16 * 1024 * 1024
 """Bytes of a request body that a route may read; a larger one is a 413."""

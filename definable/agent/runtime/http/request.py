@@ -36,9 +36,9 @@ class Request:
     __slots__ = ("_body", "_receive", "auth", "headers", "path_params", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, path_params: Mapping[str, str]) -> None:
-        self.scope = scope
-        self.path_params = path_params
-        self.headers = Headers(scope["headers"])
+        self.scope: Scope = scope
+        self.path_params: Mapping[str, str] = path_params
+        self.headers: Headers = Headers(scope["headers"])
         self.auth: AuthContext | None = None
         """Who is calling; None on a public endpoint."""
         self._receive = receive

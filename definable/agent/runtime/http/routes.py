@@ -30,6 +30,8 @@ class Routes(Generic[Endpoint]):
 
     def __init__(self) -> None:
         self._fixed: dict[str, dict[str, Endpoint]] = {}
+        self._found: dict[tuple[str, str], Match[Endpoint]] = {}
+        """What leads to an endpoint on a fixed path: most requests, ready-made."""
         self._patterns: dict[str, tuple[re.Pattern[str], dict[str, Endpoint]]] = {}
 
     def add(self, method: str, path: str, endpoint: Endpoint) -> None:
@@ -41,9 +43,14 @@ class Routes(Generic[Endpoint]):
         methods.setdefault(method, endpoint)
         if method == "GET":
             methods.setdefault("HEAD", endpoint)
+        for known, leads_to in self._fixed.get(path, {}).items():
+            self._found[known, path] = Match(leads_to, NO_PARAMETERS)
 
     def match(self, method: str, path: str) -> Match[Endpoint]:
         """The endpoint of a method and a path."""
+        found = self._found.get((method, path))
+        if found is not None:
+            return found
         allowed: list[str] = []
         for methods, parameters in self._leading_to(path):
             endpoint = methods.get(method)

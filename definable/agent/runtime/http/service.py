@@ -69,7 +69,7 @@ class HTTPService:
         self._ended = anyio.Event()
         self.quart = quart
         """The Quart application that serves everything but the agent's endpoints."""
-        self.app = AgentApp(routes, cast("ASGIApp", quart), guard, ledger, draining)
+        self.app: AgentApp = AgentApp(routes, cast("ASGIApp", quart), guard, ledger, draining)
         """The ASGI application."""
 
     @contextmanager

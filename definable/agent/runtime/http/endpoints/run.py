@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from definable.agent.auth.base import AuthContext
 from definable.agent.run_event import RunEvent
 from definable.agent.run_stream import RunStream, follow_run
 from definable.agent.runner import RunRequest
@@ -36,7 +37,7 @@ SOURCE = "POST /run"
 class RunBody(BaseModel):
     """The body of `POST /run`."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     input: str
     """What the user says."""
@@ -59,8 +60,7 @@ class RunEndpoint:
     async def __call__(self, request: Request) -> Sendable:
         if request.content_type and not is_json(request.content_type):
             raise Problem(415, f"the body must be application/json, not {request.content_type}")
-        body = run_body(await request.body(MAX_RUN_BODY))
-        run = RunRequest(body.input, body.session_id, acting_user(request.auth, body.user_id), body.metadata)
+        run = run_request(run_body(await request.body(MAX_RUN_BODY)), request.auth)
         await self._check_session(request, run)
         if prefers_async(request):
             return await self._accepted(request, run)
@@ -131,6 +131,15 @@ class NumberedEvents:
         event = await anext(self._stream) if first is None else first
         self._number += 1
         return self._number, event
+
+
+def run_request(body: RunBody, auth: AuthContext | None) -> RunRequest:
+    """The run that a body asks for.
+
+    Raises:
+        Problem: 403, the caller may not act for the user it names.
+    """
+    return RunRequest(body.input, body.session_id, acting_user(auth, body.user_id), body.metadata)
 
 
 def run_body(body: bytes) -> RunBody:

@@ -115,7 +115,7 @@ class LoggedEvents:
     def __init__(self, record: RunRecord, last_id: int) -> None:
         self._record = record
         self._ended = False
-        self.last_id = last_id
+        self.last_id: int = last_id
         """The last event that was handed out."""
 
     @property

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from typing import cast
 
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
@@ -22,8 +21,7 @@ class AsyncioSocket(asyncio.Protocol, ByteStream):
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
-        self._chunks: deque[bytes] = deque()
-        self._size = 0
+        self._received = bytearray()
         self._paused = False
         self._eof = False
         self._lost: Exception | None = None
@@ -45,9 +43,8 @@ class AsyncioSocket(asyncio.Protocol, ByteStream):
         self._transport.set_write_buffer_limits(0)  # what is sent has been taken by the system
 
     def data_received(self, data: bytes) -> None:
-        self._chunks.append(bytes(data))  # uvloop may give a bytearray
-        self._size += len(data)
-        if self._size > HIGH_WATER and not self._paused and self._transport is not None:
+        self._received += data
+        if len(self._received) > HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
         _wake(self._reader)
@@ -73,19 +70,17 @@ class AsyncioSocket(asyncio.Protocol, ByteStream):
 
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         """The next bytes; raises `EndOfStream` once the peer has closed its side."""
-        while not self._chunks:
+        received = self._received
+        while not received:
             if self._eof:
                 raise EndOfStream
             if self._lost is not None:
                 raise self._lost
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
-        data = self._chunks.popleft()
-        if len(data) > max_bytes:
-            self._chunks.appendleft(data[max_bytes:])
-            data = data[:max_bytes]
-        self._size -= len(data)
-        if self._paused and self._size <= HIGH_WATER and self._transport is not None and self._lost is None:
+        data = bytes(received[:max_bytes]) if len(received) > max_bytes else bytes(received)
+        del received[:max_bytes]
+        if self._paused and len(received) <= HIGH_WATER and self._transport is not None and self._lost is None:
             self._paused = False
             self._transport.resume_reading()
         return data

@@ -65,7 +65,7 @@ class Client:
         self._client = client
         self._server = server
         self._head_due = anyio.current_time() + limits.header_timeout
-        self._opening = anyio.CancelScope(deadline=self._head_due)
+        self._opening: anyio.CancelScope | None = None
         self._connection: HTTP1Connection | EngineConnection | None = None
 
     async def run(self, tls: ssl.SSLContext | None = None) -> None:
@@ -84,7 +84,8 @@ class Client:
 
     def drain(self) -> None:
         """Ends the connection: now if nothing is in progress, else with the exchange that is."""
-        self._opening.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
         if self._connection is not None:
             self._connection.drain()
 
@@ -100,7 +101,9 @@ class Client:
         """Makes the TLS handshake; None, and all closed, if the client fails at it."""
         secured: TLSStream | None = None
         try:
-            with self._opening:
+            with anyio.CancelScope(deadline=self._head_due) as self._opening:
+                if self._draining():
+                    self._opening.cancel()
                 secured = await handshake(self._stream, tls)
         except GONE:
             pass

@@ -22,7 +22,7 @@ from .inbox import Inbox
 from .limits import ServerLimits
 from .transport import Transport
 
-log = logging.getLogger("definable.http")
+log: logging.Logger = logging.getLogger("definable.http")
 
 
 class EngineConnection:

@@ -41,7 +41,7 @@ class EngineExchange(Exchange):
         last_call: Callable[[], float],
     ) -> None:
         super().__init__(app, scope, last_call)
-        self.inbox = Inbox()
+        self.inbox: Inbox = Inbox()
         """What the client sends."""
         self._protocol_send = protocol_send
         self._transport = transport

@@ -18,7 +18,7 @@ from definable.agent.runtime.http.problem import Problem, send_problem
 
 from .asgi import ASGIApp, Message, Scope, Send
 
-log = logging.getLogger("definable.http")
+log: logging.Logger = logging.getLogger("definable.http")
 
 RETRY_AFTER = b"5"
 """Seconds after which a client may try again: another process has then taken over."""

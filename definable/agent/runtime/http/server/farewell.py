@@ -19,6 +19,8 @@ class Farewell:
         transport: Its bytes.
     """
 
+    __slots__ = ("_last_call", "_transport", "lingers")
+
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._last_call = inf

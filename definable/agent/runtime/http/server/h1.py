@@ -16,6 +16,7 @@ from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Request, Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
 from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.ws_stream import WSStream
 from wsproto.utilities import ProtocolError
 
 from .host import Host
@@ -100,7 +101,7 @@ class H1(H11Protocol):
         target = origin_form(request.method, request.target)
         websocket = asks_for_websocket(request)
         stream = WebSocketStream if websocket else HTTPStream
-        self.stream = stream(
+        self.stream: HTTPStream | WSStream | None = stream(
             self.app,
             self.config,
             self.context,
@@ -112,7 +113,7 @@ class H1(H11Protocol):
             STREAM_ID,
         )
         if websocket and isinstance(self.connection, h11.Connection):
-            self.connection = H11WSConnection(self.connection)
+            self.connection: h11.Connection | H11WSConnection = H11WSConnection(self.connection)
         await self.stream.handle(
             Request(
                 stream_id=STREAM_ID,

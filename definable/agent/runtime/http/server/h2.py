@@ -96,7 +96,7 @@ class H2(H2Protocol):
         server: tuple[str, int] | None,
     ) -> None:
         super().__init__(*engine_arguments(config, host, tls=True, client=client, server=server))
-        self.streams = _Streams()
+        self.streams: dict[int, HTTPStream | WSStream] = _Streams()
         self.connection.local_settings = Settings(
             client=False,
             initial_values={

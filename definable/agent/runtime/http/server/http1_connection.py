@@ -8,7 +8,6 @@ away. What the client sends meanwhile waits in the socket's buffer.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from math import inf
@@ -27,7 +26,7 @@ from .refusal import refusal
 from .sockets import Address
 from .transport import Transport
 
-log = logging.getLogger("definable.http")
+log: logging.Logger = logging.getLogger("definable.http")
 
 PIECE = 16_384
 """Bytes that are parsed at once: so many pipelined requests are held at most."""
@@ -49,6 +48,28 @@ class HTTP1Connection:
         head_due: The time, on the event loop's clock, until which the first request head must have come.
         watch_hangup: Watches for the client's hang-up while a context is open; None where somebody has to read.
     """
+
+    __slots__ = (
+        "_app",
+        "_awaits_head",
+        "_client",
+        "_draining",
+        "_farewell",
+        "_gone",
+        "_idle",
+        "_limits",
+        "_news",
+        "_parser",
+        "_pulling",
+        "_requests",
+        "_scheme",
+        "_server",
+        "_transport",
+        "_unparsed",
+        "_waiting",
+        "_watch_hangup",
+        "due",
+    )
 
     def __init__(
         self,
@@ -73,7 +94,7 @@ class HTTP1Connection:
         self._watch_hangup = watch_hangup
         self._parser = RequestParser(limits.max_header_bytes)
         self._unparsed = b""
-        self._requests: deque[IncomingRequest] = deque()
+        self._requests: list[IncomingRequest] = []
         self._farewell = Farewell(transport)
         self._waiting = anyio.CancelScope()
         """Around everything; cancelled only while no exchange is in progress."""
@@ -82,7 +103,7 @@ class HTTP1Connection:
         self._gone = False
         self._pulling: anyio.CancelScope | None = None
         self._news: anyio.Event | None = None
-        self.due = head_due
+        self.due: float = head_due
         """The time, on the event loop's clock, until which the client may keep us waiting."""
 
     async def run(self) -> bytes | None:
@@ -161,7 +182,7 @@ class HTTP1Connection:
         requests, parser = self._requests, self._parser
         while True:
             if requests:
-                if not await self._answer(requests.popleft()):
+                if not await self._answer(requests.pop(0)):
                     return None
             elif parser.handover is not None:
                 return parser.handover

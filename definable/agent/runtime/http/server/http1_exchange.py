@@ -70,7 +70,7 @@ class HTTP1Exchange(Exchange):
         self._response: ResponseWriter | None = None
         self._body_given = False
         self._must_go_on = not request.complete and request.expects_continue
-        self.closes = True
+        self.closes: bool = True
         """Whether the connection ends with this exchange."""
 
     @property

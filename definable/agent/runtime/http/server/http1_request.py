@@ -39,12 +39,12 @@ class IncomingRequest:
     def __init__(
         self, method: str, target: bytes, version: str, headers: list[tuple[bytes, bytes]], keep_alive: bool
     ) -> None:
-        self.method = method
-        self.target = target
-        self.version = version
-        self.headers = headers
-        self.keep_alive = keep_alive
-        self.complete = False
+        self.method: str = method
+        self.target: bytes = target
+        self.version: str = version
+        self.headers: list[tuple[bytes, bytes]] = headers
+        self.keep_alive: bool = keep_alive
+        self.complete: bool = False
         self.refusal: int | None = None
         self._chunks: list[bytes] = []
 
@@ -82,6 +82,23 @@ class RequestParser:
         max_head: Bytes of a request line and headers, and of what else stands between two pieces of a body.
     """
 
+    __slots__ = (
+        "_begun",
+        "_current",
+        "_ended",
+        "_fed",
+        "_headers",
+        "_max_head",
+        "_parser",
+        "_progress",
+        "_unproductive",
+        "_upgrade",
+        "_url",
+        "handover",
+        "head_begun",
+        "refusal",
+    )
+
     def __init__(self, max_head: int) -> None:
         self._max_head = max_head
         self._url = b""
@@ -94,7 +111,7 @@ class RequestParser:
         self._progress = False
         self._fed = 0
         self._ended = False
-        self.head_begun = False
+        self.head_begun: bool = False
         """Whether some of a request head waits for the rest."""
         self.refusal: int | None = None
         """The status that answers what is no request of ours, after all requests before it."""

@@ -60,7 +60,7 @@ class ResponseWriter:
         ResponseError: The status or a header cannot be sent.
     """
 
-    __slots__ = ("_framing", "_lines", "_remaining", "_status_line", "_version", "closes", "complete")
+    __slots__ = ("_framing", "_lines", "_remaining", "_version", "closes", "complete")
 
     def __init__(
         self,
@@ -71,15 +71,14 @@ class ResponseWriter:
         version: str,
         keep_alive: bool,
     ) -> None:
-        self._status_line = status_line(status)
         self._version = version
         self._framing: Framing | None = Framing.NONE if method == "HEAD" or status in BODYLESS else None
         self._remaining: int | None = None
-        self.closes = not keep_alive
+        self.closes: bool = not keep_alive
         """Whether the connection ends with this response."""
-        self.complete = False
+        self.complete: bool = False
         """Whether all of it was given out."""
-        lines = [self._status_line]
+        lines = [status_line(status)]
         for name, value in headers:
             lower = header_name(name)
             if NOT_IN_VALUE.search(value):
@@ -93,7 +92,7 @@ class ResponseWriter:
                 continue
             elif lower in HOP_BY_HOP:
                 continue
-            lines.append(b"%b: %b\r\n" % (lower, value))
+            lines += (lower, b": ", value, b"\r\n")
         self._lines = lines
 
     def first(self, body: bytes, *, more: bool, must_close: bool = False) -> bytes:
@@ -126,8 +125,7 @@ class ResponseWriter:
             lines.append(b"connection: close\r\n")
         elif self._version == "1.0":
             lines.append(b"connection: keep-alive\r\n")
-        lines.append(b"\r\n")
-        lines.append(data)
+        lines += (b"\r\n", data)
         return b"".join(lines)
 
     def next(self, body: bytes, *, more: bool) -> bytes:
@@ -137,11 +135,11 @@ class ResponseWriter:
             ResponseError: The body is not as long as announced.
         """
         match self._framing:
-            case Framing.NONE:
-                data = b""
             case Framing.LENGTH:
                 self._count(len(body), more)
                 data = body
+            case Framing.NONE:
+                data = b""
             case Framing.CHUNKS:
                 data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
                 if not more:

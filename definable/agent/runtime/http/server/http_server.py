@@ -24,7 +24,7 @@ from .limits import ServerLimits
 from .overload import turn_away
 from .sockets import Address, open_stream
 
-log = logging.getLogger("definable.http")
+log: logging.Logger = logging.getLogger("definable.http")
 
 ACCEPT_BACKOFF = 0.1
 """Seconds to wait when the system has no more file descriptors or memory for a connection."""

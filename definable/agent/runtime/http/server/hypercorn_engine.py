@@ -49,11 +49,20 @@ class EngineContext:
     """hypercorn's `WorkerContext`. Never terminated: connections end by their own server's drain."""
 
     event_class = EngineEvent
-    sleep = staticmethod(anyio.sleep)
-    time = staticmethod(anyio.current_time)
 
     def __init__(self) -> None:
-        self.terminate, self.terminated = EngineEvent(), EngineEvent()
+        self.terminate: EngineEvent = EngineEvent()
+        self.terminated: EngineEvent = EngineEvent()
+
+    @staticmethod
+    async def sleep(wait: float) -> None:
+        """As hypercorn has it: on the loop's clock."""
+        await anyio.sleep(wait)
+
+    @staticmethod
+    def time() -> float:
+        """Seconds of the loop's clock."""
+        return anyio.current_time()
 
     async def mark_request(self) -> None:
         """hypercorn restarts a worker after so many requests; we do not."""

@@ -40,6 +40,8 @@ class Transport:
         sock: The stream's socket, where bytes may go into it as they are.
     """
 
+    __slots__ = ("_corks", "_direct", "_lock", "_pending", "_stream", "_write_timeout", "broken", "flushed")
+
     def __init__(self, stream: ByteStream, write_timeout: float, sock: socket.socket | None = None) -> None:
         self._stream = stream
         self._write_timeout = write_timeout
@@ -47,16 +49,16 @@ class Transport:
         """Takes what its buffer has room for, at a tenth of a stream's cost; None once a stream may hold bytes back."""
         self.flushed: Callable[[], None] = _nothing
         """Called after each write: there may be nothing left to write, or nobody to write to."""
-        self._lock = anyio.Lock(fast_acquire=True)
+        self._lock: anyio.Lock | None = None
         self._pending = bytearray()
         self._corks = 0
-        self.broken = False
+        self.broken: bool = False
         """The peer is gone or stopped reading: nothing will arrive any more."""
 
     @property
     def writing(self) -> bool:
         """Whether bytes wait to be written."""
-        return bool(self._pending) or self._lock.locked()
+        return bool(self._pending) or (self._lock is not None and self._lock.locked())
 
     async def receive(self) -> bytes:
         """The next bytes, or nothing once the peer has closed its side."""
@@ -101,6 +103,8 @@ class Transport:
     async def flush(self) -> None:
         """Sends what is pending; a peer that is gone, or makes no progress in time, leaves the transport `broken`."""
         self._direct = None
+        if self._lock is None:
+            self._lock = anyio.Lock(fast_acquire=True)
         async with self._lock:
             await anyio.lowlevel.checkpoint_if_cancelled()  # with all of it still pending, for a flush under a shield
             data, self._pending = memoryview(self._pending), bytearray()
