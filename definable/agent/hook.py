@@ -51,5 +51,5 @@ class HookPoint:
         for hook in self._hooks:
             try:
                 await call_user(hook, *args)
-            except Exception:
+            except (Exception, SystemExit):
                 logger.exception("%s hook %s failed", self.name, getattr(hook, "__qualname__", hook))

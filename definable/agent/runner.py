@@ -176,7 +176,7 @@ class Runner:
         try:
             content, conversation = await self._converse(request, context, session, listener)
             await self._keep(session, conversation, created_at)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             await self.on_error.fire(context, error)
             raise
         output = _output(request, session, content, conversation, created_at, time.perf_counter() - started)

@@ -1,6 +1,7 @@
 """Hooks around every run."""
 
 import logging
+import sys
 from typing import Any
 
 import pytest
@@ -69,3 +70,19 @@ async def test_a_failing_hook_is_logged_and_the_run_goes_on(caplog: pytest.LogCa
     assert called == ["after"]
     assert "a hook's own trouble" in caplog.text
     assert "broken" in caplog.text
+
+
+async def test_a_hook_that_exits_is_a_failing_hook(caplog: pytest.LogCaptureFixture) -> None:
+    agent = Agent("offline")
+    agent.before_request(lambda context: sys.exit(3))
+    assert (await agent.arun("hi")).content == "hi"
+    assert "SystemExit: 3" in caplog.text
+
+
+async def test_on_error_hears_of_a_model_that_exits() -> None:
+    agent = Agent(OfflineModel(lambda request: sys.exit(3)))
+    seen: list[BaseException] = []
+    agent.on_error(lambda context, error: seen.append(error))
+    with pytest.raises(SystemExit):
+        await agent.arun("hi")
+    assert [type(error) for error in seen] == [SystemExit]

@@ -52,7 +52,7 @@ class UserRateLimit:
             window.times.append(now)
             window.is_refusing = False
             return None
-        refusal = Refusal(window.times[0] + self._period - now, is_first=not window.is_refusing)
+        refusal = Refusal(min(window.times[0] + self._period - now, self._period), is_first=not window.is_refusing)
         window.is_refusing = True
         return refusal
 

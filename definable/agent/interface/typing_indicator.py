@@ -34,5 +34,5 @@ async def _keep_showing(show: Callable[[], Awaitable[None]], interval: float) ->
         while True:
             await show()
             await anyio.sleep(interval)
-    except Exception:
+    except (Exception, SystemExit):  # in a task of its own, where asyncio would end the event loop
         logger.debug("the typing indicator failed", exc_info=True)

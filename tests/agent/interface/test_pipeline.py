@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -462,3 +463,14 @@ async def test_an_interface_that_cannot_open_fails_for_good(caplog: pytest.LogCa
     assert (supervisor.state, supervisor.ended.is_set()) == (InterfaceState.FAILED, True)
     assert caplog.text.count("has failed for good") == 1
     assert "Traceback" not in caplog.text
+
+
+async def test_typing_that_exits_ends_the_typing_alone() -> None:
+    class Leaves(Chat):
+        async def typing(self, message: InterfaceMessage) -> None:
+            sys.exit(3)
+
+    chat = Leaves()
+    async with serving(Agent(OfflineModel(latency=0.1)), chat):
+        await chat.say("hi")
+    assert chat.sent == ["hi"]

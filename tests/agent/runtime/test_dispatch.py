@@ -167,6 +167,14 @@ async def test_sys_exit_in_a_handler_is_an_error_like_others(is_async: bool) -> 
         await Setup(in_the_loop if is_async else in_a_thread).dispatch()
 
 
+async def test_sys_exit_out_of_a_task_group_is_an_error_like_others() -> None:
+    async def in_a_group(event: TriggerEvent) -> None:
+        raise BaseExceptionGroup("from a task group", [ValueError(), SystemExit(3)])
+
+    with pytest.raises(RuntimeError, match=r"the handler of event\(test\) raised BaseExceptionGroup"):
+        await Setup(in_a_group).dispatch()
+
+
 async def test_a_cancellation_that_nobody_asked_for_is_an_error_like_others() -> None:
     async def stray(event: TriggerEvent) -> None:
         raise anyio.get_cancelled_exc_class()

@@ -102,6 +102,22 @@ def test_what_is_no_message_is_refused(value: object) -> None:
         message_from_json(value)
 
 
+async def test_sys_exit_of_an_interface_that_is_told_of_an_end_is_logged_and_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Leaving(Chat):
+        def handled(self, message: InterfaceMessage) -> None:
+            super().handled(message)
+            raise SystemExit(3)
+
+    chat = Leaving(message(1), message(2))
+    async with served(Agent("offline"), chat) as runtime:
+        await until(lambda: len(chat.safe) == 2)
+        assert runtime.health()[0]
+    assert "Leaving.handled() failed" in caplog.text
+    assert len(chat.sent) == 2
+
+
 # --- durable
 
 

@@ -16,6 +16,7 @@ from definable.agent import Agent
 from definable.agent.interface import BaseInterface, InterfaceMessage, InterfaceResponse
 from definable.agent.interface.base import Accept
 from definable.agent.runtime import AgentRuntime, ShutdownReport
+from definable.agent.runtime.settings import ServeSettings
 from definable.agent.session import MemorySessionStore
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 from definable.errors import ConfigurationError, EventBusClosed, ServeError
@@ -191,6 +192,44 @@ async def test_stopping_twice_and_after_the_end_does_nothing() -> None:
     runtime.stop()
     assert runtime.report is not None
     assert runtime.report.clean
+
+
+async def test_a_stop_from_just_before_the_start_is_heard() -> None:
+    runtime = AgentRuntime(webhook_agent(), (), ServeSettings(host="127.0.0.1", port=0))
+    runtime.stop()
+    with anyio.fail_after(5):
+        report = await runtime.run()
+    assert (report.clean, report.forced, report.duration) == (True, False, 0)
+
+
+class HangingStore(MemorySessionStore):
+    """Waits for a database that does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opening = anyio.Event()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[None, None]:
+        self.opening.set()
+        await anyio.sleep_forever()
+        yield
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_stop_ends_a_start_that_hangs(force: bool) -> None:
+    store = HangingStore()
+    agent = Agent("offline", sessions=store)
+    agent.on(EventTrigger("job"))(lambda event: None)
+    agent.emit("job")
+    runtime = AgentRuntime(agent, (), ServeSettings(host="127.0.0.1", port=0))
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(runtime.run)
+            await store.opening.wait()
+            runtime.stop(force)
+    assert runtime.report is not None and runtime.report.forced is force
+    assert agent.runtime is None
 
 
 async def test_what_was_queued_is_finished_within_the_grace() -> None:

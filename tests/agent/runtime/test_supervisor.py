@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from itertools import pairwise
 
 import anyio
@@ -196,6 +197,18 @@ async def test_sys_exit_is_a_crash_like_others() -> None:
     interface = Scripted(leave)
     await supervise(interface).run()
     assert waits(interface) == [1]
+
+
+async def test_sys_exit_while_it_opens_is_a_failure_of_that_interface_alone() -> None:
+    class Leaving(Scripted):
+        @asynccontextmanager
+        async def connection(self) -> AsyncGenerator[None, None]:
+            raise SystemExit(3)
+            yield
+
+    supervisor = supervise(Leaving(stay))
+    await supervisor.run()
+    assert supervisor.state is InterfaceState.FAILED
 
 
 # --- health

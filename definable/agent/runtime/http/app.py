@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from definable.agent.auth.base import AuthProvider
+from definable.agent.runtime.isolation import Isolation
 from definable.agent.runtime.ledger import WorkLedger
 from definable.agent.trigger.webhook import DEFAULT_MAX_BODY
 
@@ -83,19 +84,21 @@ class AgentApp:
         with self._ledger.work("http") as work:
             if guarded is not None:
                 work.failed = await self._answer(guarded, Request(scope, receive, match.parameters), send)
-            else:
-                scope[ALLOW_SCOPE_KEY] = match.allowed
+                return
+            scope[ALLOW_SCOPE_KEY] = match.allowed
+            with Isolation("a route"):
                 await self._fall_back(Request(scope, receive, NO_PARAMETERS), send)
 
     async def _answer(self, guarded: Guarded, request: Request, send: Send) -> bool:
         """Answer a request to one of the agent's endpoints; True when it failed."""
         answer = Answer(send)
         try:
-            guard = guarded.guard()
-            if guard is not None:
-                request.auth = await admitted(guard, request, guarded.max_body)
-            response = await guarded.endpoint(request)
-            await response.send(answer)
+            with Isolation("a request's handler"):
+                guard = guarded.guard()
+                if guard is not None:
+                    request.auth = await admitted(guard, request, guarded.max_body)
+                response = await guarded.endpoint(request)
+                await response.send(answer)
         except ClientGone:
             return False
         except Exception as error:

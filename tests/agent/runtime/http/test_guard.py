@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import sys
 from typing import Any
 
 import anyio
@@ -241,3 +242,35 @@ async def test_a_route_that_fails_is_a_problem_without_a_traceback(serve: Serve)
         response = await client.get("/broken")
         assert_problem(response, 500)
     assert "secret" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/run"), ("POST", "/hook"), ("GET", "/own"), ("GET", "/nowhere")]
+)
+async def test_a_provider_that_exits_takes_the_service_nowhere(serve: Serve, method: str, path: str) -> None:
+    class Leaves:
+        def __init__(self) -> None:
+            self.leaves = True
+
+        async def authenticate(self, request: AuthRequest) -> AuthContext | None:
+            if self.leaves:
+                sys.exit(3)
+            return AuthContext("ann")
+
+    provider = Leaves()
+    async with serve(guarded_agent(provider)) as client:
+        assert (await client.request(method, path, json={"input": "hi"})).status_code == 500
+        provider.leaves = False
+        assert (await client.post("/run", json={"input": "hi"})).status_code == 200
+
+
+async def test_a_route_that_exits_takes_the_service_nowhere(serve: Serve) -> None:
+    agent = Agent("offline")
+
+    @agent.blueprint.get("/leave")
+    async def leave() -> None:
+        sys.exit(3)
+
+    async with serve(agent) as client:
+        assert (await client.get("/leave")).status_code == 500
+        assert (await client.get("/health")).status_code == 200

@@ -1,0 +1,126 @@
+"""What handlers, models and wall clocks do in the chaos service."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.lowlevel
+
+from definable.agent.runtime.clock import SystemClock
+from definable.errors import EventBufferFull
+from definable.model import OfflineModel
+from definable.model.message import ModelDelta, ModelReply, ModelRequest
+
+STORM = 3_000
+"""Events that a storm tries to emit."""
+
+BLOCK = 0.15
+"""Seconds for which a handler blocks the event loop."""
+
+
+async def misbehave(deed: str, agent: object) -> None:
+    """Do what the event says."""
+    if deed == "nap":
+        await anyio.sleep(0.05)
+    elif deed == "raise":
+        raise ZeroDivisionError("a planned failure")
+    elif deed == "raise group":
+        async with anyio.create_task_group() as group:
+            group.start_soon(misbehave, "raise", agent)
+            group.start_soon(misbehave, "raise", agent)
+    elif deed == "exit":
+        sys.exit(7)
+    elif deed == "storm":
+        storm(agent)
+    elif deed == "block":
+        time.sleep(BLOCK)  # noqa: ASYNC251 - that is the fault
+    elif deed == "hang":
+        await anyio.sleep_forever()
+    elif deed == "swallow":
+        await swallow()
+    elif deed == "interrupt":
+        raise KeyboardInterrupt
+
+
+def misbehave_in_thread(deed: str) -> None:
+    """The same, of a sync handler."""
+    if deed == "exit thread":
+        sys.exit(7)
+    time.sleep(0.05)
+
+
+async def swallow() -> None:
+    """Take a cancellation for one of the failures that it tries to survive."""
+    try:
+        await anyio.sleep_forever()
+    except BaseException:
+        time.sleep(0.01)  # noqa: ASYNC251 - a little work that nothing can cut off
+
+
+def storm(agent: object) -> None:
+    """Emit until there is no room."""
+    try:
+        for _ in range(STORM):
+            agent.emit("noise")  # type: ignore[attr-defined]
+    except EventBufferFull:
+        pass
+
+
+class ChaosModel(OfflineModel):
+    """Does what the user's message says, else echoes."""
+
+    async def reply(self, request: ModelRequest) -> ModelReply:
+        deed = self._deed(request)
+        if deed == "stall":
+            await anyio.sleep_forever()
+        elif deed == "refuse":
+            raise ConnectionResetError("the provider hung up")
+        elif deed == "exit":
+            sys.exit(8)
+        elif deed == "flood":
+            return ModelReply("word " * 20_000)
+        return await super().reply(request)
+
+    @asynccontextmanager
+    async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelDelta]]:  # type: ignore[override]
+        if self._deed(request) == "drop":
+            yield dropping()
+            return
+        async with OfflineModel.stream(self, request) as deltas:
+            yield deltas
+
+    def _deed(self, request: ModelRequest) -> str:
+        content = request.messages[-1].content
+        return content.split()[-1] if isinstance(content, str) and content else ""
+
+
+async def dropping() -> AsyncIterator[ModelDelta]:
+    """A stream that breaks off."""
+    for _ in range(3):
+        await anyio.lowlevel.checkpoint()
+        yield ModelDelta("half ")
+    raise ConnectionResetError("the provider hung up in the middle")
+
+
+class SteppingClock(SystemClock):
+    """A machine's clock that somebody sets all the time: NTP's steps, a suspend, a day of daylight saving."""
+
+    STEPS = (-3600.0, -5.0, -0.5, 2.0, 90.0, 3600.0, 86_400.0)
+    """Seconds."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._offset = 1_774_746_000.0 - time.time()  # an hour before Europe's clocks go forward, 2026-03-29
+
+    def now(self) -> float:
+        return time.time() + self._offset
+
+    async def sleep_until(self, when: float) -> None:
+        await anyio.sleep(min(max(when - self.now(), 0.0), 0.5))
+        if self._chance.random() < 0.3:
+            self._offset += self._chance.choice(self.STEPS)

@@ -1,0 +1,84 @@
+"""Looks for the secrets that tests plant in everything that definable logs; a pytest plugin that `conftest.py` names.
+
+The session fails at its end, and names record and test.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+
+import pytest
+
+PLANTED = (
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",  # Telegram's bot token, without the bot's public number
+    "loopback-signature_0123456789abcdef",  # Discord's bot token, its signature
+    "sk-loopback",
+    "sk-wrong",
+    "sk-secret",
+    "a-long-random-key",
+    "a secret of at least 32 bytes",
+    "ssssssssssssssssssssssssssssssss",
+    "oooooooooooooooooooooooooooooooo",
+    "a_secret-1",
+    "123:SECRET",
+    "s3cret",
+)
+"""Tokens, keys and passwords of tests all over the suite."""
+
+EVERYTHING = logging.DEBUG - 1
+"""The level at which this plugin has definable log; another one was set by a test."""
+
+
+class SecretFinder(logging.Handler):
+    """Formats every record, traceback included, and keeps those that hold a secret."""
+
+    def __init__(self) -> None:
+        super().__init__(EVERYTHING)
+        self.setFormatter(logging.Formatter("%(name)s %(levelname)s %(message)s"))
+        self.test = "(no test)"
+        self.found: list[str] = []
+        self.looked_at = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{self.format(record)} {record.__dict__}"
+        self.looked_at += 1
+        self.found += [f"{self.test}: {secret!r} in {text!r}" for secret in PLANTED if secret in text]
+
+
+class AsBefore(logging.Filter):
+    """Lets pytest's handlers see what they would without this plugin."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        logger = logging.getLogger(record.name)
+        is_ours = logger.getEffectiveLevel() == EVERYTHING
+        return not is_ours or record.levelno >= logging.getLogger().level
+
+
+FINDER: pytest.StashKey[SecretFinder] = pytest.StashKey()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    finder = config.stash[FINDER] = SecretFinder()
+    logger = logging.getLogger("definable")
+    logger.setLevel(EVERYTHING)
+    logger.addHandler(finder)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    plugin = session.config.pluginmanager.get_plugin("logging-plugin")
+    if plugin is not None:
+        for handler in (plugin.caplog_handler, plugin.report_handler):
+            handler.addFilter(AsBefore())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    item.config.stash[FINDER].test = item.nodeid
+    return (yield)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    finder = session.config.stash[FINDER]
+    if finder.found:
+        pytest.exit("secrets were logged:\n" + "\n".join(finder.found[:20]), returncode=1)
