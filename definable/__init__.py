@@ -9,7 +9,7 @@ HTTP webhook ─┐
 cron loop ────┤
 emit() ───────┼─▶ TriggerEvent ──▶ event bus ──▶ dispatch ──▶ handler ──▶ Agent.arun ──▶ RunOutput
 POST /run ────┘                                             (None: stop)
-interface ────▶ InterfaceMessage ──▶ session ─────────────────────────▶ Agent.arun ──▶ InterfaceResponse
+interface ────▶ InterfaceMessage ──▶ event bus ──▶ session ───────────▶ Agent.arun ──▶ InterfaceResponse
 ```
 
 What is accepted now and done later (emitted events, cron firings, accepted webhooks) goes through the event bus; what a

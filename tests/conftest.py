@@ -1,5 +1,7 @@
 """Shared by the whole suite: every async test runs on asyncio and on trio."""
 
+from collections.abc import Generator
+
 import pytest
 
 pytest_plugins = ["suite_accounting", "planted_secrets"]
@@ -8,3 +10,11 @@ pytest_plugins = ["suite_accounting", "planted_secrets"]
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Reports travel between processes as UTF-8, which half of a surrogate pair in a captured log line is not."""
+    report = yield
+    report.sections = [(title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections]
+    return report

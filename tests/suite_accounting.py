@@ -87,8 +87,7 @@ def has_children() -> bool:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a session after which child processes are left; those of its own fixtures are gone by now."""
     left = {pid: test for pid, test in session.config.stash[CHILDREN].items() if is_running_child(pid)}
-    if left:
-        pytest.exit(f"child processes are left, first seen after: {left}", returncode=1)
+    assert not left, f"child processes are left, first seen after: {left}"
 
 
 def is_running_child(pid: int) -> bool:

@@ -34,6 +34,9 @@ SIGNING = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 class HouseRules:
     """A provider of somebody's own."""
 
+    def __repr__(self) -> str:
+        return "HouseRules()"
+
     def authenticate(self, request: AuthRequest) -> AuthContext | None:
         return None
 

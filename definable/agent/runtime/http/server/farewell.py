@@ -24,7 +24,7 @@ class Farewell:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._last_call = inf
-        self.lingers = False
+        self.lingers: bool = False
         """Whether something was said that the client should get to read before the connection is gone."""
 
     def must_end_by(self) -> float:
