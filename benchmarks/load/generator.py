@@ -1,7 +1,7 @@
 """A load generator of our own: `python -m benchmarks.load.generator` prints what it counted as one line of JSON.
 
-One process, one selector: about a core for 25,000 answers a second, so it is the limit where a bare function
-is asked; below that its figures are wrk's, give or take a few per cent.
+One process, one selector. It takes several times what wrk does of a processor, so that where processors are few its
+rates are lower than wrk's, by a third and more as measured: only rates by one and the same generator compare.
 """
 
 from __future__ import annotations

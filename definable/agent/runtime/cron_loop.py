@@ -28,8 +28,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 Fire: TypeAlias = Callable[[Cron, float], Awaitable[None]]
 """Publishes one firing: the job and its nominal time in Unix seconds. It should be quick, later jobs wait for it."""
 
-YIELD_EVERY = 50
-"""Jobs that are dealt with before other tasks get their turn."""
+YIELD_EVERY = 16
+"""Jobs that are dealt with before other tasks get their turn: fewer than the workers take in one of theirs, or what was
+published would wait for all the rest to be."""
 
 STEP_TOLERANCE = 1.0
 """Seconds by which the wall clock may fall behind the loop's clock between two looks before it counts as a step."""

@@ -41,4 +41,7 @@ class FiredTimes:
         return nominal
 
     def _span_end(self, nominal: float) -> float | None:
-        return next((end for start, end in self._spans if start <= nominal <= end), None)
+        for start, end in self._spans:
+            if start <= nominal <= end:
+                return end
+        return None

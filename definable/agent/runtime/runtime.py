@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -23,7 +23,7 @@ from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.cron import Cron
 from definable.agent.trigger.webhook import Webhook
 from definable.agent.worker_thread import RunningThread, worker_threads
-from definable.errors import ConfigurationError, EventBusClosed, ServeError
+from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, ServeError
 from definable.model.base import Model
 
 from .banner import banner, warnings
@@ -365,8 +365,14 @@ class AgentRuntime:
     async def _fire_cron(self, job: Cron, nominal: float) -> None:
         key = self.triggers.key_of(job)
         data = {"body": None, "source": job.source, "timestamp": nominal}
-        if not await self.bus.publish(key, data, dedupe_key=f"{key}@{nominal:.3f}"):
+        if not await self._published(key, data, f"{key}@{nominal:.3f}"):
             logger.debug("%s at %s was fired by another replica", job.source, nominal)
+
+    async def _published(self, key: str, data: dict[str, Any], dedupe_key: str) -> bool:
+        if not self.bus.durable:
+            with suppress(EventBufferFull):  # a turn of the event loop for each of thousands makes the last ones late
+                return self.bus.publish_nowait(key, data, dedupe_key=dedupe_key)
+        return await self.bus.publish(key, data, dedupe_key=dedupe_key)
 
     @property
     def _agents(self) -> Iterable[Agent]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from definable.agent.bus import EventBus, MemoryBus, SQLiteBus
+from definable.agent.bus import EventBus, MemoryBus, SQLiteBus, sqlite_line, sqlite_tables
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -91,3 +91,19 @@ async def test_a_drain_hands_out_for_half_of_its_time_and_leaves_the_rest_in_the
         rest = [await anext(deliveries) for _ in range(100 - len(done))]
         assert done + [delivery.data["n"] for delivery in rest] == list(range(100))
         assert {delivery.attempt for delivery in rest} == {1}
+
+
+async def test_what_comes_due_and_what_is_new_have_places_of_their_own_in_the_line(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sqlite_line, sqlite_tables):
+        monkeypatch.setattr(module, "MOVED_AT_ONCE", 3)
+    bus = SQLiteBus(path)
+    async with bus.open(), bus.consume() as deliveries:
+        for n in range(3):
+            await bus.publish("job", {"n": n})
+        for _ in range(3):
+            await (await anext(deliveries)).nack(10)
+        await anyio.sleep(11)
+        await bus.publish("job", {"n": 3})
+        assert [(await anext(deliveries)).data["n"] for _ in range(4)] == [0, 1, 2, 3]

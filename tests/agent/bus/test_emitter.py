@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -234,6 +235,50 @@ async def test_aemit_waits_for_room() -> None:
         with anyio.fail_after(LIMIT):
             names = [(await anext(deliveries)).name for _ in range(2)]
     assert names == ["a", "b"]
+
+
+async def test_a_worker_waits_where_room_comes_free_without_workers() -> None:
+    class Durable(MemoryBus):
+        @property
+        def durable(self) -> bool:
+            return True
+
+    emitter, bus = Emitter(), Durable(1)
+    done: list[str] = []
+
+    async def worker() -> None:
+        inside_worker.set(True)
+        await emitter.aemit("second")
+        done.append("second")
+
+    async with serving(emitter, bus), bus.consume() as deliveries, anyio.create_task_group() as group:
+        emitter.emit("first")
+        group.start_soon(worker)
+        await anyio.wait_all_tasks_blocked()
+        assert (done, emitter.is_flushed) == ([], True)
+        with anyio.fail_after(LIMIT):
+            assert [(await anext(deliveries)).name for _ in range(2)] == ["first", "second"]
+    assert done == ["second"]
+
+
+async def test_a_worker_awaits_a_bus_that_is_never_full() -> None:
+    class Endless(MemoryBus):
+        awaited = 0
+
+        @property
+        def room(self) -> float:
+            return math.inf
+
+        async def publish(self, name: str, data: Any, **options: Any) -> bool:
+            self.awaited += 1
+            return await super().publish(name, data, **options)
+
+    emitter, bus = Emitter(), Endless()
+    token = inside_worker.set(True)
+    async with serving(emitter, bus):
+        await emitter.aemit("a")
+        assert (bus.awaited, waiting(bus)) == (1, [("a", None)])
+    inside_worker.reset(token)
 
 
 async def test_the_last_worker_never_waits_for_room() -> None:

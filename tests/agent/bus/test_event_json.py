@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -40,12 +41,21 @@ def test_tuples_come_back_as_lists_and_keys_as_strings() -> None:
         ({"raw": b"x"}, "body.raw is b'x', a bytes"),
         ({("a", 1): 1}, "body has the key ('a', 1), a tuple"),
         (object, "body is <class 'object'>, a type"),
+        ({"items": (1, MappingProxyType({"a": 1}))}, "body.items[1] is a mappingproxy, not a dict"),
     ],
 )
 def test_the_error_names_the_trigger_the_place_and_the_type(body: Any, culprit: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         encode_data("event(signup)", {"body": body})
     assert str(caught.value) == f"the event for 'event(signup)' cannot be accepted, its bus keeps JSON: {culprit}"
+
+
+def test_the_data_itself_may_be_any_mapping() -> None:
+    assert decode_data(encode_data("job", MappingProxyType({"body": 1}))) == {"body": 1}
+    with pytest.raises(ConfigurationError, match="keeps JSON: body is b'x', a bytes"):
+        encode_data("job", MappingProxyType({"body": b"x"}))
+    with pytest.raises(ConfigurationError, match="keeps JSON: the data has the key b'x', a bytes"):
+        encode_data("job", MappingProxyType({b"x": 1}))  # type: ignore[dict-item]
 
 
 def test_data_that_holds_itself_is_refused() -> None:

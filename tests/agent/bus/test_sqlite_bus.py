@@ -376,6 +376,16 @@ async def test_a_full_buffer_says_so_and_accepts_nothing(path: Path) -> None:
         assert [delivery.name for delivery in await take(deliveries, 4)] == ["a", "b", "d", "c"]
 
 
+async def test_the_smallest_buffer_holds_one(path: Path) -> None:
+    bus = SQLiteBus(path, buffer=1)
+    async with bus.open():
+        assert bus.room == 1
+        bus.publish_nowait("a", {})
+        assert bus.room == 0
+        with pytest.raises(EventBufferFull, match=r"full \(1 wait"):
+            bus.publish_nowait("b", {})
+
+
 def test_buffer_must_hold_something(path: Path) -> None:
     with pytest.raises(ConfigurationError, match="buffer=0: at least 1"):
         SQLiteBus(path, buffer=0)

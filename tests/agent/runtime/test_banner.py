@@ -38,6 +38,14 @@ async def test_a_start_says_all_that_is_served(anyio_backend_name: str) -> None:
     assert "a-long-random-key" not in banner(runtime)
 
 
+@pytest.mark.parametrize("auth", [None, APIKeyAuth("a-long-random-key")])
+async def test_the_command_to_try_it_has_credentials_where_they_are_needed(auth: APIKeyAuth | None) -> None:
+    async with Agent("offline", auth=auth).running(host="127.0.0.1", port=0) as runtime:
+        attempt = banner(runtime).splitlines()[-1]
+    assert ("Authorization: Bearer" in attempt) is (auth is not None)
+    assert attempt.endswith("""-d '{"input": "hello"}'""")
+
+
 async def test_who_starts_it_is_warned_of_an_open_door_and_a_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     agent = Agent(OpenAIChat("gpt-4o"))

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from definable.agent import Agent
+from definable.agent.bus import MemoryBus
 from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.interface.base import Accept
 from definable.agent.runtime.health import health_of
@@ -98,3 +99,31 @@ async def test_a_served_agent_tells_the_truth_from_start_to_stop() -> None:
         assert (well, document["status"], document["children"]["bot"]) == (False, "draining", {"state": "stopped"})
     assert runtime.report is not None
     assert {"bot", "bot#2"} <= runtime.report.sources.keys()
+
+
+class BrokenBus(MemoryBus):
+    """Works, and says that it does not."""
+
+    broken: Exception | None = None
+
+    @property
+    def failure(self) -> Exception | None:
+        return self.broken
+
+
+@pytest.mark.anyio
+async def test_a_bus_that_fails_makes_the_service_degraded_until_it_works_again() -> None:
+    bus = BrokenBus()
+    async with Agent("offline", name="joe", bus=bus).running(enable_server=False) as runtime:
+        fine = runtime.health()
+        assert fine == (True, {"status": "ok", "agent": "joe", "children": {"events": {"state": "running"}}})
+        bus.broken = OSError("disk is full")
+        assert runtime.health() == (
+            False,
+            {"status": "degraded", "agent": "joe", "children": {"events": {"state": "failing"}}},
+        )
+        bus.broken = None
+        assert runtime.health() == fine
+        bus.broken = OSError("disk is full")
+    well, document = runtime.health()
+    assert (well, document["status"], document["children"]["events"]["state"]) == (False, "draining", "failing")

@@ -122,6 +122,19 @@ async def test_a_failure_that_is_logged_after_its_run_bears_the_runs_ids(records
     assert (session_id, trigger_id) == ("s1", events[0].id)
 
 
+async def test_a_failure_bears_its_ids_without_a_traceback_too(records: Records) -> None:
+    agent, kept = Agent(OfflineModel([ValueError("no")])), list[Exception]()
+    with pytest.raises(ValueError) as caught:
+        await agent.arun("hi", session_id="s1")
+    kept.append(caught.value.with_traceback(None))
+    logger.error("failed", exc_info=kept[0])
+    logger.error("something else", exc_info=ValueError("of no run"))
+    logger.error("nothing", exc_info=True)
+    assert records.ids("failed")[0].startswith("run_")
+    assert records.ids("failed")[1:] == ("s1", "")
+    assert records.ids("something else") == records.ids("nothing") == ("", "", "")
+
+
 async def test_ids_given_as_extra_are_left_alone(records: Records) -> None:
     logger.info("mine", extra={"run_id": "run_other"})
     assert records.ids("mine")[0] == "run_other"
@@ -192,7 +205,7 @@ def test_a_json_line_says_it_all() -> None:
     assert (fields["level"], fields["logger"], fields["message"]) == ("info", "program", "failed")
     assert (fields["run_id"], fields["customer"]) == ("run_1", "PosixPath('a')")
     assert "session_id" not in fields
-    assert fields["exception"]["type"] == "KeyError"
+    assert (fields["exception"]["type"], fields["exception"]["message"]) == ("KeyError", "'x'")
     assert "Traceback" in fields["exception"]["traceback"]
 
 

@@ -14,6 +14,10 @@ def test_counts_add_up_over_the_sources() -> None:
     assert report.total == WorkCount(7, 1, 2, 5)
 
 
+def test_equal_counts_add_up_too() -> None:
+    assert WorkCount(1, 2, 3, 4) + WorkCount(1, 2, 3, 4) == WorkCount(2, 4, 6, 8)
+
+
 @pytest.mark.parametrize(
     ("count", "clean"),
     [

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from definable.agent.runtime.clock import LoopClock, use_clock
-from definable.agent.runtime.triggers import TriggerTable
+from definable.agent.runtime.triggers import RUNS_KEY, TriggerTable
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 from definable.agent.trigger.registry import TriggerRegistry
 from definable.errors import ConfigurationError
@@ -57,3 +57,17 @@ def test_no_match_is_a_debug_line(table: TriggerTable, caplog: pytest.LogCapture
     caplog.set_level(logging.DEBUG, "definable")
     assert list(table.route("order", None)) == []
     assert "the event 'order' matches no trigger" in caplog.text
+
+
+def test_runs_that_were_accepted_for_later_have_a_trigger_of_their_own(table: TriggerTable) -> None:
+    trigger = table.by_key[RUNS_KEY]
+    assert (trigger.source, table.key_of(trigger)) == ("POST /run", RUNS_KEY)
+    assert trigger not in (*table.webhooks, *table.crons, *table.events)
+
+
+@pytest.mark.anyio
+async def test_an_accepted_run_is_made_as_its_caller_asked(table: TriggerTable) -> None:
+    arguments = {"input": "hi", "session_id": "s", "metadata": {"k": 1}}
+    handler = table.by_key[RUNS_KEY].handler
+    assert handler is not None
+    assert await handler(TriggerEvent(arguments)) == arguments

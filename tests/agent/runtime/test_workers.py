@@ -179,6 +179,24 @@ async def test_a_dead_letter_is_replayed() -> None:
     assert (runtime.report.completed, runtime.report.failed) == (2, 1)
 
 
+@pytest.mark.parametrize("fails", [True, False])
+async def test_what_has_failed_for_good_may_be_delivered_again(fails: bool) -> None:
+    agent, trigger = Agent("offline"), EventTrigger("job")
+
+    @agent.on(trigger)
+    async def job(event: TriggerEvent) -> None:
+        if fails:
+            raise ZeroDivisionError
+
+    async with serve(agent) as runtime:
+        for again in (True, fails):
+            data = {"body": None, "dedupe_key": "k"}
+            assert await runtime.bus.publish(runtime.triggers.key_of(trigger), data, dedupe_key="k") is again
+            with anyio.fail_after(LIMIT):
+                await runtime.bus.drain()
+    assert runtime.report.sources["event"].failed == (2 if fails else 0)
+
+
 async def test_a_delivery_for_nobody_is_a_dead_letter_and_accounted_for() -> None:
     agent = Agent("offline")
     async with serve(agent) as runtime:

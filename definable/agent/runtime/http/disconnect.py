@@ -20,12 +20,17 @@ async def until_gone(request: Request, function: Callable[[], Awaitable[Result]]
         ClientGone: The client went away first.
         Exception: What the function raised.
     """
-    watch: WatchHangup | None = request.scope.get("extensions", {}).get(UNTIL_HANGUP)
+    watch = hangup_watch(request)
     if watch is None:
         return await _until_disconnect(request, function)
     with anyio.CancelScope() as scope, watch(scope.cancel):
         return await function()
     raise ClientGone
+
+
+def hangup_watch(request: Request) -> WatchHangup | None:
+    """What tells of the client's hang-up; None where one has to read on for that."""
+    return request.scope.get("extensions", {}).get(UNTIL_HANGUP)
 
 
 async def _until_disconnect(request: Request, function: Callable[[], Awaitable[Result]]) -> Result:

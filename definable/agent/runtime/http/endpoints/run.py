@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from definable.agent.auth.base import AuthContext
 from definable.agent.run_event import RunEvent
+from definable.agent.run_output import RunOutput
 from definable.agent.run_stream import RunStream, follow_run
 from definable.agent.runner import RunRequest
 from definable.agent.runtime.http.body import is_json, json_value
-from definable.agent.runtime.http.disconnect import until_gone
+from definable.agent.runtime.http.disconnect import hangup_watch, until_gone
 from definable.agent.runtime.http.documents import record_document, run_document
 from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.request import Request
@@ -66,8 +67,14 @@ class RunEndpoint:
             return await self._accepted(request, run)
         if accepts_events(request):
             return LiveRun(request, self.registry, run)
-        output = await until_gone(request, lambda: self.registry.run(run, SOURCE))
-        return json_response(run_document(output))
+        return json_response(run_document(await self._run(request, run)))
+
+    async def _run(self, request: Request, run: RunRequest) -> RunOutput:
+        watch = hangup_watch(request)
+        if watch is None:
+            return await until_gone(request, lambda: self.registry.run(run, SOURCE))
+        with watch(lambda: self.registry.cancel(run.run_id)):  # the run's own scope will do
+            return await self.registry.run(run, SOURCE)
 
     async def _check_session(self, request: Request, run: RunRequest) -> None:
         """Refuse at once what the runner would refuse in the session's turn, and a session that nobody owns."""

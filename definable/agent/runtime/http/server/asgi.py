@@ -28,5 +28,5 @@ Whoever reads it need not set a time limit, which costs a fifth of a small reque
 UNTIL_HANGUP = "definable.until_hangup"
 """An extension of this server's: a `WatchHangup`, which costs a fraction of a task that reads on."""
 
-WatchHangup: TypeAlias = Callable[[Callable[[], None]], AbstractContextManager[None]]
+WatchHangup: TypeAlias = Callable[[Callable[[], object]], AbstractContextManager[None]]
 """A context within which a function is called if the client hangs up; one at a time."""

@@ -44,6 +44,20 @@ class Client:
         server: Our address.
     """
 
+    __slots__ = (
+        "_app",
+        "_client",
+        "_connection",
+        "_draining",
+        "_hangups",
+        "_head_due",
+        "_limits",
+        "_opening",
+        "_server",
+        "_sock",
+        "_stream",
+    )
+
     def __init__(
         self,
         app: ASGIApp,

@@ -22,9 +22,9 @@ class HangupWatch:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._told: dict[int, Callable[[], None]] = {}
+        self._told: dict[int, Callable[[], object]] = {}
 
-    def watching(self, sock: socket.socket, tell: Callable[[], None]) -> Watching:
+    def watching(self, sock: socket.socket, tell: Callable[[], object]) -> Watching:
         """A context that calls `tell` if the client hangs up while it is open; one a socket at a time."""
         return Watching(self._epoll, self._told, sock.fileno(), tell)
 
@@ -46,7 +46,7 @@ class Watching:
     __slots__ = ("_epoll", "_fd", "_tell", "_told")
 
     def __init__(
-        self, epoll: select.epoll, told: dict[int, Callable[[], None]], fd: int, tell: Callable[[], None]
+        self, epoll: select.epoll, told: dict[int, Callable[[], object]], fd: int, tell: Callable[[], object]
     ) -> None:
         self._epoll = epoll
         self._told = told

@@ -274,7 +274,7 @@ class HTTP1Connection:
                 extensions[UNTIL_HANGUP] = self._until_hangup
         return extensions
 
-    def _until_hangup(self, tell: Callable[[], None]) -> AbstractContextManager[None]:
+    def _until_hangup(self, tell: Callable[[], object]) -> AbstractContextManager[None]:
         """Calls `tell` if the client hangs up while the context is open."""
         assert self._watch_hangup is not None
 

@@ -1,0 +1,66 @@
+"""What a stop waits for, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from definable.agent import Agent
+from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
+from definable.agent.interface.base import Accept
+from definable.agent.runtime.report import WorkCount
+from definable.testing import VIRTUAL_BACKENDS, virtual_time
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=VIRTUAL_BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> Iterator[object]:
+    with virtual_time(request.param) as backend:
+        yield backend
+
+
+class SlowToStop(BaseInterface):
+    """Hears one more message while it stops receiving."""
+
+    def __init__(self) -> None:
+        super().__init__(InterfaceConfig(platform="slow"))
+        self.answers: list[str | None] = []
+
+    async def receive(self, accept: Accept) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(5)
+                await accept(InterfaceMessage("slow", "ann", "home", "1", text="wait!"))
+
+    async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
+        self.answers.append(response.content)
+
+
+async def test_a_message_that_an_interface_hears_on_its_way_out_is_answered() -> None:
+    interface = SlowToStop()
+    async with Agent("offline").running(interface, enable_server=False) as runtime:
+        await anyio.sleep(1)
+    assert interface.answers == ["wait!"]
+    assert runtime.report is not None
+    assert runtime.report.sources["slow"] == WorkCount(completed=1)
+    assert runtime.report.duration == pytest.approx(5, abs=0.1)
+
+
+async def test_an_interface_that_does_not_stop_is_waited_for_as_long_as_the_grace_lasts() -> None:
+    class NeverStops(SlowToStop):
+        async def receive(self, accept: Accept) -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(50)
+
+    async with Agent("offline").running(NeverStops(), enable_server=False, shutdown_timeout=20) as runtime:
+        await anyio.sleep(1)
+    assert runtime.report is not None
+    assert 20 <= runtime.report.duration <= 51

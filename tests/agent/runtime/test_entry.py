@@ -1,0 +1,148 @@
+"""Which way `serve` goes: this process, a watching parent, or nowhere while the program is being loaded."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from definable.agent import Agent
+from definable.agent.runtime import AgentRuntime, ShutdownReport, dev_child, dev_reload, entry
+from definable.agent.runtime.entry import ServeReached, loading
+from definable.agent.runtime.settings import ServeSettings
+from definable.agent.runtime.signals import SignalWatcher
+from definable.errors import ConfigurationError
+
+HERE, PARENT = ShutdownReport(1.0), ShutdownReport(2.0)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[AgentRuntime]:
+    """What was served in this process, were it not for this test."""
+    runtimes: list[AgentRuntime] = []
+
+    def serve_process(runtime: AgentRuntime, backend: str) -> ShutdownReport:
+        runtimes.append(runtime)
+        return HERE
+
+    monkeypatch.setattr(entry, "serve_process", serve_process)
+    monkeypatch.setattr(dev_reload, "serve_and_reload", lambda: PARENT)
+    monkeypatch.setattr(entry, "ensure_visible", lambda: None)
+    return runtimes
+
+
+def test_an_agent_is_served_in_this_process(served: list[AgentRuntime], caplog: pytest.LogCaptureFixture) -> None:
+    agent = Agent("offline")
+    assert agent.serve(port=0, name="joe") is HERE
+    assert [(runtime.agent, runtime.name, runtime.settings.port) for runtime in served] == [(agent, "joe", 0)]
+    assert caplog.records == []
+
+
+def test_in_development_mode_this_process_watches(served: list[AgentRuntime], caplog: pytest.LogCaptureFixture) -> None:
+    assert Agent("offline").serve(dev=True) is PARENT
+    assert served == []
+    assert caplog.records == []
+
+
+def test_where_nothing_can_be_reloaded_development_mode_serves_and_says_so(
+    served: list[AgentRuntime], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(entry, "os", SimpleNamespace(name="nt"))
+    assert Agent("offline").serve() is HERE
+    assert caplog.records == []
+    assert Agent("offline").serve(dev=True) is HERE
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "needs POSIX" in caplog.text
+
+
+def test_the_child_of_a_watching_process_ends_well_behind_serve(
+    served: list[AgentRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    child = SimpleNamespace(close=lambda: steps.append("closed"))
+    monkeypatch.setattr(dev_child.DevChild, "claim", lambda: child)
+    monkeypatch.setattr(entry, "serve_child", lambda runtime, backend, child: steps.append(f"served on {backend}"))
+    with pytest.raises(SystemExit) as ended:
+        Agent("offline").serve(dev=True, backend="trio")
+    assert (ended.value.code, steps, served) == (0, ["served on trio", "closed"], [])
+
+
+class Child:
+    """What a child says to the process that watches it."""
+
+    def __init__(self) -> None:
+        self.said: list[object] = []
+
+    def begin(self, settings: ServeSettings) -> None:
+        self.said.append("begun")
+
+    def decline(self) -> None:
+        self.said.append("needs no socket")
+
+    def started(self, url: str | None) -> None:
+        self.said.append(f"serves {url}")
+
+    async def obey(self, runtime: AgentRuntime) -> None:
+        runtime.stop()
+        await anyio.sleep_forever()
+
+    def ended(self, report: ShutdownReport) -> None:
+        self.said.append(report)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_child_serves_until_it_is_told_to_stop_and_says_how_it_went(backend: Any) -> None:
+    child, runtime = Child(), AgentRuntime(Agent("offline"), settings=ServeSettings(enable_server=False))
+    entry.serve_child(runtime, backend, cast("dev_child.DevChild", child))
+    assert child.said == ["begun", "needs no socket", "serves None", runtime.report]
+    assert runtime.report is not None
+
+
+@pytest.mark.parametrize(("stuck", "disarmed"), [((), 1), (("app.work", "app.wait"), 0)])
+def test_a_process_whose_threads_have_ended_ends_by_itself_and_another_is_warned_of(
+    stuck: tuple[str, ...], disarmed: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    report, calls = ShutdownReport(stuck_threads=stuck), list[str]()
+    monkeypatch.setattr(entry, "run_blocking", lambda main, *, instead, backend: report)
+    monkeypatch.setattr(SignalWatcher, "disarm", lambda watcher: calls.append("disarmed"))
+    assert entry.serve_process(AgentRuntime(Agent("offline")), "asyncio") is report
+    assert len(calls) == disarmed
+    assert ("app.work, app.wait still runs in a thread" in caplog.text) is bool(stuck)
+    assert len(caplog.records) == (1 if stuck else 0)
+
+
+@pytest.mark.parametrize(("options", "says"), [({"backend": "curio"}, "backend='curio'"), ({"port": -1}, "port=-1")])
+def test_a_wrong_option_is_named_before_anything_is_served(
+    served: list[AgentRuntime], options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        Agent("offline").serve(**options)
+    assert served == []
+
+
+def test_a_program_that_is_being_loaded_serves_nothing(served: list[AgentRuntime]) -> None:
+    agent, token = Agent("offline"), loading.set(True)
+    try:
+        with pytest.raises(ServeReached) as reached:
+            agent.serve(backend="trio", port=5)
+    finally:
+        loading.reset(token)
+    assert (reached.value.agent, reached.value.backend, reached.value.options) == (agent, "trio", {"port": 5})
+    assert list(reached.value.interfaces) == []
+    assert served == []
+
+
+@pytest.mark.anyio
+async def test_a_program_that_is_being_loaded_serves_nothing_in_a_loop_of_its_own_either(
+    anyio_backend_name: str,
+) -> None:
+    agent, token = Agent("offline"), loading.set(True)
+    try:
+        with pytest.raises(ServeReached) as reached:
+            await agent.aserve(enable_server=False)
+    finally:
+        loading.reset(token)
+    assert (reached.value.agent, reached.value.backend) == (agent, anyio_backend_name)

@@ -1,0 +1,213 @@
+"""What comes in over HTTP: done at once or promised for later, each delivery once, and again when it failed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from definable.agent import Agent
+from definable.agent.bus import Delivery, EventBufferFull, MemoryBus
+from definable.agent.runner import RunRequest
+from definable.agent.runtime.clock import current_clock
+from definable.agent.runtime.dispatch import Dispatcher
+from definable.agent.runtime.intake import DEDUPE_TTL, Duplicate, Intake
+from definable.agent.runtime.run_registry import RunRegistry
+from definable.agent.runtime.triggers import RUNS_KEY, TriggerTable
+from definable.agent.trigger import Headers, RawRequest, Reply, TriggerEvent, Webhook
+from definable.testing import VIRTUAL_BACKENDS, virtual_time
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=VIRTUAL_BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> Iterator[object]:
+    with virtual_time(request.param) as backend:
+        yield backend
+
+
+class Setup:
+    """An intake, its bus and registry, and a webhook whose handler returns or raises `result`."""
+
+    def __init__(self, *, buffer: int = 10, **options: Any) -> None:
+        self.result: Any = "done"
+        self.handled: list[TriggerEvent] = []
+        self.webhook = Webhook("/hook", **options)
+        agent = Agent("offline")
+        agent.on(self.webhook)(self._handle)
+        self.bus = MemoryBus(buffer)
+        self.registry = RunRegistry(agent.runner, 10)
+        self.table = TriggerTable(agent.triggers)
+        self.intake = Intake(self.bus, self.table, self.registry, Dispatcher(self.registry))
+
+    async def _handle(self, event: TriggerEvent) -> Any:
+        self.handled.append(event)
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+    async def handle(self, event: TriggerEvent, user_id: str | None = None) -> Any:
+        return await self.intake.handle(self.webhook, event, user_id)
+
+    async def accept(self, event: TriggerEvent, user_id: str | None = None) -> str | Duplicate:
+        return await self.intake.accept(self.webhook, event, user_id)
+
+    async def published(self) -> Delivery:
+        with anyio.fail_after(5):
+            async with self.bus.consume() as deliveries:
+                return await anext(deliveries)
+
+
+@asynccontextmanager
+async def opened(**options: Any) -> AsyncGenerator[Setup, None]:
+    setup = Setup(**options)
+    async with setup.bus.open():
+        yield setup
+
+
+def event(name: str | None = None) -> TriggerEvent:
+    headers = Headers([] if name is None else [(b"X-Id", name.encode())])
+    request = RawRequest("POST", "/hook", {}, {}, headers, b'{"n": 1}', None)
+    return TriggerEvent({"n": 1}, headers, "POST /hook", 5.0, request)
+
+
+# --- runs
+
+
+async def test_an_accepted_run_is_queued_and_published_with_all_that_it_needs() -> None:
+    async with opened() as setup:
+        request = RunRequest("hi", "s", "ann", {"k": 1}, run_id="r")
+        record = await setup.intake.accept_run(request, "POST /run")
+        assert setup.registry.find("r") is record
+        delivery = await setup.published()
+    assert delivery.name == RUNS_KEY
+    assert delivery.data == {
+        "source": "POST /run",
+        "timestamp": current_clock().now(),
+        "run_id": "r",
+        "user_id": "ann",
+        "body": {"input": "hi", "session_id": "s", "metadata": {"k": 1}},
+    }
+
+
+async def test_without_room_nothing_is_accepted_and_nothing_promised() -> None:
+    async with opened(buffer=1) as setup:
+        await setup.intake.accept_run(RunRequest("1"), "POST /run")
+        with pytest.raises(EventBufferFull, match="nothing was accepted"):
+            await setup.intake.accept_run(RunRequest("2"), "POST /run")
+        with pytest.raises(EventBufferFull, match="nothing was accepted"):
+            await setup.accept(event())
+        assert len(setup.registry.records()) == 1
+
+
+async def test_a_caller_that_goes_before_its_run_was_accepted_leaves_no_promise() -> None:
+    async with opened() as setup:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await setup.intake.accept_run(RunRequest("hi"), "POST /run")
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await setup.accept(event())
+        assert list(setup.registry.records()) == []
+
+
+# --- webhooks that are accepted
+
+
+async def test_an_accepted_delivery_is_promised_and_published_with_its_request() -> None:
+    async with opened(respond="accept") as setup:
+        run_id = await setup.accept(event(), "ann")
+        assert isinstance(run_id, str)
+        record = setup.registry.find(run_id)
+        delivery = await setup.published()
+    assert record is not None
+    assert (record.source, record.user_id) == ("POST /hook", "ann")
+    assert delivery.name == setup.table.key_of(setup.webhook)
+    assert delivery.data["request"]["path"] == "/hook"
+    assert {key: delivery.data[key] for key in ("source", "run_id", "user_id", "dedupe_key")} == {
+        "source": "POST /hook",
+        "run_id": run_id,
+        "user_id": "ann",
+        "dedupe_key": None,
+    }
+
+
+async def test_a_repeat_is_accepted_once_for_each_caller_and_promised_once() -> None:
+    async with opened(respond="accept", dedupe="X-Id") as setup:
+        assert isinstance(await setup.accept(event("1"), "ann"), str)
+        assert isinstance(await setup.accept(event("1"), "ann"), Duplicate)
+        assert isinstance(await setup.accept(event("1"), "bob"), str)
+        assert isinstance(await setup.accept(event("2"), "ann"), str)
+        assert len(setup.registry.records()) == 3
+        assert (await setup.published()).data["dedupe_key"] is not None
+
+
+async def test_an_accepted_delivery_is_remembered_for_a_day() -> None:
+    assert DEDUPE_TTL == 24 * 60 * 60
+    async with opened(respond="accept", dedupe="X-Id") as setup:
+        await setup.accept(event("1"))
+        await anyio.sleep(DEDUPE_TTL - 1)
+        assert isinstance(await setup.accept(event("1")), Duplicate)
+        await anyio.sleep(1)
+        assert isinstance(await setup.accept(event("1")), str)
+
+
+# --- webhooks whose senders wait
+
+
+async def test_a_repeat_is_handled_once() -> None:
+    async with opened(dedupe="X-Id") as setup:
+        setup.result = 5
+        assert (await setup.handle(event("1"))).value == 5
+        assert isinstance(await setup.handle(event("1")), Duplicate)
+        assert (await setup.handle(event("2"))).value == 5
+        assert len(setup.handled) == 2
+
+
+@pytest.mark.parametrize("dedupe", [None, "X-Id", lambda event: None, lambda event: ""])
+async def test_a_delivery_without_a_name_is_handled_each_time(dedupe: Any) -> None:
+    async with opened(dedupe=dedupe) as setup:
+        for _ in range(2):
+            assert (await setup.handle(event())).content == "done"
+        assert len(setup.handled) == 2
+
+
+async def test_a_function_may_name_the_delivery() -> None:
+    async with opened(dedupe=lambda event: event.body["n"]) as setup:
+        await setup.handle(event())
+        assert isinstance(await setup.handle(event()), Duplicate)
+
+
+@pytest.mark.parametrize(
+    ("result", "may_come_again"),
+    [(Reply(status=500), True), (Reply(status=503), True), (Reply(status=499), False), (None, False), ("hi", False)],
+)
+async def test_what_was_answered_with_a_server_error_may_come_again(result: Any, may_come_again: bool) -> None:
+    async with opened(dedupe="X-Id") as setup:
+        setup.result = result
+        await setup.handle(event("1"))
+        await setup.handle(event("1"))
+        assert len(setup.handled) == (2 if may_come_again else 1)
+
+
+async def test_what_failed_may_come_again() -> None:
+    async with opened(dedupe="X-Id") as setup:
+        setup.result = ZeroDivisionError()
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                await setup.handle(event("1"))
+        assert len(setup.handled) == 2
+
+
+async def test_what_was_cut_off_may_come_again() -> None:
+    async with opened(dedupe=lambda event: "1", timeout=None) as setup:
+        with anyio.move_on_after(1):
+            setup.result = None
+            setup.webhook.handler = lambda event: anyio.sleep(10)
+            await setup.handle(event())
+        setup.webhook.handler = setup._handle
+        assert await setup.handle(event()) is None
+        assert len(setup.handled) == 1

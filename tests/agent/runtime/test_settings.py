@@ -1,0 +1,55 @@
+"""The defaults and the bounds of the options of `serve`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from definable.agent.runtime.settings import ServeSettings
+from definable.errors import ConfigurationError
+
+
+def test_has_its_defaults() -> None:
+    settings = ServeSettings()
+    assert (settings.name, settings.host, settings.port, settings.enable_server) == (None, "0.0.0.0", 8000, None)
+    assert (settings.dev, settings.handle_signals, settings.shutdown_timeout) == (False, True, 30)
+    assert (settings.certfile, settings.keyfile, settings.sockets) == (None, None, ())
+    assert (settings.event_buffer, settings.event_workers) == (10_000, 100)
+    assert (settings.max_concurrent_runs, settings.max_connections) == (10_000, 10_000)
+
+
+LIMITS = ("event_buffer", "event_workers", "max_concurrent_runs", "max_connections")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"port": 0},
+        {"port": 1},
+        {"port": 65535},
+        {"shutdown_timeout": 0},
+        {"certfile": "a"},
+        {"certfile": "a", "keyfile": "b"},
+        *({limit: 1} for limit in LIMITS),
+    ],
+)
+def test_takes_what_is_just_within_its_bounds(options: dict[str, Any]) -> None:
+    settings = ServeSettings(**options)
+    assert {name: getattr(settings, name) for name in options} == options
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"port": -1}, "port=-1"),
+        ({"port": 65536}, "port=65536"),
+        ({"shutdown_timeout": -0.1}, "shutdown_timeout=-0.1"),
+        ({"shutdown_timeout": float("nan")}, "shutdown_timeout=nan"),
+        ({"keyfile": "b"}, "keyfile='b' needs its certfile"),
+        *(({limit: 0}, f"{limit}=0: at least 1") for limit in LIMITS),
+    ],
+)
+def test_refuses_what_is_just_beyond_and_names_it(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        ServeSettings(**options)

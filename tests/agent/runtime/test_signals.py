@@ -1,0 +1,110 @@
+"""Whose signals they are: the service's own, its host's, and the host's again afterwards."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import anyio
+import pytest
+
+from definable.agent import Agent
+from definable.agent.runtime.signals import STOP_SIGNALS, SignalWatcher
+
+
+def handlers() -> list[object]:
+    return [signal.getsignal(number) for number in STOP_SIGNALS]
+
+
+@pytest.mark.anyio
+async def test_under_a_foreign_server_signals_are_the_servers() -> None:
+    before = handlers()
+    async with Agent("offline").asgi().lifespan():
+        assert handlers() == before
+
+
+@pytest.mark.anyio
+async def test_in_a_context_signals_are_the_programs_unless_it_says_otherwise() -> None:
+    before = handlers()
+    async with Agent("offline").running(enable_server=False):
+        assert handlers() == before
+    async with Agent("offline").running(enable_server=False, handle_signals=True):
+        assert all(handler not in before for handler in handlers())
+    assert handlers() == before
+
+
+@pytest.mark.anyio
+async def test_a_served_agent_stops_at_a_signal_and_gives_the_handlers_back() -> None:
+    agent, before = Agent("offline"), handlers()
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            await group.start(lambda *, task_status: agent.aserve(enable_server=False, task_status=task_status))
+            signal.raise_signal(signal.SIGINT)
+    assert handlers() == before
+
+
+def test_the_first_signal_drains_and_the_second_cuts_off() -> None:
+    stops: list[object] = []
+    watcher = SignalWatcher(stops.append, exit_after=None)
+    with watcher:
+        assert (watcher.exit_status, stops) == (0, [])
+        signal.raise_signal(signal.SIGINT)
+        assert (watcher.exit_status, stops) == (0, [False])
+        signal.raise_signal(signal.SIGTERM)
+        assert (watcher.exit_status, stops) == (128 + signal.SIGTERM, [False, True])
+    assert watcher.received == [signal.SIGINT, signal.SIGTERM]
+
+
+def test_a_third_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[int] = []
+    monkeypatch.setattr("os._exit", ends.append)
+    with SignalWatcher(lambda force: None, exit_after=None):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert ends == []
+        signal.raise_signal(signal.SIGTERM)
+        assert ends == [128 + signal.SIGTERM]
+
+
+def test_a_stop_that_is_stuck_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended, statuses = threading.Event(), list[int]()
+
+    def end(status: int) -> None:
+        statuses.append(status)
+        ended.set()
+
+    monkeypatch.setattr("os._exit", end)
+    with SignalWatcher(lambda force: None, exit_after=0.01) as watcher:
+        signal.raise_signal(signal.SIGTERM)
+        assert ended.wait(10)
+    watcher.disarm()
+    assert statuses == [128 + signal.SIGTERM]
+    assert "exiting now" in caplog.text
+
+
+def test_a_process_that_ends_by_itself_is_left_to_it() -> None:
+    before = threading.active_count()
+    with SignalWatcher(lambda force: None, exit_after=3600) as watcher:
+        watcher.disarm()
+        signal.raise_signal(signal.SIGTERM)
+        [timer] = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+        assert timer.daemon  # it holds up no end of the process
+        watcher.disarm()
+    timer.join(10)
+    assert threading.active_count() == before
+
+
+def test_in_another_thread_nothing_is_watched() -> None:
+    seen: list[object] = []
+
+    def watch() -> None:
+        with SignalWatcher(lambda force: None, exit_after=None):
+            seen.extend(handlers())
+
+    before = handlers()
+    thread = threading.Thread(target=watch)
+    thread.start()
+    thread.join()
+    assert seen == before
