@@ -112,6 +112,7 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
+        """What went in and what came out."""
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Usage) -> Usage:

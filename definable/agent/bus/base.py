@@ -31,7 +31,9 @@ class Delivery(Protocol):
         ...
 
     @property
-    def data(self) -> Mapping[str, Any]: ...
+    def data(self) -> Mapping[str, Any]:
+        """What was published."""
+        ...
 
     @property
     def attempt(self) -> int:

@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed
 
-from .base import DEDUPE_TTL, DeadLetter, Delivery
+from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus
 from .memory_line import DeliveryStreams, MemoryDeliveries, MemoryDelivery, MemoryLine
 
 DEFAULT_BUFFER = 10_000
@@ -22,7 +22,7 @@ MAX_DEAD_LETTERS = 1_000
 """The oldest are forgotten beyond it."""
 
 
-class MemoryBus:
+class MemoryBus(EventBus):
     """The default event bus: needs nothing, keeps nothing over the end of the process.
 
     Args:

@@ -12,7 +12,7 @@ import anyio
 from definable.agent.storage.redis_address import RedisAddress
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, StorageError
 
-from .base import DEDUPE_TTL, DeadLetter, Delivery
+from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus
 from .dedupe import DedupeWindow
 from .event_json import encode_data
 from .memory import DEFAULT_BUFFER
@@ -28,7 +28,7 @@ DEFAULT_TIMEOUT = 5.0
 """Seconds."""
 
 
-class RedisBus:
+class RedisBus(EventBus):
     """Shares events over replicas: each is handled by one of them. For Redis or Valkey from 6.2 on.
 
     - What `await publish` accepted is with Redis, and as safe as Redis keeps it (`appendonly yes` survives the death of

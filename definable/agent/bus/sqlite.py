@@ -13,7 +13,7 @@ import anyio
 from definable.agent.storage import SQLiteFile, Synchronous
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed
 
-from .base import DEDUPE_TTL, DeadLetter, Delivery
+from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus
 from .event_json import encode_data
 from .memory import DEFAULT_BUFFER
 from .sqlite_delivery import SQLiteDeliveries
@@ -22,7 +22,7 @@ from .sqlite_owner import owned
 from .sqlite_tables import SCHEMA, list_dead, load, storable
 
 
-class SQLiteBus:
+class SQLiteBus(EventBus):
     """Keeps events in a file, embedded: no server, no dependency. For one process; the file refuses a second.
 
     - What `await publish` accepted survives the death of the process (`kill -9`) and is handed out after a restart, at

@@ -31,7 +31,7 @@ class WallClock(Protocol):
         ...
 
 
-class SystemClock:
+class SystemClock(WallClock):
     """The machine's clock."""
 
     def now(self) -> float:
@@ -41,7 +41,7 @@ class SystemClock:
         await anyio.sleep(min(max(when - self.now(), 0.0), MAX_SLEEP))
 
 
-class LoopClock:
+class LoopClock(WallClock):
     """A wall clock that goes with the event loop's: a start, plus the loop time that has passed since.
 
     Args:
