@@ -5,6 +5,7 @@ It keeps our own loopback server honest: what passes against both is not merely 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -32,9 +33,12 @@ def install(directory: Path) -> tuple[str, Path]:
     node, npm = _find_node()
     package = directory / "node_modules" / PACKAGE
     manifest = package / "package.json"
-    if not manifest.exists() or json.loads(manifest.read_text())["version"] != VERSION:
-        command = [*npm, "install", "--prefix", str(directory), "--no-audit", "--no-fund", f"{PACKAGE}@{VERSION}"]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests run in several processes
+        if not manifest.exists() or json.loads(manifest.read_text())["version"] != VERSION:
+            command = [*npm, "install", "--prefix", str(directory), "--no-audit", "--no-fund", f"{PACKAGE}@{VERSION}"]
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
     return node, package / "dist" / "cli.js"
 
 

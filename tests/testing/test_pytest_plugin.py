@@ -58,7 +58,7 @@ def pytest_run(directory: Path, code: str, *options: str) -> subprocess.Complete
 def test_its_fixtures_serve_agents_in_virtual_time(tmp_path: Path) -> None:
     result = pytest_run(tmp_path, PROJECT, "--strict-markers")
     assert "6 passed, 2 errors" in result.stdout, result.stdout
-    assert result.stdout.count("AssertionError: agent stopped with work cut off") == 2
+    assert "AssertionError: agent stopped with work cut off" in result.stdout
 
 
 def test_a_session_that_asks_for_nothing_loads_nothing(tmp_path: Path) -> None:
