@@ -18,9 +18,10 @@ tests of other rooms: a mutant that the whole suite would notice may survive her
 that hangs counts as killed, since a test's timeout ends it.
 
 Some changes can make no difference to a test, and are not made (`exclusions.py`): those of annotations, type aliases,
-`if TYPE_CHECKING`, protocols, what is logged, a dataclass's `frozen` and `slots`, and `is` into `==`. The tool itself
-changes no strings, so no docstring and no text of an error either. What survives all the same is printed as a diff, to
-be judged by a reader: a test is missing, or it makes no difference. The share of the killed is of all that were tried.
+`if TYPE_CHECKING`, protocols, what is logged, a dataclass's `frozen` and `slots`, the `*` and `/` of signatures, and
+`is` into `==`. The tool itself changes no strings, so no docstring and no text of an error either. What survives all
+the same is printed as a diff, to be judged by a reader: a test is missing, or it makes no difference. The share of the
+killed is of all that were tried.
 
 A mutant may do anything that the tests let it, so run this where nothing is at stake. It is no part of the test run.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -14,6 +15,10 @@ LOGGING = frozenset({"debug", "info", "warning", "error", "exception", "critical
 
 SAME_FOR_SINGLETONS = frozenset({"core/ReplaceComparisonOperator_Is_Eq", "core/ReplaceComparisonOperator_IsNot_NotEq"})
 """Changes of operators that make no difference anywhere in this code: `is` is for singletons here."""
+
+
+MARKER = re.compile(r"[*/](?=[,)])")
+"""What parts a signature's parameters, which the tool takes for an operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,10 @@ class Span:
 def excluded(source: str) -> list[Span]:
     """The places of a module that are not mutated."""
     lines = source.splitlines()
-    return [span_of(node, lines) for node in excluded_nodes(ast.parse(source))]
+    spans = [span_of(node, lines) for node in excluded_nodes(ast.parse(source))]
+    for number, line in enumerate(lines, 1):
+        spans += [Span((number, found.start()), (number, found.end())) for found in MARKER.finditer(line)]
+    return spans
 
 
 def excluded_nodes(tree: ast.AST) -> Iterator[ast.AST]:

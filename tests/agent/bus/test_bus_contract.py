@@ -100,7 +100,7 @@ async def test_dead_letters_are_kept_listed_and_replayed(bus: EventBus) -> None:
         ]
         assert all(letter.died_at > 1e9 for letter in letters)
 
-        assert await bus.replay(letters[0].id)
+        assert await bus.replay("".join([*letters[0].id]))  # an equal id, as it comes over HTTP
         assert not await bus.replay(letters[0].id)
         assert not await bus.replay("nobody")
         [again] = await take(deliveries, 1)

@@ -50,6 +50,18 @@ async def test_delayed_deliveries_come_in_the_order_of_their_times(bus: EventBus
         assert [7 * (await anext(deliveries)).data["n"] % 20 for _ in range(20)] == list(range(20))
 
 
+async def test_a_key_is_remembered_for_a_day_unless_said_otherwise(bus: EventBus) -> None:
+    async with bus.open():
+        assert await bus.publish("job", {}, dedupe_key="awaited")
+        assert bus.publish_nowait("job", {}, dedupe_key="soon")
+        await anyio.sleep(24 * 60 * 60 - 5)
+        for key in ("awaited", "soon"):
+            assert not await bus.publish("job", {}, dedupe_key=key)
+        await anyio.sleep(10)
+        for key in ("awaited", "soon"):
+            assert await bus.publish("job", {}, dedupe_key=key)
+
+
 async def test_a_key_is_remembered_for_its_time_to_live(bus: EventBus) -> None:
     async with bus.open():
         assert await bus.publish("job", {}, dedupe_key="k", dedupe_ttl=3600)

@@ -48,3 +48,18 @@ def test_a_key_with_a_short_life_behind_one_with_a_long_life_expires_too() -> No
     window.claim("short", 1, now=0)
     assert window.claim("short", 1, now=2)
     assert not window.claim("long", 1000, now=2)
+
+
+def test_what_is_forgotten_because_of_its_age_or_for_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dedupe, "MAX_KEYS", 2)
+    forgotten: list[str] = []
+    window = DedupeWindow(forgotten.append)
+    window.claim("short", 1, now=0)
+    window.claim("long", 100, now=0)
+    assert forgotten == []
+    window.claim("new", 100, now=1)
+    assert forgotten == ["short"]
+    window.claim("newer", 100, now=1)
+    assert forgotten == ["short", "long"]
+    window.release("new")
+    assert forgotten == ["short", "long"]

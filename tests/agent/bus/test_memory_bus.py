@@ -187,3 +187,20 @@ async def test_a_full_buffer_does_not_keep_other_tasks_from_running() -> None:
         await take(deliveries, 10 * YIELD_EVERY)
         assert turns >= 5
         group.cancel_scope.cancel()
+
+
+async def test_nobody_overtakes_a_consumer_that_was_handed_a_delivery_and_did_not_run_yet() -> None:
+    bus = MemoryBus()
+    begun: list[str] = []
+
+    async with bus.open(), bus.consume() as deliveries, anyio.create_task_group() as group:
+
+        async def work() -> None:
+            begun.append((await anext(deliveries)).name)
+
+        group.start_soon(work)
+        await anyio.wait_all_tasks_blocked()
+        bus.publish_nowait("first", {})
+        bus.publish_nowait("second", {})
+        await work()
+    assert begun == ["first", "second"]

@@ -16,7 +16,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from definable.agent.bus import Delivery, EventBufferFull, EventBusClosed, SQLiteBus, dedupe, sqlite_tables
+from definable.agent.bus import Delivery, EventBufferFull, EventBusClosed, MemoryBus, SQLiteBus, dedupe, sqlite_tables
+from definable.agent.bus.sqlite_delivery import SQLiteDelivery
 from definable.agent.session import Session, SQLiteSessionStore
 from definable.errors import ConfigurationError, StorageError
 
@@ -261,6 +262,20 @@ async def test_what_was_taken_for_a_consumer_that_left_was_no_attempt(path: Path
     assert begun == held - ready
 
 
+async def test_while_something_is_at_hand_for_nobody_no_more_is_read(path: Path) -> None:
+    bus = SQLiteBus(path)
+    async with bus.open(), bus.consume() as deliveries:
+        for _ in range(50):
+            bus.publish_nowait("job", {})
+        [delivery] = await take(deliveries, 1)
+        line = bus._line
+        assert line is not None
+        assert isinstance(delivery, SQLiteDelivery)
+        line._ready.append(delivery)
+        await bus.dead_letters()  # a turn of the writer, while whom it was taken for has left
+        assert len(line._held) == 1
+
+
 async def test_the_file_may_be_shared_with_a_session_store(path: Path) -> None:
     bus, store = SQLiteBus(path), SQLiteSessionStore(path)
     async with store.open(), bus.open(), bus.consume() as deliveries:
@@ -374,6 +389,26 @@ async def test_a_full_buffer_says_so_and_accepts_nothing(path: Path) -> None:
                 bus._file._lock.acquire(timeout=LIMIT)
         assert bus.publish_nowait("c", {}, dedupe_key="k")
         assert [delivery.name for delivery in await take(deliveries, 4)] == ["a", "b", "d", "c"]
+
+
+async def test_the_first_word_on_a_delivery_is_the_last(path: Path) -> None:
+    bus = SQLiteBus(path)
+    async with bus.open(), bus.consume() as deliveries:
+        await bus.publish("job", {})
+        delivery = await anext(deliveries)
+        await delivery.ack()
+        await delivery.nack()
+        await delivery.dead("too late")
+        with anyio.fail_after(LIMIT):
+            await bus.drain()
+        assert await bus.dead_letters() == []
+    tables = ("definable_event", "definable_event_later", "definable_event_dead")
+    assert [rows(path, table) for table in tables] == [0, 0, 0]
+
+
+def test_it_outlives_its_process(path: Path) -> None:
+    assert SQLiteBus(path).durable
+    assert not MemoryBus().durable
 
 
 async def test_the_smallest_buffer_holds_one(path: Path) -> None:

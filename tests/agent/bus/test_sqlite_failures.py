@@ -136,16 +136,39 @@ async def test_a_disk_that_fills_up_fails_who_waits_and_keeps_what_was_accepted(
     assert "events are written again" in caplog.text
 
 
-async def test_a_failure_is_over_when_the_disk_has_room_though_nobody_publishes(path: Path) -> None:
+async def test_a_failure_is_over_when_the_disk_has_room_though_nobody_publishes(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bus = SQLiteBus(path)
     async with bus.open():
         with full_disk(bus):
             with pytest.raises(StorageError):
                 await bus.publish("refused", BIG)
             assert isinstance(bus.failure, StorageError)
+            assert caplog.text.count("events cannot be written") == 1
+            assert "StorageError(" not in str(bus.failure)
         with anyio.fail_after(LIMIT):
             while bus.failure is not None:
                 await anyio.sleep(0.01)
+
+
+async def test_an_error_of_ours_while_it_writes_is_a_failure_like_others(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    bus = SQLiteBus(path)
+    async with bus.open():
+        with monkeypatch.context() as broken:
+            broken.setattr(sqlite_writer, "carry_out", fail)
+            with pytest.raises(StorageError, match="oops"):
+                await bus.publish("refused", {})
+            assert isinstance(bus.failure, StorageError)
+        with anyio.fail_after(LIMIT):
+            while bus.failure is not None:
+                await anyio.sleep(0.01)
+        assert await bus.publish("accepted", {})
 
 
 async def test_settling_waits_for_a_file_that_fails(path: Path) -> None:

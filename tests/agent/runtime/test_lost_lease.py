@@ -149,14 +149,14 @@ async def test_nothing_was_lost_where_nothing_was() -> None:
 
 
 class Chat(BaseInterface):
-    """Hears two messages of one chat and keeps what it answers."""
+    """Hears three messages of one chat and keeps what it answers."""
 
     def __init__(self) -> None:
         super().__init__(InterfaceConfig(platform="chat"))
         self.answers: list[str] = []
 
     async def receive(self, accept: Accept) -> None:
-        for number, text in enumerate(("first", "second")):
+        for number, text in enumerate(("first", "second", "third")):
             await accept(InterfaceMessage("chat", "ann", "home", str(number), text=text))
         await anyio.sleep_forever()
 
@@ -164,7 +164,7 @@ class Chat(BaseInterface):
         self.answers.append(response.content or "")
 
 
-async def test_an_answer_is_cut_off_and_not_counted_and_the_next_message_is_answered(
+async def test_an_answer_is_cut_off_and_not_counted_and_the_next_messages_are_answered(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bus, chat = LeasingBus(), Chat()
@@ -177,6 +177,6 @@ async def test_an_answer_is_cut_off_and_not_counted_and_the_next_message_is_answ
     async with agent.running(chat, enable_server=False, shutdown_timeout=1000) as runtime:
         await anyio.sleep(50)
         await bus.handed_out[0].lose()
-    assert chat.answers == ["second"]
-    assert counts(runtime, "chat") == WorkCount(completed=1)
+    assert chat.answers == ["second", "third"]
+    assert counts(runtime, "chat") == WorkCount(completed=2)
     assert caplog.text.count("a message was cut off: the lease of") == 1

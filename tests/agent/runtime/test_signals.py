@@ -85,15 +85,15 @@ def test_a_stop_that_is_stuck_ends_the_process(
 
 
 def test_a_process_that_ends_by_itself_is_left_to_it() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with SignalWatcher(lambda force: None, exit_after=3600) as watcher:
         watcher.disarm()
         signal.raise_signal(signal.SIGTERM)
-        [timer] = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+        [timer] = set(threading.enumerate()) - before
         assert timer.daemon  # it holds up no end of the process
         watcher.disarm()
     timer.join(10)
-    assert threading.active_count() == before
+    assert not timer.is_alive()
 
 
 def test_in_another_thread_nothing_is_watched() -> None:
