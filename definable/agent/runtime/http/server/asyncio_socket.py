@@ -7,17 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import cast
 
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
-from anyio.abc import ByteStream
+
+from .hangups import ClientStream
 
 HIGH_WATER = 65_536
 """Bytes that wait to be received before the system's buffer, and then the peer, has to wait."""
 
 
-class AsyncioSocket(asyncio.Protocol, ByteStream):
-    """One connection. Made by `open`; one task receives and one sends at a time."""
+class AsyncioSockets:
+    """The accepted sockets of one server; see `sockets.Streams`."""
+
+    async def run(self) -> None:
+        """Nothing: the event loop tells each connection's protocol."""
+
+    async def open(self, sock: socket.socket) -> AsyncioSocket:
+        """The stream of a connected socket, which it owns from here on."""
+        _, stream = await asyncio.get_running_loop().create_connection(AsyncioSocket, sock=sock)
+        return stream
+
+
+class AsyncioSocket(asyncio.Protocol, ClientStream):
+    """One connection; one task receives and one sends at a time."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -29,12 +43,7 @@ class AsyncioSocket(asyncio.Protocol, ByteStream):
         self._writer: asyncio.Future[None] | None = None
         self._full = False
         """Whether bytes wait to be written."""
-
-    @classmethod
-    async def open(cls, sock: socket.socket) -> AsyncioSocket:
-        """The stream of a socket, which it owns from here on."""
-        _, stream = await asyncio.get_running_loop().create_connection(cls, sock=sock)
-        return stream
+        self._tell: Callable[[], object] | None = None
 
     # What the event loop tells.
 
@@ -52,12 +61,14 @@ class AsyncioSocket(asyncio.Protocol, ByteStream):
     def eof_received(self) -> bool:
         self._eof = True
         _wake(self._reader)
+        self._hung_up()
         return True  # our side stays open
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = BrokenResourceError() if self._lost is None else self._lost
         _wake(self._reader)
         _wake(self._writer)
+        self._hung_up()
 
     def pause_writing(self) -> None:
         self._full = True
@@ -67,6 +78,17 @@ class AsyncioSocket(asyncio.Protocol, ByteStream):
         _wake(self._writer)
 
     # What its owner asks for.
+
+    def on_hangup(self, tell: Callable[[], object] | None) -> None:
+        """See `hangups.ClientStream`. A peer that sends ahead more than `HIGH_WATER` may hang up unnoticed."""
+        self._tell = tell
+        if tell is not None and (self._eof or self._lost is not None):
+            asyncio.get_running_loop().call_soon(self._hung_up)
+
+    def _hung_up(self) -> None:
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell()
 
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         """The next bytes; raises `EndOfStream` once the peer has closed its side."""

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from functools import partial
 from math import inf
 from socket import socket
 
 import anyio
-from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
 from .asgi import ASGIApp
@@ -20,7 +18,7 @@ from .engine_connection import EngineConnection
 from .farewell import Farewell
 from .h1 import H1
 from .h2 import H2
-from .hangups import HangupWatch
+from .hangups import ClientStream
 from .host import Host, HTTPProtocol
 from .http1_connection import HTTP1Connection
 from .hypercorn_engine import engine_config
@@ -39,7 +37,6 @@ class Client:
         sock: Its socket.
         limits: The server's bounds.
         draining: Tells whether the server drains.
-        hangups: Watches for clients that hang up.
         client: The peer's address.
         server: Our address.
     """
@@ -49,7 +46,6 @@ class Client:
         "_client",
         "_connection",
         "_draining",
-        "_hangups",
         "_head_due",
         "_limits",
         "_opening",
@@ -61,11 +57,10 @@ class Client:
     def __init__(
         self,
         app: ASGIApp,
-        stream: ByteStream,
+        stream: ClientStream,
         sock: socket,
         limits: ServerLimits,
         draining: Callable[[], bool],
-        hangups: HangupWatch | None,
         *,
         client: Address,
         server: Address,
@@ -75,7 +70,6 @@ class Client:
         self._sock = sock
         self._limits = limits
         self._draining = draining
-        self._hangups = hangups
         self._client = client
         self._server = server
         self._head_due = anyio.current_time() + limits.header_timeout
@@ -137,7 +131,7 @@ class Client:
             client=self._client,
             server=self._server,
             head_due=self._head_due,
-            watch_hangup=None if self._hangups is None else partial(self._hangups.watching, self._sock),
+            stream=self._stream if self._stream.tells_hangups else None,
         )
         handover = await connection.run()
         if handover is not None:

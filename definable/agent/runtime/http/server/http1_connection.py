@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from math import inf
 from urllib.parse import unquote
 
 import anyio
 import anyio.lowlevel
 
-from .asgi import UNTIL_HANGUP, WHOLE_BODY, ASGIApp, Scope, WatchHangup
+from .asgi import UNTIL_HANGUP, WHOLE_BODY, ASGIApp, Scope
 from .farewell import Farewell
+from .hangups import ClientStream, UntilHangup
 from .http1_exchange import HTTP1Exchange
 from .http1_request import IncomingRequest, RequestParser
 from .http1_response import whole_response
@@ -46,7 +46,7 @@ class HTTP1Connection:
         client: The peer's address.
         server: Our address.
         head_due: The time, on the event loop's clock, until which the first request head must have come.
-        watch_hangup: Watches for the client's hang-up while a context is open; None where somebody has to read.
+        stream: Tells of the client's hang-up; None where somebody has to read for that.
     """
 
     __slots__ = (
@@ -64,10 +64,10 @@ class HTTP1Connection:
         "_requests",
         "_scheme",
         "_server",
+        "_stream",
         "_transport",
         "_unparsed",
         "_waiting",
-        "_watch_hangup",
         "due",
     )
 
@@ -82,7 +82,7 @@ class HTTP1Connection:
         client: Address,
         server: Address,
         head_due: float,
-        watch_hangup: WatchHangup | None = None,
+        stream: ClientStream | None = None,
     ) -> None:
         self._app = app
         self._transport = transport
@@ -91,7 +91,7 @@ class HTTP1Connection:
         self._scheme = scheme
         self._client = client
         self._server = server
-        self._watch_hangup = watch_hangup
+        self._stream = stream
         self._parser = RequestParser(limits.max_header_bytes)
         self._unparsed = b""
         self._requests: list[IncomingRequest] = []
@@ -270,17 +270,17 @@ class HTTP1Connection:
         extensions: dict[str, object] = {}
         if request.complete:
             extensions[WHOLE_BODY] = {}
-            if self._watch_hangup is not None:
+            if self._stream is not None:
                 extensions[UNTIL_HANGUP] = self._until_hangup
         return extensions
 
-    def _until_hangup(self, tell: Callable[[], object]) -> AbstractContextManager[None]:
+    def _until_hangup(self, tell: Callable[[], object]) -> UntilHangup:
         """Calls `tell` if the client hangs up while the context is open."""
-        assert self._watch_hangup is not None
+        assert self._stream is not None
 
         def hung_up() -> None:
             self._gone = True
             self.answered()
             tell()
 
-        return self._watch_hangup(hung_up)
+        return UntilHangup(self._stream, hung_up)

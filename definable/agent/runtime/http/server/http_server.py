@@ -11,18 +11,18 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, closing, nullcontext
+from contextlib import asynccontextmanager, closing
 
 import anyio
 from anyio import ClosedResourceError
-from anyio.abc import ByteStream, TaskGroup, TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from .asgi import ASGIApp
 from .client import Client
-from .hangups import HANGUPS_ARE_TOLD, HangupWatch
+from .hangups import ClientStream
 from .limits import ServerLimits
 from .overload import turn_away
-from .sockets import Address, open_stream
+from .sockets import Address, Streams, streams
 
 log: logging.Logger = logging.getLogger("definable.http")
 
@@ -69,7 +69,7 @@ class HTTPServer:
         self._turned_away = 0
         self._exhausted = False
         self._draining = False
-        self._hangups: HangupWatch | None = None
+        self._streams: Streams | None = None
         self._arrival = anyio.Event()
         """Set when a client has come."""
 
@@ -114,13 +114,21 @@ class HTTPServer:
     @asynccontextmanager
     async def _watched(self) -> AsyncGenerator[None]:
         """Ends the connections whose clients keep them waiting for too long, while the context is open."""
-        with closing(HangupWatch()) if HANGUPS_ARE_TOLD else nullcontext() as self._hangups:
-            async with anyio.create_task_group() as watch:
-                watch.start_soon(self._end_overdue)
-                if self._hangups is not None:
-                    watch.start_soon(self._hangups.run)
+        self._streams = streams()
+        async with anyio.create_task_group() as watch:
+            streaming: anyio.CancelScope = await watch.start(self._stream, self._streams)
+            watch.start_soon(self._end_overdue)
+            try:
                 yield
-                watch.cancel_scope.cancel()
+            finally:
+                streaming.cancel()
+            watch.cancel_scope.cancel()
+
+    async def _stream(self, streams: Streams, *, task_status: TaskStatus[anyio.CancelScope]) -> None:
+        # Shielded: connections that are cut off wait for their clients' last word still. It ends right after them.
+        with anyio.CancelScope(shield=True) as scope:
+            task_status.started(scope)
+            await streams.run()
 
     async def _end_overdue(self) -> None:
         """One look at all connections in place of a timer for each, which would be set and cleared at each request."""
@@ -180,7 +188,7 @@ class HTTPServer:
     async def _serve_connection(self, sock: socket.socket, address: Address) -> None:
         client: Client | None = None
         try:
-            stream = await _stream(sock)
+            stream = await self._opened(sock)
             if stream is None:
                 return
             client = Client(
@@ -189,7 +197,6 @@ class HTTPServer:
                 sock,
                 self._limits,
                 lambda: self._draining,
-                self._hangups,
                 client=address,
                 server=_address(sock.getsockname()),
             )
@@ -207,26 +214,26 @@ class HTTPServer:
             if client is not None:
                 self._clients.discard(client)
 
+    async def _opened(self, sock: socket.socket) -> ClientStream | None:
+        """An accepted socket as a stream; None if its client has gone already."""
+        assert self._streams is not None
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return await self._streams.open(sock)
+        except OSError:
+            sock.close()
+            return None
+        except BaseException:
+            sock.close()
+            raise
+
     async def _turn_away(self, sock: socket.socket) -> None:
         try:
-            if (stream := await _stream(sock)) is not None:
+            if (stream := await self._opened(sock)) is not None:
                 await turn_away(stream)
         finally:
             self._turned_away -= 1
-
-
-async def _stream(sock: socket.socket) -> ByteStream | None:
-    """An accepted socket as a stream; None if its client has gone already."""
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return await open_stream(sock)
-    except OSError:
-        sock.close()
-        return None
-    except BaseException:
-        sock.close()
-        raise
 
 
 def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> tuple[str, int]:

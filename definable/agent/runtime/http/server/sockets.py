@@ -1,16 +1,17 @@
 """Listening sockets, bound before anything else of the service starts: a busy port is then one plain `OSError`.
 
-And what an accepted one becomes: a stream of bytes.
+And what accepted ones become: streams of bytes.
 """
 
 import errno
 import socket
 import sys
-
-from anyio.abc import ByteStream
+from typing import Protocol
 
 from definable.agent.event_loop import current_backend
 from definable.errors import ConfigurationError
+
+from .hangups import ClientStream
 
 Address = tuple[str, int] | None
 """A host and port; None where the system does not tell."""
@@ -66,15 +67,27 @@ def close_all(sockets: list[socket.socket]) -> None:
         sock.close()
 
 
-async def open_stream(sock: socket.socket) -> ByteStream:
-    """A connected socket as a stream, which owns it from here on."""
+class Streams(Protocol):
+    """The accepted sockets of one server, on the backend that is running."""
+
+    async def run(self) -> None:
+        """What its streams need while there is one; returns at once where they need nothing."""
+        ...
+
+    async def open(self, sock: socket.socket) -> ClientStream:
+        """The stream of a connected, non-blocking socket, which it owns from here on."""
+        ...
+
+
+def streams() -> Streams:
+    """One event loop's code is no use under the other, and not loaded there."""
     if current_backend() == "trio":
-        from .trio_socket import TrioSocket  # one event loop's code is no use under the other
+        from .trio_socket import TrioSockets
 
-        return TrioSocket(sock)
-    from .asyncio_socket import AsyncioSocket
+        return TrioSockets()
+    from .asyncio_socket import AsyncioSockets
 
-    return await AsyncioSocket.open(sock)
+    return AsyncioSockets()
 
 
 def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
