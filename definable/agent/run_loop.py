@@ -22,6 +22,8 @@ from .run_output import ToolExecution
 from .telemetry import chat_span, tool_span
 from .tools import Tool
 
+NO_USAGE = Usage()
+
 CheckReply: TypeAlias = Callable[[ModelReply], Any]
 """Turns a final reply into the run's content; raises `RejectedReply` to have the model try once more."""
 
@@ -39,7 +41,7 @@ class Conversation:
     begin: int
     """Where this run's messages begin."""
     tool_calls: list[ToolExecution] = field(default_factory=list[ToolExecution])
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     model: str | None = None
 
     @property

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -112,7 +112,7 @@ class Runner:
             tool.prepare()
         _ = self.output_type
 
-    async def run(self, request: RunRequest, listener: Listener | None = None) -> RunOutput:
+    def run(self, request: RunRequest, listener: Listener | None = None) -> Awaitable[RunOutput]:
         """Run to the end, within the deadline.
 
         Args:
@@ -123,11 +123,14 @@ class Runner:
             RunError: The run failed.
             SessionNotFound: The session belongs to another user.
         """
-        if self._run_timeout is None:
+        if self._run_timeout is not None:
+            return self._run_in_time(request, listener, self._run_timeout)
+        return self._run_in_session(request, listener)
+
+    async def _run_in_time(self, request: RunRequest, listener: Listener | None, seconds: float) -> RunOutput:
+        with anyio.move_on_after(seconds):
             return await self._run_in_session(request, listener)
-        with anyio.move_on_after(self._run_timeout):
-            return await self._run_in_session(request, listener)
-        timeout = RunTimeout(f"the run did not end within run_timeout={self._run_timeout:g} seconds")
+        timeout = RunTimeout(f"the run did not end within run_timeout={seconds:g} seconds")
         await self.on_error.fire(_context(request, request.session_id or "", {}), timeout)
         raise timeout
 
@@ -140,13 +143,17 @@ class Runner:
         async with self._gate.turn(session_id):
             return await self.sessions.delete(session_id)
 
-    async def _run_in_session(self, request: RunRequest, listener: Listener | None) -> RunOutput:
-        if request.session_id is None:  # nobody else can know the id: no turn to wait for, nothing to load
-            return await self._run(request, Session(f"session_{random_id(12)}", request.user_id), listener)
-        async with self._gate.turn(request.session_id):
-            session = await self.sessions.load(request.session_id)
+    def _run_in_session(self, request: RunRequest, listener: Listener | None) -> Awaitable[RunOutput]:
+        if request.session_id is not None:
+            return self._run_in_turn(request, request.session_id, listener)
+        # Nobody else can know the id: there is no turn to wait for, and nothing to load.
+        return self._run(request, Session(f"session_{random_id(12)}", request.user_id), listener)
+
+    async def _run_in_turn(self, request: RunRequest, session_id: str, listener: Listener | None) -> RunOutput:
+        async with self._gate.turn(session_id):
+            session = await self.sessions.load(session_id)
             if session is None:
-                session = Session(request.session_id, request.user_id)
+                session = Session(session_id, request.user_id)
             elif session.user_id != request.user_id:
                 raise SessionNotFound(f"there is no session {request.session_id!r}")
             return await self._run(request, session, listener)

@@ -18,7 +18,7 @@ class RunLog:
     __slots__ = ("_changed", "_events", "ended", "last_id")
 
     def __init__(self) -> None:
-        self._events: deque[RunEvent] | None = None  # most runs are never followed, and an empty deque is large
+        self._events: deque[RunEvent] | tuple[RunEvent, ...] = ()  # most runs are never followed, and a deque is large
         self.last_id: int = 0
         """The number of the last event so far."""
         self.ended: bool = False
@@ -27,8 +27,8 @@ class RunLog:
 
     async def tell(self, event: RunEvent) -> None:
         """Keep an event; a run's listener."""
-        if self._events is None:
-            self._events = deque(maxlen=MAX_LOGGED)
+        if isinstance(self._events, tuple):
+            self._events = deque(self._events, MAX_LOGGED)
         self.last_id += 1
         self._events.append(event)
         self._wake()
@@ -45,10 +45,13 @@ class RunLog:
     def shrink(self) -> None:
         """Forget all events but the last."""
         if self._events:
-            self._events = deque([self._events[-1]])
+            self._events = (self._events[-1],)
 
-    def end(self) -> None:
-        """There will be no more."""
+    def end(self, last: RunEvent | None = None) -> None:
+        """There will be no more after `last`, which is kept, where it is given: of a run whose events are not."""
+        if last is not None:
+            self.last_id += 1
+            self._events = (last,)
         self.ended = True
         self._wake()
 

@@ -51,7 +51,8 @@ class RunRecord:
     """Its events, where somebody may ask for them later; at least its end."""
     is_logged: bool = False
     """Whether all of its events are logged."""
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    scope: anyio.CancelScope | None = None
+    """Around the run while it is under way."""
 
 
 class RunRegistry:
@@ -73,6 +74,7 @@ class RunRegistry:
         self._active: dict[str, RunRecord] = {}
         self._recent: OrderedDict[str, RunRecord] = OrderedDict()
         self._recent_logs: deque[RunLog] = deque()
+        self._scope_class: type[anyio.CancelScope] | None = None
 
     def queue(self, request: RunRequest, source: str) -> RunRecord:
         """Note down a run that was accepted for later; its events will be logged.
@@ -125,28 +127,14 @@ class RunRegistry:
             RunCancelled: The run was cancelled by its id.
             RunError: The run failed.
         """
+        if not self._takes_place():
+            await self._wait_for_place(wait)
+        record = self._queued.pop(request.run_id, None) or self._record(request, source, RunStatus.RUNNING)
         try:
-            self._places.acquire_nowait()
-        except anyio.WouldBlock:
-            if not wait:
-                raise TooManyRuns(f"{self._max_concurrent} runs are under way already (max_concurrent_runs)") from None
-            await self._places.acquire()
-        try:
-            return await self._run(request, source, listener, runner or self._runner)
-        finally:
-            self._places.release()
-
-    async def _run(self, request: RunRequest, source: str, listener: Listener | None, runner: Runner) -> RunOutput:
-        record = self._begin(request, source)
-        if listener is not None:
-            listener = record.log.counted(listener)
-        elif record.is_logged:
-            listener = record.log.tell
-        try:
-            with record.scope, Isolation(f"the run {record.run_id}"):
-                record.output = output = await runner.run(request, listener)
-                record.session_id = output.session_id
-                record.status = RunStatus.COMPLETED
+            self._begin(record, request)
+            with self._scope_of(record), Isolation(f"the run {record.run_id}"):
+                output = await (runner or self._runner).run(request, self._listener_of(record, listener))
+                record.output, record.session_id, record.status = output, output.session_id, RunStatus.COMPLETED
                 return output
             raise cancellation(record)
         except Exception as error:
@@ -154,12 +142,25 @@ class RunRegistry:
             record.status = RunStatus.CANCELLED if isinstance(error, RunCancelled) else RunStatus.FAILED
             raise
         finally:
-            await self._end(record)
+            self._end(record)
+            self._places.release()
+
+    def _takes_place(self) -> bool:
+        try:
+            self._places.acquire_nowait()
+        except anyio.WouldBlock:
+            return False
+        return True
+
+    async def _wait_for_place(self, wait: bool) -> None:
+        if not wait:
+            raise TooManyRuns(f"{self._max_concurrent} runs are under way already (max_concurrent_runs)")
+        await self._places.acquire()
 
     def cancel(self, run_id: str) -> bool:
         """Cancel a queued or active run; False when there is none of that id."""
         active, queued = self._active.get(run_id), self._queued.get(run_id)
-        if active is not None:
+        if active is not None and active.scope is not None:
             active.scope.cancel()
         elif queued is not None and queued.status is RunStatus.QUEUED:
             queued.status, queued.failure = RunStatus.CANCELLED, cancellation(queued)
@@ -184,30 +185,35 @@ class RunRegistry:
     def _record(self, request: RunRequest, source: str, status: RunStatus) -> RunRecord:
         return RunRecord(request.run_id, source, request.session_id, request.user_id, current_clock().now(), status)
 
-    def _begin(self, request: RunRequest, source: str) -> RunRecord:
-        record = self._queued.pop(request.run_id, None)
-        if record is None:
-            record = self._record(request, source, RunStatus.RUNNING)
-        elif record.status is RunStatus.CANCELLED:  # while it waited for its turn
-            self._keep(record)
+    def _begin(self, record: RunRecord, request: RunRequest) -> None:
+        if record.status is RunStatus.CANCELLED:  # while it waited for its turn
             raise cancellation(record)
         record.status = RunStatus.RUNNING
         record.user_id, record.session_id = request.user_id, request.session_id
         self._recent.pop(record.run_id, None)  # a retry takes the place of the attempt before it
         self._active[record.run_id] = record
-        return record
 
-    async def _end(self, record: RunRecord) -> None:
+    def _scope_of(self, record: RunRecord) -> anyio.CancelScope:
+        if self._scope_class is None:  # the backend's own: anyio initialises twice what `anyio.CancelScope()` makes
+            self._scope_class = type(anyio.CancelScope())
+        record.scope = scope = self._scope_class()
+        return scope
+
+    def _listener_of(self, record: RunRecord, listener: Listener | None) -> Listener | None:
+        if listener is not None:
+            return record.log.counted(listener)
+        return record.log.tell if record.is_logged else None
+
+    def _end(self, record: RunRecord) -> None:
+        record.scope = None
         if self._active.get(record.run_id) is record:
             del self._active[record.run_id]
         if record.status is RunStatus.RUNNING:  # cut off from outside
             record.status, record.failure = RunStatus.CANCELLED, cancellation(record)
-        if record.output is not None and not record.is_logged:
-            await record.log.tell(RunEnded(record.output))
-        self._keep(record)
+        self._keep(record, None if record.output is None or record.is_logged else RunEnded(record.output))
 
-    def _keep(self, record: RunRecord) -> None:
-        record.log.end()
+    def _keep(self, record: RunRecord, last: RunEnded | None = None) -> None:
+        record.log.end(last)
         self._recent[record.run_id] = record
         if len(self._recent) > MAX_RECENT_RUNS:
             self._recent.popitem(last=False)

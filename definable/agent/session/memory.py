@@ -8,7 +8,6 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 from definable.errors import ConfigurationError
@@ -60,7 +59,7 @@ class MemorySessionStore:
                 return None
             session = kept[1]
             self._keep(session)
-        return replace(session, state=_copied(session))
+        return _with_own_state(session)
 
     async def save(self, session: Session) -> None:
         """Keep the session, in place of what was there under its id.
@@ -68,7 +67,7 @@ class MemorySessionStore:
         Raises:
             ConfigurationError: The session's state cannot be copied.
         """
-        session = replace(session, state=_copied(session))
+        session = _with_own_state(session)
         with self._lock:
             self._forget_expired()
             self._keep(session)
@@ -101,9 +100,18 @@ class MemorySessionStore:
             del self._sessions[session_id]
 
 
+def _with_own_state(session: Session) -> Session:
+    return Session(
+        session.session_id,
+        session.user_id,
+        session.messages,
+        _copied(session) if session.state else {},
+        session.created_at,
+        session.updated_at,
+    )
+
+
 def _copied(session: Session) -> dict[str, Any]:
-    if not session.state:
-        return {}
     try:
         return copy.deepcopy(session.state)
     except Exception as error:

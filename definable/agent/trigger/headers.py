@@ -12,17 +12,25 @@ class Headers(Mapping[str, str]):
     """Immutable headers, looked up case-insensitively; repeated ones are joined by a comma (RFC 9110, 5.2).
 
     Args:
-        items: Names and values, as an ASGI scope has them.
+        items: Names and values, as an ASGI scope has them. Most are never asked for, so they are decoded when one is.
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_decoded", "_items")
 
     def __init__(self, items: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        values: dict[str, str] = {}
-        for raw_name, raw_value in items:
-            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-            values[name] = f"{values[name]}, {value}" if name in values else value
-        self._values = values
+        self._items = tuple(items)
+        self._decoded: dict[str, str] | None = None
+
+    @property
+    def _values(self) -> dict[str, str]:
+        values = self._decoded
+        if values is None:
+            values = {}
+            for raw_name, raw_value in self._items:
+                name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+                values[name] = f"{values[name]}, {value}" if name in values else value
+            self._decoded = values
+        return values
 
     @overload
     def get(self, key: str, /) -> str | None: ...

@@ -10,7 +10,6 @@ import anyio
 from definable.agent.auth.base import AuthContext
 from definable.agent.trigger.headers import Headers
 
-from .body import media_type
 from .problem import Problem
 from .server.asgi import WHOLE_BODY, Message, Receive, Scope
 
@@ -68,8 +67,11 @@ class Request:
 
     @property
     def content_type(self) -> str:
-        """The media type of the body, without parameters, in lower case; empty when there is none."""
-        return media_type(self.headers.get("content-type", ""))
+        """The `Content-Type` header; empty when there is none. Looked up alone: many requests want no other."""
+        for name, value in self.scope["headers"]:
+            if name == b"content-type":
+                return value.decode("latin-1")
+        return ""
 
     def link(self, path: str) -> bytes:
         """A reference to another of the agent's endpoints, below what the application is mounted under."""
@@ -87,12 +89,12 @@ class Request:
         """
         if self._body is not None:
             return self._body
-        declared = self.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > limit:
-            raise too_large(limit)
         if WHOLE_BODY in self.scope.get("extensions", ()):
             self._body = await self._read(limit)
             return self._body
+        declared = self.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            raise too_large(limit)
         with anyio.move_on_after(BODY_TIMEOUT):
             self._body = await self._read(limit)
             return self._body

@@ -11,10 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from definable.agent.auth.base import AuthContext
 from definable.agent.run_event import RunEvent
-from definable.agent.run_output import RunOutput
 from definable.agent.run_stream import RunStream, follow_run
 from definable.agent.runner import RunRequest
-from definable.agent.runtime.http.body import is_json, json_value
+from definable.agent.runtime.http.body import is_json, json_value, media_type
 from definable.agent.runtime.http.disconnect import hangup_watch, until_gone
 from definable.agent.runtime.http.documents import record_document, run_document
 from definable.agent.runtime.http.problem import Problem
@@ -59,28 +58,27 @@ class RunEndpoint:
     sessions: SessionStore
 
     async def __call__(self, request: Request) -> Sendable:
-        if request.content_type and not is_json(request.content_type):
-            raise Problem(415, f"the body must be application/json, not {request.content_type}")
+        media = media_type(request.content_type)
+        if media and not is_json(media):
+            raise Problem(415, f"the body must be application/json, not {media}")
         run = run_request(run_body(await request.body(MAX_RUN_BODY)), request.auth)
-        await self._check_session(request, run)
+        if run.session_id is not None:
+            await self._check_session(request, run, run.session_id)
         if prefers_async(request):
             return await self._accepted(request, run)
         if accepts_events(request):
             return LiveRun(request, self.registry, run)
-        return json_response(run_document(await self._run(request, run)))
-
-    async def _run(self, request: Request, run: RunRequest) -> RunOutput:
         watch = hangup_watch(request)
         if watch is None:
-            return await until_gone(request, lambda: self.registry.run(run, SOURCE))
-        with watch(lambda: self.registry.cancel(run.run_id)):  # the run's own scope will do
-            return await self.registry.run(run, SOURCE)
+            output = await until_gone(request, lambda: self.registry.run(run, SOURCE))
+        else:
+            with watch(lambda: self.registry.cancel(run.run_id)):  # the run's own scope will do
+                output = await self.registry.run(run, SOURCE)
+        return json_response(run_document(output))
 
-    async def _check_session(self, request: Request, run: RunRequest) -> None:
+    async def _check_session(self, request: Request, run: RunRequest, session_id: str) -> None:
         """Refuse at once what the runner would refuse in the session's turn, and a session that nobody owns."""
-        if run.session_id is None:
-            return
-        session = await self.sessions.load(run.session_id)
+        session = await self.sessions.load(session_id)
         if session is not None and not may_go_on(request.auth, run.user_id, session.user_id):
             raise SessionNotFound(f"there is no session {run.session_id!r}")
 

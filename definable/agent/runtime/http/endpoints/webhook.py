@@ -74,7 +74,7 @@ def webhook_event(webhook: Webhook, request: Request, body: bytes) -> TriggerEve
         auth=request.auth,
     )
     return TriggerEvent(
-        body=parsed(request.headers.get("content-type", ""), body),
+        body=parsed(request.content_type, body),
         headers=request.headers,
         source=webhook.source,
         timestamp=current_clock().now(),

@@ -6,7 +6,7 @@ Run by the `HTTPServer` in a task of its own.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from math import inf
 from socket import socket
 
@@ -76,11 +76,13 @@ class Client:
         self._opening: anyio.CancelScope | None = None
         self._connection: HTTP1Connection | EngineConnection | None = None
 
-    async def run(self, tls: ssl.SSLContext | None = None) -> None:
+    def run(self, tls: ssl.SSLContext | None = None) -> Awaitable[None]:
         """Serves the client, and closes its connection however that ends."""
         if tls is None:
-            await self._speak_http1(Transport(self._stream, self._limits.write_timeout, self._sock), "http")
-            return
+            return self._speak_http1(Transport(self._stream, self._limits.write_timeout, self._sock), "http")
+        return self._run_secured(tls)
+
+    async def _run_secured(self, tls: ssl.SSLContext) -> None:
         secured = await self._secured(tls)
         if secured is None:
             return
