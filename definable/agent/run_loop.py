@@ -63,6 +63,17 @@ class RunLoop:
         listener: Told what happens as it happens; the model then streams. None: nobody listens.
     """
 
+    __slots__ = (
+        "_check",
+        "_context",
+        "_definitions",
+        "_listener",
+        "_max_turns",
+        "_model",
+        "_output_schema",
+        "_tools",
+    )
+
     def __init__(
         self,
         model: Model,

@@ -68,49 +68,50 @@ class AgentApp:
         self._fallback = fallback
         self._guard = guard
         self._ledger = ledger
+        self._uncounted = WorkLedger()
+        """Of what is answered always: no drain waits for it, and it is in no report."""
         self._draining = draining
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request, or serve one WebSocket."""
         is_http = scope["type"] == "http"
         match: Match[Guarded] = self._routes.match(scope["method"], local_path(scope)) if is_http else Match()
         guarded = match.endpoint
         if guarded is not None and guarded.always:
-            await self._answer(guarded, Request(scope, receive, match.parameters), send)
-            return
+            return self._answer(guarded, Request(scope, receive, match.parameters), send, self._uncounted)
         if self._draining():
-            await refuse(scope, send, Problem(503, "the service is stopping", headers=[RETRY_AFTER]))
-            return
-        with self._ledger.work("http") as work:
-            if guarded is not None:
-                work.failed = await self._answer(guarded, Request(scope, receive, match.parameters), send)
-                return
-            scope[ALLOW_SCOPE_KEY] = match.allowed
-            with Isolation("a route"):
-                await self._fall_back(Request(scope, receive, NO_PARAMETERS), send)
+            return refuse(scope, send, Problem(503, "the service is stopping", headers=[RETRY_AFTER]))
+        if guarded is not None:
+            return self._answer(guarded, Request(scope, receive, match.parameters), send, self._ledger)
+        scope[ALLOW_SCOPE_KEY] = match.allowed
+        return self._fall_back(Request(scope, receive, NO_PARAMETERS), send)
 
-    async def _answer(self, guarded: Guarded, request: Request, send: Send) -> bool:
-        """Answer a request to one of the agent's endpoints; True when it failed."""
+    async def _answer(self, guarded: Guarded, request: Request, send: Send, ledger: WorkLedger) -> None:
+        """Answer a request to one of the agent's endpoints."""
         answer = Answer(send)
-        try:
-            with Isolation("a request's handler"):
-                guard = guarded.guard()
-                if guard is not None:
-                    request.auth = await admitted(guard, request, guarded.max_body)
-                response = await guarded.endpoint(request)
-                await response.send(answer)
-        except ClientGone:
-            return False
-        except Exception as error:
-            problem = problem_of(error)
-            if is_worth_a_traceback(error, problem):
-                logger.error("%s %r failed", request.method, request.path, exc_info=error)
-            if not answer.started:
-                await send_problem(send, problem, close=problem.status in BODY_UNREAD)
-            return problem.status >= 500
-        return False
+        with ledger.work("http") as work:
+            try:
+                with Isolation("a request's handler"):
+                    guard = guarded.guard()
+                    if guard is not None:
+                        request.auth = await admitted(guard, request, guarded.max_body)
+                    response = await guarded.endpoint(request)
+                    await response.send(answer)
+            except ClientGone:
+                pass
+            except Exception as error:
+                problem = problem_of(error)
+                work.failed = problem.status >= 500
+                if is_worth_a_traceback(error, problem):
+                    logger.error("%s %r failed", request.method, request.path, exc_info=error)
+                if not answer.started:
+                    await send_problem(send, problem, close=problem.status in BODY_UNREAD)
 
     async def _fall_back(self, request: Request, send: Send) -> None:
+        with self._ledger.work("http"), Isolation("a route"):
+            await self._answer_by_fallback(request, send)
+
+    async def _answer_by_fallback(self, request: Request, send: Send) -> None:
         guard = self._guard()
         if guard is not None:
             try:

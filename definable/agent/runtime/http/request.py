@@ -67,11 +67,16 @@ class Request:
 
     @property
     def content_type(self) -> str:
-        """The `Content-Type` header; empty when there is none. Looked up alone: many requests want no other."""
-        for name, value in self.scope["headers"]:
-            if name == b"content-type":
-                return value.decode("latin-1")
-        return ""
+        """The `Content-Type` header; empty when there is none."""
+        return self.header(b"content-type")
+
+    def header(self, name: bytes) -> str:
+        """One header; empty when there is none. Spares the others their decoding, where nobody asks for them.
+
+        Args:
+            name: In lower case.
+        """
+        return b", ".join([value for each, value in self.scope["headers"] if each == name]).decode("latin-1")
 
     def link(self, path: str) -> bytes:
         """A reference to another of the agent's endpoints, below what the application is mounted under."""

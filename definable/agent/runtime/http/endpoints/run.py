@@ -164,11 +164,11 @@ def run_body(body: bytes) -> RunBody:
 
 def accepts_events(request: Request) -> bool:
     """Whether the client asks for server-sent events."""
-    accepted = request.headers.get("accept", "").lower().split(",")
-    return any(part.partition(";")[0].strip() == MEDIA_TYPE for part in accepted)
+    accepted = request.header(b"accept").lower()
+    return MEDIA_TYPE in accepted and any(part.partition(";")[0].strip() == MEDIA_TYPE for part in accepted.split(","))
 
 
 def prefers_async(request: Request) -> bool:
     """Whether the client asks not to wait (RFC 7240, 4.1)."""
-    preferences = request.headers.get("prefer", "").lower().split(",")
+    preferences = request.header(b"prefer").lower().split(",")
     return any(preference.partition(";")[0].strip() == "respond-async" for preference in preferences)

@@ -33,6 +33,8 @@ class AsyncioSockets:
 class AsyncioSocket(asyncio.Protocol, ClientStream):
     """One connection; one task receives and one sends at a time."""
 
+    __slots__ = ("_eof", "_full", "_lost", "_paused", "_reader", "_received", "_tell", "_transport", "_writer")
+
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
@@ -123,16 +125,20 @@ class AsyncioSocket(asyncio.Protocol, ClientStream):
         if self._transport is not None and self._lost is None:
             self._transport.write_eof()
 
+    def abort(self) -> None:
+        """See `hangups.ClientStream`."""
+        self._lost = ClosedResourceError()
+        if self._transport is not None:
+            self._transport.abort()
+
     async def aclose(self) -> None:
         """Closes the connection; whoever waits for it is told."""
-        self._lost = ClosedResourceError()
-        if self._transport is None:
-            return
         try:
-            self._transport.close()
+            if self._transport is not None:
+                self._transport.close()
             await asyncio.sleep(0)
         finally:
-            self._transport.abort()
+            self.abort()
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -87,7 +87,12 @@ class Exchange(ABC):
             if refused:
                 await self._refuse()
             else:
-                await self._call()
+                try:
+                    await self._app(self._scope, self.receive, self.send)
+                except BaseException as error:  # even SystemExit: one request must not stop the server
+                    self._log_failure(error)
+                else:
+                    self._log_unfinished()
             if not self._finished:
                 await self._answer_for_application()
             await self._hang_up()
@@ -101,17 +106,16 @@ class Exchange(ABC):
     def _is_websocket(self) -> bool:
         return self._scope["type"] == "websocket"
 
-    async def _call(self) -> None:
-        try:
-            await self._app(self._scope, self.receive, self.send)
-        except BaseException as error:  # even SystemExit: one request must not stop the server
-            failure = _failure(error)
-            if failure is None or isinstance(failure, KeyboardInterrupt):
-                raise
-            log.error("error in the application, in %s", self._name(), exc_info=failure)
-        else:
-            if not self._finished and not self.ended and not self._is_websocket:
-                log.error("the application did not finish its response to %s", self._name())
+    def _log_failure(self, error: BaseException) -> None:
+        """Log what the application raised; raises what is not its failure."""
+        failure = _failure(error)
+        if failure is None or isinstance(failure, KeyboardInterrupt):
+            raise error
+        log.error("error in the application, in %s", self._name(), exc_info=failure)
+
+    def _log_unfinished(self) -> None:
+        if not self._finished and not self.ended and not self._is_websocket:
+            log.error("the application did not finish its response to %s", self._name())
 
     async def _answer_for_application(self) -> None:
         """Answers 500 if nothing was."""

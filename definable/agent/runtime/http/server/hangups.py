@@ -25,6 +25,10 @@ class ClientStream(ByteStream):
     def on_hangup(self, tell: Callable[[], object] | None) -> None:
         """Has the event loop call `tell` once the client hangs up, soon if it has already; None: nobody any more."""
 
+    @abstractmethod
+    def abort(self) -> None:
+        """Closes the connection, whatever waits to be written; whoever waits for it is told."""
+
 
 class UntilHangup:
     """A context that calls a function if the client hangs up while it is open; one a connection at a time.

@@ -10,7 +10,7 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 
 import anyio
@@ -70,6 +70,7 @@ class HTTPServer:
         self._exhausted = False
         self._draining = False
         self._streams: Streams | None = None
+        self._is_draining: Callable[[], bool] = lambda: self._draining
         self._arrival = anyio.Event()
         """Set when a client has come."""
 
@@ -178,7 +179,7 @@ class HTTPServer:
     def _admit(self, sock: socket.socket, client: Address, connections: TaskGroup) -> None:
         if self._accepted < self._limits.max_connections:
             self._accepted += 1
-            connections.start_soon(self._serve_connection, sock, client)
+            connections.start_soon(self._serve_connection, sock, client, name="connection")
         elif self._ssl_context is None and self._turned_away < MAX_TURNED_AWAY:
             self._turned_away += 1
             connections.start_soon(self._turn_away, sock)
@@ -196,7 +197,7 @@ class HTTPServer:
                 stream,
                 sock,
                 self._limits,
-                lambda: self._draining,
+                self._is_draining,
                 client=address,
                 server=_address(sock.getsockname()),
             )

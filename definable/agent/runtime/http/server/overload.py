@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import anyio
-from anyio.abc import ByteStream
 
 from definable.agent.runtime.http.problem import Problem
 
+from .hangups import ClientStream
 from .http1_response import whole_response
 from .transport import Transport
 
@@ -24,7 +24,7 @@ def overload_response() -> bytes:
     )
 
 
-async def turn_away(stream: ByteStream) -> None:
+async def turn_away(stream: ClientStream) -> None:
     """Answers 503 before any request is read, and closes."""
     transport = Transport(stream, PATIENCE)
     try:

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import anyio
 import anyio.lowlevel
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
-from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
+from .hangups import ClientStream
 from .tls import notify_close
 
 GONE = (EndOfStream, BrokenResourceError, ClosedResourceError, OSError)
@@ -42,7 +42,9 @@ class Transport:
 
     __slots__ = ("_corks", "_direct", "_lock", "_pending", "_stream", "_write_timeout", "broken", "flushed")
 
-    def __init__(self, stream: ByteStream, write_timeout: float, sock: socket.socket | None = None) -> None:
+    def __init__(
+        self, stream: ClientStream | TLSStream, write_timeout: float, sock: socket.socket | None = None
+    ) -> None:
         self._stream = stream
         self._write_timeout = write_timeout
         self._direct = sock
@@ -102,6 +104,10 @@ class Transport:
 
     async def flush(self) -> None:
         """Sends what is pending; a peer that is gone, or makes no progress in time, leaves the transport `broken`."""
+        if not self.writing:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            self.flushed()
+            return
         self._direct = None
         if self._lock is None:
             self._lock = anyio.Lock(fast_acquire=True)
@@ -141,8 +147,11 @@ class Transport:
     async def aclose(self) -> None:
         """Closes the connection; the caller bounds it, and in a cancelled scope it closes at once."""
         alive, self.broken = not self.broken, True
+        if not isinstance(self._stream, TLSStream):
+            self._stream.abort()
+            return
         try:
-            if isinstance(self._stream, TLSStream) and alive:
+            if alive:
                 await notify_close(self._stream)
         except GONE:
             pass

@@ -62,6 +62,8 @@ class TrioSocket(ClientStream):
         forget: Called before the socket is closed; None where nobody tells what becomes of it.
     """
 
+    __slots__ = ("_ends", "_forget", "_readable", "_reader", "_sock", "_tell")
+
     def __init__(self, sock: socket.socket, forget: Callable[[socket.socket], None] | None) -> None:
         self._sock = sock
         self._forget = forget
@@ -157,12 +159,16 @@ class TrioSocket(ClientStream):
         """Closes our side."""
         self._sock.shutdown(socket.SHUT_WR)
 
-    async def aclose(self) -> None:
-        """Closes the connection; whoever waits for it is told."""
+    def abort(self) -> None:
+        """See `hangups.ClientStream`."""
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
             if self._forget is not None:
                 self._forget(self._sock)
             self._sock.close()
             self._wake()
+
+    async def aclose(self) -> None:
+        """Closes the connection; whoever waits for it is told."""
+        self.abort()
         await trio.lowlevel.checkpoint()
