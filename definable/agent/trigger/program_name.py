@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.machinery import ModuleSpec
-from pathlib import Path
+from os.path import basename, splitext
 
 
 def program_name(module: str) -> str:
@@ -16,4 +16,4 @@ def program_name(module: str) -> str:
     if spec is not None:  # python -m
         return spec.name.removesuffix(".__main__")
     file: str | None = getattr(main, "__file__", None)
-    return module if file is None else Path(file).stem
+    return module if file is None else splitext(basename(file))[0]

@@ -30,13 +30,14 @@ class TriggerRegistry:
         triggers: Those to begin with.
     """
 
-    __slots__ = ("_triggers",)
+    __slots__ = ("_routes", "_triggers")
 
     def __init__(self, triggers: Iterable[BaseTrigger] = ()) -> None:
-        self._triggers: tuple[BaseTrigger, ...] = tuple(triggers)
+        self._triggers: list[BaseTrigger] = list(triggers)
+        self._routes = {route_of(trigger): trigger for trigger in self._triggers if isinstance(trigger, Webhook)}
 
     def __iter__(self) -> Iterator[BaseTrigger]:
-        return iter(self._triggers)
+        return iter(tuple(self._triggers))
 
     def add(self, trigger: BaseTrigger, handler: Callable[..., Any]) -> None:
         """Register a trigger with its handler.
@@ -53,25 +54,29 @@ class TriggerRegistry:
             raise ConfigurationError(f"{trigger!r} has a handler already: a trigger object is registered once")
         if isinstance(trigger, Webhook):
             self._check_route(trigger)
+            self._routes[route_of(trigger)] = trigger
         trigger.handler = handler
-        self._triggers = (*self._triggers, trigger)
+        self._triggers.append(trigger)
 
     def by_key(self) -> Mapping[str, BaseTrigger]:
         """The triggers by their keys; a repeated key (two handlers of one name) gets a number."""
         keyed: dict[str, BaseTrigger] = {}
+        numbers: dict[str, int] = {}
+        """The next one of each repeated key: thousands of jobs may have one handler."""
         for trigger in self._triggers:
-            key, number = trigger.key, 2
+            name = key = trigger.key
             while key in keyed:
-                key, number = f"{trigger.key}#{number}", number + 1
+                number = numbers[name] = numbers.get(name, 1) + 1
+                key = f"{name}#{number}"
             keyed[key] = trigger
         return keyed
 
     def _check_route(self, webhook: Webhook) -> None:
         if any(covers(path, webhook.path) for path in BUILT_IN_PATHS):
             raise RouteConflict(f"{webhook.source} shadows a built-in route: choose another path")
-        for other in self._triggers:
-            if isinstance(other, Webhook) and other.method == webhook.method and same(other.path, webhook.path):
-                raise RouteConflict(f"{webhook.source} is registered already, as {other.source}: choose another path")
+        other = self._routes.get(route_of(webhook))
+        if other is not None:
+            raise RouteConflict(f"{webhook.source} is registered already, as {other.source}: choose another path")
 
 
 def takes_one_argument(handler: Any) -> bool:
@@ -93,6 +98,6 @@ def covers(pattern: str, path: str) -> bool:
     )
 
 
-def same(pattern: str, other: str) -> bool:
-    """Whether two paths match the same requests, their parameters' names aside."""
-    return PARAMETER.sub("{}", pattern).rstrip("/") == PARAMETER.sub("{}", other).rstrip("/")
+def route_of(webhook: Webhook) -> tuple[str, str]:
+    """The same for webhooks of the same requests: method and path, its parameters' names aside."""
+    return webhook.method, PARAMETER.sub("{}", webhook.path).rstrip("/")
