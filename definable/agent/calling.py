@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from inspect import CO_COROUTINE
 from types import FunctionType
 from typing import Any
@@ -30,12 +30,14 @@ def is_async_callable(obj: object) -> bool:
     return inspect.iscoroutinefunction(getattr(type(obj), "__call__", None))  # noqa: B004 - not whether, but which
 
 
-async def call_user(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call_user(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Awaitable[Any]:
     """Call a user's function: an async one here, a sync one in a worker thread.
 
     An awaitable that a sync function returns is awaited. Whatever the function raises is raised here.
     """
-    if is_async_callable(function):
-        return await function(*args, **kwargs)
+    return function(*args, **kwargs) if is_async_callable(function) else _call_in_thread(function, *args, **kwargs)
+
+
+async def _call_in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     result = await run_sync(function, *args, **kwargs)
     return await result if inspect.isawaitable(result) else result

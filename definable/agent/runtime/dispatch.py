@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
@@ -78,18 +78,28 @@ class Dispatcher:
         """
         token = current_trigger.set(event)
         try:
-            with trigger_span(event, trigger.source, waited_for=not wait_for_place):
-                return await self._handle(trigger, event, user_id, run_id, wait_for_place)
+            span = trigger_span(event, trigger.source, waited_for=not wait_for_place)
+            with span, Isolation(f"the handler of {event.source}"):
+                if trigger.timeout is None:
+                    return await self._decide_and_run(trigger, event, user_id, run_id, wait_for_place)
+                with anyio.move_on_after(trigger.timeout):
+                    return await self._decide_and_run(trigger, event, user_id, run_id, wait_for_place)
+                raise RunTimeout(f"{event.source} did not end within timeout={trigger.timeout:g} seconds")
         except Exception as error:
             mark(error)
             raise
         finally:
             current_trigger.reset(token)
 
-    async def dispatch_with_retries(
+    def dispatch_with_retries(
         self, trigger: BaseTrigger, event: TriggerEvent, *, user_id: str | None = None
-    ) -> Outcome:
+    ) -> Awaitable[Outcome]:
         """Handle an event for a caller that waits: in its turn, and again when it fails, as the trigger says."""
+        if trigger.max_concurrency is None and not trigger.retries:
+            return self.dispatch(trigger, event, user_id=user_id)
+        return self._dispatch_in_turn(trigger, event, user_id)
+
+    async def _dispatch_in_turn(self, trigger: BaseTrigger, event: TriggerEvent, user_id: str | None) -> Outcome:
         while True:
             try:
                 if trigger.max_concurrency is None:
@@ -108,16 +118,6 @@ class Dispatcher:
         if place is None:
             place = self._places[trigger] = anyio.Semaphore(max_concurrency)
         return place
-
-    async def _handle(
-        self, trigger: BaseTrigger, event: TriggerEvent, user_id: str | None, run_id: str | None, wait: bool
-    ) -> Outcome:
-        with Isolation(f"the handler of {event.source}"):
-            if trigger.timeout is None:
-                return await self._decide_and_run(trigger, event, user_id, run_id, wait)
-            with anyio.move_on_after(trigger.timeout):
-                return await self._decide_and_run(trigger, event, user_id, run_id, wait)
-            raise RunTimeout(f"{event.source} did not end within timeout={trigger.timeout:g} seconds")
 
     async def _decide_and_run(
         self, trigger: BaseTrigger, event: TriggerEvent, user_id: str | None, run_id: str | None, wait: bool

@@ -5,6 +5,7 @@ The run and webhook endpoints call it. What is accepted for later comes back out
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,9 +93,14 @@ class Intake:
                 self._registry.forget(record)
         return run.run_id if accepted else Duplicate()
 
-    async def handle(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> Outcome | Duplicate:
+    def handle(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> Awaitable[Outcome | Duplicate]:
         """Handle a webhook's delivery now, while its sender waits. A delivery that failed may come again."""
-        key = None if webhook.dedupe is None else await self._dedupe_key(webhook, event, user_id)
+        if webhook.dedupe is None:
+            return self._dispatcher.dispatch_with_retries(webhook, event, user_id=user_id)
+        return self._handle_once(webhook, event, user_id)
+
+    async def _handle_once(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> Outcome | Duplicate:
+        key = await self._dedupe_key(webhook, event, user_id)
         if key is None:
             return await self._dispatcher.dispatch_with_retries(webhook, event, user_id=user_id)
         if not await self._bus.claim(key, DEDUPE_TTL):
