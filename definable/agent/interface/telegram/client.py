@@ -5,8 +5,8 @@ A long poll holds a connection for its time: every bot has a client of its own, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -87,10 +87,11 @@ class BotAPI:
             async with self._client.stream("GET", f"/file{PLACEHOLDER}{quote(path)}") as response:
                 if response.status_code != 200:
                     raise InterfaceConnectionError(f"a file could not be fetched: Telegram says {response.status_code}")
-                async for chunk in response.aiter_bytes():
-                    content += chunk
-                    if len(content) > MAX_FILE_SIZE:
-                        raise InterfaceMessageError(f"a file is larger than {MAX_FILE_SIZE} bytes")
+                async with _chunks(response) as chunks:
+                    async for chunk in chunks:
+                        content += chunk
+                        if len(content) > MAX_FILE_SIZE:
+                            raise InterfaceMessageError(f"a file is larger than {MAX_FILE_SIZE} bytes")
         except httpx2.HTTPError as error:
             raise InterfaceConnectionError(f"a file could not be fetched: {_words(error)}") from None
         return bytes(content)
@@ -106,6 +107,23 @@ async def bot_api(config: TelegramConfig) -> AsyncGenerator[BotAPI, None]:
     timeout = httpx2.Timeout(config.request_timeout, connect=config.connect_timeout)
     async with httpx2.AsyncClient(base_url=config.base_url, transport=transport, timeout=timeout) as client:
         yield BotAPI(client, config.request_timeout)
+
+
+@asynccontextmanager
+async def _chunks(response: httpx2.Response) -> AsyncGenerator[AsyncIterator[bytes], None]:
+    """The pieces of an answer's body, which need not be read to its end.
+
+    Closing a half-read `aiter_bytes()` leaves a generator of httpx2's to the garbage collector, about which trio warns;
+    a read from the closed connection ends them all: https://github.com/pydantic/httpx2/issues/1195
+    """
+    chunks = response.aiter_bytes()
+    try:
+        yield chunks
+    finally:
+        await response.aclose()
+        with suppress(httpx2.HTTPError):
+            async for _ in chunks:
+                pass
 
 
 def _proxy(url: str) -> str | None:

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.anyio
 
 MIB = 1024 * 1024
 
+SORRY = "Sorry, something went wrong. Please try again."
+
 
 class Remembers(InterfaceHook):
     """Keeps the messages as the agent is about to get them."""
@@ -89,7 +91,51 @@ async def test_a_file_that_cannot_be_fetched_fails_the_message_alone() -> None:
         server.write("hello", chat=1)
         async with Agent("offline").running(bot_for(server), enable_server=False):
             await server.until(lambda server: len(server.sent()) == 2)
-        assert server.sent() == ["Sorry, something went wrong. Please try again.", "hello"]
+        assert server.sent() == [SORRY, "hello"]
+
+
+async def test_an_image_too_large_for_a_bot_is_a_file_that_is_described() -> None:
+    async with TelegramServer(files={"f": b"x"}).running() as server:
+        message, asked = await received(
+            server, document={"file_id": "f", "mime_type": "image/png", "file_size": 25 * MIB, "file_name": "map.png"}
+        )
+        assert (message.images, message.files[0].data, asked.images) == ((), None, ())
+        assert asked.content.startswith("[file: map.png (image/png")
+
+
+async def test_a_file_that_telegram_gives_no_path_of_is_described_alone() -> None:
+    async with TelegramServer(files={"f": b"x"}).running() as server:
+        server.fail("getFile", Page(b'{"ok": true, "result": {"file_id": "f"}}', status=200))
+        message, _ = await received(server, document={"file_id": "f", "file_name": "a.zip"})
+        assert message.files[0].data is None
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("gone", "a file could not be fetched: Telegram says 404"),
+        ("huge", "a file is larger than 20971520 bytes"),
+    ],
+)
+async def test_a_file_that_is_gone_or_grew_fails_the_message_in_one_line(
+    file: str, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with TelegramServer(files={"huge": b"x" * (25 * MIB)}).running() as server:
+        path = f'{{"ok": true, "result": {{"file_id": "f", "file_path": "{file}"}}}}'
+        server.fail("getFile", Page(path.encode(), status=200))
+        server.write("look", chat=1, document={"file_id": "f"})
+        async with Agent("offline").running(bot_for(server), enable_server=False):
+            await server.until(lambda server: server.sent())
+        assert server.sent() == [SORRY]
+    assert words in caplog.text and server.token not in caplog.text
+
+
+async def test_a_file_that_telegram_does_not_know_fails_the_message() -> None:
+    async with TelegramServer().running() as server:
+        server.write("look", chat=1, document={"file_id": "unknown"})
+        async with Agent("offline").running(bot_for(server), enable_server=False):
+            await server.until(lambda server: server.sent())
+        assert (server.sent(), server.refusals) == ([SORRY], ["getFile: invalid file_id"])
 
 
 async def test_nothing_is_fetched_for_strangers() -> None:
