@@ -56,3 +56,15 @@ def test_a_message_that_was_held_up_does_not_have_the_next_at_its_heels() -> Non
     held_up = pace.take("7000", 0.0)
     assert held_up > 2
     assert pace.wait("7000", held_up) == 1.0
+
+
+def test_chats_that_have_been_silent_are_forgotten_and_the_others_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("definable.agent.interface.telegram.pace.MAX_CHATS", 3)
+    pace = SendPace()
+    for number in range(4):
+        pace.take(f"-{number}", 0.0)
+    pace.take("busy", 9.5)
+    pace.take("one more", 10.0)
+    assert set(pace._chats) == {"busy", "one more"}  # pyright: ignore[reportPrivateUsage]
+    assert set(pace._groups) == set()  # pyright: ignore[reportPrivateUsage]
+    assert pace.wait("busy", 10.0) == pytest.approx(0.5)

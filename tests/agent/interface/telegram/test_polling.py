@@ -291,3 +291,25 @@ async def test_what_the_bus_did_not_take_comes_again(caplog: pytest.LogCaptureFi
             await server.until(lambda server: len(server.sent()) == 2)
         assert (server.sent(), server.updates) == (["one", "two"], [])
     assert caplog.text.count("the disk is full") == 1
+
+
+@pytest.mark.parametrize("method", ["getMe", "getUpdates"])
+async def test_an_answer_of_another_shape_is_a_failed_connection(method: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with TelegramServer().running() as server:
+        server.fail(method, Page(b'{"ok": true, "result": 7}', status=200))
+        server.write("hello", chat=1)
+        async with agent().running(bot_for(server), enable_server=False):
+            await server.until(lambda server: server.sent())
+        assert server.sent() == ["hello"]
+    assert f"{method}: Telegram answered with something else than a" in caplog.text
+
+
+async def test_what_cannot_be_acknowledged_at_the_end_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    async with TelegramServer().running() as server:
+        server.write("hello", chat=1)
+        async with agent().running(bot_for(server), enable_server=False) as runtime:
+            await server.until(lambda server: server.sent())
+            server.fail("getUpdates", *[Refused(400, "Bad Request: no")] * 2)
+            runtime.stop()
+    assert "telegram: the last updates cannot be acknowledged: " in caplog.text

@@ -65,6 +65,25 @@ async def test_without_the_extra_text_goes_out_as_it_is(monkeypatch: pytest.Monk
         formatting._render_config.cache_clear()  # pyright: ignore[reportPrivateUsage]
 
 
+async def test_a_reply_that_the_converter_fails_at_goes_out_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(markdown: str, **options: Any) -> Any:
+        raise ValueError("nested too deeply")
+
+    monkeypatch.setattr("telegramify_markdown.convert", fail)
+    async with TelegramServer().running() as server:
+        server.write("**bold**", chat=1)
+        await answered(server)
+        assert server.sent() == ["**bold**"]
+    assert "a reply could not be formatted, it is sent as it is" in caplog.text
+
+
+@pytest.mark.parametrize(("markdown", "limit"), [("**bold**", 3), ("[](https://example.com)", 100)])
+def test_what_formatting_would_lengthen_or_empty_stays_as_it_is(markdown: str, limit: int) -> None:
+    assert formatting.formatted(markdown, limit) == formatting.Formatted(markdown)
+
+
 async def test_entities_that_telegram_cannot_parse_are_left_out() -> None:
     async with TelegramServer().running() as server:
         server.write("**bold**", chat=1)
@@ -102,6 +121,24 @@ async def test_a_429_of_hours_is_not_waited_for() -> None:
     async with TelegramServer().running() as server:
         server.write("one", chat=1)
         server.fail("sendMessage", Refused(429, "Too Many Requests", retry_after=7200))
+        await answered(server)
+        assert server.sent() == [SORRY]
+
+
+async def test_a_429_that_does_not_end_fails_the_message_after_five_tries_ever_further_apart() -> None:
+    async with TelegramServer().running() as server:
+        server.write("one", chat=1)
+        began = anyio.current_time()
+        server.fail("sendMessage", *[Refused(429, "Too Many Requests")] * 5)
+        await answered(server)
+        assert server.sent() == [SORRY]
+        assert sent_at(server)[0] - began >= 1 + 2 + 4 + 8
+
+
+async def test_what_telegram_refuses_for_good_is_not_tried_again() -> None:
+    async with TelegramServer().running() as server:
+        server.write("one", chat=1)
+        server.fail("sendMessage", Refused(400, "Bad Request: message text is empty"))
         await answered(server)
         assert server.sent() == [SORRY]
 

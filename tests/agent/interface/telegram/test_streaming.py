@@ -14,6 +14,7 @@ from loopback.telegram_server import Call, Fault, Page, Refused, Slow, TelegramS
 
 from definable.agent import Agent
 from definable.agent.interface.splitting import split_text
+from definable.model import ModelReply, ToolCall
 
 pytestmark = pytest.mark.anyio
 
@@ -187,3 +188,27 @@ async def test_many_chats_at_once_keep_the_bot_s_pace() -> None:
         assert server.violations == []
         times = [call.at for call in written(server)]
         assert all(later - former > 0.5 for former, later in zip(times, times[30:], strict=False))
+
+
+async def test_messages_that_the_reply_does_not_need_after_all_are_deleted() -> None:
+    async def look_up() -> str:
+        """Look it up."""
+        return "7"
+
+    server = TelegramServer()
+    call = ModelReply(COUNTING, tool_calls=(ToolCall("look_up", {}),))
+    async with server.running():
+        server.write("hello", chat=1)
+        agent = Agent(SlowTypist(call, "It is 7"), tools=[look_up])
+        async with agent.running(bot_for(server, max_message_length=12), enable_server=False):
+            await anyio.sleep(60)
+        assert server.shown(1) == ["It is 7"]
+        assert "deleteMessage" in methods(server) and server.refusals == []
+
+
+async def test_a_beginning_whose_number_is_not_told_is_not_edited() -> None:
+    async with TelegramServer().running() as server:
+        server.fail("sendMessage", Page(b'{"ok": true, "result": true}', status=200))
+        await answered(server, COUNTING)
+        assert server.shown(1) == [COUNTING]
+        assert methods(server) == ["sendMessage"]

@@ -105,6 +105,12 @@ def test_a_secret_is_made_up_and_a_bot_that_polls_has_no_webhook() -> None:
     assert list(bot_for(server).webhooks()) == []
 
 
+def test_the_secret_is_not_in_what_describes_the_webhook() -> None:
+    bot = webhook_bot(TelegramServer(url="http://127.0.0.1:1"))
+    [(webhook, _)] = bot.webhooks()
+    assert SECRET not in f"{webhook!r} {webhook.auth!r} {bot.config!r}"
+
+
 def test_a_webhook_url_with_a_path_is_taken_as_it_is() -> None:
     server = TelegramServer(url="http://127.0.0.1:1")
     bot = bot_for(server, mode="webhook", webhook_url="https://proxy.example.com/bots/7/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 from loopback.telegram_bot import bot_for
-from loopback.telegram_server import Fault, TelegramServer
+from loopback.telegram_server import Fault, Page, TelegramServer
 
 from definable.agent import Agent
 from definable.agent.interface import TelegramInterface
@@ -52,3 +52,17 @@ async def test_a_webhook_that_does_not_come_through_shows_in_health(caplog: pyte
             assert runtime.health()[0]
     assert "1 updates wait, they do not come through to https://bot.example.com/webhook/telegram" in caplog.text
     assert "Connection refused" in caplog.text
+
+
+async def test_an_answer_about_the_webhook_of_another_shape_is_one_check_that_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with TelegramServer().running() as server:
+        async with Agent("offline").running(webhook_bot(server), enable_server=False) as runtime:
+            await server.until(lambda server: server.webhook)
+            await anyio.sleep(1)
+            server.fail("getWebhookInfo", Page(b'{"ok": true, "result": []}', status=200))
+            await anyio.sleep(130)
+            assert runtime.supervisors[0].state is InterfaceState.RUNNING
+    assert "could not be checked: getWebhookInfo: Telegram answered with something else" in caplog.text
