@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,7 +35,8 @@ from definable.agent.interface.host import InterfaceHost
 from definable.agent.runtime.ledger import WorkLedger
 from definable.agent.runtime.supervisor import InterfaceState, Supervisor
 from definable.agent.session import SQLiteSessionStore
-from definable.model import Image, OfflineModel
+from definable.errors import ConfigurationError
+from definable.model import Image, Message, OfflineModel, ToolCall
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -217,6 +219,26 @@ async def test_the_allowlist_hook_lets_in_the_listed() -> None:
     assert chat.sent == ["ann home", "7 home"]
 
 
+async def test_the_allowlist_hook_leaves_out_what_it_is_not_told() -> None:
+    anywhere, anybody = Chat(hooks=[AllowlistHook("ann")]), Chat(hooks=[AllowlistHook(allowed_chat_ids=["home"])])
+    for chat, heard in ((anywhere, ["ann home", "ann away"]), (anybody, ["ann home", "bob home"])):
+        async with serving(Agent("offline"), chat):
+            for user, room in (("ann", "home"), ("bob", "home"), ("ann", "away")):
+                await chat.say(f"{user} {room}", user=user, chat=room)
+        assert chat.sent == heard
+
+
+async def test_the_logging_hook_names_what_failed_and_says_nothing_of_the_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    chat = Chat(hooks=[LoggingHook()])
+    async with serving(Agent(OfflineModel([ValueError("no")])), chat):
+        await chat.say("my secret")
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("definable.agent.interface")]
+    assert "chat: message 1 failed: ValueError: no" in said
+    assert "my secret" not in caplog.text
+
+
 # --- auth
 
 
@@ -360,6 +382,32 @@ def test_sessions_expire_are_bounded_and_counted() -> None:
     now[0] += 61
     assert manager.active_session_count == 0
     assert manager.cleanup_expired() == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"session_ttl_seconds": 0}, "session_ttl_seconds=0: seconds"), ({"max_sessions": 0}, "max_sessions=0: at least")],
+)
+def test_a_session_manager_without_time_or_room_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        SessionManager(**options)
+
+
+def test_a_session_is_touched_and_its_history_cut_where_somebody_asks() -> None:
+    call = ToolCall("look_up", {}, id="1")
+    session = InterfaceSession("s", "chat", "ann", "home", last_activity_at=0.0)
+    session.messages = (
+        Message("user", "one"),
+        Message("assistant", "", (call,)),
+        Message("tool", "7", tool_call_id="1"),
+        Message("assistant", "two"),
+        Message("user", "three"),
+        Message("assistant", "four"),
+    )
+    session.touch()
+    session.truncate_history(4)  # they would begin with the call's result
+    assert session.last_activity_at == pytest.approx(time.time(), abs=60)
+    assert [message.content for message in session.messages] == ["three", "four"]
 
 
 # --- the run
