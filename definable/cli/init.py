@@ -56,8 +56,8 @@ def init(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(STARTER.format(file=path.name, name=path.stem))
-    except FileExistsError:
-        raise click.ClickException(f"{path} is there already and stays as it is: give another name") from None
+    except FileExistsError as error:  # the file, or one where a directory would have to be
+        raise click.ClickException(f"{error.filename} is there already and stays as it is: give another name") from None
     except OSError as error:
         raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None
     name = shlex.quote(str(path))

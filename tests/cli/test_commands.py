@@ -41,6 +41,16 @@ def test_every_command_names_what_it_cannot_find(definable: Run, command: str) -
     assert done.err.splitlines() == ["Error: there is no module 'ap', did you mean app?; here is app.py"]
 
 
+def test_a_program_that_fails_is_shown_by_its_own_traceback_alone(definable: Run, project: Path) -> None:
+    (project / "broken.py").write_text("1 / 0\n")
+    done = definable("run", "broken.py", "hi")
+    assert (done.status, done.out) == (1, "")
+    first, *_, cause, last = done.err.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert cause == "ZeroDivisionError: division by zero"
+    assert last == "Error: broken cannot be loaded: its own code fails, see above"
+
+
 # --- run
 
 
@@ -197,7 +207,17 @@ def test_init_in_a_directory_and_with_a_wrong_name(definable: Run, project: Path
     assert definable("init", "empty").status == 0
     assert (project / "empty" / "app.py").exists()
     assert definable("init", "notes.txt").status == 2
-    assert definable("init", "app.py/x.py").status == 1
+
+
+def test_init_names_what_is_in_its_way(definable: Run, project: Path) -> None:
+    done = definable("init", "app.py/x.py")
+    assert (done.status, done.err) == (1, "Error: app.py is there already and stays as it is: give another name\n")
+    (project / "loop").symlink_to("loop")
+    done = definable("init", "loop/deep/x.py")
+    assert (done.status, done.err) == (
+        1,
+        "Error: loop/deep/x.py cannot be written: Too many levels of symbolic links\n",
+    )
 
 
 def test_the_starter_is_formatted_and_clean(definable: Run, project: Path) -> None:
@@ -234,6 +254,11 @@ def test_an_unknown_shell_is_refused(definable: Run) -> None:
 def test_commands_complete() -> None:
     env = {"_DEFINABLE_COMPLETE": "bash_complete", "COMP_WORDS": "definable tri", "COMP_CWORD": "1"}
     assert "plain,triggers" in CliRunner().invoke(main, [], prog_name="definable", env=env).output
+
+
+def test_an_agent_completes_to_files() -> None:
+    env = {"_DEFINABLE_COMPLETE": "bash_complete", "COMP_WORDS": "definable run ap", "COMP_CWORD": "2"}
+    assert CliRunner().invoke(main, [], prog_name="definable", env=env).output == "file,ap\n"
 
 
 # --- serve

@@ -91,6 +91,8 @@ def test_a_bare_serve_of_another_agent_says_nothing_of_this_one() -> None:
         ("program.nested:agent", "there is no module 'program.nested'"),
         ("progam.py", "there is no file progam.py, did you mean program.py?"),
         ("nowhere/app.py", "there is no file nowhere/app.py"),
+        ("./notes.txt", "./notes.txt is no Python file"),
+        ("./empty", "is a directory: name the Python file in it (no Python file in "),
         ("./", "is a directory: name the Python file in it (program.py)"),
         ("program:agnet", "program has no 'agnet', did you mean agent?; its agents are agent, second"),
         ("program:text", "program:text is no Agent but a str"),
@@ -105,6 +107,8 @@ def test_a_bare_serve_of_another_agent_says_nothing_of_this_one() -> None:
 )
 def test_what_is_not_there_is_said_with_what_is(target: str, said: str) -> None:
     write("program.py", f"import os\n{AGENT}second = Agent('offline')\ntext = 'x'\ndef make(): ...\n")
+    write("notes.txt", "remember the milk\n")
+    write("empty/notes.txt", "remember the milk\n")
     with pytest.raises(TargetError) as caught:
         load_target(target)
     assert said in caught.value.message
@@ -140,6 +144,7 @@ def test_a_nested_import_error_is_the_programs_own_and_shown_without_our_frames(
         ("1 / 0\n", "ZeroDivisionError: division by zero"),
         ("try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    raise ValueError('no') from e\n", "direct cause"),
         ("from definable.agent import Agent\nAgent('nobody/x')\n", "ConfigurationError"),
+        ("raise ExceptionGroup('two at once', [ValueError('no'), KeyError('x')])\n", "ValueError: no"),
     ],
 )
 def test_a_program_that_fails_says_so_itself(text: str, said: str) -> None:
@@ -154,6 +159,13 @@ def test_a_package_that_fails_is_shown_too() -> None:
     write("package/__init__.py", "1 / 0\n")
     write("package/program.py")
     with pytest.raises(ProgramError, match="ZeroDivisionError"):
+        load_target("package.program:agent")
+
+
+def test_a_package_that_lacks_another_is_shown_too() -> None:
+    write("package/__init__.py", "import not_installed_anywhere\n")
+    write("package/program.py")
+    with pytest.raises(ProgramError, match="No module named 'not_installed_anywhere'"):
         load_target("package.program:agent")
 
 
