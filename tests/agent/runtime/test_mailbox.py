@@ -176,6 +176,54 @@ async def test_a_message_for_an_interface_that_cannot_open_waits_for_the_next_st
         await until(lambda: bool(mended.sent))
 
 
+class Opening(Chat):
+    """Opens once a message waits for it, if it opens."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        super().__init__()
+        self.may_open = anyio.Event()
+        self.failure = failure
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[None, None]:
+        await self.may_open.wait()
+        if self.failure is not None:
+            raise self.failure
+        yield
+
+
+async def test_a_message_from_before_waits_until_the_interface_is_open(tmp_path: Path) -> None:
+    bus, chat = tmp_path / "bus.db", Chat(message(1), message(2))
+    async with served(Agent(OfflineModel(latency=1000), bus=SQLiteBus(bus)), chat, grace=0.1):
+        await until(lambda: len(chat.safe) == 2)
+    opening = Opening()
+    async with served(Agent("offline", bus=SQLiteBus(bus)), opening) as runtime:
+        await until(lambda: runtime.supervisors[0].mailbox.waiting() == 2)
+        assert opening.sent == []
+        opening.may_open.set()
+        await until(lambda: len(opening.sent) == 2)
+    assert opening.sent == [("home", "message 1"), ("home", "message 2")]
+
+
+async def test_a_message_from_before_goes_back_when_the_interface_does_not_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("definable.agent.runtime.mailbox.RETURN_DELAY", 0.0)
+    bus, chat = tmp_path / "bus.db", Chat(message(1))
+    async with served(Agent(OfflineModel(latency=1000), bus=SQLiteBus(bus)), chat, grace=0.1):
+        await until(lambda: bool(chat.safe))
+    broken = Opening(InterfaceAuthenticationError("bad token"))
+    async with served(Agent("offline", bus=SQLiteBus(bus)), broken) as runtime:
+        await until(lambda: runtime.supervisors[0].mailbox.waiting() == 1)
+        broken.may_open.set()
+        await until(lambda: runtime.supervisors[0].state is InterfaceState.FAILED)
+        await until(lambda: runtime.supervisors[0].mailbox.waiting() == 0)
+    mended = Chat()
+    async with served(Agent("offline", bus=SQLiteBus(bus)), mended):
+        await until(lambda: bool(mended.sent))
+    assert mended.sent == [("home", "message 1")]
+
+
 # --- any bus
 
 
@@ -197,6 +245,21 @@ async def test_a_message_that_is_not_answered_is_kept_among_the_dead_letters(bus
         assert await bus.replay(letter.id)
         await until(lambda: bool(chat.sent))
     assert chat.sent == [("home", "message 1")]
+
+
+async def test_a_delivery_that_is_no_message_is_dead_and_holds_nobody_up(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat = Chat()
+    async with served(Agent("offline", bus=bus), chat) as runtime:
+        await bus.publish("interface chat", {"message": {"platform": "chat", "from": "another version"}})
+        await bus.publish("interface chat", {"message": message_to_json(message(2))})
+        await until(lambda: bool(chat.sent))
+        assert runtime.ledger.counts()["chat"].failed == 1
+        (letter,) = await bus.dead_letters()
+        assert "not a message" in letter.why
+    assert chat.sent == [("home", "message 2")]
+    assert f"chat: delivery {letter.id} cannot be read and is dead: " in caplog.text
 
 
 async def test_two_bots_of_one_platform_have_their_own_messages_and_accounts(bus: EventBus) -> None:

@@ -406,6 +406,39 @@ async def test_fire_fires_a_cron_job_by_hand() -> None:
     assert fired == ["cron(0 0 1 1 *)"]
 
 
+async def test_fire_refuses_a_webhook_and_a_stop_that_has_begun() -> None:
+    agent = Agent("offline")
+    hook, job, told = Webhook("/x"), Cron("0 0 1 1 *"), anyio.Event()
+    late: list[bool] = []
+
+    @agent.on(hook)
+    async def on_request(event: TriggerEvent) -> None: ...
+
+    @agent.on(job)
+    async def new_year(event: TriggerEvent) -> None:
+        if not late:
+            late.append(True)
+            await told.wait()
+            await agent.fire(job)  # what was accepted may fire one more
+
+        else:
+            late.append(False)
+
+    async with agent.running(port=0, host="127.0.0.1") as runtime:
+        with pytest.raises(ConfigurationError, match="cannot be fired by hand: send it a request"):
+            await agent.fire(hook)
+        await agent.fire(job)
+        while not late:
+            await anyio.sleep(0.001)
+        runtime.stop()
+        while not runtime.draining:
+            await anyio.sleep(0.001)
+        with pytest.raises(EventBusClosed, match="the agent is stopping: the trigger was not fired"):
+            await agent.fire(job)
+        told.set()
+    assert late == [True, False]
+
+
 def test_serve_in_a_running_event_loop_says_what_to_write_instead() -> None:
     async def main() -> None:
         with pytest.raises(RuntimeError, match=r"await agent\.aserve"):
