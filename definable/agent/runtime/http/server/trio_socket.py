@@ -101,6 +101,8 @@ class TrioSocket(ClientStream):
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         """The next bytes; raises `EndOfStream` once the peer has closed its side."""
         while True:
+            if self._sock.fileno() < 0:  # nobody would tell of it
+                raise ClosedResourceError
             await self._wait_readable()
             try:
                 data = self._sock.recv(max_bytes)

@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,9 @@ from definable.agent.runtime.http.server.hangups import ClientStream, UntilHangu
 from definable.agent.runtime.http.server.sockets import streams
 
 pytestmark = pytest.mark.anyio
+
+LARGE = b"x" * 8_000_000
+"""More than the system takes at once."""
 
 TIMEOUT = 10.0
 """Seconds after which a hanging test is a failed one."""
@@ -115,21 +118,38 @@ async def test_a_reader_that_gave_up_can_read_again():
         assert await read(pair.stream, 5) == b"again"
 
 
-async def test_closing_tells_whoever_reads():
+@pytest.mark.parametrize("wait", [lambda stream: stream.receive(), lambda stream: stream.send(LARGE)])
+async def test_closing_tells_whoever_waits_and_whoever_reads_later(
+    wait: Callable[[ClientStream], Awaitable[object]],
+):
     async with connected() as pair:
         failures: list[Exception] = []
 
-        async def wait() -> None:
+        async def use() -> None:
             try:
-                await pair.stream.receive()
+                await wait(pair.stream)
             except Exception as failure:
                 failures.append(failure)
 
         async with anyio.create_task_group() as group:
-            group.start_soon(wait)
+            group.start_soon(use)
             await anyio.wait_all_tasks_blocked()
             await pair.stream.aclose()
         assert [type(failure) for failure in failures] == [ClosedResourceError]
+        with pytest.raises(ClosedResourceError):
+            await pair.stream.receive()
+
+
+async def test_each_side_may_end_before_the_other():
+    async with connected() as pair:
+        await pair.stream.send(b"question")
+        await pair.stream.send_eof()
+        assert (pair.peer.recv(100), pair.peer.recv(100)) == (b"question", b"")
+        pair.peer.sendall(b"answer")
+        pair.peer.shutdown(socket.SHUT_WR)
+        assert await read(pair.stream, 6) == b"answer"
+        with pytest.raises(EndOfStream):
+            await pair.stream.receive()
 
 
 async def test_a_reset_is_an_error_and_no_hang():
@@ -140,14 +160,13 @@ async def test_a_reset_is_an_error_and_no_hang():
 
 
 async def test_a_full_peer_holds_up_the_sender_until_it_reads():
-    whole = b"x" * 8_000_000
     async with connected() as pair:
         async with anyio.create_task_group() as group:
-            group.start_soon(pair.stream.send, whole)
+            group.start_soon(pair.stream.send, LARGE)
             received = 0
-            while received < len(whole):
+            while received < len(LARGE):
                 received += len(await anyio.to_thread.run_sync(pair.peer.recv, 1_000_000))
-        assert received == len(whole)
+        assert received == len(LARGE)
 
 
 @pytest.mark.parametrize("goes", ["closes its side", "closes", "resets"])
