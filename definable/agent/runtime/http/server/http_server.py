@@ -75,11 +75,6 @@ class HTTPServer:
         """Set when a client has come."""
 
     @property
-    def draining(self) -> bool:
-        """Whether `drain` was called."""
-        return self._draining
-
-    @property
     def open_connections(self) -> int:
         """Connections that are being served."""
         return self._accepted
