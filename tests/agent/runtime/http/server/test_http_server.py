@@ -240,6 +240,50 @@ async def test_running_out_of_file_descriptors_is_survived(serving, monkeypatch,
     assert caplog.text.count("Too many open files") == 1
 
 
+async def test_a_client_that_is_gone_before_it_is_served_is_nobody_s_business(serving, monkeypatch, caplog):
+    accept = socket.socket.accept
+    aborted, broken = ConnectionAbortedError(103, "Software caused connection abort"), socket.socket()
+    broken.close()
+    before = [aborted, broken]
+
+    def failing(self):
+        if not before:
+            return accept(self)
+        first = before.pop(0)
+        if isinstance(first, OSError):
+            raise first
+        return first, ("127.0.0.1", 1)
+
+    monkeypatch.setattr(socket.socket, "accept", failing)
+    async with serving() as served, httpx2.AsyncClient(base_url=served.url) as client:
+        assert (await client.get("/echo")).status_code == 200
+        assert (before, served.server.open_connections) == ([], 1)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("kind", ["http.response.body", "http.response.trailers"])
+async def test_an_application_that_speaks_out_of_turn_is_answered_500(serving, caplog, kind):
+    async def app(scope, receive, send):
+        await send({"type": kind})
+
+    async with serving(app=app) as served, httpx2.AsyncClient(base_url=served.url) as client:
+        response = await client.get("/")
+        assert response.status_code == 500
+        assert response.headers["content-type"] == "application/problem+json"
+    assert "error in the application, in GET '/'" in caplog.text
+
+
+async def test_options_of_the_whole_server_reach_the_application(serving):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 204, "headers": [(b"x-path", scope["path"].encode())]})
+        await send({"type": "http.response.body"})
+
+    async with serving(app=app) as served, served.client() as client:
+        await client.send("OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n")
+        response = await client.response()
+        assert (response.status, response.headers["x-path"]) == (204, "/*")
+
+
 async def test_two_listeners_share_one_server():
     sockets = [*bind("127.0.0.1", 0), *bind("::1", 0)]
     seen = []

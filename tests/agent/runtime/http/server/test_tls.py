@@ -9,6 +9,7 @@ import httpx2
 import pytest
 import trustme
 from anyio.streams.tls import TLSStream
+from cryptography.hazmat.primitives import serialization
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
@@ -47,6 +48,18 @@ def test_a_key_may_be_in_the_certificate_file(pems):
 def test_a_wrong_file_is_named_early(pems, cert, key, message):
     with pytest.raises(ValueError, match=message):
         ssl_context(pems / cert, pems / key if key else None)
+
+
+def test_an_encrypted_key_is_named_early_and_nobody_is_asked_for_its_password(pems):
+    key = serialization.load_pem_private_key((pems / "one.key").read_bytes(), None)
+    encrypted = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"password"),
+    )
+    (pems / "encrypted.key").write_bytes(encrypted)
+    with pytest.raises(ValueError, match=r"keyfile '.*encrypted\.key' is encrypted: give an unencrypted key"):
+        ssl_context(pems / "one.crt", pems / "encrypted.key")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -105,6 +118,15 @@ async def test_a_handshake_that_does_not_come_ends_with_the_time_for_a_head(serv
     async with serving(tls=server_tls, limits=limits) as served, served.client() as client:
         await client.send(b"\x16\x03\x01")
         assert await client.rest() == b""
+
+
+@needs_backend
+async def test_a_connection_beyond_the_limit_is_closed_before_a_handshake(serving, server_tls, client_tls):
+    async with serving(tls=server_tls, limits=ServerLimits(max_connections=1)) as served, served.client() as first:
+        await TLSStream.wrap(first.stream, hostname="127.0.0.1", ssl_context=client_tls)
+        async with served.client() as second:
+            assert await second.rest() == b""
+        assert served.server.open_connections == 1
 
 
 @needs_backend
