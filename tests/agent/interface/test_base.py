@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -17,7 +17,7 @@ from definable.agent.interface.errors import (
     InterfaceMessageError,
     InterfaceRateLimitError,
 )
-from definable.errors import DefinableError
+from definable.errors import ConfigurationError, DefinableError
 from definable.model import OfflineModel
 
 pytestmark = pytest.mark.anyio
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.anyio
 class Lines(BaseInterface):
     """Hands over its lines and returns; remembers what was sent."""
 
-    def __init__(self, *lines: str, agent: Agent | None = None, refuses: int = 0) -> None:
-        super().__init__(InterfaceConfig(platform="lines"), agent=agent)
+    def __init__(self, *lines: str, agent: Agent | None = None, refuses: int = 0, auth: Any = None) -> None:
+        super().__init__(InterfaceConfig(platform="lines"), agent=agent, auth=auth)
         self.lines = lines
         self.refuses = refuses
         self.sent: list[str | None] = []
@@ -54,6 +54,17 @@ async def serve(agent: Agent, interface: Lines) -> Agent:
 def test_receive_and_send_are_what_an_interface_implements() -> None:
     with pytest.raises(TypeError, match="abstract"):
         BaseInterface()  # pyright: ignore[reportAbstractUsage]
+
+
+def test_what_is_no_auth_provider_is_refused_where_it_is_given() -> None:
+    with pytest.raises(ConfigurationError, match="auth='secret': a provider, False for everybody"):
+        Lines(auth="secret")
+
+
+async def test_an_interface_that_posts_must_edit() -> None:
+    message = InterfaceMessage("lines", "me", "here", "1", text="hi")
+    with pytest.raises(NotImplementedError, match="Lines implements post, and not edit"):
+        await Lines().edit(message, "7", "hi there")
 
 
 def test_an_interface_is_named_after_its_platform_or_its_class() -> None:

@@ -58,6 +58,9 @@ class Peer:
                     sequence, event = rest or (None, None)
                     await self.send.send(json.dumps({"op": op, "d": data, "s": sequence, "t": event}))
 
+    async def took(self, payload: Any) -> None:
+        """What happens before a payload is heard."""
+
     def ops(self, *wanted: int) -> list[int]:
         return [op for _, op, _ in self.heard if not wanted or op in wanted]
 
@@ -75,6 +78,7 @@ class PeerSocket:
 
     async def send(self, text: str) -> None:
         payload = json.loads(text)
+        await self.peer.took(payload)
         self.peer.heard.append((anyio.current_time() - self.peer.opened, payload["op"], payload["d"]))
         if payload["op"] == 1 and self.peer.acknowledges:
             await self.peer.send.send(json.dumps({"op": 11}))
@@ -334,6 +338,19 @@ async def test_what_is_no_payload_ends_the_connection_alone() -> None:
         await anyio.sleep(15)
         await broken.send.send("{not json")
     assert following.ops(2, 6) == [6]
+
+
+async def test_a_gateway_that_takes_nothing_is_left_and_the_session_resumed() -> None:
+    class Full(Peer):
+        async def took(self, payload: Any) -> None:
+            if payload["op"] == 1:
+                await anyio.sleep_forever()
+
+    full, resumed = Full(HELLO, READY), Peer(HELLO, RESUMED)
+    platform = Platform(full, resumed)
+    await platform.run(200)
+    assert (full.ops(1), resumed.ops(6)) == ([], [6])
+    assert platform.urls == ["ws://main/", "ws://resume/"]
 
 
 async def test_an_error_in_handling_an_event_comes_out() -> None:

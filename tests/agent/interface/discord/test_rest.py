@@ -20,7 +20,8 @@ from definable.agent.interface import (
     InterfaceResponse,
 )
 from definable.agent.interface.discord.outgoing import outgoing
-from definable.agent.interface.discord.rest import DiscordRest, Upload, open_rest
+from definable.agent.interface.discord.rest import DiscordRest, Upload, open_rest, read_id
+from definable.agent.interface.discord.rest_failure import explain
 
 pytestmark = pytest.mark.anyio
 
@@ -164,3 +165,25 @@ async def test_the_token_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
     async with DiscordServer().running() as server:
         await posted_with(server, problem(500))
     assert caplog.text and TOKEN not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "seconds", "is_global"),
+    [
+        ({}, b'{"retry_after": 2.5, "global": true}', 2.5, True),
+        ({"retry-after": "7"}, b'{"message": "slower"}', 7.0, False),
+        ({"retry-after": "soon"}, b'{"retry_after": "soon"}', 1.0, False),
+        ({}, b"[]", 1.0, True),
+    ],
+)
+def test_how_long_a_429_lasts(headers: dict[str, str], body: bytes, seconds: float, is_global: bool) -> None:
+    failure = explain("POST /x", 429, headers, body)
+    assert (failure.retry_after, failure.is_global, failure.transient) == (seconds, is_global, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "id"),
+    [(b'{"id": "17"}', "17"), (b'{"id": 17}', None), (b'{"id": "x"}', None), (b"[]", None), (b"<html>", None)],
+)
+def test_the_id_of_what_was_posted(body: bytes, id: str | None) -> None:
+    assert read_id(body) == id
