@@ -86,3 +86,8 @@ async def test_on_error_hears_of_a_model_that_exits() -> None:
     with pytest.raises(SystemExit):
         await agent.arun("hi")
     assert [type(error) for error in seen] == [SystemExit]
+
+
+def test_what_is_no_function_is_refused_where_it_is_given() -> None:
+    with pytest.raises(TypeError, match="before_request takes a function, not 5"):
+        Agent("offline").before_request(5)  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -1,11 +1,15 @@
 """Following a run: its events, its failures, and leaving it early."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import anyio
 import pytest
 
 from definable.agent import Agent
 from definable.agent.run_event import RunEnded, RunEvent, RunStarted, TextDelta, ToolCallEnded, ToolCallStarted
-from definable.model import ModelReply, OfflineModel, ToolCall
+from definable.errors import ModelResponseError
+from definable.model import ModelDelta, ModelReply, ModelRequest, OfflineModel, ToolCall
 
 pytestmark = pytest.mark.anyio
 
@@ -88,3 +92,17 @@ async def test_a_run_never_gets_far_ahead_of_its_reader() -> None:
         await anyio.wait_all_tasks_blocked()
         assert stream.output is None
         assert len([event async for event in stream if isinstance(event, TextDelta)]) == 1000
+
+
+async def test_a_model_whose_stream_ends_without_a_reply_fails_the_run() -> None:
+    class BreaksOff(OfflineModel):
+        @asynccontextmanager
+        async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelDelta]]:
+            async def deltas() -> AsyncIterator[ModelDelta]:
+                yield ModelDelta("half a")
+
+            yield deltas()
+
+    with pytest.raises(ModelResponseError, match="the stream of offline ended without a whole reply"):
+        async with Agent(BreaksOff()).arun_stream("hi") as stream:
+            assert [event.text async for event in stream if isinstance(event, TextDelta)] == ["half a"]

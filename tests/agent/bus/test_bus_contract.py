@@ -271,6 +271,27 @@ async def test_a_replayed_delivery_may_fail_and_die_again(bus: EventBus) -> None
             assert await bus.replay(letter.id)
 
 
+async def test_a_dead_letter_that_many_replay_at_once_is_replayed_once(bus: EventBus) -> None:
+    answers: list[bool] = []
+
+    async def replay(letter_id: str) -> None:
+        answers.append(await bus.replay(letter_id))
+
+    async with bus.open(), bus.consume() as deliveries:
+        await bus.publish("job", {})
+        [delivery] = await take(deliveries, 1)
+        await delivery.dead("no luck")
+        [letter] = await bus.dead_letters()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(replay, letter.id)
+        [again] = await take(deliveries, 1)
+        await again.ack()
+        with anyio.fail_after(LIMIT):
+            await bus.drain()
+    assert sorted(answers) == [False] * 4 + [True]
+
+
 async def test_a_delivery_is_settled_once(bus: EventBus) -> None:
     async with bus.open(), bus.consume() as deliveries:
         await bus.publish("job", {})

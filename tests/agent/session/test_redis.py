@@ -163,6 +163,15 @@ async def test_a_stored_session_that_cannot_be_read_is_a_clear_error(redis: Redi
             await store.load("s")
 
 
+async def test_a_stored_session_that_lacks_a_part_is_a_clear_error(redis: RedisServer) -> None:
+    store = RedisSessionStore(redis.url)
+    for part in ("state", "messages", "created", "updated"):
+        await store.save(Session("s"))
+        redis.ask("HDEL", "{definable}:session:s", part)
+        with pytest.raises(StorageError, match="the stored session 's' cannot be read"):
+            await store.load("s")
+
+
 async def test_an_unreachable_redis_is_a_clear_error_without_the_password() -> None:
     store = RedisSessionStore("redis://:s3cret@127.0.0.1:1", timeout=0.2)
     for call in (lambda: store.load("s"), lambda: store.save(Session("s")), lambda: store.delete("s")):

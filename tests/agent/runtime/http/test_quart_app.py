@@ -486,6 +486,25 @@ async def test_background_tasks_may_finish(blueprint):
     assert sorted(done) == ["async", "sync"]
 
 
+async def test_a_background_task_that_fails_is_logged_and_the_service_goes_on(blueprint, caplog):
+    done = anyio.Event()
+
+    async def work():
+        done.set()
+        raise RuntimeError("in the background")
+
+    @blueprint.post("/")
+    async def route():
+        current_app.add_background_task(work)
+        return ""
+
+    async with client_of(blueprint) as client:
+        await client.post("/")
+        await done.wait()
+        assert (await client.post("/")).status_code == 200
+    assert caplog.text.count("RuntimeError: in the background") == 2
+
+
 @pytest.mark.parametrize("name", ["my agent", "json", "a.b.c", "ünïcode", "../x"])
 async def test_any_name_will_do(name):
     assert create_quart_app(name).name
