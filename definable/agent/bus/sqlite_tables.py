@@ -7,6 +7,7 @@ there when this process dies.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from definable.errors import StorageError
 from .base import DeadLetter
 from .event_json import decode_data
 from .sqlite_batch import Batch
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS definable_event (
@@ -99,7 +102,7 @@ class Receipt:
 
     taken: Sequence[Taken]
     joined: int
-    """How many deliveries have joined the line: new ones, due ones, replayed ones."""
+    """How many deliveries have joined the line, new ones, due ones, replayed ones, less those that left it unread."""
     replayed: frozenset[str]
     next_due: float | None
     """Unix seconds; None when nothing waits for its time."""
@@ -119,14 +122,14 @@ def carry_out(connection: sqlite3.Connection, batch: Batch, order: Order) -> Rec
     _settle(connection, batch)
     replayed = frozenset(letter for letter, position in batch.replays.items() if _replay(connection, letter, position))
     due = 0 if order.due_position is None else _let_in_due(connection, order.now, order.due_position)
-    taken = _take(connection, order.cursor, order.demand) if order.demand else ()
-    return Receipt(taken, batch.publications + len(replayed) + due, replayed, _next_due(connection))
+    taken, unread = _take(connection, order) if order.demand else ((), 0)
+    return Receipt(taken, batch.publications + len(replayed) + due - unread, replayed, _next_due(connection))
 
 
 def list_dead(connection: sqlite3.Connection) -> Sequence[DeadLetter]:
-    """The dead letters, oldest first."""
+    """The dead letters, oldest first; of those that cannot be read, all but their data."""
     rows = connection.execute("SELECT id, name, data, attempt, why, died_at FROM definable_event_dead ORDER BY number")
-    return [DeadLetter(id, name, decode_data(data), attempt, why, at) for id, name, data, attempt, why, at in rows]
+    return [DeadLetter(id, name, _readable(data), attempt, why, at) for id, name, data, attempt, why, at in rows]
 
 
 def storable(text: str) -> str:
@@ -152,18 +155,19 @@ def _settle(connection: sqlite3.Connection, batch: Batch) -> None:
             SELECT ?, id, name, attempt, data FROM definable_event WHERE position = ?"""
         connection.executemany(copy, batch.later)
     if batch.dead:
-        copy = """INSERT INTO definable_event_dead (why, died_at, id, name, attempt, data)
-            SELECT ?, ?, id, name, attempt, data FROM definable_event WHERE position = ?"""
-        connection.executemany(copy, batch.dead)
-        _bound_dead(connection)
-    gone = [*batch.acked, *[row[-1:] for row in batch.later], *[row[-1:] for row in batch.dead]]
+        _bury(connection, batch.dead)
+    gone = [*batch.acked, *[row[-1:] for row in batch.later]]
     if gone:
         connection.executemany("DELETE FROM definable_event WHERE position = ?", gone)
     if batch.untaken:
         connection.executemany("UPDATE definable_event SET attempt = attempt - 1 WHERE position = ?", batch.untaken)
 
 
-def _bound_dead(connection: sqlite3.Connection) -> None:
+def _bury(connection: sqlite3.Connection, dead: Sequence[tuple[str, float, int]]) -> None:
+    copy = """INSERT INTO definable_event_dead (why, died_at, id, name, attempt, data)
+        SELECT ?, ?, id, name, attempt, data FROM definable_event WHERE position = ?"""
+    connection.executemany(copy, dead)
+    connection.executemany("DELETE FROM definable_event WHERE position = ?", [row[-1:] for row in dead])
     connection.execute(
         "DELETE FROM definable_event_dead WHERE number <= (SELECT max(number) FROM definable_event_dead) - ?",
         (MAX_DEAD_LETTERS,),
@@ -194,25 +198,36 @@ def _let_in_due(connection: sqlite3.Connection, now: float, position: int) -> in
     return len(due)
 
 
-def _take(connection: sqlite3.Connection, cursor: int, count: int) -> Sequence[Taken]:
+def _take(connection: sqlite3.Connection, order: Order) -> tuple[Sequence[Taken], int]:
+    """Take from the front; returns how many could not be read too: these are dead, lest they hold up all others."""
     rows = connection.execute(
         """SELECT position, id, name, attempt + 1, data FROM definable_event
         WHERE position > ? ORDER BY position LIMIT ?""",
-        (cursor, count),
+        (order.cursor, order.demand),
     ).fetchall()
     if rows:  # every position between them was free or is among them
         connection.execute(
             "UPDATE definable_event SET attempt = attempt + 1 WHERE position > ? AND position <= ?",
-            (cursor, rows[-1][0]),
+            (order.cursor, rows[-1][0]),
         )
-    return [Taken(position, id, name, attempt, _readable(id, data)) for position, id, name, attempt, data in rows]
+    taken: list[Taken] = []
+    unread: list[tuple[str, float, int]] = []
+    for position, id, name, attempt, data in rows:
+        try:
+            taken.append(Taken(position, id, name, attempt, decode_data(data)))
+        except StorageError as error:
+            logger.error("the event %s is dead: %s", id, error)
+            unread.append((storable(str(error)), order.now, position))
+    if unread:
+        _bury(connection, unread)
+    return taken, len(unread)
 
 
-def _readable(id: str, data: bytes) -> dict[str, Any]:
+def _readable(data: bytes) -> dict[str, Any]:
     try:
         return decode_data(data)
-    except StorageError as error:
-        raise StorageError(f"the event {id}: {error}") from error
+    except StorageError:  # why it died says so
+        return {}
 
 
 def _next_due(connection: sqlite3.Connection) -> float | None:

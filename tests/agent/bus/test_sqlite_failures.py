@@ -107,6 +107,35 @@ async def test_an_agent_does_not_start_on_a_bus_that_cannot_be_opened(path: Path
                 pass
 
 
+@pytest.mark.parametrize("data", [b"\xff", b"[]", "text of another program"])
+async def test_an_event_that_cannot_be_read_is_dead_and_holds_up_no_other(
+    path: Path, data: bytes | str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = SQLiteBus(path)
+    async with bus.open():
+        for name in ("first", "damaged", "last"):
+            await bus.publish(name, {"body": name})
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE definable_event SET data = ? WHERE name = 'damaged'", (data,))
+    async with bus.open(), bus.consume() as deliveries:
+        for delivery in await take(deliveries, 2):
+            assert delivery.data == {"body": delivery.name} and delivery.name != "damaged"
+            await delivery.ack()
+        [letter] = await bus.dead_letters()
+        assert (letter.name, letter.data, letter.attempt) == ("damaged", {}, 1)
+        assert "a stored event cannot be read" in letter.why
+        assert await bus.replay(letter.id)  # which does not mend it
+        await bus.publish("after", {})
+        [after] = await take(deliveries, 1)
+        assert after.name == "after"
+        await after.ack()
+        assert [letter.name for letter in await bus.dead_letters()] == ["damaged"]
+        with anyio.fail_after(LIMIT):
+            await bus.drain()
+        assert bus.failure is None
+    assert caplog.text.count("is dead: a stored event cannot be read") == 2
+
+
 # --- while it works
 
 
