@@ -1,0 +1,51 @@
+"""Which files development mode watches, and what it says of those that cannot be compiled."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from watchfiles import Change
+
+from definable.agent.runtime.dev_files import SourceFilter, syntax_errors, watched_root
+
+
+def test_what_does_not_compile_is_quoted_and_what_is_gone_is_not_missed(tmp_path: Path) -> None:
+    texts = {"good.py": b"x = 1\n", "open.py": b"x = (\n", "null.py": b"x = 1\0\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text)
+    said = syntax_errors([tmp_path / name for name in (*texts, "gone.py")])
+    assert f'File "{tmp_path / "open.py"}", line 1' in said and "'(' was never closed" in said
+    assert "null bytes" in said
+    assert "good.py" not in said and "gone.py" not in said
+    assert syntax_errors([tmp_path / "good.py", tmp_path / "gone.py"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "counts"),
+    [
+        ("app.py", True),
+        ("package/module.py", True),
+        ("app.txt", False),
+        ("app.py.draft", False),
+        ("venv/lib/module.py", False),
+        ("__pycache__/module.py", False),
+        ("build/module.py", False),
+        (f"{sys.prefix}/lib/module.py", False),
+    ],
+)
+def test_only_sources_of_the_service_count(tmp_path: Path, path: str, counts: bool) -> None:
+    assert SourceFilter()(Change.modified, str(tmp_path / path)) is counts
+
+
+def test_the_directory_that_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "project"
+    (project / "src").mkdir(parents=True)
+    monkeypatch.chdir(project)
+    assert watched_root(project / "src") == project
+    assert watched_root(tmp_path) == tmp_path  # the program lies elsewhere
+    monkeypatch.setattr(Path, "home", lambda: project)
+    assert watched_root(project / "src") == project / "src"
+    monkeypatch.setattr(sys, "argv", [str(project / "src" / "app.py")])
+    assert watched_root() == project / "src"
