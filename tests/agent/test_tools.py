@@ -101,6 +101,7 @@ async def test_a_decorated_method_is_a_tool_of_its_object() -> None:
         async def static() -> str:
             return "static"
 
+    assert isinstance(Counter.more, Tool)
     counter = Counter()
     assert (await counter.more.call('{"by": 2}', CONTEXT)).value == 2
     assert (counter.more.name, counter.more.timeout, list(counter.more.parameters["properties"])) == (

@@ -103,6 +103,11 @@ async def test_an_immediate_provider_is_asked_at_once_unless_the_body_is_large()
     assert [thread == threading.get_ident() for thread in provider.threads] == [True, False]
 
 
+@pytest.mark.parametrize("kind", [AnsweringAsync, AnsweringAwaitable])
+async def test_an_immediate_provider_may_be_async(kind: type[Answering]) -> None:
+    assert await consult(kind(ALICE, immediate=True), AuthRequest()) is ALICE
+
+
 def test_the_body_is_needed_when_one_of_them_needs_it() -> None:
     keys, signature = APIKeyAuth("a key"), GitHubSignature("a secret")
     assert not needs_body(keys)

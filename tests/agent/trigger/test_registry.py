@@ -41,7 +41,7 @@ def test_on_registers_a_handler_and_returns_it() -> None:
     assert trigger.handler is handle
 
 
-@pytest.mark.parametrize("handler", [handle, Bell().ring, Bell(), functools.partial(handle), take_all, print])
+@pytest.mark.parametrize("handler", [handle, Bell().ring, Bell(), functools.partial(handle), take_all, print, dict])
 def test_whatever_takes_an_event_is_a_handler(handler: Any) -> None:
     TriggerRegistry().add(EventTrigger("x"), handler)
 
