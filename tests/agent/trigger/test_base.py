@@ -56,6 +56,7 @@ def test_refuses_an_argument_and_names_it(arguments: dict[str, Any], says: str) 
 def test_events_are_frozen_and_have_ids_of_their_own() -> None:
     event = TriggerEvent()
     assert (event.body, dict(event.headers), event.raw, event.attempt) == (None, {}, None, 1)
+    assert (event.source, event.timestamp) == ("", 0.0)
     assert event.id != TriggerEvent().id
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.body = 1  # pyright: ignore[reportAttributeAccessIssue]

@@ -29,6 +29,11 @@ def test_a_pattern_is_a_name_or_a_glob(pattern: str, matches: list[str], others:
     assert [name for name in others if trigger.matches(name)] == []
 
 
+def test_has_its_defaults() -> None:
+    trigger = EventTrigger("user.*")
+    assert (trigger.pattern, trigger.timeout, trigger.max_concurrency, trigger.retries) == ("user.*", None, None, 0)
+
+
 def test_source_holds_the_pattern() -> None:
     assert EventTrigger("user.*").source == "event(user.*)"
 

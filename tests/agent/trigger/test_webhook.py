@@ -19,6 +19,7 @@ def test_has_its_defaults() -> None:
     webhook = Webhook("/github")
     assert (webhook.path, webhook.method, webhook.source) == ("/github", "POST", "POST /github")
     assert (webhook.auth, webhook.respond, webhook.dedupe, webhook.max_body) == (None, "wait", None, 1024 * 1024)
+    assert (webhook.timeout, webhook.max_concurrency, webhook.retries) == (None, None, 0)
 
 
 @pytest.mark.parametrize(
