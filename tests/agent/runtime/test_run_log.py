@@ -57,6 +57,23 @@ async def test_events_that_are_only_counted_leave_their_numbers() -> None:
     assert await log.after(3) is None
 
 
+async def test_a_log_that_shrinks_keeps_its_end() -> None:
+    log = RunLog()
+    for text in ("a", "b", "c"):
+        await log.tell(TextDelta(text))
+    log.end()
+    log.shrink()
+    assert await log.after(0) == (3, TextDelta("c"))
+    assert await log.after(3) is None
+
+
+async def test_a_log_without_events_stays_one() -> None:
+    log = RunLog()
+    log.end()
+    log.shrink()
+    assert (log.last_id, await log.after(0)) == (0, None)
+
+
 class Body:
     """Something large in a frame."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -209,6 +210,43 @@ async def test_sys_exit_while_it_opens_is_a_failure_of_that_interface_alone() ->
     supervisor = supervise(Leaving(stay))
     await supervisor.run()
     assert supervisor.state is InterfaceState.FAILED
+
+
+async def test_a_failure_is_an_error_in_the_log_once_and_again_after_it_had_passed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    script = [(0, "gone"), (0, "gone"), (0, "busy"), (0, "gone"), (60, "gone"), (0, "gone")]
+
+    async def flap(interface: Scripted, accept: Accept) -> None:
+        seconds, failure = script[len(interface.starts) - 1]
+        await anyio.sleep(seconds)
+        raise InterfaceConnectionError(failure)
+
+    caplog.set_level(logging.DEBUG, "definable")
+    with anyio.move_on_after(1 + 2 + 4 + 8 + 60 + 1 + 1):
+        await supervise(Scripted(flap)).run()
+    records = [record for record in caplog.records if "is down" in record.message]
+    assert [record.levelname for record in records] == ["ERROR", "DEBUG", "ERROR", "ERROR", "ERROR", "DEBUG"]
+
+
+@pytest.mark.parametrize(
+    ("error", "has_traceback"),
+    [
+        (InterfaceConnectionError("gone"), False),
+        (InterfaceAuthenticationError("bad token"), False),
+        (ZeroDivisionError(), True),
+    ],
+)
+async def test_only_a_surprise_has_a_traceback_in_the_log(
+    error: Exception, has_traceback: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(interface: Scripted, accept: Accept) -> None:
+        raise error
+
+    with anyio.move_on_after(0.5):
+        await supervise(Scripted(fail)).run()
+    [record] = caplog.records
+    assert record.exc_info == ((ZeroDivisionError, error, error.__traceback__) if has_traceback else None)
 
 
 # --- health

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from typing import Any, Literal
 
@@ -206,6 +207,22 @@ async def test_a_delivery_for_nobody_is_a_dead_letter_and_accounted_for() -> Non
         [letter] = await runtime.bus.dead_letters()
     assert letter.why == "nothing here is called 'nobody'"
     assert (runtime.report.completed, runtime.report.failed) == (1, 1)
+
+
+async def test_an_event_has_the_time_at_which_it_came_in_else_the_present() -> None:
+    agent, trigger, began = Agent("offline"), EventTrigger("job"), time.time()
+    times: list[float] = []
+
+    @agent.on(trigger)
+    async def job(event: TriggerEvent) -> None:
+        times.append(event.timestamp)
+
+    async with serve(agent, event_workers=1) as runtime:
+        key = runtime.triggers.key_of(trigger)
+        await runtime.bus.publish(key, {"timestamp": 5.0})
+        await runtime.bus.publish(key, {})
+    assert times[0] == 5.0
+    assert began <= times[1] <= time.time()
 
 
 async def test_a_delivery_that_cannot_be_read_is_a_dead_letter() -> None:
