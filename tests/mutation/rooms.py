@@ -66,9 +66,7 @@ ROOMS = {
         "tests/agent/runtime",
         not_mutated=("dev_*.py",),
         not_run=("test_dev_reload.py", "test_serve_process.py"),
-        not_selected=(
-            "forty_nine or ten_thousand or a_year_of or cannot_open_waits or that_will_not_end or ends_with_the_context"
-        ),
+        not_selected="forty_nine or ten_thousand or a_year_of or that_will_not_end or ends_with_the_context",
         of_module=(
             ("entry", ("test_entry.py", "test_runtime.py", "test_signals.py")),
             ("fired_times", ("test_cron_loop.py",)),

@@ -33,6 +33,7 @@ async def test_what_is_published_is_handed_out_in_order(bus: EventBus) -> None:
         assert (first.name, first.data, first.attempt) == ("a", {"body": {"n": 1}}, 1)
         assert (second.name, second.data, second.attempt) == ("b", {"body": None, "timestamp": 2.5}, 1)
         assert first.id != second.id
+        assert (first.lease is not None) is bus.shared  # what nobody else can have needs none
         await first.ack()
         await second.ack()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,15 @@ from definable.agent.runtime.report import WorkCount
 from definable.agent.runtime.supervisor import InterfaceState
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.model import Image, OfflineModel
+from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=VIRTUAL_BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> Iterator[object]:
+    with virtual_time(request.param) as backend:
+        yield backend
 
 
 class Chat(BaseInterface):
@@ -171,6 +178,8 @@ async def test_a_message_for_an_interface_that_cannot_open_waits_for_the_next_st
     async with served(Agent("offline", bus=SQLiteBus(bus)), Broken()) as runtime:
         await until(lambda: runtime.supervisors[0].ended.is_set())
         assert runtime.supervisors[0].state is InterfaceState.FAILED
+    assert runtime.report is not None
+    assert runtime.report.duration < 1  # what nobody here will answer holds up no stop
     mended = Chat()
     async with served(Agent("offline", bus=SQLiteBus(bus)), mended):
         await until(lambda: bool(mended.sent))

@@ -12,8 +12,9 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from definable.agent import Agent, RunOutput
+from definable.agent import Agent, RunOutput, RunStatus
 from definable.agent.bus import EventBufferFull, EventBusClosed
+from definable.agent.runner import RunRequest
 from definable.agent.trigger import Cron, EventTrigger, Reply, TriggerEvent
 from definable.model import OfflineModel
 
@@ -196,6 +197,26 @@ async def test_what_has_failed_for_good_may_be_delivered_again(fails: bool) -> N
             with anyio.fail_after(LIMIT):
                 await runtime.bus.drain()
     assert runtime.report.sources["event"].failed == (2 if fails else 0)
+
+
+@pytest.mark.parametrize("failure", [None, ZeroDivisionError("oops")])
+async def test_a_promised_run_has_ended_when_its_handler_has_also_without_a_run(failure: Exception | None) -> None:
+    agent, trigger = Agent("offline"), EventTrigger("job")
+
+    @agent.on(trigger)
+    async def job(event: TriggerEvent) -> None:
+        if failure is not None:
+            raise failure
+
+    async with serve(agent) as runtime:
+        promised = runtime.registry.queue(RunRequest("", run_id="r"), "test")
+        other = runtime.registry.queue(RunRequest("", run_id="other"), "test")
+        await runtime.bus.publish(runtime.triggers.key_of(trigger), {"run_id": "r"})
+        with anyio.fail_after(LIMIT):
+            await runtime.bus.drain()
+        assert promised.status is (RunStatus.COMPLETED if failure is None else RunStatus.FAILED)
+        assert repr(promised.failure) == repr(failure)
+        assert other.status is RunStatus.QUEUED
 
 
 async def test_a_delivery_for_nobody_is_a_dead_letter_and_accounted_for() -> None:

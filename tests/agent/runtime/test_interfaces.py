@@ -1,0 +1,110 @@
+"""What interfaces are handed when they are served, and what they bring along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+import pytest
+from pydantic import BaseModel
+
+from definable.agent import Agent
+from definable.agent.auth import APIKeyAuth
+from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
+from definable.agent.interface.base import Accept
+from definable.agent.run_event import RunEvent
+from definable.agent.runner import RunRequest
+from definable.agent.runtime.interfaces import host_of, unused, with_webhooks
+from definable.agent.runtime.run_registry import RunRegistry
+from definable.agent.trigger import TriggerEvent, Webhook
+from definable.agent.trigger.base import Handler
+from definable.errors import RouteConflict
+from definable.model import OfflineModel
+
+pytestmark = pytest.mark.anyio
+
+
+class Chat(BaseInterface):
+    def __init__(self, agent: Agent | None = None, path: str | None = None) -> None:
+        super().__init__(InterfaceConfig("chat"), agent=agent)
+        self._path = path
+
+    def webhooks(self) -> Sequence[tuple[Webhook, Handler]]:
+        return [] if self._path is None else [(Webhook(self._path), self._hear)]
+
+    async def _hear(self, event: TriggerEvent) -> None: ...
+
+    async def receive(self, accept: Accept) -> None: ...
+
+    async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None: ...
+
+
+class Answer(BaseModel):
+    text: str
+
+
+@pytest.mark.parametrize("brings_its_own", [True, False])
+async def test_its_own_agent_answers_else_the_one_that_is_served(brings_its_own: bool) -> None:
+    served, own = Agent(OfflineModel(["served"] * 2)), Agent(OfflineModel(["own"] * 2))
+    registry, heard = RunRegistry(served.runner, 10), list[RunEvent]()
+    host = host_of(Chat(own if brings_its_own else None), served, registry)
+    answering = own if brings_its_own else served
+    assert host.sessions is answering.sessions
+    output = await host.start_run(RunRequest("hi", run_id="r"))
+    assert output.content == ("own" if brings_its_own else "served")
+    record = registry.find("r")
+    assert record is not None and record.source == "chat"
+
+    async def listen(event: RunEvent) -> None:
+        heard.append(event)
+
+    assert host.stream_run is not None
+    assert (await host.stream_run(RunRequest("hi"), listen)).content == output.content
+    assert heard
+
+
+async def test_its_runs_wait_for_a_place() -> None:
+    agent = Agent(OfflineModel(latency=0.01))
+    host = host_of(Chat(), agent, RunRegistry(agent.runner, 1))
+    assert host.stream_run is not None
+
+    async def listen(event: RunEvent) -> None: ...
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(host.start_run, RunRequest("hi"))
+            group.start_soon(host.stream_run, RunRequest("hi"), listen)
+
+
+def test_what_has_a_shape_is_not_streamed() -> None:
+    shaped, plain = Agent("offline", output_type=Answer), Agent("offline")
+    registry = RunRegistry(plain.runner, 10)
+    assert host_of(Chat(), shaped, registry).stream_run is None
+    assert host_of(Chat(plain), shaped, registry).stream_run is not None
+
+
+def test_auth_may_be_set_after_serving_began() -> None:
+    agent = Agent("offline")
+    host = host_of(Chat(), agent, RunRegistry(agent.runner, 10))
+    assert host.auth() is None
+    agent.auth = APIKeyAuth("key")
+    assert host.auth() is agent.auth
+
+
+def test_a_name_that_is_taken_gets_the_first_number_that_is_not() -> None:
+    assert unused("chat", {"http"}) == "chat"
+    assert unused("chat", {"chat"}) == "chat#2"
+    assert unused("chat", {"chat", "chat#2", "chat#3"}) == "chat#4"
+
+
+def test_their_webhooks_are_this_servings_alone_and_conflict_like_others() -> None:
+    agent = Agent("offline")
+
+    @agent.on(Webhook("/mine"))
+    async def mine(event: TriggerEvent) -> None: ...
+
+    both = with_webhooks(agent.triggers, [Chat(), Chat(path="/theirs")])
+    assert [trigger.source for trigger in both] == ["POST /mine", "POST /theirs"]
+    assert [trigger.source for trigger in agent.triggers] == ["POST /mine"]
+    with pytest.raises(RouteConflict, match="POST /mine"):
+        with_webhooks(agent.triggers, [Chat(path="/mine")])
