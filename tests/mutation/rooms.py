@@ -70,7 +70,6 @@ ROOMS = {
         of_module=(
             ("entry", ("test_entry.py", "test_runtime.py", "test_signals.py")),
             ("fired_times", ("test_cron_loop.py",)),
-            ("interfaces", ("test_mailbox.py", "test_supervisor.py")),
             ("isolation", ("test_dispatch.py", "test_workers.py")),
             ("log_context", ("test_logs.py",)),
             ("log_json", ("test_logs.py",)),

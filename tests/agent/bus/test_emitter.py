@@ -174,6 +174,26 @@ async def test_a_bus_whose_storage_fails_is_offered_the_event_again(monkeypatch:
         assert waiting(bus) == [("a", {"data": n}) for n in range(3)]
 
 
+async def test_all_who_wait_for_the_flush_are_told() -> None:
+    emitter, bus, told = Emitter(), MemoryBus(1), list[bool]()
+
+    async def wait_for_it() -> None:
+        await emitter.flushed()
+        told.append(emitter.is_flushed)
+
+    for name in ("a", "b"):
+        emitter.emit(name)
+    async with serving(emitter, bus), bus.consume() as deliveries:
+        with anyio.fail_after(LIMIT):
+            async with anyio.create_task_group() as group:
+                for _ in range(2):
+                    group.start_soon(wait_for_it)
+                await anyio.wait_all_tasks_blocked()
+                assert told == []
+                await anext(deliveries)
+    assert told == [True, True]
+
+
 # --- threads
 
 
@@ -204,6 +224,14 @@ async def test_a_thread_that_finds_no_room_is_told() -> None:
         bus.publish_nowait("other", {})
         with pytest.raises(EventBufferFull):
             await from_thread(lambda: emitter.emit("a"))
+
+
+async def test_a_thread_whose_event_the_bus_cannot_carry_is_told(path: Path) -> None:
+    emitter, bus = Emitter(), SQLiteBus(path)
+    async with bus.open(), emitter.connected(bus, to_two, workers=1):
+        with pytest.raises(ConfigurationError, match=r"body\.n is .*, a set"):
+            await from_thread(lambda: emitter.emit("a", {"n": {1}}))
+        assert emitter.is_flushed
 
 
 async def test_aemit_in_another_event_loop_is_refused() -> None:
