@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import shutil
 import signal
 import sys
@@ -46,6 +47,9 @@ NOT_RUN = 70
 
 NOTICED_NOTHING = (0, 5)
 """Exit codes of pytest: all have passed, or there was none to run."""
+
+HUNG = re.compile(r"\++ Timeout \++")
+"""How pytest-timeout begins what it says of a test, before it ends the process."""
 
 TRIAL_LIMIT = 60.0
 """Seconds that one of a trial's two runs of pytest may take."""
@@ -128,6 +132,8 @@ def try_tests(copy: Path, files: Sequence[str], deselected: str, *, is_mutated: 
     if status == NOT_RUN:
         raise RuntimeError(f"pytest could not run:\n{report.read_text()}")
     lines = report.read_text(errors="replace").splitlines()
+    if any(HUNG.fullmatch(line) for line in lines):
+        return Outcome.TIMED_OUT, f"a test did not end within {TEST_LIMIT} seconds"
     said = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), lines[-1] if lines else "")
     return (Outcome.SURVIVED if status in NOTICED_NOTHING else Outcome.KILLED), said
 
