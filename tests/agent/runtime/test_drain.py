@@ -11,6 +11,7 @@ from definable.agent import Agent
 from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.interface.base import Accept
 from definable.agent.runtime.report import WorkCount
+from definable.model import OfflineModel
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -64,3 +65,30 @@ async def test_an_interface_that_does_not_stop_is_waited_for_as_long_as_the_grac
         await anyio.sleep(1)
     assert runtime.report is not None
     assert 20 <= runtime.report.duration <= 51
+
+
+class SlowToClose(OfflineModel):
+    """Closes its connections, after so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self.closed_at: float | None = None
+
+    async def aclose(self) -> None:
+        await anyio.sleep(self._seconds)
+        self.closed_at = anyio.current_time()
+
+
+@pytest.mark.parametrize(("seconds", "closes"), [(4.5, True), (60, False)])
+async def test_a_models_connections_are_closed_also_when_cancelled_but_not_waited_for_without_end(
+    seconds: float, closes: bool
+) -> None:
+    model = SlowToClose(seconds)
+    with anyio.CancelScope() as scope:
+        async with Agent(model).running(enable_server=False):
+            scope.cancel()
+            cancelled_at = anyio.current_time()
+            await anyio.sleep_forever()
+    assert anyio.current_time() - cancelled_at <= 5.5
+    assert (model.closed_at is not None) is closes
