@@ -8,7 +8,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from definable.agent.bus import Delivery, EventBus, EventBusClosed
+from definable.agent.bus import Delivery, EventBus, EventBusClosed, MemoryBus, RedisBus
 
 pytestmark = pytest.mark.anyio
 
@@ -21,8 +21,10 @@ async def take(deliveries: AsyncIterator[Delivery], count: int) -> list[Delivery
         return [await anext(deliveries) for _ in range(count)]
 
 
-async def test_is_an_event_bus(bus: EventBus) -> None:
+async def test_is_an_event_bus_and_says_what_kind_of_one(bus: EventBus) -> None:
     assert isinstance(bus, EventBus)
+    assert bus.durable is not isinstance(bus, MemoryBus)
+    assert bus.shared is isinstance(bus, RedisBus)
 
 
 async def test_what_is_published_is_handed_out_in_order(bus: EventBus) -> None:
