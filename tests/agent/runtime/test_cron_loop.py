@@ -222,6 +222,16 @@ async def test_a_slow_publication_makes_one_of_what_it_held_up() -> None:
     assert loop.missed[job] == 2
 
 
+async def test_of_two_seconds_that_came_due_at_once_the_latest_fires() -> None:
+    firings, job = Firings(), Cron("* * * * * *")
+    async with running(job, fire=firings) as loop:
+        await anyio.sleep(2.2)
+        virtual_clock().step(2.5)
+        await anyio.sleep(0.5)
+    assert [at - NINE for at in firings.nominal] == [1, 2, 4, 5]
+    assert loop.missed[job] == 1
+
+
 async def test_a_step_of_half_a_century_costs_milliseconds() -> None:
     with use_clock(VirtualClock(0.0, anyio.current_time)):
         firings, job = Firings(), Cron("* * * * * *")

@@ -306,3 +306,12 @@ async def test_an_interface_waits_with_the_next_message_when_too_many_wait() -> 
         assert count <= 1 + 5 + 5, "in hand, in the mailbox, and on the bus"
     assert runtime.report is not None
     assert runtime.report.sources["chat"] == WorkCount(cancelled=1, never_started=count - 1)
+
+
+async def test_an_interface_goes_on_when_there_is_room_again() -> None:
+    chat = Chat(*[message(number) for number in range(20)])
+    async with served(Agent(OfflineModel(latency=0.5)), chat, event_buffer=5) as runtime:
+        await until(lambda: len(chat.accepted) == 20)
+        assert len(chat.sent) >= 20 - 1 - 5 - 5
+        assert runtime.supervisors[0].error is None
+    assert chat.sent == [("home", f"message {number}") for number in range(20)]

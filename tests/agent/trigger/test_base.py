@@ -53,6 +53,11 @@ def test_refuses_an_argument_and_names_it(arguments: dict[str, Any], says: str) 
         Doorbell(**arguments)
 
 
+def test_takes_what_is_just_within_its_range() -> None:
+    trigger = Doorbell(timeout=0.001, max_concurrency=1, retries=1)
+    assert (trigger.timeout, trigger.max_concurrency, trigger.retries) == (0.001, 1, 1)
+
+
 def test_events_are_frozen_and_have_ids_of_their_own() -> None:
     event = TriggerEvent()
     assert (event.body, dict(event.headers), event.raw, event.attempt) == (None, {}, None, 1)

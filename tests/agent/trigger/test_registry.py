@@ -79,6 +79,14 @@ def test_two_webhooks_of_one_method_and_path_conflict(path: str, other: str) -> 
         registry.add(Webhook(other), handle)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_webhooks_that_differ_in_method_or_path_do_not_conflict(order: int) -> None:
+    registry, webhooks = TriggerRegistry(), [("/a", "GET"), ("/a", "POST"), ("/a/b", "POST"), ("/b", "POST")][::order]
+    for path, method in webhooks:
+        registry.add(Webhook(path, method=method), handle)
+    assert [trigger.source for trigger in registry] == [f"{method} {path}" for path, method in webhooks]
+
+
 @pytest.mark.parametrize(
     "path",
     ["/run", "run/", "/health", "/runs", "/runs/{id}", "/runs/latest", "/sessions/{x}", "/docs", "/openapi.json"],
