@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from definable.agent import Agent
+from definable.agent import Agent, RunContext
 from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.interface.base import Accept
 from definable.agent.runtime.report import WorkCount
+from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.model import OfflineModel
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
@@ -50,6 +51,24 @@ async def test_a_message_that_an_interface_hears_on_its_way_out_is_answered() ->
     assert runtime.report is not None
     assert runtime.report.sources["slow"] == WorkCount(completed=1)
     assert runtime.report.duration == pytest.approx(5, abs=0.1)
+
+
+async def test_what_such_a_message_sets_off_is_finished_too() -> None:
+    agent, finished = Agent("offline"), list[float]()
+
+    @agent.before_request
+    async def tell(context: RunContext) -> None:
+        agent.emit("heard")
+
+    @agent.on(EventTrigger("heard"))
+    async def heard(event: TriggerEvent) -> None:
+        await anyio.sleep(3)
+        finished.append(anyio.current_time())
+
+    async with agent.running(SlowToStop(), enable_server=False) as runtime:
+        await anyio.sleep(1)
+    assert len(finished) == 1
+    assert runtime.report is not None and runtime.report.clean
 
 
 async def test_an_interface_that_does_not_stop_is_waited_for_as_long_as_the_grace_lasts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -112,6 +113,23 @@ def test_a_process_whose_threads_have_ended_ends_by_itself_and_another_is_warned
     assert len(calls) == disarmed
     assert ("app.work, app.wait still runs in a thread" in caplog.text) is bool(stuck)
     assert len(caplog.records) == (1 if stuck else 0)
+
+
+def test_a_process_is_ended_hard_only_when_its_stop_is_stuck_well_beyond_the_grace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bounds: list[float | None] = []
+
+    class Watcher(SignalWatcher):
+        def __init__(self, stop: Callable[[bool], object], exit_after: float | None) -> None:
+            bounds.append(exit_after)
+            super().__init__(stop, exit_after)
+
+    monkeypatch.setattr(entry, "SignalWatcher", Watcher)
+    monkeypatch.setattr(entry, "run_blocking", lambda main, *, instead, backend: HERE)
+    entry.serve_process(AgentRuntime(Agent("offline"), settings=ServeSettings(shutdown_timeout=7)), "asyncio")
+    [bound] = bounds
+    assert bound is not None and 10 <= bound <= 15
 
 
 @pytest.mark.parametrize(("options", "says"), [({"backend": "curio"}, "backend='curio'"), ({"port": -1}, "port=-1")])

@@ -211,3 +211,24 @@ async def test_what_was_cut_off_may_come_again() -> None:
         setup.webhook.handler = setup._handle
         assert await setup.handle(event()) is None
         assert len(setup.handled) == 1
+
+
+@pytest.mark.parametrize(("seconds", "is_forgotten"), [(4.5, True), (60, False)])
+async def test_a_bus_that_is_slow_to_forget_what_was_cut_off_is_waited_for_but_not_without_end(
+    seconds: float, is_forgotten: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(dedupe="X-Id") as setup:
+        release = setup.bus.release
+
+        async def slow(key: str) -> None:
+            await anyio.sleep(seconds)
+            await release(key)
+
+        monkeypatch.setattr(setup.bus, "release", slow)
+        setup.webhook.handler = lambda event: anyio.sleep_forever()
+        began = anyio.current_time()
+        with anyio.move_on_after(1):
+            await setup.handle(event("1"))
+        assert anyio.current_time() - began <= 1 + 5.5
+        setup.webhook.handler = setup._handle
+        assert isinstance(await setup.handle(event("1")), Duplicate) is not is_forgotten
