@@ -14,7 +14,7 @@ from typing import TextIO
 
 from .mutants import Mutant, sample
 from .rooms import ROOMS, Room
-from .trial import Outcome, copy_of, import_heavy, try_mutant, try_tests
+from .trial import TEST_LIMIT, Outcome, copy_of, import_heavy, try_mutant, try_tests
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,8 +31,8 @@ def main() -> int:
     import_heavy()
     with copy_of(ROOT) as copy, open(options.results, "a") as results:
         for room in {room_of(mutant): None for mutant in mutants}:
-            check_unmutated(room, copy)
-        outcomes = try_all(mutants, copy, results)
+            check_unmutated(room, copy, options.test_limit)
+        outcomes = try_all(mutants, copy, results, options.test_limit)
     return 0 if killed_share(outcomes) >= options.at_least else 1
 
 
@@ -44,6 +44,9 @@ def parsed_options() -> argparse.Namespace:
     parser.add_argument("--again", type=Path, metavar="FILE", help="try the survivors of these results instead")
     parser.add_argument("--results", default="/dev/null", metavar="FILE", help="append a line of JSON for each mutant")
     parser.add_argument("--at-least", type=float, default=0.0, metavar="SHARE", help="fail when less are killed: 0.85")
+    parser.add_argument(
+        "--test-limit", type=int, default=TEST_LIMIT, metavar="SECONDS", help="that one test may take; more when busy"
+    )
     parser.add_argument("--list", action="store_true", help="show the mutants and try none")
     return parser.parse_args()
 
@@ -67,19 +70,19 @@ def room_of(mutant: Mutant) -> Room:
     return next(room for room in ROOMS.values() if str(Path(mutant.module).parent) == room.package)
 
 
-def check_unmutated(room: Room, copy: Path) -> None:
+def check_unmutated(room: Room, copy: Path, test_limit: int) -> None:
     """The tests must pass before they can notice anything."""
     _, files = room.test_files(copy, "")
-    outcome, said = try_tests(copy, files, room.not_selected, is_mutated=False)
+    outcome, said = try_tests(copy, files, room.not_selected, test_limit, is_mutated=False)
     if outcome is not Outcome.SURVIVED:
         sys.exit(f"the tests of {room.package} fail without a mutant: {said}")
 
 
-def try_all(mutants: Sequence[Mutant], copy: Path, results: TextIO) -> Counter[Outcome]:
+def try_all(mutants: Sequence[Mutant], copy: Path, results: TextIO, test_limit: int) -> Counter[Outcome]:
     outcomes: Counter[Outcome] = Counter()
     for number, mutant in enumerate(mutants, 1):
         began = time.monotonic()
-        outcome, said = try_mutant(copy, mutant, room_of(mutant))
+        outcome, said = try_mutant(copy, mutant, room_of(mutant), test_limit)
         outcomes[outcome] += 1
         diff = mutant.diff((copy / mutant.module).read_text())
         say(f"{number}/{len(mutants)} {outcome} {mutant} ({time.monotonic() - began:.1f} s) {said}")

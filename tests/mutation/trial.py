@@ -40,7 +40,8 @@ HEAVY = (
 COPIED = ("definable", "tests", "examples", "benchmarks", "pyproject.toml", "README.md")
 
 TEST_LIMIT = 8
-"""Seconds that one test may take; those that are run take one at most, where nothing else needs the processor."""
+"""Seconds that one test may take; those that are run take one at most, where nothing else needs the processor. With
+more to do for it they may take so long with any mutant, which would count as killed: then they need more."""
 
 NOT_RUN = 70
 """The exit code when pytest itself could not run; of its own codes, 1 is a failed test and 2 a failed import."""
@@ -51,14 +52,13 @@ NOTICED_NOTHING = (0, 5)
 HUNG = re.compile(r"\++ Timeout \++")
 """How pytest-timeout begins what it says of a test, before it ends the process."""
 
-TRIAL_LIMIT = 60.0
+TRIAL_LIMIT = 120.0
 """Seconds that one of a trial's two runs of pytest may take."""
 
 PYTEST = (
     "-x",
     "--tb=no",
     "-rfE",
-    f"--timeout={TEST_LIMIT}",
     "--timeout-method=thread",  # ends the process: an exception may be swallowed by what hangs
     "-pno:schemathesis",  # no room needs it, and it takes a second
     "-Wignore::pytest.PytestAssertRewriteWarning",  # of plugins that are among `HEAVY`
@@ -94,8 +94,8 @@ def import_heavy() -> None:
     assert "definable" not in sys.modules
 
 
-def try_mutant(copy: Path, mutant: Mutant, room: Room) -> tuple[Outcome, str]:
-    """Put a mutant into the copy for the length of its tests.
+def try_mutant(copy: Path, mutant: Mutant, room: Room, test_limit: int) -> tuple[Outcome, str]:
+    """Put a mutant into the copy for the length of its tests, each of which may take so many seconds.
 
     Returns:
         The outcome, and pytest's word on what failed.
@@ -105,7 +105,7 @@ def try_mutant(copy: Path, mutant: Mutant, room: Room) -> tuple[Outcome, str]:
     file.write_text(mutant.source(original))
     try:
         for files in filter(None, room.test_files(copy, mutant.module)):
-            outcome, said = try_tests(copy, files, room.not_selected)
+            outcome, said = try_tests(copy, files, room.not_selected, test_limit)
             if outcome is not Outcome.SURVIVED:
                 return outcome, said
         return Outcome.SURVIVED, ""
@@ -114,7 +114,9 @@ def try_mutant(copy: Path, mutant: Mutant, room: Room) -> tuple[Outcome, str]:
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # its bytecode is good again
 
 
-def try_tests(copy: Path, files: Sequence[str], deselected: str, *, is_mutated: bool = True) -> tuple[Outcome, str]:
+def try_tests(
+    copy: Path, files: Sequence[str], deselected: str, test_limit: int, *, is_mutated: bool = True
+) -> tuple[Outcome, str]:
     """Run test files in the copy. What is not mutated leaves its bytecode to those that come after it.
 
     Returns:
@@ -124,7 +126,8 @@ def try_tests(copy: Path, files: Sequence[str], deselected: str, *, is_mutated: 
     pid = os.fork()
     if pid == 0:
         sys.dont_write_bytecode = is_mutated
-        run_pytest(copy, report, [*files, *(["-k", f"not ({deselected})"] if deselected else [])])
+        selection = ["-k", f"not ({deselected})"] if deselected else []
+        run_pytest(copy, report, [f"--timeout={test_limit}", *files, *selection])
     status = wait_for(pid, TRIAL_LIMIT)
     end_group(pid)
     if status is None:
@@ -133,7 +136,7 @@ def try_tests(copy: Path, files: Sequence[str], deselected: str, *, is_mutated: 
         raise RuntimeError(f"pytest could not run:\n{report.read_text()}")
     lines = report.read_text(errors="replace").splitlines()
     if any(HUNG.fullmatch(line) for line in lines):
-        return Outcome.TIMED_OUT, f"a test did not end within {TEST_LIMIT} seconds"
+        return Outcome.TIMED_OUT, f"a test did not end within {test_limit} seconds"
     said = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), lines[-1] if lines else "")
     return (Outcome.SURVIVED if status in NOTICED_NOTHING else Outcome.KILLED), said
 
