@@ -38,6 +38,7 @@ def test_tuples_come_back_as_lists_and_keys_as_strings() -> None:
     [
         ({"when": date(2026, 1, 2)}, "body.when is datetime.date(2026, 1, 2), a datetime.date"),
         ({"items": [1, {"tags": {"a"}}]}, "body.items[1].tags is {'a'}, a set"),
+        ({"fine": {"a": [1]}, "too": [{}, None], "tags": {"a"}}, "body.tags is {'a'}, a set"),
         ({"raw": b"x"}, "body.raw is b'x', a bytes"),
         ({("a", 1): 1}, "body has the key ('a', 1), a tuple"),
         (object, "body is <class 'object'>, a type"),

@@ -181,6 +181,28 @@ async def test_a_failure_is_over_when_the_disk_has_room_though_nobody_publishes(
                 await anyio.sleep(0.01)
 
 
+async def test_a_repeat_is_not_refused_before_what_it_repeats_is_safe(path: Path) -> None:
+    bus, outcomes = SQLiteBus(path), list[object]()
+
+    async def publish() -> None:
+        try:
+            outcomes.append(await bus.publish("job", BIG, dedupe_key="k"))
+        except StorageError as error:
+            outcomes.append(type(error))
+
+    async def publish_three_at_once() -> None:
+        async with anyio.create_task_group() as publishers:
+            for _ in range(3):
+                publishers.start_soon(publish)
+
+    async with bus.open():
+        with full_disk(bus):
+            await publish_three_at_once()
+        assert outcomes == [StorageError] * 3
+        await publish_three_at_once()
+    assert (outcomes.count(True), outcomes.count(False)) == (1, 2)
+
+
 async def test_an_error_of_ours_while_it_writes_is_a_failure_like_others(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
