@@ -56,7 +56,7 @@ ROOMS = {
             ("memory", ("test_memory_bus.py", "test_bus_contract.py")),
             ("memory_line", ("test_memory_bus.py", "test_bus_contract.py")),
             *(
-                (f"sqlite{part}", SQLITE)
+                (f"sqlite{part}", (f"test_sqlite{part}.py", *SQLITE))
                 for part in ("", "_batch", "_delivery", "_keys", "_line", "_owner", "_tables", "_writer")
             ),
         ),

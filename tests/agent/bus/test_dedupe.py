@@ -42,6 +42,14 @@ def test_the_oldest_keys_are_forgotten_beyond_the_bound(monkeypatch: pytest.Monk
     assert window.claim("a", 10, now=1)
 
 
+def test_the_last_hundred_thousand_keys_are_remembered() -> None:
+    forgotten: list[str] = []
+    window = DedupeWindow(forgotten.append)
+    for n in range(100_001):
+        window.claim(str(n), 10, now=0)
+    assert forgotten == ["0"]
+
+
 def test_a_key_with_a_short_life_behind_one_with_a_long_life_expires_too() -> None:
     window = DedupeWindow()
     window.claim("long", 1000, now=0)
