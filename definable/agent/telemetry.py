@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .run_context import RunContext
     from .run_output import RunOutput, ToolExecution
-    from .trigger.base import TriggerEvent
+    from .trigger.base import BaseTrigger, TriggerEvent
 
 NAME = "definable"
 """The instrumentation scope."""
@@ -129,7 +129,7 @@ def tool_span(name: str, call_id: str) -> Span:
     return recording()(tracer, f"execute_tool {name}", "INTERNAL", attributes)
 
 
-def trigger_span(event: TriggerEvent, route: str, *, waited_for: bool) -> Span:
+def trigger_span(event: TriggerEvent, trigger: BaseTrigger, *, waited_for: bool) -> Span:
     """The span of one handling of an event: its handler and the run that it asks for.
 
     A server's where a webhook's sender waits, a consumer's for what comes from the event bus. A webhook's `traceparent`
@@ -137,12 +137,13 @@ def trigger_span(event: TriggerEvent, route: str, *, waited_for: bool) -> Span:
 
     Args:
         event: What is handled.
-        route: The trigger's own source: `"POST /github/{repo}"`, where the event's names the same.
+        trigger: What fired; its source is the route: `"POST /github/{repo}"`.
         waited_for: Whether somebody waits for the answer.
     """
     tracer = active_tracer()
     if tracer is None:
         return NO_SPAN
+    route = trigger.source
     attributes: dict[str, Any] = {"definable.trigger.id": event.id, "definable.trigger.attempt": event.attempt}
     if event.raw is not None:
         method, _, path = route.partition(" ")

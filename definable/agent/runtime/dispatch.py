@@ -78,8 +78,8 @@ class Dispatcher:
         """
         token = current_trigger.set(event)
         try:
-            span = trigger_span(event, trigger.source, waited_for=not wait_for_place)
-            with span, Isolation(f"the handler of {event.source}"):
+            span = trigger_span(event, trigger, waited_for=not wait_for_place)
+            with span, Isolation("the handler of", event.source):
                 if trigger.timeout is None:
                     return await self._decide_and_run(trigger, event, user_id, run_id, wait_for_place)
                 with anyio.move_on_after(trigger.timeout):

@@ -132,7 +132,7 @@ class RunRegistry:
         record = self._queued.pop(request.run_id, None) or self._record(request, source, RunStatus.RUNNING)
         try:
             self._begin(record, request)
-            with self._scope_of(record), Isolation(f"the run {record.run_id}"):
+            with self._scope_of(record), Isolation("the run", record.run_id):
                 output = await (runner or self._runner).run(request, self._listener_of(record, listener))
                 record.output, record.session_id, record.status = output, output.session_id, RunStatus.COMPLETED
                 return output

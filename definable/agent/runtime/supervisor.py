@@ -96,7 +96,7 @@ class Supervisor:
         """Run the interface until it ends, fails for good or is stopped; have messages answered until released."""
         self._ledger.account(self.name)  # in the report also when no message comes
         try:
-            with Isolation(f"interface {self.name}"):
+            with Isolation("interface", self.name):
                 await self._live()
         except Exception as error:
             self._fail(error)
@@ -157,7 +157,7 @@ class Supervisor:
         while True:
             self._state, self._began = InterfaceState.RUNNING, anyio.current_time()
             try:
-                with Isolation(f"interface {self.name}"), plain_errors():
+                with Isolation("interface", self.name), plain_errors():
                     await self.interface.receive(self.mailbox.accept)
             except Exception as error:
                 if is_fatal(error):
@@ -195,7 +195,7 @@ class Supervisor:
 
     async def _answer(self, message: InterfaceMessage) -> bool:
         try:
-            with Isolation(f"interface {self.name}"):
+            with Isolation("interface", self.name):
                 return await self.interface.answer(message, self._host)
         except Exception:
             logger.exception("%s: message %s was not answered", self.name, message.platform_message_id)
@@ -203,7 +203,7 @@ class Supervisor:
 
     def _tell_handled(self, message: InterfaceMessage) -> None:
         try:
-            with Isolation(f"interface {self.name}"):
+            with Isolation("interface", self.name):
                 self.interface.handled(message)
         except Exception:
             logger.exception("%s.handled() failed", type(self.interface).__name__)

@@ -72,6 +72,7 @@ class Webhook(BaseTrigger):
             raise ConfigurationError(f"Webhook(dedupe={dedupe!r}): a header's name, or a callable of the event")
         if max_body < 0:
             raise ConfigurationError(f"Webhook(max_body={max_body!r}): bytes, 0 or more")
+        self._source = f"{self.method} {self.path}"
         self.auth: AuthProvider | Literal[False] | None = auth
         self.respond = respond
         self.dedupe = dedupe
@@ -79,7 +80,7 @@ class Webhook(BaseTrigger):
 
     @property
     def source(self) -> str:
-        return f"{self.method} {self.path}"
+        return self._source
 
 
 def checked_path(path: str) -> str:

@@ -6,6 +6,7 @@ The webhook endpoint parses what comes in. The event bus carries the raw bytes a
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -21,6 +22,7 @@ MAX_PARTS = 1_000
 """Parts of a multipart form."""
 
 
+@lru_cache(maxsize=256)
 def media_type(content_type: str) -> str:
     """The media type in a `Content-Type` header, in lower case and without parameters; empty when there is none."""
     return content_type.partition(";")[0].strip().lower()
