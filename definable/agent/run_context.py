@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from definable.frozen import frozen
 
 if TYPE_CHECKING:
     # An edge for the type alone: triggers stand to the right of runs.
     from .trigger.base import TriggerEvent
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunContext:
     """One run of an agent, as seen from inside it."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from definable.frozen import frozen
 from definable.model.message import Message, Usage
 
 
@@ -36,7 +37,7 @@ class ToolExecution:
     """Seconds."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunOutput:
     """A run's result and account.
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 
 from definable.errors import ConfigurationError, RunTimeout, SessionNotFound
+from definable.frozen import frozen
 from definable.model.base import Model
 from definable.model.message import Message
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 Instructions: TypeAlias = str | Callable[[RunContext], Any] | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunRequest:
     """What a run is started with."""
 

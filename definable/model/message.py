@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from definable.frozen import frozen
+
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
 FinishReason: TypeAlias = Literal["stop", "tool_calls", "length", "content_filter"]
@@ -62,7 +64,7 @@ class ToolCall:
         set_field(self, "id", id if id is not None else f"call_{os.urandom(12).hex()}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Message:
     """One message of a conversation."""
 
@@ -94,7 +96,7 @@ class OutputSchema:
     schema: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelRequest:
     """All that a model is asked."""
 
@@ -103,7 +105,7 @@ class ModelRequest:
     output_schema: OutputSchema | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Usage:
     """Tokens spent; adds up over the turns of a run."""
 
@@ -119,7 +121,7 @@ class Usage:
         return Usage(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelReply:
     """A model's whole answer to one request."""
 

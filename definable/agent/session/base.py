@@ -7,14 +7,15 @@ the session as it was.
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol, runtime_checkable
 
 from definable.errors import ConfigurationError
+from definable.frozen import frozen
 from definable.model.message import Message
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Session:
     """A conversation: whose it is, what was said, and the state that its runs share."""
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from definable.agent.random_id import random_id
 from definable.errors import ConfigurationError
+from definable.frozen import frozen
 
 from .headers import Headers
 from .program_name import program_name
@@ -23,7 +24,7 @@ Handler: TypeAlias = Callable[..., Any]
 """A function of one `TriggerEvent`, sync or async."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RawRequest:
     """The HTTP request behind a webhook's event; valid after the response was sent."""
 
@@ -40,7 +41,7 @@ class RawRequest:
     """The `AuthContext` of the caller; None on a public endpoint."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TriggerEvent:
     """What a trigger hands to its handler."""
 
