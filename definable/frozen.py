@@ -27,7 +27,8 @@ def frozen(cls: Class) -> Class:
         settings.append(f"    set_{each.name}(self, {value})")
     exec("\n".join([f"def __init__(self, {', '.join(parameters)}):", *settings]), known)  # as `dataclass` makes its own
     init = known["__init__"]
-    init.__qualname__, init.__annotations__ = f"{made.__qualname__}.__init__", made.__init__.__annotations__
+    init.__module__, init.__qualname__ = made.__module__, f"{made.__qualname__}.__init__"
+    init.__annotations__ = made.__init__.__annotations__
     made.__init__ = init
     return made
 

@@ -77,7 +77,7 @@ def test_it_can_be_copied_and_replaced(again: Any):
 def test_tools_that_look_at_it_see_a_dataclass():
     assert [each.name for each in fields(Ours)] == ["name", "size", "tags"]  # pyright: ignore[reportArgumentType]
     assert Ours.__init__.__annotations__ == Theirs.__init__.__annotations__
-    assert Ours.__init__.__qualname__ == "Ours.__init__"
+    assert (Ours.__init__.__module__, Ours.__init__.__qualname__) == (__name__, "Ours.__init__")
     assert list(inspect.signature(Ours).parameters) == ["name", "size", "tags"]
     assert inspect.signature(Ours).parameters["size"].default == 1
     assert Ours.__doc__ == "A value."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,15 +20,15 @@ from definable.agent.bus.memory import MemoryBus
 from definable.agent.event_loop import EventLoopHandle
 from definable.agent.interface.base import BaseInterface
 from definable.agent.trigger.base import BaseTrigger
-from definable.agent.trigger.cron import Cron
 from definable.agent.trigger.webhook import Webhook
 from definable.agent.worker_thread import RunningThread, worker_threads
-from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, ServeError
+from definable.errors import ConfigurationError, EventBusClosed, ServeError
 from definable.model.base import Model
 
 from .banner import banner, warnings
 from .clock import current_clock
 from .cron_loop import CronLoop
+from .cron_source import CronSource
 from .dispatch import Dispatcher
 from .health import health_of
 from .intake import Intake
@@ -107,7 +107,7 @@ class AgentRuntime:
             line_limit=self.settings.event_buffer,
             takers=[supervisor.mailbox for supervisor in self.supervisors],
         )
-        self.cron_loop: CronLoop = CronLoop(self.triggers.crons, self._fire_cron)
+        self.cron_loop: CronLoop = CronLoop(self.triggers.crons, CronSource(self.bus, self.triggers).fire)
         self.http: HTTPService | None = None
         """What answers HTTP; None without a server."""
         self._foreign_server = foreign_server
@@ -359,20 +359,6 @@ class AgentRuntime:
             stuck_threads=tuple(thread.function for thread in stuck),
         )
         logger.log(logging.INFO if self.report.clean else logging.WARNING, "%s %s", self.name, self.report)
-
-    # --- what the children are handed
-
-    async def _fire_cron(self, job: Cron, nominal: float) -> None:
-        key = self.triggers.key_of(job)
-        data = {"body": None, "source": job.source, "timestamp": nominal}
-        if not await self._published(key, data, f"{key}@{nominal:.3f}"):
-            logger.debug("%s at %s was fired by another replica", job.source, nominal)
-
-    async def _published(self, key: str, data: dict[str, Any], dedupe_key: str) -> bool:
-        if not self.bus.durable:
-            with suppress(EventBufferFull):  # a turn of the event loop for each of thousands makes the last ones late
-                return self.bus.publish_nowait(key, data, dedupe_key=dedupe_key)
-        return await self.bus.publish(key, data, dedupe_key=dedupe_key)
 
     @property
     def _agents(self) -> Iterable[Agent]:
