@@ -150,6 +150,9 @@ class SQLiteWriter:
         else:
             self._flying = None
             self._succeed(batch, receipt)
+        self._end_turn(batch)
+
+    def _end_turn(self, batch: Batch) -> None:
         batch.done.set()
         turned, self._turned = self._turned, anyio.Event()
         turned.set()
@@ -169,7 +172,9 @@ class SQLiteWriter:
         self.pending.take_over(batch)
 
     def _count_the_lost(self) -> None:
-        left = self.pending
+        left, not_begun = self.pending, self._flying  # `close`'s deadline came before its transaction
+        if not_begun is not None:
+            left.take_over(not_begun)
         if left.unawaited or left.settlements:
             logger.error(
                 "%r was closed before all was written: %d events are lost, %d are handed out once more",
@@ -177,5 +182,6 @@ class SQLiteWriter:
                 len(left.unawaited),
                 left.settlements,
             )
-        left.failure = self.failure or StorageError(f"{self._file!r} was closed before all was written")
-        left.done.set()
+        for batch in filter(None, (not_begun, left)):
+            batch.failure = self.failure or StorageError(f"{self._file!r} was closed before all was written")
+            self._end_turn(batch)

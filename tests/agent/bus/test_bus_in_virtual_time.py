@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
-from definable.agent.bus import EventBus, MemoryBus, SQLiteBus, sqlite_line, sqlite_tables
+from definable.agent.bus import EventBus, EventBusClosed, MemoryBus, SQLiteBus, sqlite_line, sqlite_tables
+from definable.agent.storage import SQLiteFile
+from definable.errors import StorageError
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -119,3 +123,39 @@ async def test_what_comes_due_and_what_is_new_have_places_of_their_own_in_the_li
         await anyio.sleep(11)
         await bus.publish("job", {"n": 3})
         assert [(await anext(deliveries)).data["n"] for _ in range(4)] == [0, 1, 2, 3]
+
+
+async def test_what_a_slow_disk_left_no_time_for_when_the_bus_closed_is_told_and_said(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus, outcomes = SQLiteBus(path, buffer=3), list[object]()
+    write = SQLiteFile.write
+
+    async def slow(file: SQLiteFile, work: Any) -> Any:
+        await checkpoint()
+        with anyio.CancelScope(shield=True):  # nobody ends a thread
+            await anyio.sleep(10)
+            return await write(file, work)
+
+    async def publish() -> None:
+        try:
+            outcomes.append(await bus.publish("job", {}))
+        except (StorageError, EventBusClosed) as error:
+            outcomes.append(str(error))
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as publishers, bus.open():
+            monkeypatch.setattr(SQLiteFile, "write", slow)
+            publishers.start_soon(publish)  # is being written when the bus closes
+            await anyio.sleep(1)
+            bus.publish_nowait("job", {})
+            publishers.start_soon(publish)  # waits for the next turn
+            await anyio.sleep(1)
+            publishers.start_soon(publish)  # waits for room
+            await anyio.sleep(1)
+    assert sorted(map(str, outcomes)) == [
+        f"{bus._file!r} was closed before all was written",
+        "True",
+        "the event bus is not open: it works while the agent serves",
+    ]
+    assert "1 events are lost" in caplog.text
