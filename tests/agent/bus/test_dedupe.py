@@ -58,6 +58,16 @@ def test_a_key_with_a_short_life_behind_one_with_a_long_life_expires_too() -> No
     assert not window.claim("long", 1000, now=2)
 
 
+def test_a_key_is_forgotten_when_its_time_has_come() -> None:
+    forgotten: list[str] = []
+    window = DedupeWindow(forgotten.append)
+    window.claim("old", 10, now=0)
+    window.claim("other", 10, now=9)
+    assert forgotten == []
+    window.claim("another", 10, now=10)
+    assert forgotten == ["old"]
+
+
 def test_what_is_forgotten_because_of_its_age_or_for_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dedupe, "MAX_KEYS", 2)
     forgotten: list[str] = []

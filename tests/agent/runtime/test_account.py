@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,6 +15,7 @@ from anyio.lowlevel import checkpoint
 from definable.agent import Agent
 from definable.agent.bus import EventBufferFull, EventBusClosed
 from definable.agent.runtime import AgentRuntime, ShutdownReport
+from definable.agent.runtime.clock import current_clock
 from definable.agent.runtime.report import WorkCount
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
@@ -75,6 +77,25 @@ async def test_a_retry_of_a_cron_job_is_not_skipped_for_the_firing_that_overtook
         await agent.fire(job)
     assert log == [1, 1, 2]
     assert report_of(runtime).sources["cron"] == WorkCount(completed=2)
+
+
+async def test_a_firing_that_another_replica_has_published_is_left_to_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "definable")
+    agent, job = Agent("offline"), Cron("* * * * *")
+    times: list[float] = []
+
+    @agent.on(job)
+    async def handle(event: TriggerEvent) -> None:
+        times.append(event.timestamp)
+
+    async with agent.running(enable_server=False) as runtime:
+        first = job.next_after(current_clock().now())
+        assert await runtime.bus.claim(f"{runtime.triggers.key_of(job)}@{first + 60:.3f}", ttl=3600)
+        await anyio.sleep(180)
+    assert times == [first, first + 120]
+    assert [message for message in caplog.messages if "another replica" in message] == [
+        f"cron(* * * * *) at {first + 60} was fired by another replica"
+    ]
 
 
 async def test_retries_that_are_due_within_the_grace_are_made_before_the_stop() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
@@ -84,6 +85,24 @@ async def test_an_interface_that_does_not_stop_is_waited_for_as_long_as_the_grac
         await anyio.sleep(1)
     assert runtime.report is not None
     assert 20 <= runtime.report.duration <= 51
+
+
+async def test_an_interface_takes_its_leave_of_the_platform_before_the_end() -> None:
+    class Polite(SlowToStop):
+        has_left = False
+
+        @asynccontextmanager
+        async def connection(self) -> AsyncGenerator[None, None]:
+            yield
+            await anyio.sleep(3)
+            self.has_left = True
+
+    interface = Polite()
+    async with Agent("offline").running(interface, enable_server=False) as runtime:
+        await anyio.sleep(1)
+    assert interface.has_left
+    assert runtime.report is not None
+    assert runtime.report.duration == pytest.approx(5 + 3, abs=0.1)
 
 
 class SlowToClose(OfflineModel):
