@@ -76,6 +76,7 @@ def test_nearest_weekday_stays_in_its_month() -> None:
     assert days("0 0 31W * *", "2026-05-02", 1) == ["2026-05-29"]  # the 31st is a Sunday
     assert days("0 0 15W * *", "2026-08-01", 1) == ["2026-08-14"]  # the 15th is a Saturday
     assert days("0 0 31W * *", "2026-10-01", 1) == ["2026-10-30"]  # the 31st is a Saturday
+    assert days("0 0 31W * *", "2027-02-01", 1) == ["2027-02-26"]  # the last day, the 28th, is a Sunday
     assert days("0 0 2W * *", "2026-04-10", 1) == ["2026-05-01"]  # the 2nd is a Saturday
     assert days("0 0 15W * *", "2026-04-01", 1) == ["2026-04-15"]  # a Wednesday, which is a weekday itself
 
