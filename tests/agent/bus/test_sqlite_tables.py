@@ -10,7 +10,6 @@ import pytest
 
 from definable.agent.bus.sqlite_batch import Batch, Row
 from definable.agent.bus.sqlite_tables import MOVED_AT_ONCE, SCHEMA, Order, Receipt, carry_out, list_dead, load
-from definable.errors import StorageError
 
 NOW = 1000.0
 NOTHING = Order(cursor=0, demand=0, now=NOW, due_position=None)
@@ -119,7 +118,10 @@ def test_keys_are_written_forgotten_and_expire(connection: sqlite3.Connection) -
     assert list(load(connection, NOW).keys) == [("longer", NOW + 5), ("long", NOW + 10)]
 
 
-def test_data_that_cannot_be_read_is_an_error_that_names_the_event(connection: sqlite3.Connection) -> None:
-    carry_out(connection, Batch(unawaited=[(1, "the id", "job", b"{")]), NOTHING)
-    with pytest.raises(StorageError, match="the event the id: "):
-        carry_out(connection, Batch(), Order(0, 1, NOW, None))
+def test_data_that_cannot_be_read_is_dead_and_says_why_and_the_next_is_taken(connection: sqlite3.Connection) -> None:
+    carry_out(connection, Batch(unawaited=[(1, "the id", "job", b"{"), *rows(2)]), NOTHING)
+    receipt = carry_out(connection, Batch(), Order(0, 2, NOW, None))
+    assert taken(receipt) == [(2, 1)]
+    [letter] = list_dead(connection)
+    assert (letter.id, letter.data, letter.attempt, letter.died_at) == ("the id", {}, 1, NOW)
+    assert letter.why.startswith("a stored event cannot be read: ")
