@@ -335,6 +335,16 @@ async def test_the_last_worker_never_waits_for_room() -> None:
     assert sorted(names) == ["first", "first", "full", "second", "second"]
 
 
+async def test_only_workers_that_wait_now_count_for_who_is_the_last() -> None:
+    emitter, bus = Emitter(), MemoryBus()
+    async with serving(emitter, bus, workers=2):
+        for _ in range(3):
+            with emitter.blocked_worker() as is_last:
+                assert not is_last
+                with emitter.blocked_worker() as is_last:
+                    assert is_last
+
+
 async def test_a_worker_that_loses_its_room_to_another_does_not_wait_for_ever() -> None:
     emitter, bus = Emitter(), MemoryBus(1)
 
