@@ -214,10 +214,7 @@ async def test_a_message_from_before_waits_until_the_interface_is_open(tmp_path:
     assert opening.sent == [("home", "message 1"), ("home", "message 2")]
 
 
-async def test_a_message_from_before_goes_back_when_the_interface_does_not_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("definable.agent.runtime.mailbox.RETURN_DELAY", 0.0)
+async def test_a_message_from_before_goes_back_when_the_interface_does_not_open(tmp_path: Path) -> None:
     bus, chat = tmp_path / "bus.db", Chat(message(1))
     async with served(Agent(OfflineModel(latency=1000), bus=SQLiteBus(bus)), chat, grace=0.1):
         await until(lambda: bool(chat.safe))
