@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, nullcontext
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import anyio
@@ -83,13 +82,14 @@ def serve(agent: Agent, interfaces: Sequence[BaseInterface], backend: Backend, o
 
 
 def serve_process(
-    runtime: AgentRuntime, backend: Backend, serving: Callable[[SignalWatcher], Awaitable[ShutdownReport]] | None = None
+    runtime: AgentRuntime, backend: Backend, serving: Callable[[], Awaitable[ShutdownReport]] | None = None
 ) -> ShutdownReport:
     """Serve in this process, until a signal."""
     watcher = SignalWatcher(runtime.stop, exit_after=runtime.settings.shutdown_timeout + STUCK_MARGIN)
-    main = partial(_serve, runtime, watcher) if serving is None else partial(serving, watcher)
-    with rare_collection():
-        report = run_blocking(main, instead="await agent.aserve(...)", backend=backend)
+    # Around the start of the event loop too: Python drops a KeyboardInterrupt that falls into a weakref's callback, and
+    # each import has one (https://github.com/python/cpython/issues/95959). The signal would be lost.
+    with watcher if runtime.settings.handle_signals else nullcontext(), rare_collection():
+        report = run_blocking(serving or runtime.run, instead="await agent.aserve(...)", backend=backend)
     if report.stuck_threads:
         logger.warning("the process may not end by itself: %s still runs in a thread", ", ".join(report.stuck_threads))
     else:
@@ -107,11 +107,11 @@ def serve_child(runtime: AgentRuntime, backend: Backend, child: DevChild) -> Non
     else:
         child.decline()
 
-    async def serve_and_obey(watcher: SignalWatcher) -> ShutdownReport:
+    async def serve_and_obey() -> ShutdownReport:
         with plain_errors():
             async with anyio.create_task_group() as group:
                 group.start_soon(child.obey, runtime)
-                child.ended(await _serve(runtime, watcher, task_status=child))
+                child.ended(await runtime.run(task_status=child))
                 group.cancel_scope.cancel()
         assert runtime.report is not None
         return runtime.report

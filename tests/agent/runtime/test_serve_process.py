@@ -232,6 +232,37 @@ def test_a_thread_that_does_not_end_cannot_hold_up_the_process(serve: Serve) -> 
     assert any("still in a thread: __main__.thread" in line for line in served.lines), served.lines
 
 
+EARLY = """
+import signal, sys
+from importlib.abc import MetaPathFinder
+from definable.agent import Agent
+
+class Interrupts(MetaPathFinder):
+    "Sends a signal when the event loop's backend is imported."
+    def find_spec(self, name, path=None, target=None):
+        if name == f"anyio._backends._{sys.argv[1]}":
+            sys.meta_path.remove(self)
+            signal.raise_signal(int(sys.argv[2]))
+
+sys.meta_path.insert(0, Interrupts())
+print("report", Agent("offline").serve(host="127.0.0.1", port=0, backend=sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_the_event_loop_starts_is_a_stop(backend: str, number: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", EARLY, backend, str(int(number))],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("report stopped cleanly in ")
+
+
 def test_a_busy_port_leaves_nothing_running_and_says_so_in_one_line(serve: Serve, tmp_path: Path) -> None:
     served = serve()
     port = served.url.rsplit(":", 1)[1]
