@@ -111,19 +111,19 @@ class HTTPServer:
     async def _watched(self) -> AsyncGenerator[None]:
         """Ends the connections whose clients keep them waiting for too long, while the context is open."""
         self._streams = streams()
+        # Shielded: connections that are cut off wait for their clients' last word still. It ends right after them.
+        with_clients = anyio.CancelScope(shield=True)
         async with anyio.create_task_group() as watch:
-            streaming: anyio.CancelScope = await watch.start(self._stream, self._streams)
+            watch.start_soon(self._run_streams, self._streams, with_clients)
             watch.start_soon(self._end_overdue)
             try:
                 yield
             finally:
-                streaming.cancel()
+                with_clients.cancel()
             watch.cancel_scope.cancel()
 
-    async def _stream(self, streams: Streams, *, task_status: TaskStatus[anyio.CancelScope]) -> None:
-        # Shielded: connections that are cut off wait for their clients' last word still. It ends right after them.
-        with anyio.CancelScope(shield=True) as scope:
-            task_status.started(scope)
+    async def _run_streams(self, streams: Streams, scope: anyio.CancelScope) -> None:
+        with scope:
             await streams.run()
 
     async def _end_overdue(self) -> None:

@@ -7,9 +7,12 @@ import anyio.lowlevel
 import httpx2
 import pytest
 
-from definable.agent.runtime.http.server import HTTPServer, bind
+from definable.agent.runtime.http.server import HTTPServer, bind, close_all
 
 pytestmark = pytest.mark.anyio
+
+TIME_LIMIT = 5.0
+"""Seconds after which a hanging test is a failed one."""
 
 CROWD = 200
 """Requests in flight when the server is told to stop."""
@@ -217,3 +220,30 @@ async def test_a_cancellation_at_any_moment_leaves_every_request_answered(servin
         answered = [status for status in statuses if status]
         assert set(answered) <= {b"200", b"503"}
         assert len(answered) >= served.app.arrived
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_cancellation_at_any_moment_of_the_start_ends_it(turns):
+    ended = []
+
+    async def serve(sockets):
+        try:
+            await HTTPServer(nobody, sockets).serve()
+        finally:
+            ended.append(True)
+
+    sockets = bind("127.0.0.1", 0)
+    try:
+        with anyio.fail_after(TIME_LIMIT):
+            async with anyio.create_task_group() as group:
+                group.start_soon(serve, sockets)
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+    finally:
+        close_all(sockets)
+    assert ended == [True] or turns == 0  # asyncio does not begin what is cancelled
+
+
+async def nobody(scope, receive, send):
+    """Is never asked."""
