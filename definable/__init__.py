@@ -17,8 +17,8 @@ caller waits for goes straight to dispatch. Both end in the same registry of act
 
 The rooms, and the direction of imports (left never imports right):
 
-`errors -> model -> agent.(run_context, run_output, tool, session, bus, auth, trigger, hook) -> agent.run_loop ->
-agent.agent -> agent.interface -> agent.runtime -> cli`
+`errors, frozen -> model -> agent.(run_context, run_output, tool, session, bus, auth, trigger, hook) ->
+agent.run_loop -> agent.agent -> agent.interface -> agent.runtime -> cli`
 
 - `definable.model`: the `Model` protocol, messages, `OpenAIChat`, `OfflineModel`.
 - `definable.agent`: `Agent`, what a run is, tools; below it `trigger`, `auth`, `bus`, `session`, `interface` and

@@ -44,8 +44,8 @@ class TrioSockets:
         """The stream of a non-blocking socket, which it owns from here on."""
         if self._epoll is None:
             return TrioSocket(sock, None)
-        stream = self._streams[sock.fileno()] = TrioSocket(sock, self._forget)
         self._epoll.register(sock, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        stream = self._streams[sock.fileno()] = TrioSocket(sock, self._forget)
         return stream
 
     def _forget(self, sock: socket.socket) -> None:
