@@ -64,6 +64,25 @@ def test_nobody_can_change_it_or_add_to_it():
     assert not hasattr(ours, "__dict__")
 
 
+class Plain(Ours):
+    """A class of another layout."""
+
+
+@frozen
+class Larger(Ours):
+    """With a field more."""
+
+    colour: str = "red"
+
+
+def test_it_can_be_derived_from():
+    plain = Plain("a", tags=["x"])
+    assert (type(plain), plain.name, plain.size, plain.tags) == (Plain, "a", 1, ["x"])
+    with pytest.raises(FrozenInstanceError):
+        plain.name = "b"  # pyright: ignore[reportAttributeAccessIssue]
+    assert asdict(Larger("a", 2, [])) == {"name": "a", "size": 2, "tags": [], "colour": "red"}
+
+
 def test_each_is_given_a_default_of_its_own():
     assert Ours("a").tags is not Ours("a").tags
 

@@ -13,18 +13,19 @@ ID_SIZE = 16
 BATCH = 256
 """Ids' worth of bytes that are asked of the system at once."""
 
-_pool: list[bytes] = []
+_pool: list[str] = []
+"""What is left of it, in hexadecimal."""
 
 
 def random_id(size: int = ID_SIZE) -> str:
     """`size` random bytes, at most 16, in hexadecimal; callable from any thread."""
     try:
-        chunk = _pool.pop()
+        digits = _pool.pop()
     except IndexError:
-        block = os.urandom(ID_SIZE * BATCH)
-        chunk = block[:ID_SIZE]
-        _pool.extend(block[start : start + ID_SIZE] for start in range(ID_SIZE, len(block), ID_SIZE))
-    return chunk[:size].hex()
+        block, width = os.urandom(ID_SIZE * BATCH).hex(), 2 * ID_SIZE
+        digits = block[:width]
+        _pool.extend(block[start : start + width] for start in range(width, len(block), width))
+    return digits[: 2 * size]
 
 
 if hasattr(os, "register_at_fork"):
