@@ -31,6 +31,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 RETRY_BACKOFF = Backoff(initial=1.0, maximum=60.0, jitter=0.25)
 """Between the attempts at a trigger's event."""
 
+HANDLER = Isolation("a handler")
+
 RUN_ARGUMENTS = frozenset({"input", "session_id", "user_id", "metadata"})
 """What a handler's dict may hold: the parameters of `Agent.arun`."""
 
@@ -79,7 +81,7 @@ class Dispatcher:
         token = current_trigger.set(event)
         try:
             span = trigger_span(event, trigger, waited_for=not wait_for_place)
-            with span, Isolation("the handler of", event.source):
+            with span, HANDLER:
                 if trigger.timeout is None:
                     return await self._decide_and_run(trigger, event, user_id, run_id, wait_for_place)
                 with anyio.move_on_after(trigger.timeout):

@@ -15,16 +15,16 @@ class Isolation:
     the code awaits, which asyncio lets through. A cancellation of the code itself goes on, and everything else. (In a
     task that the code itself starts, asyncio ends the event loop at a `SystemExit`, and nothing can keep it from that.)
 
+    It has no state: one will do for all, at once.
+
     Args:
         what: Whose code it is, for the error.
-        name: What follows that in the error: joined with it there alone.
     """
 
-    __slots__ = ("_name", "_what")
+    __slots__ = ("_what",)
 
-    def __init__(self, what: str, name: str = "") -> None:
+    def __init__(self, what: str) -> None:
         self._what = what
-        self._name = name
 
     def __enter__(self) -> None:
         return None
@@ -36,7 +36,7 @@ class Isolation:
             return
         stray = isinstance(error, anyio.get_cancelled_exc_class()) and not _is_cancelled()
         if stray or _is_exit(error):
-            raise RuntimeError(f"{f'{self._what} {self._name}'.rstrip()} raised {error!r}") from error
+            raise RuntimeError(f"{self._what} raised {error!r}") from error
 
 
 def _is_exit(error: BaseException) -> bool:

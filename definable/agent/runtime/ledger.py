@@ -42,7 +42,8 @@ class WorkLedger:
 
     def work(self, source: str) -> Work:
         """A context around one piece of accepted work. A cancellation that passes through it counts as cut off."""
-        return Work(self, self.account(source))
+        account = self._accounts.get(source)
+        return Work(self, self.account(source) if account is None else account)
 
     def account(self, source: str) -> _Account:
         """The counters of a source."""

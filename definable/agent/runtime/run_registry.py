@@ -21,6 +21,12 @@ from .clock import current_clock
 from .isolation import Isolation
 from .run_log import RunLog
 
+RUN = Isolation("a run")
+
+QUEUED, RUNNING = RunStatus.QUEUED, RunStatus.RUNNING
+COMPLETED, FAILED, CANCELLED = RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED
+"""By names of ours: Python 3.11 takes a tenth of a microsecond to find a member of an enumeration."""
+
 MAX_RECENT_RUNS = 1_000
 """Ended runs that are remembered."""
 
@@ -42,7 +48,7 @@ class RunRecord:
     user_id: str | None
     created_at: float
     """Unix seconds."""
-    status: RunStatus = RunStatus.RUNNING
+    status: RunStatus = RUNNING
     output: RunOutput | None = None
     """Of a run that completed."""
     failure: Exception | None = None
@@ -86,7 +92,7 @@ class RunRegistry:
             del self._queued[next(iter(self._queued))]
         if len(self._queued) >= self._max_concurrent:
             raise TooManyRuns(f"{self._max_concurrent} runs wait already (max_concurrent_runs)")
-        record = self._queued[request.run_id] = self._record(request, source, RunStatus.QUEUED)
+        record = self._queued[request.run_id] = self._record(request, source, QUEUED)
         record.is_logged = True
         return record
 
@@ -99,9 +105,9 @@ class RunRegistry:
         record = self._queued.pop(run_id, None)
         if record is None:
             return
-        if record.status is RunStatus.QUEUED:
+        if record.status is QUEUED:
             record.failure = None if failure is None else without_traceback(failure)
-            record.status = RunStatus.COMPLETED if failure is None else RunStatus.FAILED
+            record.status = COMPLETED if failure is None else FAILED
         self._keep(record)
 
     async def run(
@@ -129,17 +135,17 @@ class RunRegistry:
         """
         if not self._takes_place():
             await self._wait_for_place(wait)
-        record = self._queued.pop(request.run_id, None) or self._record(request, source, RunStatus.RUNNING)
+        record = self._queued.pop(request.run_id, None) or self._record(request, source, RUNNING)
         try:
             self._begin(record, request)
-            with self._scope_of(record), Isolation("the run", record.run_id):
+            with self._scope_of(record), RUN:
                 output = await (runner or self._runner).run(request, self._listener_of(record, listener))
-                record.output, record.session_id, record.status = output, output.session_id, RunStatus.COMPLETED
+                record.output, record.session_id, record.status = output, output.session_id, COMPLETED
                 return output
             raise cancellation(record)
         except Exception as error:
             record.failure = without_traceback(error)
-            record.status = RunStatus.CANCELLED if isinstance(error, RunCancelled) else RunStatus.FAILED
+            record.status = CANCELLED if isinstance(error, RunCancelled) else FAILED
             raise
         finally:
             self._end(record)
@@ -162,8 +168,8 @@ class RunRegistry:
         active, queued = self._active.get(run_id), self._queued.get(run_id)
         if active is not None and active.scope is not None:
             active.scope.cancel()
-        elif queued is not None and queued.status is RunStatus.QUEUED:
-            queued.status, queued.failure = RunStatus.CANCELLED, cancellation(queued)
+        elif queued is not None and queued.status is QUEUED:
+            queued.status, queued.failure = CANCELLED, cancellation(queued)
             queued.log.end()
         else:
             return False
@@ -186,9 +192,9 @@ class RunRegistry:
         return RunRecord(request.run_id, source, request.session_id, request.user_id, current_clock().now(), status)
 
     def _begin(self, record: RunRecord, request: RunRequest) -> None:
-        if record.status is RunStatus.CANCELLED:  # while it waited for its turn
+        if record.status is CANCELLED:  # while it waited for its turn
             raise cancellation(record)
-        record.status = RunStatus.RUNNING
+        record.status = RUNNING
         record.user_id, record.session_id = request.user_id, request.session_id
         self._recent.pop(record.run_id, None)  # a retry takes the place of the attempt before it
         self._active[record.run_id] = record
@@ -208,8 +214,8 @@ class RunRegistry:
         record.scope = None
         if self._active.get(record.run_id) is record:
             del self._active[record.run_id]
-        if record.status is RunStatus.RUNNING:  # cut off from outside
-            record.status, record.failure = RunStatus.CANCELLED, cancellation(record)
+        if record.status is RUNNING:  # cut off from outside
+            record.status, record.failure = CANCELLED, cancellation(record)
         self._keep(record, None if record.output is None or record.is_logged else RunEnded(record.output))
 
     def _keep(self, record: RunRecord, last: RunEnded | None = None) -> None:

@@ -84,6 +84,7 @@ class Supervisor:
         self._host = host
         self._ledger = ledger
         self._backoff = Backoff() if backoff is None else backoff
+        self._isolation = Isolation(f"interface {self.name}")
         self._receiving: anyio.CancelScope | None = None
         self._stopped = False
         self._released = anyio.Event()
@@ -96,7 +97,7 @@ class Supervisor:
         """Run the interface until it ends, fails for good or is stopped; have messages answered until released."""
         self._ledger.account(self.name)  # in the report also when no message comes
         try:
-            with Isolation("interface", self.name):
+            with self._isolation:
                 await self._live()
         except Exception as error:
             self._fail(error)
@@ -157,7 +158,7 @@ class Supervisor:
         while True:
             self._state, self._began = InterfaceState.RUNNING, anyio.current_time()
             try:
-                with Isolation("interface", self.name), plain_errors():
+                with self._isolation, plain_errors():
                     await self.interface.receive(self.mailbox.accept)
             except Exception as error:
                 if is_fatal(error):
@@ -195,7 +196,7 @@ class Supervisor:
 
     async def _answer(self, message: InterfaceMessage) -> bool:
         try:
-            with Isolation("interface", self.name):
+            with self._isolation:
                 return await self.interface.answer(message, self._host)
         except Exception:
             logger.exception("%s: message %s was not answered", self.name, message.platform_message_id)
@@ -203,7 +204,7 @@ class Supervisor:
 
     def _tell_handled(self, message: InterfaceMessage) -> None:
         try:
-            with Isolation("interface", self.name):
+            with self._isolation:
                 self.interface.handled(message)
         except Exception:
             logger.exception("%s.handled() failed", type(self.interface).__name__)

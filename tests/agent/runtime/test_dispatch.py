@@ -163,7 +163,7 @@ async def test_sys_exit_in_a_handler_is_an_error_like_others(is_async: bool) -> 
     def in_a_thread(event: TriggerEvent) -> None:
         sys.exit(3)
 
-    with pytest.raises(RuntimeError, match=r"the handler of event\(test\) raised SystemExit"):
+    with pytest.raises(RuntimeError, match=r"a handler raised SystemExit"):
         await Setup(in_the_loop if is_async else in_a_thread).dispatch()
 
 
@@ -171,7 +171,7 @@ async def test_sys_exit_out_of_a_task_group_is_an_error_like_others() -> None:
     async def in_a_group(event: TriggerEvent) -> None:
         raise BaseExceptionGroup("from a task group", [ValueError(), SystemExit(3)])
 
-    with pytest.raises(RuntimeError, match=r"the handler of event\(test\) raised BaseExceptionGroup"):
+    with pytest.raises(RuntimeError, match=r"a handler raised BaseExceptionGroup"):
         await Setup(in_a_group).dispatch()
 
 
