@@ -14,6 +14,7 @@ from definable.agent.runtime.isolation import Isolation
 from definable.agent.runtime.ledger import WorkLedger
 from definable.agent.trigger.webhook import DEFAULT_MAX_BODY
 
+from .answer import Answer
 from .endpoints import Endpoint
 from .failure import RETRY_AFTER, is_worth_a_traceback, problem_of
 from .gatekeeper import admitted
@@ -21,12 +22,16 @@ from .problem import Problem, send_problem
 from .quart_app import ALLOW_SCOPE_KEY, MAX_CONTENT_LENGTH
 from .request import ClientGone, Request
 from .routes import NO_PARAMETERS, Match, Routes
-from .server.asgi import ASGIApp, Message, Receive, Scope, Send
+from .server.asgi import ASGIApp, Receive, Scope, Send
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 AUTH_SCOPE_KEY = "definable.auth"
 """Where a route of the user's own finds the `AuthContext` of its caller."""
+
+HANDLER = Isolation("a request's handler")
+
+ROUTE = Isolation("a route")
 
 BODY_UNREAD = frozenset({408, 413})
 """Statuses of a request whose body still stands on the connection, which therefore ends (RFC 9110, 15.5.9, 15.5.14)."""
@@ -88,10 +93,10 @@ class AgentApp:
 
     async def _answer(self, guarded: Guarded, request: Request, send: Send, ledger: WorkLedger) -> None:
         """Answer a request to one of the agent's endpoints."""
-        answer = Answer(send)
+        answer = Answer(request.scope, send)
         with ledger.work("http") as work:
             try:
-                with Isolation("a request's handler"):
+                with HANDLER:
                     guard = guarded.guard()
                     if guard is not None:
                         request.auth = await admitted(guard, request, guarded.max_body)
@@ -108,7 +113,7 @@ class AgentApp:
                     await send_problem(send, problem, close=problem.status in BODY_UNREAD)
 
     async def _fall_back(self, request: Request, send: Send) -> None:
-        with self._ledger.work("http"), Isolation("a route"):
+        with self._ledger.work("http"), ROUTE:
             await self._answer_by_fallback(request, send)
 
     async def _answer_by_fallback(self, request: Request, send: Send) -> None:
@@ -122,20 +127,6 @@ class AgentApp:
                 await refuse(request.scope, send, problem)
                 return
         await self._fallback(request.scope, request.replay, send)
-
-
-class Answer:
-    """An ASGI `send` that knows whether the response has started: from then on there is no other."""
-
-    __slots__ = ("_send", "started")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.started: bool = False
-
-    def __call__(self, message: Message) -> Awaitable[None]:
-        self.started = True
-        return self._send(message)
 
 
 def local_path(scope: Scope) -> str:

@@ -76,7 +76,11 @@ class Request:
         Args:
             name: In lower case.
         """
-        return b", ".join([value for each, value in self.scope["headers"] if each == name]).decode("latin-1")
+        found: bytes | None = None
+        for each, value in self.scope["headers"]:
+            if each == name:
+                found = value if found is None else b"%b, %b" % (found, value)
+        return "" if found is None else found.decode("latin-1")
 
     def link(self, path: str) -> bytes:
         """A reference to another of the agent's endpoints, below what the application is mounted under."""
@@ -94,9 +98,12 @@ class Request:
         """
         if self._body is not None:
             return self._body
-        if WHOLE_BODY in self.scope.get("extensions", ()):
-            self._body = await self._read(limit)
-            return self._body
+        extensions = self.scope.get("extensions")
+        whole: bytes | None = extensions.get(WHOLE_BODY) if extensions else None
+        if whole is not None:
+            if len(whole) > limit:
+                raise too_large(limit)
+            return whole
         declared = self.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:
             raise too_large(limit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from definable.agent.trigger.base import Reply
 
-from .server.asgi import Send
+from .answer import Answer
 
 BODYLESS = frozenset({204, 304})
 """Statuses whose response has no body, and no `Content-Length` (RFC 9110, sections 8.6, 15.3.5 and 15.4.5)."""
@@ -35,16 +35,15 @@ class Response:
     content_type: bytes | None = b"application/json"
     headers: Iterable[tuple[bytes, bytes]] = ()
 
-    async def send(self, send: Send) -> None:
-        """Answer an ASGI request."""
+    def send(self, answer: Answer) -> Awaitable[None]:
+        """Answer a request."""
         headers, body = [*self.headers], b""
         if self.status not in BODYLESS:
             body = self.body
             headers.append((b"content-length", b"%d" % len(body)))
             if self.content_type is not None:
                 headers.append((b"content-type", self.content_type))
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        return answer.whole(self.status, headers, body)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Protocol
 
 from definable.agent.auth.base import AuthContext
+from definable.agent.runtime.http.answer import Answer
 from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.request import Request
-from definable.agent.runtime.http.server.asgi import Send
 
 
 class Sendable(Protocol):
     """Something to answer with."""
 
-    async def send(self, send: Send) -> None:
-        """Answer an ASGI request; what it raises becomes the response, unless one has started."""
+    def send(self, answer: Answer, /) -> Awaitable[None]:
+        """Answer a request; what it raises becomes the response, unless one has started."""
         ...
 
 

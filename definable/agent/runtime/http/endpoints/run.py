@@ -170,5 +170,5 @@ def accepts_events(request: Request) -> bool:
 
 def prefers_async(request: Request) -> bool:
     """Whether the client asks not to wait (RFC 7240, 4.1)."""
-    preferences = request.header(b"prefer").lower().split(",")
-    return any(preference.partition(";")[0].strip() == "respond-async" for preference in preferences)
+    preferred = request.header(b"prefer").lower()
+    return bool(preferred) and any(each.partition(";")[0].strip() == "respond-async" for each in preferred.split(","))

@@ -63,20 +63,9 @@ def outcome_response(outcome: Outcome | Duplicate) -> Response:
 
 def webhook_event(webhook: Webhook, request: Request, body: bytes) -> TriggerEvent:
     """What the handler of a webhook gets."""
+    scope, headers = request.scope, request.headers
+    # By position: a class takes twice the time to be called by names.
     raw = RawRequest(
-        method=request.method,
-        path=request.path,
-        path_params=request.path_params,
-        query=request.query,
-        headers=request.headers,
-        body=body,
-        client=request.client,
-        auth=request.auth,
+        scope["method"], scope["path"], request.path_params, request.query, headers, body, request.client, request.auth
     )
-    return TriggerEvent(
-        body=parsed(request.content_type, body),
-        headers=request.headers,
-        source=webhook.source,
-        timestamp=current_clock().now(),
-        raw=raw,
-    )
+    return TriggerEvent(parsed(request.content_type, body), headers, webhook.source, current_clock().now(), raw)

@@ -20,10 +20,15 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 """An ASGI 3 application."""
 
 WHOLE_BODY = "definable.whole_body"
-"""An extension of this server's (ASGI, "Extensions"): the request's body has come in, `receive` gives it at once.
+"""An extension of this server's (ASGI, "Extensions"): the request's body, where all of it has come in.
 
-Whoever reads it need not set a time limit, which costs a fifth of a small request.
+Whoever takes it from here need not call `receive`, which gives it all the same, nor set a time limit for that, which
+costs a fifth of a small request.
 """
+
+WHOLE_RESPONSE = "definable.whole_response"
+"""An extension of this server's: `send` takes a message of this type, with `status`, `headers` and `body`, for a start
+and a body that is all of it."""
 
 UNTIL_HANGUP = "definable.until_hangup"
 """An extension of this server's: a `WatchHangup`, which costs a fraction of a task that reads on."""

@@ -21,6 +21,9 @@ HIGH_WATER = 65_536
 class AsyncioSockets:
     """The accepted sockets of one server; see `sockets.Streams`."""
 
+    def __init__(self) -> None:
+        self.clock: Callable[[], float] = asyncio.get_running_loop().time
+
     async def run(self) -> None:
         """Nothing: the event loop tells each connection's protocol."""
 

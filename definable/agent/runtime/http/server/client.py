@@ -37,6 +37,7 @@ class Client:
         sock: Its socket.
         limits: The server's bounds.
         draining: Tells whether the server drains.
+        clock: The event loop's, in seconds.
         client: The peer's address.
         server: Our address.
     """
@@ -44,6 +45,7 @@ class Client:
     __slots__ = (
         "_app",
         "_client",
+        "_clock",
         "_connection",
         "_draining",
         "_head_due",
@@ -61,6 +63,7 @@ class Client:
         sock: socket,
         limits: ServerLimits,
         draining: Callable[[], bool],
+        clock: Callable[[], float],
         *,
         client: Address,
         server: Address,
@@ -70,9 +73,10 @@ class Client:
         self._sock = sock
         self._limits = limits
         self._draining = draining
+        self._clock = clock
         self._client = client
         self._server = server
-        self._head_due = anyio.current_time() + limits.header_timeout
+        self._head_due = clock() + limits.header_timeout
         self._opening: anyio.CancelScope | None = None
         self._connection: HTTP1Connection | EngineConnection | None = None
 
@@ -129,6 +133,7 @@ class Client:
             transport,
             self._limits,
             self._draining,
+            self._clock,
             scheme=scheme,
             client=self._client,
             server=self._server,
@@ -137,7 +142,7 @@ class Client:
         )
         handover = await connection.run()
         if handover is not None:
-            self._head_due = anyio.current_time() + self._limits.header_timeout
+            self._head_due = self._clock() + self._limits.header_timeout
             await self._speak(transport, lambda host: self._h1(host, scheme), handover)
 
     async def _speak(self, transport: Transport, speak: Callable[[Host], HTTPProtocol], data: bytes = b"") -> None:

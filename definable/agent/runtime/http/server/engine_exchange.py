@@ -86,8 +86,8 @@ class EngineExchange(Exchange):
         if kind == "websocket.close" or (kind.endswith("response.body") and not message.get("more_body", False)):
             self._finished = True
 
-    async def _hang_up(self) -> None:
-        await self._protocol_send(None)
+    def _hang_up(self) -> Awaitable[None]:
+        return self._protocol_send(None)
 
     def _drop_head(self) -> None:
         self._head = None

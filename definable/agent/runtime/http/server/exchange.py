@@ -62,12 +62,12 @@ class Exchange(ABC):
         """The application's ASGI `receive`."""
 
     @abstractmethod
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """The application's ASGI `send`."""
 
     @abstractmethod
-    async def _hang_up(self) -> None:
-        """The application sends no more: an unfinished response is cut."""
+    def _hang_up(self) -> Awaitable[None] | None:
+        """What is to be done when the application sends no more: an unfinished response is cut."""
 
     @abstractmethod
     def _drop_head(self) -> None:
@@ -95,7 +95,8 @@ class Exchange(ABC):
                     self._log_unfinished()
             if not self._finished:
                 await self._answer_for_application()
-            await self._hang_up()
+            if (hang_up := self._hang_up()) is not None:
+                await hang_up
         except BaseException as error:
             if _failure(error) is not None:
                 raise
@@ -130,7 +131,8 @@ class Exchange(ABC):
             try:
                 await self._flush()
                 await self._refuse()
-                await self._hang_up()
+                if (hang_up := self._hang_up()) is not None:
+                    await hang_up
             except Exception:
                 log.debug("cannot say goodbye in %s", self._name(), exc_info=True)
 

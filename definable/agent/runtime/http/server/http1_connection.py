@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import anyio
 import anyio.lowlevel
 
-from .asgi import UNTIL_HANGUP, WHOLE_BODY, ASGIApp, Scope
+from .asgi import UNTIL_HANGUP, WHOLE_BODY, WHOLE_RESPONSE, ASGIApp, Scope
 from .farewell import Farewell
 from .hangups import ClientStream, UntilHangup
 from .http1_exchange import HTTP1Exchange
@@ -33,6 +33,8 @@ PIECE = 16_384
 
 ASGI_VERSION = {"spec_version": "2.3", "version": "3.0"}
 
+NO_DETAILS: dict[str, object] = {}
+
 
 class HTTP1Connection:
     """One connection, until it is closed or its client asks for another protocol.
@@ -42,6 +44,7 @@ class HTTP1Connection:
         transport: The connection's bytes.
         limits: The server's bounds.
         draining: Tells whether the server drains.
+        clock: The event loop's, in seconds.
         scheme: `"http"` or `"https"`.
         client: The peer's address.
         server: Our address.
@@ -53,6 +56,7 @@ class HTTP1Connection:
         "_app",
         "_awaits_head",
         "_client",
+        "_clock",
         "_draining",
         "_farewell",
         "_gone",
@@ -77,6 +81,7 @@ class HTTP1Connection:
         transport: Transport,
         limits: ServerLimits,
         draining: Callable[[], bool],
+        clock: Callable[[], float],
         *,
         scheme: str,
         client: Address,
@@ -88,6 +93,7 @@ class HTTP1Connection:
         self._transport = transport
         self._limits = limits
         self._draining = draining
+        self._clock = clock
         self._scheme = scheme
         self._client = client
         self._server = server
@@ -157,7 +163,7 @@ class HTTP1Connection:
             return
         try:
             with anyio.CancelScope() as self._pulling:
-                await self._take_in()
+                self._parse(self._unparsed or await self._transport.receive())
         finally:
             self._pulling = None
             self._tell()
@@ -196,10 +202,9 @@ class HTTP1Connection:
 
     async def _answer(self, request: IncomingRequest) -> bool:
         """Answers one request; says whether the connection goes on."""
-        exchange = HTTP1Exchange(
-            self._app, self._scope(request), request, self, self._transport, self._farewell.must_end_by
-        )
-        self._farewell.lingers = True
+        farewell = self._farewell
+        exchange = HTTP1Exchange(self._app, self._scope(request), request, self, self._transport, farewell.must_end_by)
+        farewell.lingers = True
         await exchange.run(refused=self._draining())
         if exchange.closes:
             return self._gone and bool(self._requests)  # what it handed over before it left is done
@@ -215,10 +220,10 @@ class HTTP1Connection:
         begun = self._parser.head_begun
         self._awaits_head = not begun
         limits = self._limits
-        self.due = anyio.current_time() + (limits.header_timeout if begun else limits.keep_alive_timeout)
+        self.due = self._clock() + (limits.header_timeout if begun else limits.keep_alive_timeout)
 
     async def _next_head(self) -> None:
-        await self._take_in()
+        self._parse(self._unparsed or await self._transport.receive())
         if self._waiting.cancel_called:  # too late: it came in the moment of the end
             await anyio.lowlevel.checkpoint()
         if self._requests:
@@ -226,11 +231,10 @@ class HTTP1Connection:
             self.due = inf
         elif self._awaits_head and self._parser.head_begun:
             self._awaits_head = False
-            self.due = anyio.current_time() + self._limits.header_timeout
+            self.due = self._clock() + self._limits.header_timeout
 
-    async def _take_in(self) -> None:
-        """Parses the next bytes of the client."""
-        data = self._unparsed or await self._transport.receive()
+    def _parse(self, data: bytes) -> None:
+        """Takes the client's next bytes; none are its end."""
         if not data:
             self._gone = True
             return
@@ -267,9 +271,9 @@ class HTTP1Connection:
         }
 
     def _extensions(self, request: IncomingRequest) -> dict[str, object]:
-        extensions: dict[str, object] = {}
+        extensions: dict[str, object] = {WHOLE_RESPONSE: NO_DETAILS}
         if request.complete:
-            extensions[WHOLE_BODY] = {}
+            extensions[WHOLE_BODY] = request.whole
             if self._stream is not None:
                 extensions[UNTIL_HANGUP] = self._until_hangup
         return extensions

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import anyio.lowlevel
 
-from .asgi import ASGIApp, Message, Scope
+from .asgi import WHOLE_RESPONSE, ASGIApp, Message, Scope
 from .exchange import Exchange
 from .http1_request import IncomingRequest
 from .http1_response import CONTINUE, ResponseWriter
@@ -95,22 +95,33 @@ class HTTP1Exchange(Exchange):
             else:
                 await client.pull()
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """The application's ASGI `send`. The head of a response waits for the first of its body, as ASGI allows."""
         kind = message["type"]
         if kind == "http.response.body":
-            await self._send_body(message.get("body", b""), message.get("more_body", False))
-        elif kind == "http.response.start" and self._response is None:
-            request = self._request
-            self._response = ResponseWriter(
-                message["status"],
-                message.get("headers", ()),
-                method=request.method,
-                version=request.version,
-                keep_alive=request.keep_alive,
-            )
-        else:
+            return self._send_body(message.get("body", b""), message.get("more_body", False))
+        if kind == WHOLE_RESPONSE:
+            self._start(message)
+            return self._send_body(message["body"], False)
+        return self._send_head(message)
+
+    async def _send_head(self, message: Message) -> None:
+        kind = message["type"]
+        if kind != "http.response.start":
             raise RuntimeError(f"the application sent {kind!r}, out of turn")
+        self._start(message)
+
+    def _start(self, message: Message) -> None:
+        if self._response is not None:
+            raise RuntimeError("the application sent another response, out of turn")
+        request = self._request
+        self._response = ResponseWriter(
+            message["status"],
+            message.get("headers", ()),
+            method=request.method,
+            version=request.version,
+            keep_alive=request.keep_alive,
+        )
 
     async def _send_body(self, body: bytes, more: bool) -> None:
         response = self._response
@@ -130,16 +141,18 @@ class HTTP1Exchange(Exchange):
         if not more:
             self._finished = True
             self.closes = response.closes
-        if data:
-            await self._transport.write(data)
+        rest = data and self._transport.write_now(data)
+        if rest:
+            await self._transport.write(rest)
         if not more:
             self._client.answered()
 
-    async def _hang_up(self) -> None:
+    def _hang_up(self) -> Awaitable[None] | None:
         """Answers a request whose body was none; a response that is unfinished is cut by the connection's end."""
         status = self._request.refusal
-        if status is not None and not self._started and not self._client.gone:
-            await self._transport.write(self._last_words(status))
+        if status is None or self._started or self._client.gone:
+            return None
+        return self._transport.write(self._last_words(status))
 
     def _last_words(self, status: int) -> bytes:
         problem = refusal(status)

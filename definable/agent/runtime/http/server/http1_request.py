@@ -60,6 +60,14 @@ class IncomingRequest:
             name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
         )
 
+    @property
+    def whole(self) -> bytes:
+        """The body of a complete request, of which nothing has been taken."""
+        chunks = self._chunks
+        if len(chunks) > 1:
+            chunks[:] = [b"".join(chunks)]
+        return chunks[0] if chunks else b""
+
     def add(self, data: bytes) -> None:
         """Some of the body has come in."""
         self._chunks.append(data)

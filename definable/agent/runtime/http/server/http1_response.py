@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from enum import Enum, auto
 from functools import cache, lru_cache
+from typing import Literal, TypeAlias
 
 from definable.agent.runtime.http.problem import Problem, phrase
 
@@ -25,6 +25,9 @@ NOT_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 MAX_LENGTH_DIGITS = 18
 
+MAX_KNOWN = 64
+"""Bytes that the value of a header may have whose line is kept for the next response."""
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -32,17 +35,9 @@ class ResponseError(Exception):
     """The application's response cannot be sent as it is."""
 
 
-class Framing(Enum):
-    """How a client finds the end of a response's body."""
-
-    NONE = auto()
-    """There is no body."""
-    LENGTH = auto()
-    """By `Content-Length`."""
-    CHUNKS = auto()
-    """By the last chunk."""
-    CLOSE = auto()
-    """By the end of the connection: HTTP/1.0 knows no other, when the length is not known."""
+Framing: TypeAlias = Literal["none", "length", "chunks", "close"]
+"""How a client finds the end of a response's body: there is no body, by `Content-Length`, by the last chunk, or by the
+end of the connection (HTTP/1.0 knows no other, when the length is not known)."""
 
 
 class ResponseWriter:
@@ -72,7 +67,7 @@ class ResponseWriter:
         keep_alive: bool,
     ) -> None:
         self._version = version
-        self._framing: Framing | None = Framing.NONE if method == "HEAD" or status in BODYLESS else None
+        self._framing: Framing | None = "none" if method == "HEAD" or status in BODYLESS else None
         self._remaining: int | None = None
         self.closes: bool = not keep_alive
         """Whether the connection ends with this response."""
@@ -81,18 +76,14 @@ class ResponseWriter:
         lines = [status_line(status)]
         for name, value in headers:
             lower = header_name(name)
-            if NOT_IN_VALUE.search(value):
-                raise ResponseError(f"the header {name!r} cannot have the value {value!r}")
             if lower == b"content-length":
-                if status == 204:
-                    continue
-                self._set_length(value)
+                if status != 204:
+                    self._remaining = content_length(value, self._remaining)
+                    lines += (b"content-length: ", value, b"\r\n")
             elif lower == b"connection":
                 self.closes = self.closes or b"close" in value.lower()
-                continue
-            elif lower in HOP_BY_HOP:
-                continue
-            lines += (lower, b": ", value, b"\r\n")
+            elif lower not in HOP_BY_HOP:
+                lines.append(header_line(lower, value) if len(value) < MAX_KNOWN else new_header_line(lower, value))
         self._lines = lines
 
     def first(self, body: bytes, *, more: bool, must_close: bool = False) -> bytes:
@@ -109,17 +100,19 @@ class ResponseWriter:
         lines = self._lines
         if self._framing is None:
             if self._remaining is not None:
-                self._framing = Framing.LENGTH
+                self._framing = "length"
             elif not more:
-                self._framing, self._remaining = Framing.LENGTH, len(body)
+                self._framing, self._remaining = "length", len(body)
                 lines.append(b"content-length: %d\r\n" % len(body))
             elif self._version == "1.1":
-                self._framing = Framing.CHUNKS
+                self._framing = "chunks"
                 lines.append(b"transfer-encoding: chunked\r\n")
             else:
-                self._framing = Framing.CLOSE
+                self._framing = "close"
+                must_close = True
         data = self.next(body, more=more)
-        self.closes = self.closes or must_close or self._framing is Framing.CLOSE
+        if must_close:
+            self.closes = True
         lines.append(date_line())
         if self.closes:
             lines.append(b"connection: close\r\n")
@@ -135,12 +128,12 @@ class ResponseWriter:
             ResponseError: The body is not as long as announced.
         """
         match self._framing:
-            case Framing.LENGTH:
+            case "length":
                 self._count(len(body), more)
                 data = body
-            case Framing.NONE:
+            case "none":
                 data = b""
-            case Framing.CHUNKS:
+            case "chunks":
                 data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
                 if not more:
                     data += b"0\r\n\r\n"
@@ -149,18 +142,24 @@ class ResponseWriter:
         self.complete = not more
         return data
 
-    def _set_length(self, value: bytes) -> None:
-        if not value.isdigit() or len(value) > MAX_LENGTH_DIGITS or self._remaining is not None:
-            raise ResponseError(f"content-length: {value!r} is no length, or one too many")
-        self._remaining = int(value)
-
     def _count(self, size: int, more: bool) -> None:
         assert self._remaining is not None
-        if size > self._remaining:
+        left = self._remaining = self._remaining - size
+        if left < 0:
             raise ResponseError("the body of the response is longer than its content-length")
-        self._remaining -= size
-        if self._remaining and not more:
-            raise ResponseError(f"the body of the response lacks {self._remaining} bytes of its content-length")
+        if left and not more:
+            raise ResponseError(f"the body of the response lacks {left} bytes of its content-length")
+
+
+def content_length(value: bytes, before: int | None) -> int:
+    """The length that a header announces, where none has been announced before.
+
+    Raises:
+        ResponseError: It is none, or one too many.
+    """
+    if not value.isdigit() or len(value) > MAX_LENGTH_DIGITS or before is not None:
+        raise ResponseError(f"content-length: {value!r} is no length, or one too many")
+    return int(value)
 
 
 HOP_BY_HOP = frozenset({b"transfer-encoding", b"keep-alive", b"upgrade"})
@@ -185,6 +184,21 @@ def status_line(status: int) -> bytes:
     if not 200 <= status <= 999:
         raise ResponseError(f"{status!r} is no final HTTP status")
     return b"HTTP/1.1 %d %b\r\n" % (status, phrase(status).encode())
+
+
+def new_header_line(name: bytes, value: bytes) -> bytes:
+    """A header's line.
+
+    Raises:
+        ResponseError: The value cannot be sent.
+    """
+    if NOT_IN_VALUE.search(value):
+        raise ResponseError(f"the header {name!r} cannot have the value {value!r}")
+    return b"%b: %b\r\n" % (name, value)
+
+
+header_line = lru_cache(maxsize=256)(new_header_line)
+"""A header's line: most are the same in all responses."""
 
 
 @lru_cache(maxsize=1024)

@@ -182,6 +182,7 @@ class HTTPServer:
             sock.close()
 
     async def _serve_connection(self, sock: socket.socket, address: Address) -> None:
+        assert self._streams is not None
         client: Client | None = None
         try:
             stream = await self._opened(sock)
@@ -193,6 +194,7 @@ class HTTPServer:
                 sock,
                 self._limits,
                 self._is_draining,
+                self._streams.clock,
                 client=address,
                 server=_address(sock.getsockname()),
             )

@@ -6,6 +6,7 @@ And what accepted ones become: streams of bytes.
 import errno
 import socket
 import sys
+from collections.abc import Callable
 from typing import Protocol
 
 from definable.agent.event_loop import current_backend
@@ -69,6 +70,9 @@ def close_all(sockets: list[socket.socket]) -> None:
 
 class Streams(Protocol):
     """The accepted sockets of one server, on the backend that is running."""
+
+    clock: Callable[[], float]
+    """The event loop's clock, in seconds: `anyio.current_time` looks for the loop each time, twice a request."""
 
     async def run(self) -> None:
         """What its streams need while there is one; returns at once where they need nothing."""

@@ -80,18 +80,18 @@ class Transport:
 
     async def write(self, data: bytes) -> None:
         """Sends bytes after all earlier ones, unless corked; without effect once the transport is `broken`."""
-        if self._direct is not None and not self._corks and not self.writing:
-            data = self._write_now(self._direct, data)
-            if not data:
-                self.flushed()
-                return
+        data = self.write_now(data)
+        if not data:
+            self.flushed()
+            return
         self._pending += data
         if not self._corks:
             await self.flush()
 
-    def _write_now(self, sock: socket.socket, data: bytes) -> bytes:
-        """Sends what the socket takes at once; returns the rest."""
-        if self.broken:
+    def write_now(self, data: bytes) -> bytes:
+        """Sends what the socket takes at once, if nothing comes before it; returns the rest, which is to be written."""
+        sock = self._direct
+        if sock is None or self._corks or self._pending or self.broken:
             return data
         try:
             sent = sock.send(data)

@@ -27,6 +27,7 @@ class TrioSockets:
     """The accepted sockets of one server; see `sockets.Streams`."""
 
     def __init__(self) -> None:
+        self.clock: Callable[[], float] = trio.lowlevel.current_clock().current_time
         self._epoll: select.epoll | None = select.epoll() if HAS_EPOLL else None
         self._streams: dict[int, TrioSocket] = {}
 

@@ -1,0 +1,38 @@
+"""The way out for the response to one request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from .server.asgi import WHOLE_RESPONSE, Message, Scope, Send
+
+
+class Answer:
+    """An ASGI `send` that knows whether the response has started: from then on there is no other.
+
+    Args:
+        scope: The request's ASGI scope.
+        send: Its ASGI `send`.
+    """
+
+    __slots__ = ("_scope", "_send", "started")
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self.started: bool = False
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        """Send some of the response."""
+        self.started = True
+        return self._send(message)
+
+    def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Awaitable[None]:
+        """Send all of the response: in one message, where the server takes that."""
+        if WHOLE_RESPONSE in (self._scope.get("extensions") or ()):
+            return self({"type": WHOLE_RESPONSE, "status": status, "headers": headers, "body": body})
+        return self._in_two(status, headers, body)
+
+    async def _in_two(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        await self({"type": "http.response.start", "status": status, "headers": headers})
+        await self({"type": "http.response.body", "body": body})
