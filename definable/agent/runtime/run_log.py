@@ -37,8 +37,8 @@ class RunLog:
         """A listener whose events are counted here and not kept."""
 
         async def tell(event: RunEvent) -> None:
-            self.last_id += 1
             await listener(event)
+            self.last_id += 1  # not before: what the listener never had needs no number
 
         return tell
 
@@ -48,9 +48,13 @@ class RunLog:
             self._events = (self._events[-1],)
 
     def end(self, last: RunEvent | None = None) -> None:
-        """There will be no more after `last`, which is kept, where it is given: of a run whose events are not."""
+        """There will be no more.
+
+        Args:
+            last: The last event, of a run whose events are not kept: where they were counted, it was one of them.
+        """
         if last is not None:
-            self.last_id += 1
+            self.last_id = max(self.last_id, 1)
             self._events = (last,)
         self.ended = True
         self._wake()

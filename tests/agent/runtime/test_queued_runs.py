@@ -116,7 +116,7 @@ async def test_of_a_run_that_was_not_promised_the_end_alone_is_kept(registry: Ru
     assert (await record.log.after(0), await record.log.after(1)) == ((1, RunEnded(output)), None)
 
 
-async def test_the_end_of_a_run_has_the_number_behind_those_that_a_listener_heard(registry: RunRegistry) -> None:
+async def test_the_end_of_a_run_has_the_number_that_it_has_for_a_listener(registry: RunRegistry) -> None:
     heard: list[RunEvent] = []
 
     async def listen(event: RunEvent) -> None:
@@ -125,8 +125,10 @@ async def test_the_end_of_a_run_has_the_number_behind_those_that_a_listener_hear
     output = await registry.run(RunRequest("hi", run_id="r"), "test", listen)
     record = registry.find("r")
     assert record is not None
-    assert await record.log.after(0) == (len(heard) + 1, RunEnded(output))
+    assert await record.log.after(0) == (len(heard), RunEnded(output))
+    assert await record.log.after(len(heard)) is None
     assert len(heard) > 1
+    assert heard[-1] == RunEnded(output)
 
 
 async def test_the_events_of_the_latest_runs_alone_are_kept(

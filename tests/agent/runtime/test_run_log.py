@@ -57,6 +57,32 @@ async def test_events_that_are_only_counted_leave_their_numbers() -> None:
     assert await log.after(3) is None
 
 
+async def test_the_last_of_the_events_that_were_counted_is_kept_under_its_number() -> None:
+    log = RunLog()
+
+    async def listen(event: object) -> None: ...
+
+    tell = log.counted(listen)
+    for text in ("a", "b"):
+        await tell(TextDelta(text))
+    log.end(TextDelta("b"))
+    assert await log.after(0) == (2, TextDelta("b"))
+    assert await log.after(2) is None
+
+
+async def test_an_event_that_its_listener_never_had_has_no_number() -> None:
+    log = RunLog()
+
+    async def listen(event: object) -> None:
+        await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(log.counted(listen), TextDelta("a"))
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    assert log.last_id == 0
+
+
 async def test_a_log_that_shrinks_keeps_its_end() -> None:
     log = RunLog()
     for text in ("a", "b", "c"):

@@ -167,8 +167,34 @@ async def test_a_streamed_run_that_lost_its_last_event_gives_it_again(serve: Ser
         response = await client.post("/run", json={"input": "a b"}, headers={"accept": "text/event-stream"})
         assert "id: 4\nevent: run_ended" in response.text
         run_id = (await client.get("/runs")).json()["runs"][0]["run_id"]
-        assert await events_of(client, run_id, 3) == [(5, "run_ended")]
-        assert await events_of(client, run_id, 5) == []
+        assert await events_of(client, run_id) == [(4, "run_ended")]  # the others were only counted
+        assert await events_of(client, run_id, 3) == [(4, "run_ended")]
+        assert await events_of(client, run_id, 4) == []
+
+
+async def test_a_streamed_run_that_failed_has_one_number_for_its_failure(serve: Serve) -> None:
+    async with serve(Agent(OfflineModel(ZeroDivisionError()))) as client:
+        response = await client.post("/run", json={"input": "hi"}, headers={"accept": "text/event-stream"})
+        assert "id: 2\nevent: run_failed" in response.text
+        run_id = (await client.get("/runs")).json()["runs"][0]["run_id"]
+        assert await events_of(client, run_id) == [(2, "run_failed")]
+        assert await events_of(client, run_id, 1) == [(2, "run_failed")]
+        assert await events_of(client, run_id, 2) == []
+
+
+async def test_a_streamed_run_that_was_cancelled_has_one_number_for_its_end(serve: Serve) -> None:
+    hold = Held("done")
+    async with (
+        serve(Agent(OfflineModel(hold))) as client,
+        client.stream("POST", "/run", json={"input": "hi"}, headers={"accept": "text/event-stream"}) as response,
+    ):
+        await hold.until(lambda hold: hold.arrived == 1)
+        run_id = (await client.get("/runs")).json()["runs"][0]["run_id"]
+        assert (await client.delete(f"/runs/{run_id}")).status_code == 202
+        *_, last = await EventReader(response).all()
+        assert (last.id, last.name) == (2, "run_failed")
+        assert await events_of(client, run_id, 1) == [(2, "run_failed")]
+        assert await events_of(client, run_id, 2) == []
 
 
 async def test_somebody_who_only_looks_on_may_leave(serve: Serve) -> None:

@@ -135,4 +135,4 @@ class LoggedEvents:
         if self._record.output is not None or self._ended:  # its end was an event, or has been told
             raise StopAsyncIteration
         self._ended = True
-        return self.last_id + 1, self._record
+        return self._record.log.last_id + 1, self._record
