@@ -17,7 +17,7 @@ caller waits for goes straight to dispatch. Both end in the same registry of act
 
 The rooms, and the direction of imports (left never imports right):
 
-`errors, frozen -> model -> agent.(run_context, run_output, tool, session, bus, auth, trigger, hook) ->
+`errors, frozen, half_read_body -> model -> agent.(run_context, run_output, tool, session, bus, auth, trigger, hook) ->
 agent.run_loop -> agent.agent -> agent.interface -> agent.runtime -> cli`
 
 - `definable.model`: the `Model` protocol, messages, `OpenAIChat`, `OfflineModel`.

@@ -16,6 +16,7 @@ import openai
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ..errors import ModelConnectionError, ModelResponseError, ModelTimeoutError
+from ..half_read_body import may_be_half_read
 from .message import ModelReply
 from .openai_errors import EXPLAINED, explain, raise_explained
 from .openai_response import read_reply
@@ -65,7 +66,9 @@ class OpenAIClient:
             timeout=deadlines,
             default_headers=extra_headers,
             default_query=extra_query,
-            http_client=httpx2.AsyncClient(limits=LIMITS, timeout=deadlines, follow_redirects=True),
+            http_client=httpx2.AsyncClient(
+                limits=LIMITS, timeout=deadlines, follow_redirects=True, event_hooks={"response": [may_be_half_read]}
+            ),
         )
         self._where = str(self._sdk.base_url.copy_with(userinfo=b"")).rstrip("/")
 

@@ -140,11 +140,7 @@ class _Events:
 
     async def aclose(self) -> None:
         """Close the connection, or give it back when the answer was read to its end."""
-        await self._response.aclose()
-        # Closing a half-read `aiter_bytes()` leaves a generator of httpx2's to the garbage collector, about which trio
-        # warns; a read from the closed connection ends them all: https://github.com/pydantic/httpx2/issues/1195
         try:
-            async for _ in self._chunks:
-                pass
-        except httpx2.HTTPError:
-            return
+            await self._chunks.aclose()
+        finally:
+            await self._response.aclose()

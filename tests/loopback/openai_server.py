@@ -100,6 +100,7 @@ class Page:
     body: bytes
     status: int = 200
     content_type: str = "text/html; charset=utf-8"
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -257,8 +258,8 @@ async def _answer(sender: _Sender, answer: Answer, request: dict[str, Any]) -> N
         case Problem(status, message, type, code, headers):
             body = Refusal(message, status, type, code).body()
             await sender.whole(status, body, headers=headers)
-        case Page(body, status, content_type):
-            await sender.whole(status, body, content_type)
+        case Page(body, status, content_type, headers):
+            await sender.whole(status, body, content_type, headers)
         case Fault("disconnect"):
             await sender.disconnect()
         case Fault():

@@ -24,10 +24,12 @@ class Refused:
 
 @dataclass(frozen=True)
 class Page:
-    """A body that the Bot API would not send: a proxy's page, broken JSON."""
+    """A body as it is sent: a proxy's page, broken JSON, what nobody can decode."""
 
     body: bytes = b"<html>502 Bad Gateway</html>"
     status: int = 502
+    content_type: str = "text/html"
+    encoding: str = ""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ class TelegramServer:
     updates: list[dict[str, Any]] = field(default_factory=list)
     """Not acknowledged yet."""
     files: dict[str, bytes] = field(default_factory=dict)
+    file_encoding: str = ""
+    """What files are said to be encoded with, which they are not."""
     webhook: dict[str, Any] = field(default_factory=dict)
     webhook_failure: dict[str, Any] = field(default_factory=dict)
     """`last_error_date` and `last_error_message`, once the webhook could not be reached."""
@@ -154,19 +156,20 @@ class TelegramServer:
         answer = await self._answer(request.target.decode(), headers, bytes(body))
         if answer is None:
             return False
-        status, content_type, payload = answer
-        fields = [("content-type", content_type), ("content-length", str(len(payload)))]
-        await stream.send(connection.send(h11.Response(status_code=status, headers=fields)) or b"")
-        await stream.send((connection.send(h11.Data(payload)) or b"") + (connection.send(h11.EndOfMessage()) or b""))
+        fields = [("content-type", answer.content_type), ("content-length", str(len(answer.body)))]
+        fields += [("content-encoding", answer.encoding)] * bool(answer.encoding)
+        await stream.send(connection.send(h11.Response(status_code=answer.status, headers=fields)) or b"")
+        await stream.send(
+            (connection.send(h11.Data(answer.body)) or b"") + (connection.send(h11.EndOfMessage()) or b"")
+        )
         return connection.our_state is h11.DONE and connection.their_state is h11.DONE
 
-    async def _answer(self, target: str, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes] | None:
-        """Status, content type and body; None: the connection is closed without a word."""
+    async def _answer(self, target: str, headers: dict[str, str], body: bytes) -> Page | None:
+        """What is answered; None: the connection is closed without a word."""
         path, _, query = target.partition("?")
         path = unquote(path)
         if path.startswith(f"/file/bot{self.token}/"):
-            content = self.files.get(path.removeprefix(f"/file/bot{self.token}/"))
-            return (404, "text/plain", b"") if content is None else (200, "application/octet-stream", content)
+            return self._file(path.removeprefix(f"/file/bot{self.token}/"))
         method = path.removeprefix(f"/bot{self.token}/")
         if not path.startswith("/bot"):
             return _json(Refused(404, "Not Found"))
@@ -177,7 +180,7 @@ class TelegramServer:
             case Refused():
                 return _json(failure)
             case Page():
-                return failure.status, "text/html", failure.body
+                return failure
             case Fault("drop"):
                 return None
             case Fault("hang"):
@@ -192,6 +195,12 @@ class TelegramServer:
             self.refusals.append(f"{method}: {error}")
             result = Refused(400, f"Bad Request: {error}")
         return None if failure == Fault("drop after") else _json(result)
+
+    def _file(self, path: str) -> Page:
+        content = self.files.get(path)
+        if content is None:
+            return Page(b"", 404, "text/plain")
+        return Page(content, 200, "application/octet-stream", self.file_encoding)
 
     async def _act(self, method: str, parameters: dict[str, Any]) -> Any:
         self.calls.append(Call(method, parameters, anyio.current_time()))
@@ -284,10 +293,10 @@ async def _wait_then_cancel(event: anyio.Event, tasks: Any) -> None:
     tasks.cancel_scope.cancel()
 
 
-def _json(result: Any) -> tuple[int, str, bytes]:
+def _json(result: Any) -> Page:
     if isinstance(result, Refused):
-        return result.code, "application/json", json.dumps(result.body()).encode()
-    return 200, "application/json", json.dumps({"ok": True, "result": result}).encode()
+        return Page(json.dumps(result.body()).encode(), result.code, "application/json")
+    return Page(json.dumps({"ok": True, "result": result}).encode(), 200, "application/json")
 
 
 async def _next_event(stream: SocketStream, connection: h11.Connection) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import traceback
 from typing import Any
@@ -279,3 +280,17 @@ async def ask(model: OpenAIChat, stream: bool) -> None:
 def test_a_failed_try_is_explained(error: Exception, expected: type[ModelError], words: str, transient: bool) -> None:
     failure = explain(error, where="http://x", key="", timeout=7)
     assert (type(failure.error), str(failure.error), failure.transient) == (expected, words, transient)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [200, 400])
+async def test_an_answer_that_cannot_be_decoded_is_a_clear_error_and_leaves_nothing_behind(
+    provider: Any, stream: bool, status: int
+) -> None:
+    async with provider(max_retries=0) as (server, model):
+        server.play(Page(b"no gzip", status, "application/json", {"content-encoding": "gzip"}))
+        with pytest.raises(ModelError) as caught:
+            await ask(model, stream)
+        assert server.url in str(caught.value)
+        del caught
+        gc.collect()  # trio says there what was not closed

@@ -15,6 +15,7 @@ import httpx2
 
 import definable
 from definable.agent.interface.errors import InterfaceConnectionError, InterfaceRateLimitError
+from definable.half_read_body import may_be_half_read
 
 from .config import DiscordConfig
 from .gateway_info import GatewayInfo, read_gateway_info
@@ -171,6 +172,7 @@ async def open_rest(config: DiscordConfig) -> AsyncGenerator[DiscordRest]:
         headers={"Authorization": f"Bot {config.bot_token}", "User-Agent": USER_AGENT},
         timeout=httpx2.Timeout(REQUEST_TIMEOUT, connect=config.connect_timeout),
         limits=LIMITS,
+        event_hooks={"response": [may_be_half_read]},
     ) as client:
         yield DiscordRest(config, client)
 

@@ -5,8 +5,8 @@ A long poll holds a connection for its time: every bot has a client of its own, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -14,6 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx2
 
 from definable.agent.interface.errors import InterfaceConnectionError, InterfaceMessageError
+from definable.half_read_body import may_be_half_read
 
 from .config import TelegramConfig
 from .failure import TelegramUnreached, result_of
@@ -87,7 +88,7 @@ class BotAPI:
             async with self._client.stream("GET", f"/file{PLACEHOLDER}{quote(path)}") as response:
                 if response.status_code != 200:
                     raise InterfaceConnectionError(f"a file could not be fetched: Telegram says {response.status_code}")
-                async with _chunks(response) as chunks:
+                async with aclosing(response.aiter_bytes()) as chunks:
                     async for chunk in chunks:
                         content += chunk
                         if len(content) > MAX_FILE_SIZE:
@@ -105,25 +106,10 @@ async def bot_api(config: TelegramConfig) -> AsyncGenerator[BotAPI, None]:
         httpx2.AsyncHTTPTransport(limits=limits, proxy=_proxy(config.base_url)), config.bot_token
     )
     timeout = httpx2.Timeout(config.request_timeout, connect=config.connect_timeout)
-    async with httpx2.AsyncClient(base_url=config.base_url, transport=transport, timeout=timeout) as client:
+    async with httpx2.AsyncClient(
+        base_url=config.base_url, transport=transport, timeout=timeout, event_hooks={"response": [may_be_half_read]}
+    ) as client:
         yield BotAPI(client, config.request_timeout)
-
-
-@asynccontextmanager
-async def _chunks(response: httpx2.Response) -> AsyncGenerator[AsyncIterator[bytes], None]:
-    """The pieces of an answer's body, which need not be read to its end.
-
-    Closing a half-read `aiter_bytes()` leaves a generator of httpx2's to the garbage collector, about which trio warns;
-    a read from the closed connection ends them all: https://github.com/pydantic/httpx2/issues/1195
-    """
-    chunks = response.aiter_bytes()
-    try:
-        yield chunks
-    finally:
-        await response.aclose()
-        with suppress(httpx2.HTTPError):
-            async for _ in chunks:
-                pass
 
 
 def _proxy(url: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 
 import anyio
@@ -88,10 +89,10 @@ async def test_what_fails_for_a_moment_is_tried_again(fault: Fault) -> None:
         await posted_with(server, fault, fault)
 
 
-@pytest.mark.filterwarnings("default")  # httpx2 leaves a generator behind when it cannot decode an answer
-async def test_an_answer_that_cannot_be_decoded_is_tried_again() -> None:
+async def test_an_answer_that_cannot_be_decoded_is_tried_again_and_leaves_nothing_behind() -> None:
     async with DiscordServer().running() as server:
         await posted_with(server, problem(200, b"no gzip", **{"Content-Encoding": "gzip"}))
+        gc.collect()  # trio says there what was not closed
 
 
 async def test_a_message_whose_answer_was_lost_is_not_posted_twice() -> None:

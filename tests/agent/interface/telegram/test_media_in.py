@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -128,6 +129,18 @@ async def test_a_file_that_is_gone_or_grew_fails_the_message_in_one_line(
             await server.until(lambda server: server.sent())
         assert server.sent() == [SORRY]
     assert words in caplog.text and server.token not in caplog.text
+
+
+async def test_a_file_that_cannot_be_decoded_fails_the_message_and_leaves_nothing_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with TelegramServer(files={"f": b"no gzip" * MIB}, file_encoding="gzip").running() as server:
+        server.write("look", chat=1, document={"file_id": "f"})
+        async with Agent("offline").running(bot_for(server), enable_server=False):
+            await server.until(lambda server: server.sent())
+        assert server.sent() == [SORRY]
+    assert "a file could not be fetched: DecodingError" in caplog.text
+    gc.collect()  # trio says there what was not closed
 
 
 async def test_a_file_that_telegram_does_not_know_fails_the_message() -> None:
