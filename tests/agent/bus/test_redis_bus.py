@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -45,16 +45,24 @@ def in_line(redis: RedisServer) -> int:
     return redis.number("XLEN", "{definable}:line")
 
 
-async def hang(bus: RedisBus) -> None:
-    """As a process that is stuck: its lease is not renewed any more."""
+async def hang(bus: RedisBus) -> Callable[[], None]:
+    """As a process that is stuck: its lease is not renewed any more, until what is returned is called."""
     assert bus._line is not None
+    taker, back = bus._line._taker, anyio.Event()
+    renew = taker.renew
 
-    async def never() -> None:
-        await anyio.sleep_forever()
+    async def when_back() -> None:
+        await back.wait()
+        await renew()
 
-    bus._line._taker.renew = never  # type: ignore[method-assign]
+    def go_on() -> None:
+        taker.renew = renew  # type: ignore[method-assign]
+        back.set()
+
+    taker.renew = when_back  # type: ignore[method-assign]
     with anyio.fail_after(LIMIT):
         await anyio.sleep(LEASE / 2)
+    return go_on
 
 
 # --- leases
@@ -112,49 +120,94 @@ async def test_a_heartbeat_does_not_take_back_what_somebody_else_has(redis: Redi
     assert in_line(redis) == 0
 
 
+async def test_what_is_lost_before_anybody_takes_it_is_not_handed_out_any_more(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow, other = RedisBus(redis.url, lease=LEASE), RedisBus(redis.url, lease=LEASE)
+    async with slow.open(), slow.consume() as deliveries, other.open(), other.consume() as others:
+        line = slow._line
+        assert line is not None
+        async with anyio.create_task_group() as group:
+            group.start_soon(anext, deliveries)
+            await eventually(lambda: line._taker.is_taking)
+            await anyio.sleep(0.05)  # the read has come to Redis
+            group.cancel_scope.cancel()  # who has asked goes, and what comes stays in hand
+        await slow.publish("job", {"n": 1})
+        await eventually(lambda: line.hands.held)
+        [untaken] = line.hands.held.values()
+        go_on = await hang(slow)
+        [taken] = await take(others, 1)
+        assert (taken.id, taken.attempt) == (untaken.id, 2)
+        go_on()
+        await eventually(lambda: not line.hands.held)
+        assert f"the lease of delivery {taken.id} (job) is lost" in caplog.text
+        assert untaken.lease.cancel_called
+        await other.publish("job", {"n": 2})
+        [next_one] = await take(deliveries, 1)
+        assert (next_one.data, next_one.attempt) == ({"n": 2}, 1)
+        await taken.ack()
+        await next_one.ack()
+    assert in_line(redis) == 0
+
+
+class Replica:
+    """A process whose handler never comes to the end of a first attempt."""
+
+    def __init__(self, name: str, url: str, ends: list[str], **options: Any) -> None:
+        self.name = name
+        self.ends = ends
+        self.agent = Agent("offline", bus=RedisBus(url, lease=LEASE))
+        self.agent.on(EventTrigger("job", **options))(self.job)
+
+    async def job(self, event: TriggerEvent) -> None:
+        try:
+            if event.attempt == 1:
+                await anyio.sleep_forever()
+            self.ends.append(f"{self.name} did attempt {event.attempt}")
+        except anyio.get_cancelled_exc_class():
+            self.ends.append(f"{self.name} was cut off")
+            raise
+
+
 async def test_a_lost_lease_cancels_the_handler_that_held_it_and_the_report_leaves_it_to_the_other(
     redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     ends: list[str] = []
-    counts: list[int] = []
-
-    def replica(name: str) -> Agent:
-        agent = Agent("offline", bus=RedisBus(redis.url, lease=LEASE))
-
-        async def job(event: TriggerEvent) -> None:
-            try:
-                if event.attempt == 1:
-                    await anyio.sleep_forever()
-                ends.append(f"{name} did attempt {event.attempt}")
-            except anyio.get_cancelled_exc_class():
-                ends.append(f"{name} was cut off")
-                raise
-
-        job.__qualname__ = "job"
-        agent.on(EventTrigger("job"))(job)
-        return agent
-
+    stuck, other = Replica("stuck", redis.url, ends), Replica("other", redis.url, ends)
     with anyio.fail_after(LIMIT):
-        stuck = replica("stuck")
-        async with stuck.running(enable_server=False) as first:
-            await stuck.aemit("job")
+        async with stuck.agent.running(enable_server=False) as first:
+            await stuck.agent.aemit("job")
             await eventually(lambda: first.ledger.active())
-            line = first.bus._line
-            renew = line._taker.renew
-            await hang(first.bus)
-            async with replica("other").running(enable_server=False) as second:
+            go_on = await hang(first.bus)
+            async with other.agent.running(enable_server=False) as second:
                 await eventually(lambda: ends)
-                line._taker.renew = renew
-                await renew()
+                go_on()
                 await eventually(lambda: len(ends) == 2)
-            counts.append(first.workers.lost)
     assert ends == ["other did attempt 2", "stuck was cut off"]
-    assert counts == [1]
+    assert first.workers.lost == 1
     assert first.report is not None and second.report is not None
     assert first.report.clean
     assert (first.report.completed, first.report.cancelled, first.report.never_started) == (0, 0, 0)
     assert second.report.completed == 1
     assert "was cut off: the lease of delivery" in caplog.text
+
+
+async def test_a_delivery_whose_lease_is_lost_while_it_stands_in_line_is_never_begun(redis: RedisServer) -> None:
+    ends: list[str] = []
+    stuck, other = Replica("stuck", redis.url, ends, max_concurrency=1), Replica("other", redis.url, ends)
+    with anyio.fail_after(LIMIT):
+        async with stuck.agent.running(enable_server=False) as first:
+            for _ in range(2):
+                await stuck.agent.aemit("job")
+            await eventually(lambda: len(first.bus._line.hands.held) == 2)
+            go_on = await hang(first.bus)
+            async with other.agent.running(enable_server=False):
+                await eventually(lambda: len(ends) == 2)
+                go_on()
+                await eventually(lambda: first.workers.lost == 2)
+    assert ends == ["other did attempt 2", "other did attempt 2", "stuck was cut off"]
+    assert first.report is not None and first.report.clean
+    assert (first.report.completed, first.report.cancelled, first.report.never_started) == (0, 0, 0)
 
 
 async def test_what_a_closed_bus_had_in_hand_is_with_others_at_once(redis: RedisServer) -> None:
