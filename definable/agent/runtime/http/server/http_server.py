@@ -207,6 +207,8 @@ class HTTPServer:
             # Its task keeps it in a cycle. With the traceback, all that the connection held would wait there for the
             # garbage collector, which takes a quarter of a millisecond for each, thousands at once at a forced stop.
             raise cancelled.with_traceback(None)  # noqa: B904
+        except Exception:  # one connection must not stop the server
+            log.exception("a connection failed")
         finally:
             self._accepted -= 1
             if client is not None:
