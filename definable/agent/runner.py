@@ -49,6 +49,8 @@ class RunRequest:
     metadata: Mapping[str, Any] | None = None
     trigger: TriggerEvent | None = None
     run_id: str = field(default_factory=lambda: f"run_{random_id(12)}")
+    headers: Mapping[str, str] | None = None
+    """Of the HTTP request that asks for it, looked up case-insensitively: they may name a trace."""
 
 
 class Runner:
@@ -163,7 +165,7 @@ class Runner:
         context = _context(request, session.session_id, session.state)
         token = current_run.set(context)
         try:
-            with run_span(self.name, self.model, context) as span:
+            with run_span(self.name, self.model, context, request.headers) as span:
                 output = await self._run_within(request, session, context, listener)
                 span.completed(output)
             return output

@@ -10,7 +10,7 @@ https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/ and gen-ai-agen
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -77,8 +77,16 @@ class NoSpan:
 NO_SPAN = NoSpan()
 
 
-def run_span(agent: str, model: Model, context: RunContext) -> Span:
-    """The span of a run: `invoke_agent {agent}`, internal."""
+def run_span(agent: str, model: Model, context: RunContext, headers: Mapping[str, str] | None = None) -> Span:
+    """The span of a run: `invoke_agent {agent}`, internal.
+
+    Args:
+        agent: The agent's name.
+        model: What it asks.
+        context: The run's.
+        headers: Of the HTTP request that asks for it: a `traceparent` (W3C Trace Context) makes it part of the sender's
+            trace, unless a span is open around it already.
+    """
     tracer = active_tracer()
     if tracer is None:
         return NO_SPAN
@@ -94,6 +102,7 @@ def run_span(agent: str, model: Model, context: RunContext) -> Span:
             "gen_ai.request.model": model.id,
             "definable.run.id": context.run_id,
         },
+        headers,
     )
 
 
@@ -132,8 +141,9 @@ def tool_span(name: str, call_id: str) -> Span:
 def trigger_span(event: TriggerEvent, trigger: BaseTrigger, *, waited_for: bool) -> Span:
     """The span of one handling of an event: its handler and the run that it asks for.
 
-    A server's where a webhook's sender waits, a consumer's for what comes from the event bus. A webhook's `traceparent`
-    header (W3C Trace Context) makes it part of the sender's trace, unless a span is open around it already.
+    A server's where a webhook's sender waits, a consumer's for what comes from the event bus. A `traceparent` header
+    (W3C Trace Context), of a webhook or of a run that was accepted for later, makes it part of the sender's trace,
+    unless a span is open around it already.
 
     Args:
         event: What is handled.
@@ -156,9 +166,17 @@ def trigger_span(event: TriggerEvent, trigger: BaseTrigger, *, waited_for: bool)
             "messaging.destination.name": route,
             "messaging.message.id": event.id,
         }
-    headers = {} if event.raw is None else {name.lower(): value for name, value in event.headers.items()}
     name, kind = (route, "SERVER") if waited_for else (f"process {route}", "CONSUMER")
-    return recording()(tracer, name, kind, attributes, headers)
+    return recording()(tracer, name, kind, attributes, event.headers)
+
+
+def trace_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Those of a request's headers that say which trace it belongs to; none where nobody traces."""
+    if not headers or active_tracer() is None:
+        return {}
+    from .telemetry_span import trace_fields  # imports the extra
+
+    return {name: headers[name] for name in trace_fields() if name in headers}
 
 
 def provider_of(model: Model) -> str:

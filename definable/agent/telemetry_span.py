@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import Token
 from types import TracebackType
 from typing import Any
@@ -25,7 +25,8 @@ class RecordedSpan:
         name: Its name.
         kind: The name of its `SpanKind`.
         attributes: What is known from the start.
-        headers: Of a request, in lower case: they may name a parent, which counts where no span is open already.
+        headers: Of a request, looked up in lower case: they may name a parent, which counts where no span is open
+            already.
     """
 
     __slots__ = ("_span", "_token")
@@ -89,6 +90,11 @@ def parent_of(headers: Mapping[str, str] | None) -> Context | None:
     if not headers or trace.get_current_span().get_span_context().is_valid:
         return None
     return propagate.extract(headers)
+
+
+def trace_fields() -> Iterable[str]:
+    """The names of the headers by which a request says which trace it belongs to."""
+    return propagate.get_global_textmap().fields
 
 
 def error_type(error: BaseException) -> str:

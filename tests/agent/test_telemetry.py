@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from definable.agent import Agent
+from definable.agent import Agent, RunContext
 from definable.agent.telemetry import NO_SPAN, chat_span, run_span, tool_span
 from definable.agent.trigger import EventTrigger, Webhook
 from definable.errors import ModelAuthenticationError
@@ -200,6 +200,61 @@ async def test_an_accepted_webhook_continues_its_senders_trace_later(spans: Span
     assert span.kind is SpanKind.CONSUMER
     assert f"{span.context.trace_id:032x}" == TRACE_ID if span.context else False
     assert (span.attributes or {})["messaging.operation.type"] == "process"
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_a_run_over_http_continues_its_senders_trace(spans: Spans, accept: str) -> None:
+    headers = {"TraceParent": TRACEPARENT, "accept": accept}
+    async with served(Agent("offline")) as service:
+        response = await service.client.post("/run", json={"input": "hi"}, headers=headers)
+        assert response.status_code == 200
+        span = await spans.wait_for("invoke_agent agent")
+    assert span.parent is not None
+    assert (f"{span.parent.trace_id:032x}", f"{span.parent.span_id:016x}") == (TRACE_ID, PARENT_ID)
+    assert is_child(spans.one("chat offline"), span)
+
+
+async def test_a_run_in_the_background_continues_its_senders_trace_later(spans: Spans) -> None:
+    headers = {"traceparent": TRACEPARENT, "tracestate": "vendor=7", "prefer": "respond-async", "x-secret": "s"}
+    agent = Agent("offline")
+    seen: list[dict[str, str]] = []
+
+    @agent.before_request
+    async def look(context: RunContext) -> None:
+        seen.append(dict(context.trigger.headers) if context.trigger else {})
+
+    async with served(agent) as service:
+        response = await service.client.post("/run", json={"input": "hi"}, headers=headers)
+        assert response.status_code == 202
+        span = await spans.wait_for("process POST /run")
+    assert span.kind is SpanKind.CONSUMER
+    assert span.parent is not None and span.context is not None
+    assert (f"{span.parent.trace_id:032x}", f"{span.parent.span_id:016x}") == (TRACE_ID, PARENT_ID)
+    assert span.context.trace_state.get("vendor") == "7"
+    assert is_child(spans.one("invoke_agent agent"), span)
+    assert seen == [{"traceparent": TRACEPARENT, "tracestate": "vendor=7"}]
+
+
+@pytest.mark.parametrize("prefer", ["", "respond-async"])
+async def test_a_run_over_http_that_names_no_trace_begins_one(spans: Spans, prefer: str) -> None:
+    async with served(Agent("offline")) as service:
+        await service.client.post("/run", json={"input": "hi"}, headers={"prefer": prefer})
+        await spans.wait_for("invoke_agent agent")
+    assert [span.parent for span in spans if span.name != "chat offline"][-1] is None
+
+
+async def test_where_nobody_traces_a_run_in_the_background_carries_no_headers() -> None:
+    agent = Agent("offline")
+    seen: list[object] = []
+
+    @agent.before_request
+    async def look(context: RunContext) -> None:
+        seen.append(context.trigger and dict(context.trigger.headers))
+
+    headers = {"traceparent": TRACEPARENT, "prefer": "respond-async"}
+    async with served(agent) as service:
+        await service.client.post("/run", json={"input": "hi"}, headers=headers)
+    assert seen == [{}]
 
 
 @pytest.mark.parametrize("header", ["", "not a traceparent", "00-" + "0" * 32 + "-" + "0" * 16 + "-01"])

@@ -14,6 +14,7 @@ import anyio
 from definable.agent.bus.base import EventBus
 from definable.agent.calling import call_user
 from definable.agent.runner import RunRequest
+from definable.agent.telemetry import trace_headers
 from definable.agent.trigger.base import Reply, TriggerEvent
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import EventBufferFull
@@ -60,6 +61,8 @@ class Intake:
         """
         body = {"input": run.input, "session_id": run.session_id, "metadata": run.metadata}
         data = self._data(source, run.run_id, run.user_id) | {"body": body}
+        if trace := trace_headers(run.headers):
+            data["headers"] = trace
         self._check_room()
         record = self._registry.queue(run, source)
         try:

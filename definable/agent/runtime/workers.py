@@ -14,6 +14,7 @@ from definable.agent.bus.base import Delivery, EventBus
 from definable.agent.bus.emitter import Emitter, inside_worker
 from definable.agent.trigger.base import NO_HEADERS, BaseTrigger, TriggerEvent
 from definable.agent.trigger.cron import Cron
+from definable.agent.trigger.headers import Headers
 from definable.errors import RunCancelled
 
 from .accepted_request import accepted_request
@@ -238,14 +239,17 @@ def source_kind(trigger: BaseTrigger) -> str:
 def event_of(trigger: BaseTrigger, delivery: Delivery) -> TriggerEvent:
     """The event that a delivery carries."""
     data: Mapping[str, Any] = delivery.data
-    body, timestamp, raw = data.get("body"), data.get("timestamp"), None
+    body, timestamp, headers, raw = data.get("body"), data.get("timestamp"), NO_HEADERS, None
     if "request" in data:
         body, raw = accepted_request(data)
+        headers = raw.headers
+    elif "headers" in data:
+        headers = Headers((name.encode("latin-1"), value.encode("latin-1")) for name, value in data["headers"].items())
     if isinstance(body, dict):  # a copy: other triggers and later attempts get the same data
         body = dict(cast("dict[str, Any]", body))
     return TriggerEvent(
         body=body,
-        headers=NO_HEADERS if raw is None else raw.headers,
+        headers=headers,
         source=data.get("source") or trigger.source,
         timestamp=current_clock().now() if timestamp is None else timestamp,
         raw=raw,

@@ -48,7 +48,7 @@ class TriggerEvent:
     body: Any = None
     """Parsed JSON or form body, or the event's data; None when absent."""
     headers: Headers = NO_HEADERS
-    """Of a webhook; looked up case-insensitively."""
+    """Of a webhook; looked up case-insensitively. Of a run that was accepted for later, those that name its trace."""
     source: str = ""
     """`"POST /github"`, `"cron(0 9 * * *)"` or `"event(user_signup)"`."""
     timestamp: float = 0.0

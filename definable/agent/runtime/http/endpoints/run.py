@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import anyio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from definable.agent.auth.base import AuthContext
 from definable.agent.run_event import RunEvent
 from definable.agent.run_stream import RunStream, follow_run
 from definable.agent.runner import RunRequest
@@ -61,7 +60,7 @@ class RunEndpoint:
         media = media_type(request.content_type)
         if media and not is_json(media):
             raise Problem(415, f"the body must be application/json, not {media}")
-        run = run_request(run_body(await request.body(MAX_RUN_BODY)), request.auth)
+        run = run_request(run_body(await request.body(MAX_RUN_BODY)), request)
         if run.session_id is not None:
             await self._check_session(request, run, run.session_id)
         if prefers_async(request):
@@ -138,13 +137,14 @@ class NumberedEvents:
         return self._number, event
 
 
-def run_request(body: RunBody, auth: AuthContext | None) -> RunRequest:
+def run_request(body: RunBody, request: Request) -> RunRequest:
     """The run that a body asks for.
 
     Raises:
         Problem: 403, the caller may not act for the user it names.
     """
-    return RunRequest(body.input, body.session_id, acting_user(auth, body.user_id), body.metadata)
+    user_id = acting_user(request.auth, body.user_id)
+    return RunRequest(body.input, body.session_id, user_id, body.metadata, headers=request.headers)
 
 
 def run_body(body: bytes) -> RunBody:
