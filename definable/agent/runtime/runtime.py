@@ -21,7 +21,6 @@ from definable.agent.event_loop import EventLoopHandle
 from definable.agent.interface.base import BaseInterface
 from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.webhook import Webhook
-from definable.agent.worker_thread import RunningThread, worker_threads
 from definable.errors import ConfigurationError, EventBusClosed, ServeError
 from definable.model.base import Model
 
@@ -33,6 +32,7 @@ from .dispatch import Dispatcher
 from .health import health_of
 from .intake import Intake
 from .interfaces import supervised, with_webhooks
+from .last_account import LastAccount
 from .ledger import WorkLedger
 from .plain_errors import plain_errors
 from .report import ShutdownReport
@@ -40,7 +40,7 @@ from .run_registry import RunRegistry
 from .settings import ServeSettings
 from .triggers import TriggerTable
 from .watchdog import Watchdog
-from .workers import Workers, source_kind
+from .workers import Workers
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -55,9 +55,6 @@ logger: logging.Logger = logging.getLogger("definable")
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that closing the model's connections may take."""
-
-THREAD_TIMEOUT = 1.0
-"""Seconds that user code in worker threads gets to end after it was cut off."""
 
 
 class AgentRuntime:
@@ -108,6 +105,9 @@ class AgentRuntime:
             takers=[supervisor.mailbox for supervisor in self.supervisors],
         )
         self.cron_loop: CronLoop = CronLoop(self.triggers.crons, CronSource(self.bus, self.triggers).fire)
+        self._account = LastAccount(
+            self.name, self.ledger, self.triggers, agent.emitter, self.bus, self.workers, self.supervisors
+        )
         self.http: HTTPService | None = None
         """What answers HTTP; None without a server."""
         self._foreign_server = foreign_server
@@ -195,9 +195,7 @@ class AgentRuntime:
             self.agent.runtime = None
         if self.report is None:  # it was stopped before it served
             task_status.started(self.url)
-            self._count_unpublished()
-            self._write_report(())
-        assert self.report is not None
+            self.report = self._account.close_unserved(forced=self._forced)
         return self.report
 
     # --- start, in order
@@ -331,34 +329,10 @@ class AgentRuntime:
             await supervisor.ended.wait()
 
     async def _close_account(self) -> None:
-        """Count what was left undone, see to threads that nobody waits for, and write the report."""
         assert self._start_scope is not None
         was_served = not self._start_scope.cancel_called
         self._forced = self._forced or (was_served and self._stop_began is None)
-        self._count_unpublished()
-        self.workers.close_account()
-        for delivery in self.bus.leftovers():
-            self.workers.count_undone(delivery)
-        for supervisor in self.supervisors:
-            supervisor.mailbox.close_account()
-        stuck: Sequence[RunningThread] = ()
-        with anyio.CancelScope(shield=True):  # bounded by wait_idle's own timeout
-            stuck = await worker_threads().wait_idle(THREAD_TIMEOUT)
-        self._write_report(stuck)
-
-    def _count_unpublished(self) -> None:
-        for key, _ in self.agent.emitter.leftovers():
-            self.ledger.never_started(source_kind(self.triggers.by_key[key]))
-
-    def _write_report(self, stuck: Sequence[RunningThread]) -> None:
-        began, now = self._stop_began, anyio.current_time()
-        self.report = ShutdownReport(
-            duration=now - (now if began is None else began),
-            sources=self.ledger.counts(),
-            forced=self._forced,
-            stuck_threads=tuple(thread.function for thread in stuck),
-        )
-        logger.log(logging.INFO if self.report.clean else logging.WARNING, "%s %s", self.name, self.report)
+        self.report = await self._account.close(self._stop_began, forced=self._forced)
 
     @property
     def _agents(self) -> Iterable[Agent]:
