@@ -13,10 +13,10 @@ another, a number moves by one, `and` becomes `or`, a condition gets a `not`, a 
 exception is not caught). The same seed is the same sample as long as the code is the same.
 
 Each mutant is tried in a copy of the repository, first by the tests of its module, then by the others of its room
-(`rooms.py`), up to the first that fails. Tests that kill processes, soak or restart replicas are left out, and all
-tests of other rooms: a mutant that the whole suite would notice may survive here, never the other way round. A mutant
-that hangs counts as killed, since a test's timeout ends it; where other programs need the processor, give the tests
-more time (`--test-limit 30`), or a slow one counts as a hang.
+(`rooms.py`), up to the first that fails. Tests that kill processes, soak or restart replicas are left out where the
+room is about something else, and all tests of other rooms: a mutant that the whole suite would notice may survive here,
+never the other way round. A mutant that hangs counts as killed, since a test's timeout ends it; where other programs
+need the processor, give the tests more time (`--test-limit 30`), or a slow one counts as a hang.
 
 Some changes can make no difference to a test, and are not made (`exclusions.py`): those of annotations, type aliases,
 `if TYPE_CHECKING`, protocols, what is logged, a dataclass's `frozen` and `slots`, the `*` and `/` of signatures, and

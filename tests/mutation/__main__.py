@@ -67,7 +67,7 @@ def survivors(results: Path) -> list[Mutant]:
 
 
 def room_of(mutant: Mutant) -> Room:
-    return next(room for room in ROOMS.values() if str(Path(mutant.module).parent) == room.package)
+    return next(room for room in ROOMS.values() if mutant.module in room.modules(ROOT))
 
 
 def check_unmutated(room: Room, copy: Path, test_limit: int) -> None:

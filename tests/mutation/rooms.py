@@ -12,8 +12,12 @@ class Room:
 
     package: str
     tests: str
+    mutated: tuple[str, ...] = ("*.py",)
+    """Patterns of the package's files: rooms may share a package."""
     not_mutated: tuple[str, ...] = ()
-    """Patterns of the package's files."""
+    """Patterns of those among them that are left out."""
+    run: tuple[str, ...] = ("test_*.py",)
+    """Patterns of the test files."""
     not_run: tuple[str, ...] = ()
     """Patterns of test files that are run for nothing but what they are about: they start and kill processes, or whole
     services."""
@@ -24,18 +28,28 @@ class Room:
 
     def modules(self, root: Path) -> list[str]:
         """The files to mutate."""
-        files = (file.relative_to(root) for file in sorted((root / self.package).glob("*.py")))
+        files = (file.relative_to(root) for file in files_of(root / self.package, self.mutated))
         return [str(file) for file in files if not any(file.match(pattern) for pattern in self.not_mutated)]
 
     def test_files(self, root: Path, module: str) -> tuple[list[str], list[str]]:
         """The files to run for a module: those that are most likely to notice, and the others."""
         name = Path(module).stem
         named = dict(self.of_module).get(name, (f"test_{name}.py",))
-        files = [file.relative_to(root) for file in sorted((root / self.tests).glob("test_*.py"))]
+        files = [file.relative_to(root) for file in files_of(root / self.tests, self.run)]
         kept = [file for file in files if file.name in named or not any(file.match(it) for it in self.not_run)]
         first = [str(file) for file in kept if file.name in named]
         return first, [file for file in map(str, kept) if file not in first]
 
+
+def files_of(directory: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return sorted({file for pattern in patterns for file in directory.glob(pattern)})
+
+
+HTTP_NOT_RUN = ("test_docs_in_browser.py", "test_raw_bytes.py", "test_schemathesis.py")
+HTTP_NOT_SELECTED = "asyncio and foreign or thousand_repeats or hold_up_no_stop"
+"""uvicorn takes half a second to end."""
+
+REDIS = ("test_redis_bus.py", "test_bus_contract.py", "test_redis_failures.py")
 
 SQLITE = ("test_sqlite_bus.py", "test_sqlite_failures.py", "test_bus_contract.py")
 
@@ -79,6 +93,87 @@ ROOMS = {
             ("run_registry", ("test_run_registry.py", "test_queued_runs.py")),
             ("signals", ("test_signals.py", "test_serve_process.py")),
             ("workers", ("test_workers.py", "test_lost_lease.py")),
+        ),
+    ),
+    "http": Room(
+        "definable/agent/runtime/http",
+        "tests/agent/runtime/http",
+        not_run=HTTP_NOT_RUN,
+        not_selected=HTTP_NOT_SELECTED,
+        of_module=(
+            ("app", ("test_run.py", "test_webhooks.py", "test_asgi.py", "test_guard.py")),
+            ("body", ("test_webhooks.py", "test_run.py")),
+            ("disconnect", ("test_run.py", "test_streamed_run.py")),
+            ("documents", ("test_runs.py", "test_openapi_answers.py")),
+            ("failure", ("test_run.py", "test_webhook_answers.py")),
+            ("gatekeeper", ("test_guard.py", "test_identity.py")),
+            ("lifespan", ("test_asgi.py",)),
+            *(
+                (f"openapi{part}", ("test_openapi.py", "test_openapi_answers.py"))
+                for part in ("", "_names", "_operations", "_responses", "_schemas", "_security", "_webhooks")
+            ),
+            ("request", ("test_webhooks.py", "test_run.py")),
+            ("response", ("test_run.py", "test_problem.py")),
+            ("routes", ("test_webhooks.py", "test_run.py")),
+            ("service", ("test_stop.py", "test_asgi.py")),
+            ("sse", ("test_streamed_run.py",)),
+        ),
+    ),
+    "http_endpoints": Room(
+        "definable/agent/runtime/http/endpoints",
+        "tests/agent/runtime/http",
+        not_run=HTTP_NOT_RUN,
+        not_selected=HTTP_NOT_SELECTED,
+        of_module=(
+            ("base", ("test_run.py", "test_runs.py")),
+            ("health", ("test_run.py", "test_guard.py", "test_openapi_answers.py")),
+            ("run", ("test_run.py", "test_streamed_run.py", "test_runs.py")),
+            ("sessions", ("test_runs.py", "test_identity.py")),
+            ("webhook", ("test_webhooks.py", "test_webhook_answers.py", "test_webhook_acceptance.py")),
+        ),
+    ),
+    "server": Room(
+        "definable/agent/runtime/http/server",
+        "tests/agent/runtime/http/server",
+        of_module=(
+            ("asyncio_socket", ("test_streams.py", "test_http_server.py")),
+            ("client", ("test_http_server.py", "test_tls.py")),
+            ("engine_connection", ("test_tls.py", "test_websocket.py")),
+            ("engine_exchange", ("test_tls.py", "test_websocket.py", "test_http_server.py")),
+            ("exchange", ("test_http_server.py", "test_drain.py")),
+            ("farewell", ("test_drain.py",)),
+            ("h1", ("test_websocket.py", "test_http_server.py")),
+            ("h2", ("test_tls.py",)),
+            ("hangups", ("test_streams.py",)),
+            ("http1_connection", ("test_http_server.py", "test_hostile_input.py")),
+            ("http1_exchange", ("test_http_server.py", "test_hostile_input.py")),
+            ("http_date", ("test_http1_response.py",)),
+            ("hypercorn_engine", ("test_websocket.py", "test_tls.py")),
+            ("overload", ("test_hostile_input.py", "test_http_server.py")),
+            ("refusal", ("test_http1_request.py", "test_hostile_input.py")),
+            ("target", ("test_http1_request.py",)),
+            ("transport", ("test_http_server.py", "test_drain.py")),
+            ("trio_socket", ("test_streams.py", "test_http_server.py")),
+        ),
+    ),
+    "dev": Room(
+        "definable/agent/runtime",
+        "tests/agent/runtime",
+        mutated=("dev_*.py",),
+        run=("test_dev_*.py",),
+        of_module=(
+            ("dev_child", ("test_dev_reload.py",)),
+            ("dev_process", ("test_dev_reload.py",)),
+        ),
+    ),
+    "redis": Room(
+        "definable/agent/bus",
+        "tests/agent/bus",
+        mutated=("redis*.py",),
+        run=REDIS,
+        not_selected="memory or sqlite or lost_lease_cancels",
+        of_module=tuple(
+            (f"redis{part}", REDIS[:2]) for part in ("", "_hands", "_line", "_scripts", "_taker", "_turn", "_writer")
         ),
     ),
 }
