@@ -16,6 +16,8 @@ from loopback.redis import RedisServer
 
 from definable.agent import Agent
 from definable.agent.bus import Delivery, EventBufferFull, EventBusClosed, RedisBus, redis_line
+from definable.agent.bus.redis import DEFAULT_BUFFER
+from definable.agent.bus.redis_turn import MAX_PUBLICATIONS
 from definable.agent.storage.redis_address import RedisAddress
 from definable.agent.storage.redis_link import linked
 from definable.agent.trigger import EventTrigger, TriggerEvent
@@ -390,6 +392,35 @@ async def test_an_entry_that_is_no_event_of_ours_is_dropped_and_said(
         await bus.dead_letters()
         assert in_line(redis) == 1
     assert "is no event of ours" in caplog.text
+
+
+async def test_the_dead_letters_of_an_idle_bus_are_told_at_once(redis: RedisServer) -> None:
+    bus = RedisBus(redis.url, timeout=5 * LIMIT)
+    async with bus.open(), bus.consume() as deliveries:
+        await bus.publish("job", {})
+        [delivery] = await take(deliveries, 1)
+        await delivery.dead("why")
+        for _ in range(2):
+            with anyio.fail_after(LIMIT):
+                [letter] = await bus.dead_letters()
+            assert letter.why == "why"
+
+
+async def test_more_events_than_one_turn_tells_arrive_in_order_though_the_last_was_withdrawn(
+    redis: RedisServer,
+) -> None:
+    bus = RedisBus(redis.url)
+    async with bus.open(), bus.consume() as deliveries:
+        for n in range(MAX_PUBLICATIONS):
+            bus.publish_nowait("job", {"n": n})
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await bus.publish("withdrawn", {})
+        assert [delivery.data["n"] for delivery in await take(deliveries, MAX_PUBLICATIONS)] == [
+            *range(MAX_PUBLICATIONS)
+        ]
+        assert in_line(redis) == MAX_PUBLICATIONS
+        assert bus.room == DEFAULT_BUFFER
 
 
 # --- connections
