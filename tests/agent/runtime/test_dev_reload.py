@@ -22,6 +22,7 @@ SAVES = int(os.environ.get("DEFINABLE_TEST_SAVES", "10"))
 
 APP = """
 import sys
+from pathlib import Path
 import anyio
 from definable.agent import Agent
 from definable.agent.trigger import Webhook
@@ -37,6 +38,13 @@ async def version(event):
 async def hang(event):
     print("hang begins", flush=True)
     await anyio.sleep_forever()
+
+@agent.on(Webhook("/wait"))
+async def wait(event):
+    print("wait begins", flush=True)
+    while not Path("go").exists():
+        await anyio.sleep(0.01)
+    return f"waited in {VERSION}"
 
 if __name__ == "__main__":
     print("starting", flush=True)
@@ -85,14 +93,16 @@ Start = Callable[..., DevServer]
 @pytest.fixture
 def start(tmp_path: Path) -> Generator[Start, None, None]:
     with ExitStack() as stack:
+        processes: list[WatchedProcess] = []
 
         def start(*arguments: str, app: str = APP) -> DevServer:
             source = tmp_path / "app.py"
             source.write_text(app)
-            process = stack.enter_context(WatchedProcess(arguments or ["app.py", "asyncio"], tmp_path))
-            return DevServer(process, source)
+            processes.append(stack.enter_context(WatchedProcess(arguments or ["app.py", "asyncio"], tmp_path)))
+            return DevServer(processes[-1], source)
 
         yield start
+    assert [process.text for process in processes if "ResourceWarning" in process.text] == []  # nothing is left open
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -229,6 +239,36 @@ def test_a_request_that_hangs_does_not_hold_up_the_restart_for_long(start: Start
     server.restarted()
     assert server.version() == "version 1"
     caller.give_up()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_under_way_at_the_first_signal_is_finished(start: Start, tmp_path: Path, number: int) -> None:
+    server = start()
+    caller = Caller(f"{server.url}/wait")
+    caller.start()
+    server.process.wait_for("wait begins")
+    caller.give_up()
+    server.process.process.send_signal(number)
+    server.process.wait_for("stopping")
+    (tmp_path / "go").touch()
+    assert server.process.exit_status() == 0
+    caller.stop()
+    assert (caller.answers, caller.failures) == (["waited in 0"], [])
+
+
+def test_what_is_under_way_at_a_save_is_finished_by_the_child_that_began_it(start: Start, tmp_path: Path) -> None:
+    server = start()
+    caller = Caller(f"{server.url}/wait")
+    caller.start()
+    server.process.wait_for("wait begins")
+    caller.give_up()
+    server.save(1)
+    server.process.wait_for("stopping")
+    (tmp_path / "go").touch()
+    server.restarted()
+    caller.stop()
+    assert (caller.answers, caller.failures) == (["waited in 0"], [])
+    assert server.version() == "version 1"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
