@@ -55,7 +55,7 @@ class ResponseWriter:
         ResponseError: The status or a header cannot be sent.
     """
 
-    __slots__ = ("_framing", "_lines", "_remaining", "_version", "closes", "complete")
+    __slots__ = ("_framing", "_lines", "_remaining", "_version", "closes")
 
     def __init__(
         self,
@@ -71,8 +71,6 @@ class ResponseWriter:
         self._remaining: int | None = None
         self.closes: bool = not keep_alive
         """Whether the connection ends with this response."""
-        self.complete: bool = False
-        """Whether all of it was given out."""
         lines = [status_line(status)]
         for name, value in headers:
             lower = header_name(name)
@@ -139,7 +137,6 @@ class ResponseWriter:
                     data += b"0\r\n\r\n"
             case _:
                 data = body
-        self.complete = not more
         return data
 
     def _count(self, size: int, more: bool) -> None:

@@ -31,7 +31,7 @@ def test_a_response_of_unknown_length_is_chunked():
     body += response.next(b"", more=True) + response.next(b"x" * 17, more=True) + response.next(b"", more=False)
     assert headers[b"transfer-encoding"] == b"chunked"
     assert body == b"5\r\nhello\r\n11\r\n" + b"x" * 17 + b"\r\n0\r\n\r\n"
-    assert response.complete and not response.closes
+    assert not response.closes
 
 
 def test_http_1_0_knows_no_chunks():
@@ -50,7 +50,7 @@ def test_http_1_0_is_told_that_the_connection_goes_on():
 def test_where_there_is_no_body_none_is_sent(method, status):
     response = writer(status, [(b"content-length", b"5")], method=method)
     _, headers, body = head_and_body(response.first(b"hello", more=False))
-    assert body == b"" and response.complete and not response.closes
+    assert body == b"" and not response.closes
     assert (b"content-length" in headers) == (status != 204)
 
 
