@@ -83,6 +83,18 @@ async def test_it_is_answered_with_a_problem_and_the_connection_ends(serving, ca
     assert not caplog.records
 
 
+async def test_a_body_that_breaks_while_it_is_answered_cuts_the_answer_and_gets_no_second_one(serving, caplog):
+    async with serving() as served:
+        async with served.client() as client:
+            await client.send(b"POST /sse HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n")
+            assert (await client.head()).status == 200
+            await client.send(b"zz\r\nboo")
+            assert b"HTTP/1.1" not in await client.rest()
+        await served.app.until(lambda: served.app.disconnects == 1)
+        await assert_serves_others(served)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("data", FRAMES.values(), ids=FRAMES)
 async def test_bad_frames_end_their_websocket_alone(serving, caplog, data):
     async with serving(limits=ServerLimits(max_message_bytes=100)) as served:

@@ -7,8 +7,9 @@ import socket
 import anyio
 import httpx2
 import pytest
+from anyio.abc import SocketAttribute
 
-from definable.agent.runtime.http.server import HTTPServer, ServerLimits, bind
+from definable.agent.runtime.http.server import HTTPServer, ServerLimits, bind, http_server
 
 pytestmark = pytest.mark.anyio
 
@@ -22,6 +23,30 @@ async def test_a_request_is_answered(serving):
         assert (b"x-name", b"value") in scope["headers"]
         assert scope["client"][0] == "127.0.0.1"
         assert scope["server"] == ("127.0.0.1", served.port)
+
+
+async def test_the_application_is_told_what_asgi_has_it_told(serving):
+    async with serving() as served, served.client() as client:
+        await client.send(
+            "POST /echo/a%20b%C3%A9?c=%20d&e HTTP/1.1\r\nHost: t\r\nX-Two:  words \r\nContent-Length: 0\r\n\r\n"
+        )
+        assert (await client.response()).status == 200
+        (scope,) = served.app.scopes
+        assert scope["asgi"]["version"] == "3.0"
+        assert {name: value for name, value in scope.items() if name not in ("asgi", "extensions")} == {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": "/echo/a bé",
+            "raw_path": b"/echo/a%20b%C3%A9",
+            "query_string": b"c=%20d&e",
+            "root_path": "",
+            "headers": [(b"host", b"t"), (b"x-two", b"words"), (b"content-length", b"0")],
+            "client": client.stream.extra(SocketAttribute.local_address),
+            "server": ("127.0.0.1", served.port),
+            "state": {},
+        }
 
 
 async def test_one_connection_serves_many_requests(serving):
@@ -221,6 +246,25 @@ async def test_a_connection_beyond_the_limit_is_told_so(serving):
         async with httpx2.AsyncClient(base_url=served.url) as client:
             await served.until_no_connections()
             assert (await client.get("/echo")).status_code == 200
+
+
+async def test_a_full_backlog_is_accepted_without_a_pause(monkeypatch):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    monkeypatch.setattr(http_server, "ACCEPT_BACKOFF", 60.0)
+    sockets = bind("127.0.0.1", 0)
+    peers = [socket.create_connection(sockets[0].getsockname()) for _ in range(2 * http_server.ACCEPT_BATCH)]
+    server = HTTPServer(app, sockets)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tg:
+            await tg.start(server.serve)
+            for peer in peers:
+                with peer:
+                    peer.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+                    assert (await anyio.to_thread.run_sync(peer.recv, 100)).startswith(b"HTTP/1.1 204 ")
+            server.drain()
 
 
 async def test_running_out_of_file_descriptors_is_survived(serving, monkeypatch, caplog):
