@@ -15,7 +15,7 @@ def test_what_does_not_compile_is_quoted_and_what_is_gone_is_not_missed(tmp_path
     texts = {"good.py": b"x = 1\n", "open.py": b"x = (\n", "null.py": b"x = 1\0\n"}
     for name, text in texts.items():
         (tmp_path / name).write_bytes(text)
-    said = syntax_errors([tmp_path / name for name in (*texts, "gone.py")])
+    said = syntax_errors([tmp_path / name for name in ("gone.py", *texts)])
     assert f'File "{tmp_path / "open.py"}", line 1' in said and "'(' was never closed" in said
     assert "null bytes" in said
     assert "good.py" not in said and "gone.py" not in said
