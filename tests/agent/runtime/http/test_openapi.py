@@ -127,6 +127,50 @@ def test_only_what_can_have_a_body_has_one() -> None:
     assert "requestBody" not in paths["/own"]["delete"]
 
 
+EVERYWHERE = {"500", "503"}
+
+STATUSES = {
+    "run": "200 202 400 404 408 409 413 415 422 502 504",
+    "list_runs": "200",
+    "show_run": "200 404",
+    "cancel_run": "202 404 409",
+    "follow_run": "200 204 400 404 413",
+    "show_session": "200 404",
+    "forget_session": "204 404",
+    "post_orders_shop": "200 400 404 408 409 413 502 504 default",
+    "put_orders_shop": "200 202 400 408 413",
+    "post_later": "202 400 408 413",
+}
+
+
+def test_an_operation_says_what_it_may_be_answered() -> None:
+    webhooks = [*WEBHOOKS, webhook("/later", respond="accept")]
+    for provider in (None, APIKeyAuth(KEY)):
+        document = openapi_document("agent", webhooks, provider)
+        operations = {each["operationId"]: each for item in document["paths"].values() for each in item.values()}
+        found = {name: set(operations[name]["responses"]) for name in STATUSES}
+        known = set[str]() if provider is None else {"401"}
+        for name, statuses in STATUSES.items():
+            others = {"403"} if name == "run" and known else set[str]()
+            assert found[name] == {*statuses.split(), *EVERYWHERE, *known, *others}, name
+        assert set(operations["health"]["responses"]) == {"200", "503"}
+
+
+def test_a_guard_that_judges_the_body_may_refuse_it() -> None:
+    document = openapi_document("agent", auth=GitHubSignature("secret"))
+    assert {"401", "408", "413"} <= set(document["paths"]["/runs"]["get"]["responses"])
+
+
+def test_an_error_is_a_problem_with_the_headers_that_help() -> None:
+    responses = openapi_document("agent")["components"]["responses"]
+    assert {name: set(each.get("headers", ())) for name, each in responses.items() if "headers" in each} == {
+        "Problem401": {"WWW-Authenticate"},
+        "Problem503": {"Retry-After"},
+    }
+    for each in responses.values():
+        assert each["content"] == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
 # --- who may call what
 
 

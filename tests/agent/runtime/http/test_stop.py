@@ -149,7 +149,9 @@ async def test_past_the_grace_a_stream_ends_with_an_honest_event_and_is_counted(
                 runtime.stop()
                 results = await answers(clients)
     assert all(b"run_started" in result for result in results)
-    assert all(b'event: run_failed\ndata: {"title":"Service Unavailable","status":503' in result for result in results)
+    assert all(
+        b'id: 2\nevent: run_failed\ndata: {"title":"Service Unavailable","status":503' in result for result in results
+    )
     assert all(result.endswith(b"\r\n0\r\n\r\n") for result in results)
     assert runtime.report is not None
     assert runtime.report.sources["http"] == WorkCount(cancelled=IN_FLIGHT)
