@@ -102,6 +102,12 @@ async def test_head_and_body_of_a_response_come_in_one_packet(serving):
         assert data.startswith(b"HTTP/1.1 200") and data.endswith(b"hello")
 
 
+async def test_the_server_does_not_name_itself(serving):
+    async with serving() as served, served.client() as client:
+        await client.get("/echo")
+        assert set((await client.response()).headers) == {"content-length", "date"}
+
+
 async def test_an_absolute_url_as_target_is_its_path(serving):
     async with serving() as served, served.client() as client:
         await client.get("http://test/echo?q=1")
@@ -126,6 +132,20 @@ async def test_an_application_that_fails_is_answered_500_without_internals(servi
         assert "secret" not in response.text
         assert (await client.get("/echo")).status_code == 200
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_what_an_application_failed_with_is_logged_without_the_group_around_it(serving, caplog, count):
+    failures = [RuntimeError(f"failure {number}") for number in range(count)]
+
+    async def app(scope, receive, send):
+        raise ExceptionGroup("outer", [ExceptionGroup("inner", failures)])
+
+    async with serving(app=app) as served, httpx2.AsyncClient(base_url=served.url) as client:
+        assert (await client.get("/")).status_code == 500
+    (record,) = caplog.records
+    logged = record.exc_info[1]
+    assert list(getattr(logged, "exceptions", [logged])) == failures
 
 
 async def test_a_response_that_fails_in_the_middle_is_cut(serving, caplog):
