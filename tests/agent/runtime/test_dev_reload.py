@@ -314,6 +314,15 @@ def test_a_busy_port_ends_it_with_one_line(start: Start, tmp_path: Path) -> None
     assert f"127.0.0.1:{port}: the port is in use" in done.stderr.splitlines()[-1]
 
 
+def test_a_child_that_gets_a_ctrl_c_of_its_own_drains_and_is_waited_for(start: Start) -> None:
+    server = start()
+    server.child().send_signal(signal.SIGINT)
+    server.process.wait_for("the program has ended")
+    server.save(1)
+    server.restarted()
+    assert server.version() == "version 1"
+
+
 def test_files_that_are_no_source_restart_nothing(start: Start, tmp_path: Path) -> None:
     server = start()
     child = server.child()
