@@ -110,6 +110,22 @@ async def test_reads_of_a_few_bytes_lose_none():
         assert [await pair.stream.receive(4) for _ in range(3)] == [b"0123", b"4567", b"89"]
 
 
+async def test_who_has_read_all_that_there_was_waits_and_costs_nothing():
+    async with connected() as pair:
+        pair.peer.sendall(b"0123")
+        assert await pair.stream.receive(4) == b"0123"
+        async with anyio.create_task_group() as group:
+            got: list[bytes] = []
+
+            async def wait() -> None:
+                got.append(await pair.stream.receive(4))
+
+            group.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()  # a reader that asks again and again is never blocked
+            pair.peer.sendall(b"4567")
+        assert got == [b"4567"]
+
+
 async def test_a_reader_that_gave_up_can_read_again():
     async with connected() as pair:
         with anyio.move_on_after(0):
