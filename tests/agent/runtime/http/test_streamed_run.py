@@ -99,6 +99,14 @@ async def test_the_client_asks_for_a_stream_by_accept(accept: str) -> None:
     assert (response.headers["cache-control"], response.headers["x-accel-buffering"]) == ("no-store", "no")
 
 
+@pytest.mark.parametrize("accept", ["text/event-streams", 'application/json;profile="text/event-stream"', "text/*"])
+async def test_what_is_like_it_does_not_ask_for_a_stream(accept: str) -> None:
+    async with serve_ourselves(Agent("offline")) as client:
+        response = await client.post("/run", json={"input": "hi"}, headers={"accept": accept})
+    assert response.headers["content-type"] == "application/json"
+    assert response.json()["status"] == "completed"
+
+
 class SteppedModel:
     """A model that gives a word for each step."""
 
@@ -163,6 +171,24 @@ async def test_a_run_whose_turn_is_long_in_coming_keeps_its_client_awake(
             hold.go_on.set()
             events = [event for event in await reader.all() if not event.comment]
     assert [(event.id, event.name) for event in events] == [(1, "run_started"), (2, "text_delta"), (3, "run_ended")]
+
+
+async def test_a_run_that_is_cancelled_before_its_turn_has_one_event(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE", 0.02)
+    monkeypatch.setattr(run, "KEEP_ALIVE", 0.02)
+    hold = Held("first")
+    async with serve(Agent(OfflineModel([hold, "second"]))) as client, anyio.create_task_group() as group:
+        group.start_soon(lambda: client.post("/run", json={"input": "1", "session_id": "s"}))
+        await hold.until(lambda hold: hold.arrived == 1)
+        async with stream_run(client, session_id="s") as reader:
+            assert (await anext(reader)).comment == "keep-alive"
+            waiting = (await client.get("/runs")).json()["runs"][0]["run_id"]
+            assert (await client.delete(f"/runs/{waiting}")).status_code == 202
+            events = [event for event in await reader.all() if not event.comment]
+        hold.go_on.set()
+    assert [(event.id, event.name) for event in events] == [(1, "run_failed")]
 
 
 async def test_a_client_that_leaves_cancels_the_run(serve: Serve) -> None:
