@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from loopback.agent_api import assert_problem, serve_foreign
 
 from definable.agent import Agent
+from definable.agent.auth import APIKeyAuth
 from definable.agent.trigger import EventTrigger, Webhook
 
 pytestmark = pytest.mark.anyio
@@ -143,6 +145,45 @@ async def test_mounted_in_another_application_the_prefix_is_not_part_of_the_path
             assert (await client.get(response.headers["location"])).status_code == 200
             assert_problem(await client.get("/agentx/health"), 404)
         await lifespan.say("shutdown")
+
+
+MINIMAL: dict[str, Any] = {"http_version": "1.1", "path": "/hook", "query_string": b"", "headers": []}
+"""What a scope must have; all else a server may leave out."""
+
+
+async def answer_of(app: Any, scope: dict[str, Any], *received: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an application sends that receives these messages, and no more."""
+    coming, sent = iter(received), list[dict[str, Any]]()
+
+    async def receive() -> dict[str, Any]:
+        return next(coming, None) or await anyio.sleep_forever()
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    with anyio.fail_after(5):
+        await app(MINIMAL | {"asgi": {"version": "3.0"}} | scope, receive, send)
+    return sent
+
+
+async def test_a_server_may_leave_out_what_asgi_lets_it_leave_out() -> None:
+    agent = Agent("offline")
+    events: list[Any] = []
+    agent.on(Webhook("/hook"))(events.append)
+    app = agent.asgi()
+    async with app.lifespan():
+        start, body = await answer_of(app, {"type": "http", "method": "POST"}, {"type": "http.request"})
+    assert (start["status"], body["body"], body.get("more_body", False)) == (200, b'{"status":"ok"}', False)
+    [event] = events
+    assert (event.body, event.raw.body, event.raw.client, event.raw.query) == (None, b"", None, {})
+
+
+@pytest.mark.parametrize(("is_serving", "code"), [(False, 1013), (True, 1008)])
+async def test_a_websocket_is_refused_by_a_code_where_the_server_takes_no_response(is_serving: bool, code: int) -> None:
+    app = Agent("offline", auth=APIKeyAuth("k")).asgi()
+    async with app.lifespan() if is_serving else nullcontext():
+        sent = await answer_of(app, {"type": "websocket", "subprotocols": []}, {"type": "websocket.connect"})
+    assert sent == [{"type": "websocket.close", "code": code}]
 
 
 MODULE = """
