@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from functools import partial, wraps
+from functools import partial
 from inspect import isgenerator
 from pathlib import Path
 from typing import Any, cast
@@ -200,7 +200,6 @@ class _App(Quart):
     def sync_to_async(self, func: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
         """Runs a sync route in a worker thread, the same kind on both backends."""
 
-        @wraps(func)
         async def call(*args: Any, **kwargs: Any) -> Any:
             result = await run_sync(partial(func, *args, **kwargs))
             return _iterate_in_thread(cast(Iterator[Any], result)) if isgenerator(result) else result
