@@ -195,6 +195,14 @@ def test_what_stands_between_two_pieces_of_a_body_is_bounded(begun):
     assert parser.refusal == 400
 
 
+@pytest.mark.parametrize(("begun", "goes_on", "status"), [(CHUNKED, b"1;", 400), (b"", b"GET /", 431)])
+def test_what_is_neither_a_head_nor_a_body_yet_may_have_just_so_many_bytes(begun, goes_on, status):
+    _, parser = parsed(begun, goes_on, b"x" * (1_000 - len(goes_on)), limit=1_000)
+    assert parser.refusal is None
+    parser.feed(b"x")
+    assert parser.refusal == status
+
+
 def test_an_upgrade_is_handed_over_with_all_that_came():
     head = b"POST /ws HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\n"
     requests, parser = parsed(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n" + head[:40], head[40:] + b"ab", b"c", b"more")

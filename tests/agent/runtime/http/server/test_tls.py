@@ -220,6 +220,44 @@ async def open_h2(served, client_tls):
 
 
 @needs_backend
+async def test_an_http_2_client_is_told_the_limits(serving, server_tls, client_tls):
+    limits = ServerLimits(max_streams=7, max_header_bytes=5000)
+    async with serving(tls=server_tls, limits=limits) as served:
+        client = await open_h2(served, client_tls)
+        async with client.stream:
+            await client.request("/echo")
+            await client.until(StreamEnded)
+            settings = client.connection.remote_settings
+            assert (settings.max_concurrent_streams, settings.max_header_list_size) == (7, 5000)
+
+
+@needs_backend
+async def test_the_application_is_told_what_asgi_has_it_told_over_http_2(serving, server_tls, client_tls):
+    async with serving(tls=server_tls) as served:
+        client = await open_h2(served, client_tls)
+        async with client.stream:
+            await client.request("/echo/a%20b?c=%20d", "PUT", **{"x-y": "z"})
+            response = await client.until(ResponseReceived)
+            await client.until(StreamEnded)
+            (scope,) = served.app.scopes
+            names = ("type", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path")
+            assert [scope[name] for name in names] == [
+                "http",
+                "2",
+                "PUT",
+                "https",
+                "/echo/a b",
+                b"/echo/a%20b",
+                b"c=%20d",
+                "",
+            ]
+            assert (b"x-y", b"z") in scope["headers"]
+            assert scope["client"][0] == scope["server"][0] == "127.0.0.1"
+            assert scope["server"][1] == served.port
+            assert {name for name, _ in response.headers} == {b":status", b"content-length", b"date"}
+
+
+@needs_backend
 async def test_a_cut_http_2_response_is_reset(serving, server_tls, client_tls):
     async with serving(tls=server_tls) as served:
         client = await open_h2(served, client_tls)

@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
@@ -100,6 +101,7 @@ async def test_a_stop_before_the_accept_is_a_503(serving):
         served.scope.cancel()
         rejection = await client.receive()
         assert (type(rejection), rejection.status_code) == (RejectConnection, 503)
+        assert {b"connection": b"close", b"retry-after": b"5"}.items() <= dict(rejection.headers).items()
         await served.until_ended(within=3)
 
 
@@ -108,6 +110,51 @@ async def test_a_message_beyond_the_limit_closes_with_1009(serving):
         await client.receive()
         await client.send(BytesMessage(b"x" * 1001))
         assert (await client.receive()).code == 1009
+
+
+async def test_a_message_of_just_the_limit_comes_back(serving):
+    async with serving(limits=ServerLimits(max_message_bytes=1000)) as served, connect(served) as client:
+        await client.receive()
+        for _ in range(2):
+            await client.send(BytesMessage(b"x" * 1000))
+            assert (await client.receive()).data == b"x" * 1000
+        assert served.app.codes == []
+
+
+async def test_a_client_that_stays_after_a_message_beyond_the_limit_is_not_waited_for(serving):
+    async with serving(limits=ServerLimits(max_message_bytes=1000)) as served, connect(served) as client:
+        await client.receive()
+        await client.send(BytesMessage(b"x" * 1001))
+        await served.app.until(lambda: len(served.app.codes) == 1)
+        with anyio.fail_after(5):
+            await served.until_no_connections()
+        assert client is not None
+
+
+async def test_the_application_is_told_what_asgi_has_it_told_of_a_handshake(serving):
+    async with serving() as served, served.client() as raw:
+        client = Client(raw)
+        request = Request(
+            host="t", target="/ws/a%20b?c=%20d", subprotocols=["one", "two"], extra_headers=[(b"X-Y", b"z")]
+        )
+        await client.send(request)
+        assert isinstance(await client.receive(), AcceptConnection)
+        (scope,) = served.app.scopes
+        headers = scope["headers"]
+        assert (b"host", b"t") in headers and (b"x-y", b"z") in headers
+        names = ("type", "http_version", "scheme", "path", "raw_path", "query_string", "root_path", "subprotocols")
+        assert [scope[name] for name in names] == [
+            "websocket",
+            "1.1",
+            "ws",
+            "/ws/a b",
+            b"/ws/a%20b",
+            b"c=%20d",
+            "",
+            ["one", "two"],
+        ]
+        assert scope["client"] == raw.stream.extra(SocketAttribute.local_address)
+        assert scope["server"] == ("127.0.0.1", served.port)
 
 
 async def test_a_client_that_does_not_answer_the_close_is_not_waited_for(serving):
