@@ -3,13 +3,14 @@
 import json
 import logging
 import socket
+from contextlib import AsyncExitStack
 
 import anyio
 import httpx2
 import pytest
 from anyio.abc import SocketAttribute
 
-from definable.agent.runtime.http.server import HTTPServer, ServerLimits, bind, http_server
+from definable.agent.runtime.http.server import HTTPServer, ServerLimits, bind, http_server, overload
 
 pytestmark = pytest.mark.anyio
 
@@ -266,6 +267,17 @@ async def test_a_connection_beyond_the_limit_is_told_so(serving):
         async with httpx2.AsyncClient(base_url=served.url) as client:
             await served.until_no_connections()
             assert (await client.get("/echo")).status_code == 200
+
+
+async def test_of_the_connections_beyond_the_limit_128_at_once_are_told_so(serving, monkeypatch):
+    monkeypatch.setattr(overload, "PATIENCE", 20.0)  # for as long as it takes here to connect them all
+    async with serving(limits=ServerLimits(max_connections=1)) as served, served.client() as first:
+        await first.get("/echo")
+        await first.response()
+        async with AsyncExitStack() as stack:
+            beyond = [await stack.enter_async_context(served.client()) for _ in range(140)]
+            told = [await client.receive() for client in beyond]
+        assert [data[:12] for data in told] == [b"HTTP/1.1 503"] * 128 + [b""] * 12
 
 
 async def test_a_full_backlog_is_accepted_without_a_pause(monkeypatch):

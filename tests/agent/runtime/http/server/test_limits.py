@@ -13,5 +13,12 @@ def test_a_limit_that_is_not_positive_is_refused(name, value):
 
 
 def test_the_defaults_are_the_documented_ones():
-    limits = ServerLimits()
-    assert (limits.max_connections, limits.max_header_bytes) == (10_000, 65_536)
+    assert ServerLimits() == ServerLimits(
+        max_connections=10_000,
+        max_header_bytes=65_536,
+        header_timeout=30,
+        keep_alive_timeout=75,
+        write_timeout=30,
+        max_streams=100,
+        max_message_bytes=16_777_216,
+    )

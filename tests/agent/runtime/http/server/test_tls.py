@@ -62,6 +62,11 @@ def test_an_encrypted_key_is_named_early_and_nobody_is_asked_for_its_password(pe
         ssl_context(pems / "one.crt", pems / "encrypted.key")
 
 
+def test_old_versions_and_renegotiation_are_off(server_tls):
+    assert server_tls.minimum_version >= ssl.TLSVersion.TLSv1_2
+    assert server_tls.options & ssl.OP_NO_RENEGOTIATION
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_an_unreadable_file_is_named_early(pems):
     (pems / "one.key").chmod(0)
