@@ -19,10 +19,10 @@ never the other way round. A mutant that hangs counts as killed, since a test's 
 need the processor, give the tests more time (`--test-limit 30`), or a slow one counts as a hang.
 
 Some changes can make no difference to a test, and are not made (`exclusions.py`): those of annotations, type aliases,
-`if TYPE_CHECKING`, protocols, what is logged, a dataclass's `frozen` and `slots`, the `*` and `/` of signatures, and
-`is` into `==`. The tool itself changes no strings, so no docstring and no text of an error either. What survives all
-the same is printed as a diff, to be judged by a reader: a test is missing, or it makes no difference. The share of the
-killed is of all that were tried.
+`if TYPE_CHECKING`, protocols, abstract methods, what is logged, a dataclass's `frozen` and `slots`, the `*` and `/` of
+signatures, and `is` into `==`. The tool itself changes no strings, so no docstring and no text of an error either. What
+survives all the same is printed as a diff, to be judged by a reader: a test is missing, or it makes no difference. The
+share of the killed is of all that were tried.
 
 A mutant may do anything that the tests let it, so run this where nothing is at stake. It is no part of the test run.
 """

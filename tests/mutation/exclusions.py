@@ -48,6 +48,8 @@ def excluded_nodes(tree: ast.AST) -> Iterator[ast.AST]:
                 yield value
             case ast.AnnAssign(annotation=annotation) | ast.arg(annotation=ast.AST() as annotation):
                 yield annotation
+            case ast.FunctionDef() | ast.AsyncFunctionDef() if is_abstract(node):
+                yield node
             case ast.FunctionDef(returns=ast.AST() as returns) | ast.AsyncFunctionDef(returns=ast.AST() as returns):
                 yield returns
             case ast.If(test=ast.Name(id="TYPE_CHECKING")):
@@ -58,6 +60,11 @@ def excluded_nodes(tree: ast.AST) -> Iterator[ast.AST]:
                 yield node
             case ast.ClassDef():
                 yield from excluded_of_class(node)
+
+
+def is_abstract(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a class must define it: all that are made do."""
+    return any(ast.unparse(decorator) == "abstractmethod" for decorator in node.decorator_list)
 
 
 def excluded_of_class(node: ast.ClassDef) -> Iterator[ast.AST]:

@@ -18,6 +18,7 @@ from .exclusions import excluded
         "class P(Protocol):\n    §@property\n    def x(self): ...§",
         "é = 'é'; x: §int | None§ = 1",
         "def f(a, §/§, b, §*§, c=2 * 3, **d):\n    return a * b",
+        "class C(ABC):\n    §@property\n    @abstractmethod\n    def x(self) -> int: ...§",
         "x = logger.info(1 + 1)",
         "@property\ndef f(self):\n    return 1",
     ],
