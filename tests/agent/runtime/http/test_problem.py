@@ -47,19 +47,19 @@ def test_its_text_names_what_happened():
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("close", [False, True])
-async def test_it_is_sent_as_one_asgi_response(close):
+@pytest.mark.parametrize("options", [{}, {"close": False}, {"close": True}])
+async def test_it_is_sent_as_one_asgi_response(options):
     sent = []
 
     async def send(message):
         sent.append(message)
 
     problem = Problem(503, "Later.", headers=[(b"retry-after", b"5")])
-    await send_problem(send, problem, close=close)
+    await send_problem(send, problem, **options)
     start, body = sent
     assert (start["status"], body["body"]) == (503, problem.body())
     headers = dict(start["headers"])
     assert headers[b"content-type"] == b"application/problem+json"
     assert headers[b"content-length"] == b"%d" % len(problem.body())
     assert headers[b"retry-after"] == b"5"
-    assert headers.get(b"connection") == (b"close" if close else None)
+    assert headers.get(b"connection") == (b"close" if options.get("close") else None)
