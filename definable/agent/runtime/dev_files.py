@@ -48,7 +48,7 @@ def watched_root(program: Path | None = None) -> Path:
 
 def script_directory() -> Path:
     """Where the program lies that was started; the current directory for installed ones, `python -c` and the like."""
-    directory = Path(sys.argv[0] or ".").resolve().parent
+    directory = Path(sys.argv[0] or "-").resolve().parent
     installed = (Path(sys.prefix), Path(definable.__file__).parent)
     return Path.cwd() if any(directory.is_relative_to(place) for place in installed) else directory
 

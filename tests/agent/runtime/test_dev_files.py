@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from contextlib import aclosing
 from pathlib import Path
 
+import anyio
 import pytest
 from watchfiles import Change
 
-from definable.agent.runtime.dev_files import SourceFilter, syntax_errors, watched_root
+import definable
+from definable.agent.runtime.dev_files import SourceFilter, saved_files, script_directory, syntax_errors, watched_root
 
 
 def test_what_does_not_compile_is_quoted_and_what_is_gone_is_not_missed(tmp_path: Path) -> None:
@@ -37,6 +40,43 @@ def test_what_does_not_compile_is_quoted_and_what_is_gone_is_not_missed(tmp_path
 )
 def test_only_sources_of_the_service_count(tmp_path: Path, path: str, counts: bool) -> None:
     assert SourceFilter()(Change.modified, str(tmp_path / path)) is counts
+
+
+@pytest.mark.anyio
+async def test_saves_of_sources_are_told_until_it_is_stopped(tmp_path: Path) -> None:
+    stop, told = anyio.Event(), set[str]()
+    (tmp_path / "package").mkdir()
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group, aclosing(saved_files(tmp_path, stop)) as saved:
+
+            async def save() -> None:
+                number = 0
+                while "z.py" not in told:  # again, until the watcher has begun
+                    number += 1
+                    for name in ("notes.txt", "package/a.py", "z.py"):
+                        (tmp_path / name).write_text(f"x = {number}\n")
+                    await anyio.sleep(0.1)
+
+            group.start_soon(save)
+            async for paths in saved:
+                assert paths == sorted(paths)
+                told |= {path.relative_to(tmp_path).as_posix() for path in paths}
+                if "z.py" in told:
+                    stop.set()
+    assert told == {"package/a.py", "z.py"}
+
+
+def test_the_directory_of_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "src").mkdir()
+    for program, directory in [
+        ("src/app.py", tmp_path / "src"),
+        ("", tmp_path),
+        (f"{sys.prefix}/bin/definable", tmp_path),
+        (definable.__file__, tmp_path),
+    ]:
+        monkeypatch.setattr(sys, "argv", [program])
+        assert script_directory() == directory
 
 
 def test_the_directory_that_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
