@@ -164,6 +164,7 @@ ROOMS = {
         of_module=(
             ("dev_child", ("test_dev_reload.py",)),
             ("dev_process", ("test_dev_reload.py",)),
+            ("dev_reload", ("test_dev_command.py", "test_dev_reload.py")),
         ),
     ),
     "redis": Room(
