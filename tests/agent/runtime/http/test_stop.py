@@ -18,7 +18,8 @@ from definable.agent import Agent
 from definable.agent.runtime import AgentRuntime
 from definable.agent.runtime.report import WorkCount
 from definable.agent.trigger import Webhook
-from definable.model import OfflineModel
+from definable.errors import ModelError
+from definable.model import ModelRequest, OfflineModel
 
 pytestmark = pytest.mark.anyio
 
@@ -180,6 +181,24 @@ async def test_idle_stalled_and_half_sent_connections_hold_up_no_stop(anyio_back
                         await anyio.sleep(0.01)
     assert runtime.report is not None
     assert runtime.report.duration < 3
+
+
+async def test_the_account_tells_failures_of_the_service_from_refusals() -> None:
+    failures = {"500": RuntimeError("bug"), "502": ModelError("down"), "504": TimeoutError()}
+
+    def answer(request: ModelRequest) -> str:
+        if (text := request.messages[-1].content) in failures:
+            raise failures[text]
+        return text
+
+    agent = Agent(OfflineModel(answer))
+    async with agent.running(host="127.0.0.1", port=0, enable_server=True) as runtime:
+        async with httpx2.AsyncClient(base_url=runtime.url or "") as client:
+            answers = [await client.post("/run", json={"input": text}) for text in ["hi", *failures]]
+            answers += [await client.post("/run", content=b"{"), await client.get("/runs/no")]
+            assert [each.status_code for each in answers] == [200, 500, 502, 504, 400, 404]
+    assert runtime.report is not None
+    assert runtime.report.sources["http"] == WorkCount(completed=6, failed=3)
 
 
 async def test_new_requests_on_kept_connections_are_refused_while_draining(anyio_backend: str) -> None:
