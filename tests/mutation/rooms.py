@@ -162,7 +162,7 @@ ROOMS = {
         mutated=("dev_*.py",),
         run=("test_dev_*.py",),
         of_module=(
-            ("dev_child", ("test_dev_reload.py",)),
+            ("dev_child", ("test_dev_child.py", "test_dev_reload.py")),
             ("dev_process", ("test_dev_reload.py",)),
             ("dev_reload", ("test_dev_command.py", "test_dev_reload.py")),
         ),

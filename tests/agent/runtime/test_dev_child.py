@@ -1,0 +1,122 @@
+"""The serving end of development mode by itself: what it takes over, and what its parent hears of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import anyio
+import pytest
+
+from definable.agent.runtime.dev_channel import ENVIRONMENT, Inheritance, MessageReader
+from definable.agent.runtime.dev_child import DevChild, report_of
+from definable.agent.runtime.report import ShutdownReport, WorkCount
+from definable.agent.runtime.settings import ServeSettings
+from definable.agent.runtime.signals import STUCK_MARGIN
+
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="reloading needs POSIX")]
+
+LIMIT = 10.0
+"""Seconds that a test may hang."""
+
+Make = Callable[..., tuple[DevChild, MessageReader]]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes a child of this very process, and its parent's ear."""
+    with ExitStack() as stack:
+
+        def make(listening: socket.socket | None = None) -> tuple[DevChild, MessageReader]:
+            ours, theirs = socket.socketpair()
+            stack.enter_context(ours).setblocking(False)
+            address = None if listening is None else listening.getsockname()
+            left = () if listening is None else (os.dup(listening.fileno()),)
+            for descriptor in left:
+                os.set_inheritable(descriptor, True)
+            child = DevChild(Inheritance(os.getppid(), theirs.detach(), address, left))
+            stack.callback(child.close)
+            stack.callback(child.decline)
+            return child, MessageReader(ours)
+
+        yield make
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+def settings_of(port: int, **options: object) -> ServeSettings:
+    return ServeSettings(host="127.0.0.1", port=port, **options)  # type: ignore[arg-type]
+
+
+def test_it_is_claimed_once_and_its_own_children_do_not_find_it(
+    monkeypatch: pytest.MonkeyPatch, make: Make, listening: socket.socket
+) -> None:
+    assert DevChild.claim() is None
+    ours, theirs = socket.socketpair()
+    theirs.set_inheritable(True)
+    with ours:
+        inheritance = Inheritance(os.getppid(), theirs.detach())
+        monkeypatch.setenv(ENVIRONMENT, inheritance.environment()[ENVIRONMENT])
+        child = DevChild.claim()
+        assert child is not None
+        assert DevChild.claim() is None
+        assert not os.get_inheritable(inheritance.channel)
+        child.close()
+        assert ours.recv(1) == b""
+    child, _ = make(listening)
+    port = listening.getsockname()[1]
+    [inherited] = child.listen(settings_of(port))
+    assert not inherited.get_inheritable()
+
+
+async def test_its_parent_hears_how_it_goes(make: Make) -> None:
+    child, parent = make()
+    report = ShutdownReport(1.5, {"http": WorkCount(3, 2, 1, 4)}, True, ("stuck",))
+    child.begin(settings_of(0, shutdown_timeout=7))
+    child.started()
+    child.ended(report)
+    with anyio.fail_after(LIMIT):
+        assert await parent.next() == {"event": "begun", "stops_within": 7 + STUCK_MARGIN}
+        assert await parent.next() == {"event": "serving"}
+        ended = await parent.next()
+        child.close()
+        assert await parent.next() is None
+    assert ended is not None and report_of(ended["report"]) == report
+
+
+async def test_what_it_inherits_it_serves_while_the_address_is_the_same(make: Make, listening: socket.socket) -> None:
+    child, parent = make(listening)
+    [inherited] = child.listen(settings_of(listening.getsockname()[1]))
+    assert inherited.getsockname() == listening.getsockname()
+    assert parent.take_sockets() == []
+    child.close()
+    assert inherited.fileno() == -1
+
+
+async def test_another_address_is_bound_and_handed_to_the_parent(make: Make, listening: socket.socket) -> None:
+    child, parent = make(listening)
+    old = listening.getsockname()
+    [bound] = child.listen(settings_of(0))
+    with anyio.fail_after(LIMIT):
+        assert await parent.next() == {"event": "bound", "address": ["127.0.0.1", 0]}
+    for sock in parent.take_sockets():
+        with sock:
+            assert sock.getsockname() == bound.getsockname() != old
+    listening.close()
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(old):  # nobody has kept it
+        pass
+
+
+async def test_an_address_that_cannot_be_had_is_told(make: Make, listening: socket.socket) -> None:
+    child, parent = make()
+    with pytest.raises(OSError, match="the port is in use"):
+        child.listen(settings_of(listening.getsockname()[1]))
+    with anyio.fail_after(LIMIT):
+        assert await parent.next() == {"event": "cannot_bind"}
