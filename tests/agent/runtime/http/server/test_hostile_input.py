@@ -2,6 +2,7 @@
 
 import json
 
+import anyio
 import pytest
 
 from definable.agent.runtime.http.server import ServerLimits
@@ -81,6 +82,14 @@ async def test_it_is_answered_with_a_problem_and_the_connection_ends(serving, ca
             assert await client.rest() == b""
         await assert_serves_others(served)
     assert not caplog.records
+
+
+async def test_who_is_still_sending_gets_to_read_the_refusal_and_no_reset(serving):
+    async with serving() as served, served.client() as client:
+        await client.send(b"GET / HTTP/3.7\r\n" + HOST + b"\r\n" + b"x" * 2_000_000)
+        assert (await client.response()).status == 505
+        with pytest.raises(anyio.EndOfStream):
+            await client.stream.receive()
 
 
 async def test_a_body_that_breaks_while_it_is_answered_cuts_the_answer_and_gets_no_second_one(serving, caplog):
