@@ -25,6 +25,12 @@ def test_what_does_not_compile_is_quoted_and_what_is_gone_is_not_missed(tmp_path
     assert syntax_errors([tmp_path / "good.py", tmp_path / "gone.py"]) == ""
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="no annotation may hold a name there")
+def test_what_this_library_imports_from_the_future_is_no_law_for_others(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("x: (y := int) = 1\n")
+    assert syntax_errors([tmp_path / "app.py"]) == ""
+
+
 @pytest.mark.parametrize(
     ("path", "counts"),
     [

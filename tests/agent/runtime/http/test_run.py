@@ -103,6 +103,16 @@ async def test_wrong_fields_are_a_422_with_their_names(body: Any, fields: list[s
     assert all(field in problem["detail"] for field in fields)
 
 
+@pytest.mark.parametrize("field", ["session_id", "user_id"])
+async def test_an_id_has_1_to_256_characters(field: str) -> None:
+    async with serve_ourselves(Agent("offline")) as client:
+        for length, status in [(0, 422), (1, 200), (256, 200), (257, 422)]:
+            response = await client.post("/run", json={"input": "hi", field: "é" * length})
+            assert response.status_code == status
+            if status == 422:
+                assert [error["field"] for error in assert_problem(response, 422)["errors"]] == [field]
+
+
 async def test_another_media_type_is_a_415(serve: Serve) -> None:
     async with serve(Agent("offline")) as client:
         response = await client.post("/run", content=b"input=hi", headers={"content-type": "text/plain"})
