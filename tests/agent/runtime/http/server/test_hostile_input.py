@@ -78,7 +78,9 @@ async def test_it_is_answered_with_a_problem_and_the_connection_ends(serving, ca
             assert response.status == status
             assert response.headers["content-type"] == "application/problem+json"
             assert response.headers["connection"] == "close"
-            assert json.loads(response.body)["status"] == status
+            problem = json.loads(response.body)
+            assert problem["status"] == status
+            assert problem["detail"]
             assert await client.rest() == b""
         await assert_serves_others(served)
     assert not caplog.records

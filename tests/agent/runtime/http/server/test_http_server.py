@@ -185,6 +185,30 @@ async def test_a_client_that_goes_away_is_told_and_cancels_nothing(serving):
         assert served.app.disconnects == 1
 
 
+async def test_all_tasks_of_an_application_that_wait_for_its_client_are_told(serving):
+    told: list[str] = []
+
+    async def app(scope, receive, send):
+        async def watch():
+            while (message := await receive())["type"] != "http.disconnect":
+                pass
+            told.append(message["type"])
+
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(watch)
+            await anyio.wait_all_tasks_blocked()
+            arrived.set()
+
+    arrived = anyio.Event()
+    async with serving(app=app) as served:
+        async with served.client() as client:
+            await client.get("/")
+            await arrived.wait()
+        await served.until_no_connections()
+    assert told == ["http.disconnect"] * 3
+
+
 async def test_the_body_can_be_read_after_its_sender_has_gone(serving):
     async with serving() as served:
         async with served.client() as client:

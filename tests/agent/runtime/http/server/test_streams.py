@@ -219,6 +219,17 @@ async def test_a_hangup_is_told_once_without_a_read(when: str, goes: str, reques
         assert times == [None]
 
 
+async def test_who_only_sends_more_has_not_hung_up():
+    async with connected() as pair:
+        told: list[None] = []
+        with UntilHangup(pair.stream, lambda: told.append(None)):
+            for _ in range(2):
+                pair.peer.sendall(b"more")
+                assert await read(pair.stream, 4) == b"more"
+                await anyio.wait_all_tasks_blocked()
+        assert told == []
+
+
 async def test_a_hangup_after_the_context_is_not_told():
     async with connected() as pair:
         told: list[None] = []

@@ -317,6 +317,33 @@ async def test_an_http_2_client_that_keeps_its_window_shut_is_aborted(serving, s
 
 
 @needs_backend
+async def test_a_drain_waits_for_an_http_2_client_to_open_its_window(serving, server_tls, client_tls):
+    window, size = 65_535, 75_535
+    received = 0
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * size})
+
+    async with serving(tls=server_tls, app=app) as served:
+        client = await open_h2(served, client_tls)
+        async with client.stream:
+            stream_id = await client.request("/")
+            while received < window:
+                received += len((await client.until(DataReceived)).data)
+            assert received == window
+            served.server.drain()
+            await anyio.wait_all_tasks_blocked()
+            client.connection.increment_flow_control_window(size)
+            client.connection.increment_flow_control_window(size, stream_id)
+            await client.flush()
+            while received < size:
+                received += len((await client.until(DataReceived)).data)
+            assert received == size
+            await served.until_ended()
+
+
+@needs_backend
 async def test_streams_opened_and_reset_in_haste_end_their_connection(serving, server_tls, client_tls, caplog):
     """CVE-2023-44487: the requests that were begun stay begun, so their number must be bounded."""
     async with serving(tls=server_tls, limits=ServerLimits(max_streams=5)) as served:

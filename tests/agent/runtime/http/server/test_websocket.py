@@ -69,7 +69,7 @@ async def test_a_handshake_may_be_denied(serving):
         rejection = await client.receive()
         assert (type(rejection), rejection.status_code) == (RejectConnection, 403)
         body = await client.receive()
-        assert isinstance(body, RejectData) and b'"status":403' in body.data
+        assert isinstance(body, RejectData) and b'"status":403,"detail":"' in body.data
 
 
 async def test_a_client_that_vanishes_is_told_to_the_application(serving):
