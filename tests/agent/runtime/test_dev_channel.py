@@ -72,6 +72,19 @@ async def test_sockets_come_along_and_what_nobody_takes_is_closed(ends: tuple[so
         pass
 
 
+async def test_16_sockets_come_along_at_once(ends: tuple[socket.socket, socket.socket]) -> None:
+    parent, child = ends
+    reader = MessageReader(parent)
+    with socket.create_server(("127.0.0.1", 0)) as listening, anyio.fail_after(LIMIT):
+        send_message(child, {"event": "bound"}, [listening] * 16)
+        assert await reader.next() == {"event": "bound"}
+        taken = reader.take_sockets()
+        for sock in taken:
+            with sock:
+                assert sock.getsockname() == listening.getsockname()
+    assert len(taken) == 16
+
+
 async def test_an_end_that_breaks_is_an_end(ends: tuple[socket.socket, socket.socket]) -> None:
     parent, child = ends
     parent.send(b"never read")  # so that the close resets the connection
