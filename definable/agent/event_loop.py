@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Literal
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol
 
+import anyio
 from anyio.lowlevel import current_token
 
 
@@ -41,6 +43,23 @@ class EventLoopHandle:
         except RuntimeError:  # asyncio: the loop is closed; trio: RunFinishedError
             return False
         return True
+
+
+class Cancellable(AbstractContextManager[object], Protocol):
+    """A cancel scope, as little of it as all of them have."""
+
+    def cancel(self) -> None:
+        """Cancel what is within."""
+        ...
+
+
+def cancel_scopes() -> Callable[[], Cancellable]:
+    """What makes the running backend's own cancel scopes: `anyio.CancelScope` costs half as much again, on both."""
+    if current_backend() == "trio":
+        import trio  # it runs, so it is loaded
+
+        return trio.CancelScope
+    return type(anyio.CancelScope())
 
 
 def current_backend() -> Literal["asyncio", "trio"]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
 
+from definable.agent.event_loop import Cancellable, cancel_scopes
 from definable.agent.run_event import Listener, RunEnded
 from definable.agent.run_output import RunOutput, RunStatus
 from definable.agent.runner import Runner, RunRequest
@@ -57,7 +58,7 @@ class RunRecord:
     """Its events, where somebody may ask for them later; at least its end."""
     is_logged: bool = False
     """Whether all of its events are logged."""
-    scope: anyio.CancelScope | None = None
+    scope: Cancellable | None = None
     """Around the run while it is under way."""
 
 
@@ -80,7 +81,7 @@ class RunRegistry:
         self._active: dict[str, RunRecord] = {}
         self._recent: OrderedDict[str, RunRecord] = OrderedDict()
         self._recent_logs: deque[RunLog] = deque()
-        self._scope_class: type[anyio.CancelScope] | None = None
+        self._new_scope: Callable[[], Cancellable] | None = None
 
     def queue(self, request: RunRequest, source: str) -> RunRecord:
         """Note down a run that was accepted for later; its events will be logged.
@@ -199,10 +200,10 @@ class RunRegistry:
         self._recent.pop(record.run_id, None)  # a retry takes the place of the attempt before it
         self._active[record.run_id] = record
 
-    def _scope_of(self, record: RunRecord) -> anyio.CancelScope:
-        if self._scope_class is None:  # the backend's own: anyio initialises twice what `anyio.CancelScope()` makes
-            self._scope_class = type(anyio.CancelScope())
-        record.scope = scope = self._scope_class()
+    def _scope_of(self, record: RunRecord) -> Cancellable:
+        if self._new_scope is None:
+            self._new_scope = cancel_scopes()
+        record.scope = scope = self._new_scope()
         return scope
 
     def _listener_of(self, record: RunRecord, listener: Listener | None) -> Listener | None:

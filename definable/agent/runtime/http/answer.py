@@ -30,7 +30,8 @@ class Answer:
     def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Awaitable[None]:
         """Send all of the response: in one message, where the server takes that."""
         if WHOLE_RESPONSE in (self._scope.get("extensions") or ()):
-            return self({"type": WHOLE_RESPONSE, "status": status, "headers": headers, "body": body})
+            self.started = True
+            return self._send({"type": WHOLE_RESPONSE, "status": status, "headers": headers, "body": body})
         return self._in_two(status, headers, body)
 
     async def _in_two(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

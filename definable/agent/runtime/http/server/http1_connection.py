@@ -59,7 +59,6 @@ class HTTP1Connection:
         "_clock",
         "_draining",
         "_farewell",
-        "_gone",
         "_idle",
         "_limits",
         "_news",
@@ -73,6 +72,7 @@ class HTTP1Connection:
         "_unparsed",
         "_waiting",
         "due",
+        "gone",
     )
 
     def __init__(
@@ -106,7 +106,8 @@ class HTTP1Connection:
         """Around everything; cancelled only while no exchange is in progress."""
         self._idle = True
         self._awaits_head = False
-        self._gone = False
+        self.gone: bool = False
+        """Whether nothing will arrive at the client any more."""
         self._pulling: anyio.CancelScope | None = None
         self._news: anyio.Event | None = None
         self.due: float = head_due
@@ -142,11 +143,6 @@ class HTTP1Connection:
     # What an exchange asks for: see `http1_exchange.Client`.
 
     @property
-    def gone(self) -> bool:
-        """Whether nothing will arrive at the client any more."""
-        return self._gone
-
-    @property
     def draining(self) -> bool:
         """Whether the connection must end with the exchange in progress."""
         return self._draining()
@@ -180,8 +176,8 @@ class HTTP1Connection:
             self._news = None
 
     def _flushed(self) -> None:
-        if self._transport.broken and not self._gone:
-            self._gone = True
+        if self._transport.broken and not self.gone:
+            self.gone = True
             self.answered()
 
     async def _answer_all(self) -> bytes | None:
@@ -195,7 +191,7 @@ class HTTP1Connection:
             elif parser.refusal is not None:
                 await self._refuse(parser.refusal)
                 return None
-            elif self._gone or self._draining():
+            elif self.gone or self._draining():
                 return None
             else:
                 await self._next_head()
@@ -207,7 +203,7 @@ class HTTP1Connection:
         farewell.lingers = True
         await exchange.run(refused=self._draining())
         if exchange.closes:
-            return self._gone and bool(self._requests)  # what it handed over before it left is done
+            return self.gone and bool(self._requests)  # what it handed over before it left is done
         if self._requests:
             await anyio.lowlevel.checkpoint()  # for the others
         else:
@@ -236,7 +232,7 @@ class HTTP1Connection:
     def _parse(self, data: bytes) -> None:
         """Takes the client's next bytes; none are its end."""
         if not data:
-            self._gone = True
+            self.gone = True
             return
         if len(data) > PIECE:
             data, self._unparsed = data[:PIECE], data[PIECE:]
@@ -283,7 +279,7 @@ class HTTP1Connection:
         assert self._stream is not None
 
         def hung_up() -> None:
-            self._gone = True
+            self.gone = True
             self.answered()
             tell()
 
