@@ -373,6 +373,19 @@ async def test_an_application_that_speaks_out_of_turn_is_answered_500(serving, c
     assert "error in the application, in GET '/'" in caplog.text
 
 
+async def test_an_application_that_begins_two_responses_has_failed(serving, caplog):
+    async def app(scope, receive, send):
+        for status in (200, 204):
+            await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async with serving(app=app) as served, served.client() as client:
+        await client.get("/", "Connection: close")
+        data = await client.rest()
+    assert b" 204 " not in data.partition(b"\r\n")[0]
+    assert "error in the application, in GET '/'" in caplog.text
+
+
 async def test_options_of_the_whole_server_reach_the_application(serving):
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 204, "headers": [(b"x-path", scope["path"].encode())]})
