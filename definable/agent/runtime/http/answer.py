@@ -6,6 +6,9 @@ from collections.abc import Awaitable
 
 from .server.asgi import WHOLE_RESPONSE, Message, Scope, Send
 
+BODYLESS = frozenset({204, 304})
+"""Statuses whose response has no body, and no `Content-Length` (RFC 9110, sections 8.6, 15.3.5 and 15.4.5)."""
+
 
 class Answer:
     """An ASGI `send` that knows whether the response has started: from then on there is no other.
@@ -28,12 +31,20 @@ class Answer:
         return self._send(message)
 
     def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Awaitable[None]:
-        """Send all of the response: in one message, where the server takes that."""
-        if WHOLE_RESPONSE in (self._scope.get("extensions") or ()):
+        """Send all of the response: in one message, where the server takes that.
+
+        Args:
+            status: Its status.
+            headers: Its headers, less the length, which is added.
+            body: Its body; empty, where a response of this status has none.
+        """
+        if WHOLE_RESPONSE in (self._scope.get("extensions") or ()) and self._scope["method"] != "HEAD":
             self.started = True
             return self._send({"type": WHOLE_RESPONSE, "status": status, "headers": headers, "body": body})
         return self._in_two(status, headers, body)
 
     async def _in_two(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        if status not in BODYLESS:
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
         await self({"type": "http.response.start", "status": status, "headers": headers})
         await self({"type": "http.response.body", "body": body})

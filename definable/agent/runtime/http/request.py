@@ -86,6 +86,21 @@ class Request:
         """A reference to another of the agent's endpoints, below what the application is mounted under."""
         return f"{quote(self.scope.get('root_path', ''))}{path}".encode()
 
+    def body_at_once(self, limit: int) -> bytes | None:
+        """The whole body, if it has come in; None where `body` must wait for it.
+
+        Args:
+            limit: Bytes it may have.
+
+        Raises:
+            Problem: 413 when it has more.
+        """
+        extensions = self.scope.get("extensions")
+        whole: bytes | None = extensions.get(WHOLE_BODY) if extensions else None
+        if whole is not None and len(whole) > limit:
+            raise too_large(limit)
+        return whole
+
     async def body(self, limit: int) -> bytes:
         """The whole body; read once, however often it is asked for.
 
@@ -98,11 +113,8 @@ class Request:
         """
         if self._body is not None:
             return self._body
-        extensions = self.scope.get("extensions")
-        whole: bytes | None = extensions.get(WHOLE_BODY) if extensions else None
+        whole = self.body_at_once(limit)
         if whole is not None:
-            if len(whole) > limit:
-                raise too_large(limit)
             return whole
         declared = self.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:

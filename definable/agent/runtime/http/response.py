@@ -11,10 +11,7 @@ from pydantic_core import to_json
 
 from definable.agent.trigger.base import Reply
 
-from .answer import Answer
-
-BODYLESS = frozenset({204, 304})
-"""Statuses whose response has no body, and no `Content-Length` (RFC 9110, sections 8.6, 15.3.5 and 15.4.5)."""
+from .answer import BODYLESS, Answer
 
 HOP_BY_HOP = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade"})
 """Headers that say how the message travels: the server's to say, not a handler's."""
@@ -37,13 +34,12 @@ class Response:
 
     def send(self, answer: Answer) -> Awaitable[None]:
         """Answer a request."""
-        headers, body = [*self.headers], b""
-        if self.status not in BODYLESS:
-            body = self.body
-            headers.append((b"content-length", b"%d" % len(body)))
-            if self.content_type is not None:
-                headers.append((b"content-type", self.content_type))
-        return answer.whole(self.status, headers, body)
+        headers = [*self.headers]
+        if self.status in BODYLESS:
+            return answer.whole(self.status, headers, b"")
+        if self.content_type is not None:
+            headers.append((b"content-type", self.content_type))
+        return answer.whole(self.status, headers, self.body)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -60,7 +60,10 @@ class RunEndpoint:
         media = media_type(request.content_type)
         if media and not is_json(media):
             raise Problem(415, f"the body must be application/json, not {media}")
-        run = run_request(run_body(await request.body(MAX_RUN_BODY)), request)
+        body = request.body_at_once(MAX_RUN_BODY)
+        if body is None:
+            body = await request.body(MAX_RUN_BODY)
+        run = run_request(run_body(body), request)
         if run.session_id is not None:
             await self._check_session(request, run, run.session_id)
         if prefers_async(request):

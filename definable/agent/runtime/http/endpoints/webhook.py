@@ -29,7 +29,10 @@ class WebhookEndpoint:
     intake: Intake
 
     async def __call__(self, request: Request) -> Sendable:
-        event = webhook_event(self.webhook, request, await request.body(self.webhook.max_body))
+        body = request.body_at_once(self.webhook.max_body)
+        if body is None:
+            body = await request.body(self.webhook.max_body)
+        event = webhook_event(self.webhook, request, body)
         user_id = None if request.auth is None else request.auth.user_id
         if self.webhook.respond == "accept":
             return accepted_response(request, await self.intake.accept(self.webhook, event, user_id))
