@@ -77,7 +77,6 @@ class RunLoop:
     def __init__(
         self,
         model: Model,
-        *,
         tools: Mapping[str, Tool],
         context: RunContext,
         max_turns: int,

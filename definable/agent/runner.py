@@ -25,7 +25,7 @@ from .random_id import random_id
 from .run_context import RunContext, current_run, mark
 from .run_event import Listener, RunEnded, RunStarted
 from .run_loop import Conversation, RunLoop
-from .run_output import RunOutput
+from .run_output import RunOutput, RunStatus
 from .session.base import Session, SessionStore
 from .session.gate import SessionGate
 from .session.history import bounded
@@ -34,6 +34,8 @@ from .tools import Tool, index_tools
 
 if TYPE_CHECKING:
     from .trigger.base import TriggerEvent
+
+COMPLETED = RunStatus.COMPLETED
 
 Instructions: TypeAlias = str | Callable[[RunContext], Any] | None
 
@@ -48,9 +50,9 @@ class RunRequest:
     user_id: str | None = None
     metadata: Mapping[str, Any] | None = None
     trigger: TriggerEvent | None = None
-    run_id: str = field(default_factory=lambda: f"run_{random_id(12)}")
     headers: Mapping[str, str] | None = None
     """Of the HTTP request that asks for it, looked up case-insensitively: they may name a trace."""
+    run_id: str = field(default_factory=lambda: f"run_{random_id(12)}")
 
 
 class Runner:
@@ -199,42 +201,38 @@ class Runner:
     async def _converse(
         self, request: RunRequest, context: RunContext, session: Session, listener: Listener | None
     ) -> tuple[Any, Conversation]:
-        messages = await self._opening(context)
+        messages = await self._opening(context) if self.instructions else []
         messages += bounded(session.messages, self._max_history)
         conversation = Conversation(messages, begin=len(messages))
         messages.append(request.input if isinstance(request.input, Message) else Message("user", request.input))
         output_type = self.output_type
-        loop = RunLoop(
-            self.model,
-            tools=self.tools,
-            context=context,
-            max_turns=self._max_turns,
-            check=plain_text if output_type is None else output_type.checker(),
-            output_schema=None if output_type is None else output_type.schema,
-            listener=listener,
-        )
+        check = plain_text if output_type is None else output_type.checker()
+        schema = None if output_type is None else output_type.schema
+        loop = RunLoop(self.model, self.tools, context, self._max_turns, check, schema, listener)
         return await loop.run(conversation), conversation
 
     async def _opening(self, context: RunContext) -> list[Message]:
         instructions = self.instructions
         if callable(instructions):
             instructions = await call_user(instructions, context)
-        if not instructions:
-            return []
+            if not instructions:
+                return []
         if not isinstance(instructions, str):
             raise ConfigurationError(f"instructions must give a string, not {instructions!r}")
         return [Message("system", instructions)]
 
-    async def _keep(self, session: Session, conversation: Conversation, now: float) -> None:
+    def _keep(self, session: Session, conversation: Conversation, now: float) -> Awaitable[None]:
         messages = bounded(session.messages + conversation.added, self._max_history)
         created_at = session.created_at or now
         updated = Session(session.session_id, session.user_id, messages, session.state, created_at, time.time())
-        await self.sessions.save(updated)
+        return self.sessions.save(updated)
+
+
+# Classes are called by position below: by names they take twice the time.
 
 
 def _context(request: RunRequest, session_id: str, state: dict[str, Any]) -> RunContext:
     metadata = dict(request.metadata) if request.metadata else {}
-    # By position: a class takes twice the time to be called by names.
     return RunContext(request.run_id, session_id, request.user_id, request.input, request.trigger, metadata, state)
 
 
@@ -242,14 +240,15 @@ def _output(
     request: RunRequest, session: Session, content: Any, conversation: Conversation, created_at: float, duration: float
 ) -> RunOutput:
     return RunOutput(
-        run_id=request.run_id,
-        session_id=session.session_id,
-        user_id=request.user_id,
-        content=content,
-        messages=conversation.added,
-        tool_calls=tuple(conversation.tool_calls),
-        usage=conversation.usage,
-        model=conversation.model,
-        created_at=created_at,
-        duration=duration,
+        request.run_id,
+        session.session_id,
+        request.user_id,
+        content,
+        conversation.added,
+        tuple(conversation.tool_calls),
+        conversation.usage,
+        conversation.model,
+        COMPLETED,
+        created_at,
+        duration,
     )

@@ -147,7 +147,7 @@ def run_request(body: RunBody, request: Request) -> RunRequest:
         Problem: 403, the caller may not act for the user it names.
     """
     user_id = acting_user(request.auth, body.user_id)
-    return RunRequest(body.input, body.session_id, user_id, body.metadata, headers=request.headers)
+    return RunRequest(body.input, body.session_id, user_id, body.metadata, None, request.headers)
 
 
 def run_body(body: bytes) -> RunBody:

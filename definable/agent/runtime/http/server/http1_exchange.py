@@ -115,12 +115,9 @@ class HTTP1Exchange(Exchange):
         if self._response is not None:
             raise RuntimeError("the application sent another response, out of turn")
         request = self._request
-        self._response = ResponseWriter(
-            message["status"],
-            message.get("headers", ()),
-            method=request.method,
-            version=request.version,
-            keep_alive=request.keep_alive,
+        headers = message.get("headers", ())
+        self._response = ResponseWriter(  # by position: a class takes twice the time to be called by names
+            message["status"], headers, request.method, request.version, request.keep_alive
         )
 
     async def _send_body(self, body: bytes, more: bool) -> None:

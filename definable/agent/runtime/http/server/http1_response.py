@@ -61,7 +61,6 @@ class ResponseWriter:
         self,
         status: int,
         headers: Iterable[tuple[bytes, bytes]],
-        *,
         method: str,
         version: str,
         keep_alive: bool,

@@ -104,7 +104,11 @@ class TrioSocket(ClientStream):
         while True:
             if self._sock.fileno() < 0:  # nobody would tell of it
                 raise ClosedResourceError
-            await self._wait_readable()
+            if self._readable or self._forget is None:
+                await self._wait_readable()
+            else:
+                self._reader = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._give_up)
             try:
                 data = self._sock.recv(max_bytes)
             except BlockingIOError:
@@ -121,16 +125,13 @@ class TrioSocket(ClientStream):
             return data
 
     async def _wait_readable(self) -> None:
-        if self._forget is None:
-            try:
-                await trio.lowlevel.wait_readable(self._sock)
-            except trio.ClosedResourceError:
-                raise ClosedResourceError from None
-        elif self._readable:
+        if self._forget is not None:
             await trio.lowlevel.checkpoint()
-        else:
-            self._reader = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._give_up)
+            return
+        try:
+            await trio.lowlevel.wait_readable(self._sock)
+        except trio.ClosedResourceError:
+            raise ClosedResourceError from None
 
     def _give_up(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._reader = None
