@@ -61,6 +61,9 @@ def service() -> Agent:
 
 def serve(backend: str, listening: socket.socket, word: int) -> NoReturn:
     """Be a service, which says "s" when it listens to signals and at the end what became of its work."""
+    # Python drops a KeyboardInterrupt that falls into an import's weakref callback, and a program's imports come before
+    # `serve`: a signal that comes there is to end the process (https://github.com/python/cpython/issues/95959).
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     run = AgentRuntime.run
 
     async def announced(runtime: AgentRuntime, **options: object) -> ShutdownReport:
@@ -123,14 +126,14 @@ def verdict(status: int | None, signals: list[int], words: bytes) -> str | None:
     """What is wrong with an end; None when nothing is."""
     if status is None:
         return "hangs"
-    if not words.startswith(b"s"):  # it did not listen yet when the signal came
-        return None if status in (0, *(-number for number in signals)) else f"exit status {status} before it served"
-    allowed = {0} | ({128 + signals[-1], 128 + signals[0]} if len(signals) > 1 else set())
-    if len(signals) > 1:  # the last signal may come when `serve` has returned
+    allowed, listened = {0}, words.startswith(b"s")
+    if len(signals) > 1:
+        allowed |= {128 + signals[0], 128 + signals[-1]}
+    if len(signals) > 1 or not listened:  # one may come when `serve` has returned, or is not yet called
         allowed |= {-number for number in signals}
     if status not in allowed:
-        return f"exit status {status} after {signals}"
-    if status == 0 and words != b"sc":
+        return f"exit status {status} after {signals}{'' if listened else ', before it listened'}"
+    if listened and status == 0 and words != b"sc":
         return f"said {words!r}"
     return None
 
