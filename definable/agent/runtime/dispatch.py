@@ -23,15 +23,13 @@ from definable.agent.trigger.base import BaseTrigger, Reply, TriggerEvent
 from definable.errors import ConfigurationError, RunCancelled, RunTimeout
 
 from .backoff import Backoff
-from .isolation import Isolation
+from .isolation import isolated
 from .run_registry import RunRegistry
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 RETRY_BACKOFF = Backoff(initial=1.0, maximum=60.0, jitter=0.25)
 """Between the attempts at a trigger's event."""
-
-HANDLER = Isolation("a handler")
 
 RUN_ARGUMENTS = frozenset({"input", "session_id", "user_id", "metadata"})
 """What a handler's dict may hold: the parameters of `Agent.arun`."""
@@ -81,11 +79,14 @@ class Dispatcher:
         token = current_trigger.set(event)
         try:
             span = trigger_span(event, trigger, waited_for=not wait_for_place)
-            with span, HANDLER:
-                if trigger.timeout is None:
-                    return await self._decide_and_run(trigger, event, user_id, run_id, wait_for_place)
-                with anyio.move_on_after(trigger.timeout):
-                    return await self._decide_and_run(trigger, event, user_id, run_id, wait_for_place)
+            with span:
+                try:
+                    if trigger.timeout is None:
+                        return await self._decide_and_run(trigger, event, user_id, run_id, wait_for_place)
+                    with anyio.move_on_after(trigger.timeout):
+                        return await self._decide_and_run(trigger, event, user_id, run_id, wait_for_place)
+                except BaseException as error:
+                    raise isolated(error, "a handler")  # noqa: B904 - it is the same, or has its cause
                 raise RunTimeout(f"{event.source} did not end within timeout={trigger.timeout:g} seconds")
         except Exception as error:
             mark(error)

@@ -8,23 +8,41 @@ from typing import cast
 import anyio
 
 
-class Isolation:
-    """A context out of which user code raises plain errors only.
+def isolated(error: BaseException, whose: str) -> BaseException:
+    """What user code raised, as what runs it may see it: plain errors only.
 
     `sys.exit()` becomes a `RuntimeError`, also out of a task group, and so does the cancellation of another task that
     the code awaits, which asyncio lets through. A cancellation of the code itself goes on, and everything else. (In a
     task that the code itself starts, asyncio ends the event loop at a `SystemExit`, and nothing can keep it from that.)
 
-    It has no state: one will do for all, at once.
+    Args:
+        error: What it raised.
+        whose: Whose code it is, for the error.
+
+    Returns:
+        The same, or another that it is the cause of.
+    """
+    if isinstance(error, Exception):
+        return error
+    stray = isinstance(error, anyio.get_cancelled_exc_class()) and not _is_cancelled()
+    if not (stray or _is_exit(error)):
+        return error
+    failure = RuntimeError(f"{whose} raised {error!r}")
+    failure.__cause__ = error
+    return failure
+
+
+class Isolation:
+    """A context out of which user code raises what `isolated` makes of it. It has no state, so one will do for all.
 
     Args:
-        what: Whose code it is, for the error.
+        whose: Whose code it is, for the error.
     """
 
-    __slots__ = ("_what",)
+    __slots__ = ("_whose",)
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, whose: str) -> None:
+        self._whose = whose
 
     def __enter__(self) -> None:
         return None
@@ -32,11 +50,8 @@ class Isolation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or isinstance(error, Exception):
-            return
-        stray = isinstance(error, anyio.get_cancelled_exc_class()) and not _is_cancelled()
-        if stray or _is_exit(error):
-            raise RuntimeError(f"{self._what} raised {error!r}") from error
+        if error is not None and (failure := isolated(error, self._whose)) is not error:
+            raise failure
 
 
 def _is_exit(error: BaseException) -> bool:

@@ -37,8 +37,8 @@ class WorkLedger:
 
     def __init__(self, sources: Collection[str] = ("http", "event", "cron")) -> None:
         self._accounts = {source: _Account() for source in sources}
-        self._idle: anyio.Event | None = None
-        """What `idle` waits for."""
+        self.awaited: anyio.Event | None = None
+        """What `idle` waits for; None when nobody waits."""
 
     def work(self, source: str) -> Work:
         """A context around one piece of accepted work. A cancellation that passes through it counts as cut off."""
@@ -67,15 +67,15 @@ class WorkLedger:
     async def idle(self) -> None:
         """Return once no work is under way."""
         while self.active():
-            if self._idle is None:
-                self._idle = anyio.Event()
-            await self._idle.wait()
+            if self.awaited is None:
+                self.awaited = anyio.Event()
+            await self.awaited.wait()
 
     def ended(self) -> None:
-        """Called by every piece of work at its end."""
-        if self._idle is not None and not self.active():
-            self._idle.set()
-            self._idle = None
+        """Called by a piece of work at its end, where somebody waits."""
+        if self.awaited is not None and not self.active():
+            self.awaited.set()
+            self.awaited = None
 
     def counts(self) -> Mapping[str, WorkCount]:
         """The account so far; what is under way is in none of the numbers."""
@@ -115,5 +115,7 @@ class Work:
             account.cancelled += 1
         elif not self.goes_on:
             account.completed += 1
-            account.failed += kind is not None or self.failed
-        self._ledger.ended()
+            if kind is not None or self.failed:
+                account.failed += 1
+        if self._ledger.awaited is not None:
+            self._ledger.ended()

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from definable.agent.auth.base import AuthProvider
-from definable.agent.runtime.isolation import Isolation
+from definable.agent.runtime.isolation import Isolation, isolated
 from definable.agent.runtime.ledger import WorkLedger
 from definable.agent.trigger.webhook import DEFAULT_MAX_BODY
 
@@ -28,8 +28,6 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 AUTH_SCOPE_KEY = "definable.auth"
 """Where a route of the user's own finds the `AuthContext` of its caller."""
-
-HANDLER = Isolation("a request's handler")
 
 ROUTE = Isolation("a route")
 
@@ -96,15 +94,17 @@ class AgentApp:
         answer = Answer(request.scope, send)
         with ledger.work("http") as work:
             try:
-                with HANDLER:
-                    guard = guarded.guard()
-                    if guard is not None:
-                        request.auth = await admitted(guard, request, guarded.max_body)
-                    response = await guarded.endpoint(request)
-                    await response.send(answer)
+                guard = guarded.guard()
+                if guard is not None:
+                    request.auth = await admitted(guard, request, guarded.max_body)
+                response = await guarded.endpoint(request)
+                await response.send(answer)
             except ClientGone:
                 pass
-            except Exception as error:
+            except BaseException as raised:
+                error = isolated(raised, "a request's handler")
+                if not isinstance(error, Exception):
+                    raise
                 problem = problem_of(error)
                 work.failed = problem.status >= 500
                 if is_worth_a_traceback(error, problem):
