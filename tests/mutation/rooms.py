@@ -162,9 +162,8 @@ ROOMS = {
         mutated=("dev_*.py",),
         run=("test_dev_*.py",),
         of_module=(
-            ("dev_child", ("test_dev_child.py", "test_dev_reload.py")),
-            ("dev_process", ("test_dev_reload.py",)),
-            ("dev_reload", ("test_dev_command.py", "test_dev_reload.py")),
+            ("dev_process", ("test_dev_process.py", "test_dev_generations.py")),
+            ("dev_reload", ("test_dev_command.py", "test_dev_generations.py")),
         ),
     ),
     "redis": Room(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -11,18 +12,34 @@ from contextlib import ExitStack
 import anyio
 import pytest
 
-from definable.agent.runtime.dev_channel import ENVIRONMENT, Inheritance, MessageReader
+from definable.agent.runtime.dev_channel import ENVIRONMENT, FORCE, STOP, Inheritance, MessageReader
 from definable.agent.runtime.dev_child import DevChild, report_of
 from definable.agent.runtime.report import ShutdownReport, WorkCount
 from definable.agent.runtime.settings import ServeSettings
 from definable.agent.runtime.signals import STUCK_MARGIN
+from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="reloading needs POSIX")]
 
 LIMIT = 10.0
 """Seconds that a test may hang."""
 
+VIRTUAL = [f"{name}, virtual" for name in VIRTUAL_BACKENDS]
+
+virtual = pytest.mark.parametrize("anyio_backend", VIRTUAL, indirect=True)
+
 Make = Callable[..., tuple[DevChild, MessageReader]]
+
+
+@pytest.fixture(params=VIRTUAL_BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> Iterator[object]:
+    """Real time, but where a test says `virtual`."""
+    name, _, is_virtual = request.param.partition(", ")
+    if not is_virtual:
+        yield name
+        return
+    with virtual_time(name) as backend:
+        yield backend
 
 
 @pytest.fixture
@@ -120,3 +137,88 @@ async def test_an_address_that_cannot_be_had_is_told(make: Make, listening: sock
         child.listen(settings_of(listening.getsockname()[1]))
     with anyio.fail_after(LIMIT):
         assert await parent.next() == {"event": "cannot_bind"}
+
+
+class Stops:
+    """Takes the place of the runtime: when it is told to stop, and whether by force."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[float, bool]] = []
+
+    def stop(self, *, force: bool = False) -> None:
+        self.heard.append((anyio.current_time(), force))
+
+
+@virtual
+@pytest.mark.parametrize("has_sockets", [True, False])
+async def test_a_stop_leaves_those_who_have_connected_50_ms_to_ask(
+    make: Make, listening: socket.socket, has_sockets: bool
+) -> None:
+    child, parent = make(listening)
+    if has_sockets:
+        [sock] = child.listen(settings_of(listening.getsockname()[1]))
+    runtime = Stops()
+    async with anyio.create_task_group() as group:
+        group.start_soon(child.obey, runtime)
+        await anyio.sleep(100)
+        assert runtime.heard == []
+        parent._channel.send(STOP)
+        await anyio.sleep(1)
+        assert runtime.heard == [(pytest.approx(100.05 if has_sockets else 100), False)]
+        assert not has_sockets or sock.fileno() == -1
+        parent._channel.send(FORCE)
+        await anyio.sleep(1)
+        assert runtime.heard[1:] == [(pytest.approx(101), True)]
+        parent._channel.close()
+
+
+@virtual
+async def test_a_parent_in_a_hurry_is_not_kept_waiting(make: Make, listening: socket.socket) -> None:
+    child, parent = make(listening)
+    child.listen(settings_of(listening.getsockname()[1]))
+    runtime = Stops()
+    async with anyio.create_task_group() as group:
+        group.start_soon(child.obey, runtime)
+        parent._channel.send(STOP)
+        await anyio.sleep(0.01)
+        assert runtime.heard == []
+        parent._channel.send(FORCE)
+        await anyio.sleep(0.01)
+        assert [force for _, force in runtime.heard] == [False, True]
+        parent._channel.close()
+
+
+@virtual
+@pytest.mark.parametrize("resets", [True, False])
+async def test_a_child_whose_parent_is_gone_stops(make: Make, resets: bool) -> None:
+    child, parent = make()
+    if resets:
+        child.begin(settings_of(0))  # is never read, so that the close resets the connection
+    runtime = Stops()
+    async with anyio.create_task_group() as group:
+        group.start_soon(child.obey, runtime)
+        await anyio.sleep(1)
+        parent._channel.close()
+    assert runtime.heard == [(1, False)]
+
+
+@virtual
+async def test_both_words_at_once_are_a_cut(make: Make) -> None:
+    child, parent = make()
+    runtime = Stops()
+    parent._channel.send(STOP + FORCE)
+    async with anyio.create_task_group() as group:
+        group.start_soon(child.obey, runtime)
+        await anyio.sleep(1)
+        assert runtime.heard == [(0, True)]
+        parent._channel.close()
+
+
+def test_a_ctrl_c_comes_through_once_it_serves(make: Make) -> None:
+    child, _ = make()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        child.started()
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
