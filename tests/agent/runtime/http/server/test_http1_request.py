@@ -195,7 +195,15 @@ def test_what_stands_between_two_pieces_of_a_body_is_bounded(begun):
     assert parser.refusal == 400
 
 
-@pytest.mark.parametrize(("begun", "goes_on", "status"), [(CHUNKED, b"1;", 400), (b"", b"GET /", 431)])
+BETWEEN = {
+    "in a body": (CHUNKED, b"1;", 400),
+    "before the first head": (b"", b"GET /", 431),
+    "before another head": (b"GET / HTTP/1.1\r\n" + HOST + b"\r\n", b"GET /", 431),
+    "behind some of a body": (CHUNKED + b"1\r\nx\r\n", b"1;", 400),
+}
+
+
+@pytest.mark.parametrize(("begun", "goes_on", "status"), BETWEEN.values(), ids=BETWEEN)
 def test_what_is_neither_a_head_nor_a_body_yet_may_have_just_so_many_bytes(begun, goes_on, status):
     _, parser = parsed(begun, goes_on, b"x" * (1_000 - len(goes_on)), limit=1_000)
     assert parser.refusal is None

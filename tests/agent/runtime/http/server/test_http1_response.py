@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from definable.agent.runtime.http.server.http1_response import ResponseError, ResponseWriter
+from definable.agent.runtime.http.server.http1_response import ResponseError, ResponseWriter, header_line, header_name
 
 
 def writer(status=200, headers=(), *, method="GET", version="1.1", keep_alive=True):
@@ -83,6 +83,43 @@ def test_where_there_is_no_body_there_are_no_chunks_either(method, status):
 def test_a_header_that_would_break_out_of_its_line_is_refused(header):
     with pytest.raises(ResponseError):
         writer(headers=[header])
+
+
+@pytest.mark.parametrize("length", [0, 1, 62, 63, 64, 65, 1_000])
+@pytest.mark.parametrize("break_out", [b"", b"\n", b"\r", b"\0"])
+def test_a_value_is_sent_or_refused_whatever_its_length(length, break_out):
+    value = b"v" * (length - len(break_out)) + break_out
+    for _ in range(2):  # a line that is known is no other line
+        if break_out:
+            with pytest.raises(ResponseError):
+                writer(headers=[(b"X-Long", value)])
+        else:
+            _, headers, _ = head_and_body(writer(headers=[(b"X-Long", value)]).first(b"", more=False))
+            assert headers[b"x-long"] == value
+
+
+def test_of_short_values_and_of_names_so_many_are_remembered_and_no_long_ones():
+    header_line.cache_clear()
+    writer(headers=[(b"x-a", b"v" * 64), (b"x-a", b"v" * 65)])
+    assert header_line.cache_info().currsize == 0
+    writer(headers=[(b"x-a", b"v" * 63), (b"x-a", b"")])
+    assert header_line.cache_info().currsize == 2
+    writer(headers=[(b"x-%d" % number, b"v") for number in range(2_000)])
+    assert (header_line.cache_info().currsize, header_name.cache_info().currsize) == (256, 1024)
+
+
+@pytest.mark.parametrize("digits", [1, 17, 18])
+def test_a_length_has_18_digits_at_most(digits):
+    value = b"1" * digits
+    _, headers, _ = head_and_body(writer(method="HEAD", headers=[(b"content-length", value)]).first(b"", more=False))
+    assert headers[b"content-length"] == value
+    with pytest.raises(ResponseError):
+        writer(method="HEAD", headers=[(b"content-length", b"1" * 19)])
+
+
+@pytest.mark.parametrize("status", [200, 999])
+def test_any_final_status_can_be_sent(status):
+    assert writer(status).first(b"", more=False).startswith(b"HTTP/1.1 %d " % status)
 
 
 def test_two_lengths_are_refused():

@@ -2,8 +2,9 @@
 
 import json
 import logging
+import os
 import socket
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 
 import anyio
 import httpx2
@@ -101,6 +102,29 @@ async def test_head_and_body_of_a_response_come_in_one_packet(serving):
         await client.post("/echo", b"hello")
         data = await client.stream.receive()
         assert data.startswith(b"HTTP/1.1 200") and data.endswith(b"hello")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="finds the server's end in /proc")
+async def test_what_is_sent_in_pieces_waits_for_no_acknowledgement(serving):
+    async with serving() as served, served.client() as client:
+        await client.get("/echo")
+        await client.response()
+        with socket_to(client.stream.extra(SocketAttribute.local_address)) as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def socket_to(peer):
+    """A duplicate of this process's socket that is connected to a peer."""
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # no socket, not connected, or gone
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+                sock = socket.socket(fileno=os.dup(int(fd)))
+                with ExitStack() as stack:
+                    stack.enter_context(sock)
+                    if sock.getpeername() == peer:
+                        stack.pop_all()
+                        return sock
+    raise AssertionError(f"there is no connection to {peer}")
 
 
 async def test_the_server_does_not_name_itself(serving):

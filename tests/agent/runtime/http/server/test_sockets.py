@@ -1,6 +1,9 @@
 """Binding: early, plain errors that name the address and the way out."""
 
 import socket
+import struct
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,17 @@ def test_port_0_picks_a_free_one():
         assert sock.getsockname()[1] > 0
         with socket.create_connection(sock.getsockname()):
             pass
+    finally:
+        close_all(sockets)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tcp(7): TCP_INFO of a listening socket")
+def test_1024_connections_may_wait_to_be_accepted():
+    (sock,) = sockets = bind("127.0.0.1", 0)
+    try:
+        counts = struct.unpack("8x6I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32))
+        backlog = counts[5]  # `tcpi_sacked`, see tcp_get_info() in the kernel's net/ipv4/tcp.c
+        assert backlog == min(1024, int(Path("/proc/sys/net/core/somaxconn").read_text()))
     finally:
         close_all(sockets)
 

@@ -115,6 +115,24 @@ async def test_a_peer_that_reads_slowly_has_its_time_for_each_64_kib():
         assert not transport.broken
 
 
+async def test_bytes_are_handed_on_by_64_kib_each_with_its_time():
+    handed: list[int] = []
+    async with connected() as (transport, peer):
+        send = transport._stream.send
+
+        async def hand(item: bytes) -> None:
+            handed.append(len(item))
+            await send(item)
+
+        transport._stream.send = hand  # type: ignore[method-assign]
+        await transport.write(b"x" * 150_000)
+        received = b""
+        while len(received) < 150_000:
+            received += peer.recv(1_000_000)
+    assert handed == [65_536, 65_536, 150_000 - 2 * 65_536]
+    assert received == b"x" * 150_000
+
+
 async def test_a_peer_that_reads_nothing_breaks_its_connection_and_nothing_is_written_any_more():
     flushed: list[bool] = []
     async with connected() as (transport, peer):

@@ -163,3 +163,14 @@ async def test_a_client_that_does_not_answer_the_close_is_not_waited_for(serving
         with anyio.fail_after(3):
             await served.until_no_connections()
         assert client is not None
+
+
+async def test_an_accept_after_a_handshake_that_failed_is_not_heard(serving, caplog):
+    async with serving() as served, connect(served, "/ws/hold") as client:
+        await client.raw.send(b"\x81\x82\x00\x00\x00\x00hi")
+        rejection = await client.receive()
+        assert rejection.status_code == 400
+        served.app.release.set()
+        await served.app.until(lambda: served.app.finished == 1)
+        assert served.app.codes == [1006]
+    assert not caplog.records

@@ -1,0 +1,219 @@
+"""How long clients may keep the server waiting, in virtual time: to the second, and over real sockets."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import pytest
+
+from definable.agent.runtime.http.server import HTTPServer, ServerLimits, bind
+from definable.testing import VIRTUAL_BACKENDS, virtual_time
+
+pytestmark = pytest.mark.anyio
+
+GET = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n"
+
+MINUTE = 60.0
+
+
+@pytest.fixture(params=VIRTUAL_BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> Iterator[object]:
+    with virtual_time(request.param) as backend:
+        yield backend
+
+
+@dataclass
+class Served:
+    """A server, and the clients that it has."""
+
+    server: HTTPServer
+    address: tuple[str, int]
+    stop: Callable[[], None]
+    ended: anyio.Event = field(default_factory=anyio.Event)
+
+    def connect(self, data: bytes = b"") -> Peer:
+        """A client that says something, and listens only when it is told to."""
+        sock = socket.create_connection(self.address)
+        sock.sendall(data)
+        return Peer(sock)
+
+
+class Peer:
+    """A client."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.ended_at = 0.0
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    async def receive(self) -> bytes:
+        await anyio.wait_readable(self.sock)
+        return self.sock.recv(65_536)
+
+    async def rest(self) -> bytes:
+        """All bytes until the server closes, and the time of that."""
+        data = b""
+        while more := await self.receive():
+            data += more
+        self.ended_at = anyio.current_time()
+        return data
+
+
+async def answer(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+async def hold(scope: Any, receive: Any, send: Any) -> None:
+    await anyio.sleep_forever()
+
+
+@asynccontextmanager
+async def serving(app: Any = answer, **limits: Any) -> AsyncGenerator[Served]:
+    sockets = bind("127.0.0.1", 0)
+    server, scope = HTTPServer(app, sockets, limits=ServerLimits(**limits)), anyio.CancelScope()
+    served = Served(server, sockets[0].getsockname(), scope.cancel)
+
+    async def run(*, task_status: Any) -> None:
+        with scope:
+            await server.serve(task_status=task_status)
+        served.ended.set()
+
+    async with anyio.create_task_group() as group:
+        await group.start(run)
+        yield served
+        scope.cancel()
+
+
+async def test_a_client_that_says_nothing_has_30_seconds() -> None:
+    async with serving() as served:
+        with served.connect() as peer:
+            assert await peer.rest() == b""
+    assert peer.ended_at == pytest.approx(30)
+
+
+@pytest.mark.parametrize("later", [0, 20])
+async def test_a_head_has_30_seconds_from_the_accept(later: float) -> None:
+    async with serving() as served:
+        with served.connect(b"" if later else GET[:10]) as peer:
+            await anyio.sleep(later)
+            peer.sock.sendall(GET[:10] if later else GET[10:20])
+            assert (await peer.receive()).startswith(b"HTTP/1.1 408 ")
+            assert anyio.current_time() == pytest.approx(30)
+
+
+async def test_a_connection_stays_75_seconds_after_an_answer() -> None:
+    async with serving() as served:
+        with served.connect() as peer:
+            await anyio.sleep(10)
+            peer.sock.sendall(GET)
+            assert (await peer.receive()).endswith(b"hello")
+            assert await peer.rest() == b""
+    assert peer.ended_at == pytest.approx(10 + 75)
+
+
+async def test_a_second_head_has_30_seconds_from_its_first_byte() -> None:
+    async with serving() as served:
+        with served.connect(GET) as peer:
+            assert (await peer.receive()).endswith(b"hello")
+            for byte in GET[:2]:
+                await anyio.sleep(20)
+                peer.sock.sendall(bytes([byte]))
+            assert (await peer.receive()).startswith(b"HTTP/1.1 408 ")
+            assert anyio.current_time() == pytest.approx(20 + 30)
+
+
+async def test_ends_that_are_due_soon_after_another_come_at_once_a_twentieth_late() -> None:
+    async with serving(header_timeout=100.0, keep_alive_timeout=1_000.0) as served:
+        with served.connect() as first:
+            await anyio.sleep(1)
+            with served.connect() as second:
+                await first.rest()
+                assert await second.rest() == b""
+    assert (first.ended_at, second.ended_at) == (pytest.approx(100), pytest.approx(105))
+
+
+async def test_a_server_without_clients_looks_after_the_next_one_all_the_same() -> None:
+    async with serving() as served:
+        for begin in (0, 10 * MINUTE):
+            await anyio.sleep_until(begin)
+            with served.connect() as peer:
+                assert await peer.rest() == b""
+            assert peer.ended_at == pytest.approx(begin + 30)
+
+
+async def test_a_request_may_take_an_hour() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await anyio.sleep(60 * MINUTE)
+        await answer(scope, receive, send)
+
+    async with serving(app) as served:
+        with served.connect(GET) as peer:
+            assert (await peer.receive()).endswith(b"hello")
+            assert anyio.current_time() == pytest.approx(60 * MINUTE)
+
+
+async def test_a_client_that_reads_nothing_has_30_seconds() -> None:
+    broken: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * 16_000_000})
+        broken.append(anyio.current_time())
+
+    async with serving(app) as served:
+        with served.connect(GET):
+            while served.server.open_connections or not broken:
+                await anyio.sleep(1)
+    assert broken == [pytest.approx(30)]
+
+
+async def test_a_stop_waits_a_second_for_a_client_that_was_answered_and_stays() -> None:
+    async with serving(hold) as served:
+        with served.connect(GET) as peer:
+            await anyio.sleep(10)
+            served.stop()
+            await served.ended.wait()
+            assert anyio.current_time() == pytest.approx(10 + 1)
+            assert (await peer.rest()).startswith(b"HTTP/1.1 503 ")
+
+
+async def test_a_client_too_many_that_stays_is_closed_after_a_second() -> None:
+    async with serving(hold, max_connections=1) as served:
+        with served.connect(GET):
+            await anyio.sleep(10)
+            with served.connect() as beyond:
+                assert (await beyond.receive()).startswith(b"HTTP/1.1 503 ")
+                assert await beyond.receive() == b""
+                await anyio.sleep(0.9)
+                beyond.sock.sendall(b"still")
+                await anyio.sleep(0.2)
+                with pytest.raises((ConnectionResetError, BrokenPipeError)):
+                    for _ in range(2):
+                        beyond.sock.sendall(b"here")
+
+
+async def test_a_system_without_descriptors_is_asked_again_ten_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    accept, asked = socket.socket.accept, list[float]()
+
+    def failing(self: socket.socket) -> Any:
+        asked.append(anyio.current_time())
+        if len(asked) < 4:
+            raise OSError(24, "Too many open files")
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", failing)
+    async with serving() as served:
+        with served.connect(GET) as peer:
+            assert (await peer.receive()).endswith(b"hello")
+    assert asked[:4] == [pytest.approx(tenths / 10) for tenths in range(4)]
