@@ -113,6 +113,16 @@ async def test_an_id_has_1_to_256_characters(field: str) -> None:
                 assert [error["field"] for error in assert_problem(response, 422)["errors"]] == [field]
 
 
+async def test_a_body_has_a_mebibyte_at_most() -> None:
+    body = b'{"input": "hi"}'
+    async with serve_ourselves(Agent("offline")) as client:
+        for length, status in [(2**20, 200), (2**20 + 1, 413)]:
+            response = await client.post(
+                "/run", content=body.ljust(length), headers={"content-type": "application/json"}
+            )
+            assert response.status_code == status
+
+
 async def test_another_media_type_is_a_415(serve: Serve) -> None:
     async with serve(Agent("offline")) as client:
         response = await client.post("/run", content=b"input=hi", headers={"content-type": "text/plain"})

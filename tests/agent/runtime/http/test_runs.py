@@ -134,6 +134,38 @@ async def test_a_last_event_id_that_is_none_is_a_400(last_id: str) -> None:
         assert_problem(await client.get(f"/runs/{run_id}/events", headers=headers), 400)
 
 
+@pytest.mark.parametrize("preference", ["handling=lenient", "wait=1", "respond", "x-respond-async", "respond-async-x"])
+async def test_who_prefers_something_else_waits(preference: str) -> None:
+    async with serve_ourselves(Agent("offline")) as client:
+        response = await client.post("/run", json={"input": "hi"}, headers={"prefer": preference})
+        assert (response.status_code, "preference-applied" in response.headers) == (200, False)
+
+
+async def test_a_last_event_id_of_thousands_of_digits_is_past_the_end_too() -> None:
+    async with serve_ourselves(Agent("offline")) as client:
+        run_id = await accepted(client)
+        await ended(client, run_id)
+        for last_id in ("9" * 5_000, "0" * 17 + "1"):  # Python refuses to read more than 4,300 digits
+            headers = {"last-event-id": last_id}
+            response = await client.get(f"/runs/{run_id}/events", headers=headers)
+            assert response.status_code == (204 if last_id[0] == "9" else 200)
+            assert "run_started" not in response.text
+
+
+async def test_who_asks_for_events_sends_no_body() -> None:
+    async with serve_ourselves(Agent("offline")) as client:
+        run_id = await accepted(client)
+        await ended(client, run_id)
+        assert_problem(await client.request("GET", f"/runs/{run_id}/events", content=b"x"), 413)
+
+
+async def test_the_100_newest_runs_are_listed() -> None:
+    async with serve_ourselves(Agent("offline")) as client:
+        ids = [(await client.post("/run", json={"input": "hi"})).json()["run_id"] for _ in range(102)]
+        listed = [run["run_id"] for run in (await client.get("/runs")).json()["runs"]]
+    assert listed == ids[:1:-1]
+
+
 async def test_the_oldest_events_of_a_long_run_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_log, "MAX_LOGGED", 3)
     async with serve_ourselves(Agent("offline")) as client:
