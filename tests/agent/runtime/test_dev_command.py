@@ -27,6 +27,6 @@ def test_an_interactive_or_embedded_python_has_none(
         own_command()
 
 
-@pytest.mark.parametrize(("return_code", "status"), [(0, 0), (1, 1), (3, 3), (-9, 137), (-15, 143)])
+@pytest.mark.parametrize(("return_code", "status"), [(0, 0), (1, 1), (3, 3), (-1, 129), (-9, 137), (-15, 143)])
 def test_a_process_that_was_killed_has_the_status_that_a_shell_gives_it(return_code: int, status: int) -> None:
     assert status_of(return_code) == status

@@ -81,7 +81,7 @@ def test_the_directory_of_the_program(tmp_path: Path, monkeypatch: pytest.Monkey
         (f"{sys.prefix}/bin/definable", tmp_path),
         (definable.__file__, tmp_path),
     ]:
-        monkeypatch.setattr(sys, "argv", [program])
+        monkeypatch.setattr(sys, "argv", [program, "/another/argument"])
         assert script_directory() == directory
 
 
