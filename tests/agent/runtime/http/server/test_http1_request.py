@@ -116,6 +116,10 @@ def test_an_unknown_transfer_coding_is_refused(coding):
     assert refusal(with_header(b"Transfer-Encoding: " + coding)) == 501
 
 
+def test_codings_in_two_lines_are_one_list():
+    assert refusal(with_header(b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked")) == 501
+
+
 CHUNKS = {
     "a size beyond all bounds": b"f" * 17 + b"\r\nabc",
     "a sign": b"-3\r\nabc",
