@@ -125,7 +125,7 @@ ROOMS = {
         not_run=HTTP_NOT_RUN,
         not_selected=HTTP_NOT_SELECTED,
         of_module=(
-            ("base", ("test_run.py", "test_runs.py")),
+            ("base", ("test_identity.py", "test_run.py", "test_runs.py")),
             ("health", ("test_run.py", "test_guard.py", "test_openapi_answers.py")),
             ("run", ("test_run.py", "test_streamed_run.py", "test_runs.py")),
             ("sessions", ("test_runs.py", "test_identity.py")),
@@ -145,7 +145,7 @@ ROOMS = {
             ("h1", ("test_websocket.py", "test_http_server.py")),
             ("h2", ("test_tls.py",)),
             ("hangups", ("test_streams.py",)),
-            ("http1_connection", ("test_http_server.py", "test_hostile_input.py")),
+            ("http1_connection", ("test_extensions.py", "test_http_server.py", "test_hostile_input.py")),
             ("http1_exchange", ("test_http_server.py", "test_hostile_input.py")),
             ("http_date", ("test_http1_response.py",)),
             ("hypercorn_engine", ("test_hypercorn_engine.py", "test_websocket.py", "test_tls.py")),
