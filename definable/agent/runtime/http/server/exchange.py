@@ -67,7 +67,7 @@ class Exchange(ABC):
 
     @abstractmethod
     def _hang_up(self) -> Awaitable[None] | None:
-        """What is to be done when the application sends no more: an unfinished response is cut."""
+        """What is left to do when the application sends no more, as an unfinished response is cut; None: nothing."""
 
     @abstractmethod
     def _drop_head(self) -> None:
