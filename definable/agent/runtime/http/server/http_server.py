@@ -65,6 +65,9 @@ class HTTPServer:
         self._ssl_context = ssl_context
         self._limits = limits or ServerLimits()
         self._clients: set[Client] = set()
+        self._unowned: set[socket.socket] = set()
+        """Accepted, and no task has begun with them. An asyncio task that is cancelled before never begins: so all end
+        when a `KeyboardInterrupt` ends the event loop."""
         self._accepted = 0
         self._turned_away = 0
         self._exhausted = False
@@ -86,11 +89,19 @@ class HTTPServer:
         whose response has not started with 503, closes WebSockets with 1012 and cuts what has started, within a second;
         nothing of it is left then.
         """
-        async with self._watched(), anyio.create_task_group() as connections, anyio.create_task_group() as listeners:
-            addresses = [_address(sock.getsockname()) for sock in self._sockets if sock.fileno() >= 0]
-            for sock in self._sockets:
-                listeners.start_soon(self._accept, sock, connections)
-            task_status.started(addresses)
+        try:
+            async with (
+                self._watched(),
+                anyio.create_task_group() as connections,
+                anyio.create_task_group() as listeners,
+            ):
+                addresses = [_address(sock.getsockname()) for sock in self._sockets if sock.fileno() >= 0]
+                for sock in self._sockets:
+                    listeners.start_soon(self._accept, sock, connections)
+                task_status.started(addresses)
+        finally:
+            for sock in self._unowned:
+                sock.close()
 
     def drain(self) -> None:
         """Takes no more work: listeners and idle connections close at once, the others after their exchange.
@@ -174,9 +185,11 @@ class HTTPServer:
     def _admit(self, sock: socket.socket, client: Address, connections: TaskGroup) -> None:
         if self._accepted < self._limits.max_connections:
             self._accepted += 1
+            self._unowned.add(sock)
             connections.start_soon(self._serve_connection, sock, client, name="connection")
         elif self._ssl_context is None and self._turned_away < MAX_TURNED_AWAY:
             self._turned_away += 1
+            self._unowned.add(sock)
             connections.start_soon(self._turn_away, sock)
         else:
             sock.close()
@@ -217,6 +230,7 @@ class HTTPServer:
     async def _opened(self, sock: socket.socket) -> ClientStream | None:
         """An accepted socket as a stream; None if its client has gone already."""
         assert self._streams is not None
+        self._unowned.discard(sock)
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

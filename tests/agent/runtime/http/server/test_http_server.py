@@ -1,10 +1,11 @@
 """Requests and responses over real sockets."""
 
+import gc
 import json
 import logging
 import os
 import socket
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, closing, suppress
 
 import anyio
 import httpx2
@@ -440,3 +441,35 @@ async def test_two_listeners_share_one_server():
                     assert (await client.get(url)).status_code == 204
             server.drain()
     assert seen == ["127.0.0.1", "::1"]
+
+
+class InterruptedListener(socket.socket):
+    """Ctrl-C comes when it has accepted two clients."""
+
+    accepted = 0
+
+    def accept(self):
+        if self.accepted == 2:
+            raise KeyboardInterrupt
+        self.accepted += 1
+        return super().accept()
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_an_interrupt_right_after_clients_were_accepted_closes_their_connections(anyio_backend):
+    """A task of asyncio's that is cancelled before it has begun never begins."""
+
+    async def app(scope, receive, send):
+        raise AssertionError("there was no request")
+
+    with closing(bind("127.0.0.1", 0)[0]) as bound, InterruptedListener(fileno=bound.detach()) as listener:
+        server = HTTPServer(app, [listener], limits=ServerLimits(max_connections=1))
+        with ExitStack() as stack:
+            clients = [stack.enter_context(socket.create_connection(listener.getsockname(), 10)) for _ in range(2)]
+            with pytest.raises(BaseException) as interrupt:  # alone on asyncio, in groups on trio
+                anyio.run(server.serve, backend=anyio_backend)
+            for client in clients:  # of which the second may be told that there are too many
+                while client.recv(1000):
+                    pass
+            del interrupt
+            gc.collect()  # the warning
