@@ -110,10 +110,10 @@ class CountingAgent(Agent):
         self.counted.emitted += 1
 
 
-def build(plan: Plan, directory: Path, is_calm: bool, journal: Journal) -> CountingAgent:
-    """The agent, with every kind of trigger."""
+def build(plan: Plan, directory: Path, end: End | None, journal: Journal) -> CountingAgent:
+    """The agent, with every kind of trigger. The calm life has no end that is planned."""
     agent = CountingAgent(
-        OfflineModel() if is_calm else ChaosModel(),
+        OfflineModel() if end is None else ChaosModel(),
         name="chaos",
         bus=SQLiteBus(directory / "events.db") if plan.is_durable else None,
         sessions=SQLiteSessionStore(directory / "sessions.db") if plan.sessions else None,
@@ -121,7 +121,7 @@ def build(plan: Plan, directory: Path, is_calm: bool, journal: Journal) -> Count
     )
     agent.counted = Counted()
 
-    add_triggers(agent, journal, is_calm)
+    add_triggers(agent, journal, end)
     add_noise(agent)
 
     @agent.after_response
@@ -135,11 +135,17 @@ def build(plan: Plan, directory: Path, is_calm: bool, journal: Journal) -> Count
     return agent
 
 
-def add_triggers(agent: CountingAgent, journal: Journal, is_calm: bool) -> None:
+def add_triggers(agent: CountingAgent, journal: Journal, end: End | None) -> None:
     """Webhooks, events and a cron job, each of which does what it is told."""
 
+    def deed_of(event: TriggerEvent) -> str:
+        deed: str = event.body["do"]
+        # A life that is to drain may find in a durable bus what never ends, left there by one that was cut off.
+        spared = end is None or (end is End.DRAIN and deed in ENDLESS)
+        return "fine" if spared else deed
+
     async def handle(event: TriggerEvent) -> str | None:
-        deed = "fine" if is_calm else event.body["do"]
+        deed = deed_of(event)
         if deed not in ENDLESS:
             journal.note("ended", event.body["id"])
         await misbehave(deed, agent)
@@ -156,7 +162,7 @@ def add_triggers(agent: CountingAgent, journal: Journal, is_calm: bool) -> None:
 
     @agent.on(Webhook("/thread"))
     def on_thread(event: TriggerEvent) -> None:
-        misbehave_in_thread("fine" if is_calm else event.body["do"])
+        misbehave_in_thread(deed_of(event))
 
     @agent.on(Webhook("/emit"))
     async def on_emit(event: TriggerEvent) -> None:
@@ -203,13 +209,14 @@ def account(runtime: AgentRuntime, counted: Counted, before: dict[str, str], cha
 
 def main() -> None:
     backend, place, life, port, text = sys.argv[1:]
-    directory, plan, is_calm = Path(place), Plan.from_json(text), life == "calm"
+    directory, plan = Path(place), Plan.from_json(text)
+    end = None if life == "calm" else plan.lives[int(life)][0]
     journal = Journal(directory / "journal")
-    agent = build(plan, directory, is_calm, journal)
+    agent = build(plan, directory, end, journal)
     agent.counted.watch()
-    chat = JournalledChat(int(port), () if is_calm else CHAT_FAULTS, plan.seed)
+    chat = JournalledChat(int(port), () if end is None else CHAT_FAULTS, plan.seed)
     chat.journal = journal
-    grace = LONG_GRACE if is_calm else GRACE.get(plan.lives[int(life)][0], LONG_GRACE)
+    grace = LONG_GRACE if end is None else GRACE.get(end, LONG_GRACE)
     steps = use_clock(SteppingClock(plan.seed)) if plan.clock_steps else nullcontext()
     anyio.run(anyio.lowlevel.checkpoint, backend=backend, backend_options=UVLOOP if backend == "asyncio" else {})
     before = open_descriptors()
