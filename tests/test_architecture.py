@@ -2,11 +2,14 @@
 
 import ast
 import importlib
+import itertools
 import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,9 @@ LAYERS = [
 
 HEAVY = ["openai", "quart", "hypercorn", "croniter", "watchfiles", "httpx2", "websockets", "jwt", "opentelemetry"]
 
+FEATURES = ("jwt", "telegram", "discord", "uvloop", "redis", "otel")
+"""The extras that a user installs."""
+
 BACKEND_ROOMS = ("definable.agent.runtime.http.quart_app", "definable.agent.runtime.http.server", "definable.testing")
 """Where a backend may be imported by name."""
 
@@ -96,6 +102,18 @@ def imports(name: str, tree: ast.Module, is_package: bool) -> Iterator[str]:
             pending += node.orelse
         elif isinstance(node, ast.ClassDef):
             pending += node.body
+
+
+def foreign_names(node: ast.AST) -> list[str]:
+    """What a statement imports by its whole name."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+
+
+def distribution(requirement: str) -> str:
+    """The name of what is required, as the package index compares it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement, maxsplit=1)[0]).lower()
 
 
 def test_every_module_has_a_layer() -> None:
@@ -141,3 +159,17 @@ def test_heavy_parts_load_when_first_used(statement: str) -> None:
     code = f"import sys; {statement}; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_is_imported_is_required() -> None:
+    """What comes only because something else requires it comes in any version, or one day not at all."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    features = [extra for name, extra in project["optional-dependencies"].items() if name in FEATURES]
+    required = {distribution(line) for line in itertools.chain(project["dependencies"], *features)}
+    imported = {
+        name.partition(".")[0] for _, tree, _ in modules() for node in ast.walk(tree) for name in foreign_names(node)
+    }
+    provided = packages_distributions()
+    unknown = imported - {"definable", *sys.stdlib_module_names}
+    missing = {name for name in unknown if not required & {distribution(it) for it in provided[name]}}
+    assert missing == {"pydantic_core", "pytest"}  # which pydantic brings in its own version; the host of our plugin
