@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
 from .mutants import Mutant, sample
 from .rooms import ROOMS, Room
-from .trial import TEST_LIMIT, Outcome, copy_of, import_heavy, try_mutant, try_tests
+from .trial import SLOWNESS, TEST_LIMIT, Limits, Outcome, copy_of, import_heavy, try_mutant, try_tests
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,9 +31,9 @@ def main() -> int:
         return 0
     import_heavy()
     with copy_of(ROOT) as copy, open(options.results, "a") as results:
-        for room in {room_of(mutant): None for mutant in mutants}:
-            check_unmutated(room, copy, options.test_limit)
-        outcomes = try_all(mutants, copy, results, options.test_limit)
+        rooms = {room_of(mutant): None for mutant in mutants}
+        limits = {room: limits_of(room, copy, options.test_limit) for room in rooms}
+        outcomes = try_all(mutants, copy, results, limits)
     return 0 if killed_share(outcomes) >= options.at_least else 1
 
 
@@ -70,19 +71,22 @@ def room_of(mutant: Mutant) -> Room:
     return next(room for room in ROOMS.values() if mutant.module in room.modules(ROOT))
 
 
-def check_unmutated(room: Room, copy: Path, test_limit: int) -> None:
-    """The tests must pass before they can notice anything."""
+def limits_of(room: Room, copy: Path, test_limit: int) -> Limits:
+    """How long the tests may take with a mutant; without one they must pass before they can notice anything."""
     _, files = room.test_files(copy, "")
-    outcome, said = try_tests(copy, files, room.not_selected, test_limit, is_mutated=False)
+    began = time.monotonic()
+    outcome, said = try_tests(copy, files, room.not_selected, Limits(test_limit, math.inf), is_mutated=False)
     if outcome is not Outcome.SURVIVED:
         sys.exit(f"the tests of {room.package} fail without a mutant: {said}")
+    return Limits(test_limit, SLOWNESS * (time.monotonic() - began))
 
 
-def try_all(mutants: Sequence[Mutant], copy: Path, results: TextIO, test_limit: int) -> Counter[Outcome]:
+def try_all(mutants: Sequence[Mutant], copy: Path, results: TextIO, limits: Mapping[Room, Limits]) -> Counter[Outcome]:
     outcomes: Counter[Outcome] = Counter()
     for number, mutant in enumerate(mutants, 1):
         began = time.monotonic()
-        outcome, said = try_mutant(copy, mutant, room_of(mutant), test_limit)
+        room = room_of(mutant)
+        outcome, said = try_mutant(copy, mutant, room, limits[room])
         outcomes[outcome] += 1
         diff = mutant.diff((copy / mutant.module).read_text())
         say(f"{number}/{len(mutants)} {outcome} {mutant} ({time.monotonic() - began:.1f} s) {said}")

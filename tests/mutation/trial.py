@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,8 +53,9 @@ NOTICED_NOTHING = (0, 5)
 HUNG = re.compile(r"\++ Timeout \++")
 """How pytest-timeout begins what it says of a test, before it ends the process."""
 
-TRIAL_LIMIT = 120.0
-"""Seconds that one of a trial's two runs of pytest may take."""
+SLOWNESS = 5
+"""So many times what the tests take without a mutant may they take with one: a mutant may make all of them slower, and
+each single one be within its limit."""
 
 PYTEST = (
     "-x",
@@ -64,6 +66,15 @@ PYTEST = (
     "-Wignore::pytest.PytestAssertRewriteWarning",  # of plugins that are among `HEAVY`
     "--hypothesis-profile=ci",  # the same examples each time: the seed is to decide alone
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds after which what still runs is held to hang."""
+
+    test: int
+    run: float
+    """One of pytest; a trial has two."""
 
 
 class Outcome(StrEnum):
@@ -94,8 +105,8 @@ def import_heavy() -> None:
     assert "definable" not in sys.modules
 
 
-def try_mutant(copy: Path, mutant: Mutant, room: Room, test_limit: int) -> tuple[Outcome, str]:
-    """Put a mutant into the copy for the length of its tests, each of which may take so many seconds.
+def try_mutant(copy: Path, mutant: Mutant, room: Room, limits: Limits) -> tuple[Outcome, str]:
+    """Put a mutant into the copy for the length of its tests.
 
     Returns:
         The outcome, and pytest's word on what failed.
@@ -105,7 +116,7 @@ def try_mutant(copy: Path, mutant: Mutant, room: Room, test_limit: int) -> tuple
     file.write_text(mutant.source(original))
     try:
         for files in filter(None, room.test_files(copy, mutant.module)):
-            outcome, said = try_tests(copy, files, room.not_selected, test_limit)
+            outcome, said = try_tests(copy, files, room.not_selected, limits)
             if outcome is not Outcome.SURVIVED:
                 return outcome, said
         return Outcome.SURVIVED, ""
@@ -115,7 +126,7 @@ def try_mutant(copy: Path, mutant: Mutant, room: Room, test_limit: int) -> tuple
 
 
 def try_tests(
-    copy: Path, files: Sequence[str], deselected: str, test_limit: int, *, is_mutated: bool = True
+    copy: Path, files: Sequence[str], deselected: str, limits: Limits, *, is_mutated: bool = True
 ) -> tuple[Outcome, str]:
     """Run test files in the copy. What is not mutated leaves its bytecode to those that come after it.
 
@@ -127,16 +138,16 @@ def try_tests(
     if pid == 0:
         sys.dont_write_bytecode = is_mutated
         selection = ["-k", f"not ({deselected})"] if deselected else []
-        run_pytest(copy, report, [f"--timeout={test_limit}", *files, *selection])
-    status = wait_for(pid, TRIAL_LIMIT)
+        run_pytest(copy, report, [f"--timeout={limits.test}", *files, *selection])
+    status = wait_for(pid, limits.run)
     end_group(pid)
     if status is None:
-        return Outcome.TIMED_OUT, f"no end within {TRIAL_LIMIT:g} seconds"
+        return Outcome.TIMED_OUT, f"no end within {limits.run:.0f} seconds"
     if status == NOT_RUN:
         raise RuntimeError(f"pytest could not run:\n{report.read_text()}")
     lines = report.read_text(errors="replace").splitlines()
     if any(HUNG.fullmatch(line) for line in lines):
-        return Outcome.TIMED_OUT, f"a test did not end within {test_limit} seconds"
+        return Outcome.TIMED_OUT, f"a test did not end within {limits.test} seconds"
     said = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), lines[-1] if lines else "")
     return (Outcome.SURVIVED if status in NOTICED_NOTHING else Outcome.KILLED), said
 
