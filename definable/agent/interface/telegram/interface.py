@@ -92,6 +92,7 @@ class TelegramInterface(BaseInterface):
 
     @asynccontextmanager
     async def _connected(self) -> AsyncGenerator[None, None]:
+        self._sender = Sender(self.config)  # its pace is kept by the event loop's clock, and the next loop has another
         self._poller = Poller(self.config)
         async with bot_api(self.config) as self._api:
             try:

@@ -9,11 +9,19 @@ from typing import Any
 
 import anyio
 import pytest
+import trio.testing
 from loopback.telegram_bot import bot_for
 from loopback.telegram_server import Fault, Page, Refused, TelegramServer
 
 from definable.agent import Agent
-from definable.agent.interface import InterfaceHook, InterfaceMessage, InterfaceResponse, InterfaceSession, Media
+from definable.agent.interface import (
+    InterfaceHook,
+    InterfaceMessage,
+    InterfaceResponse,
+    InterfaceSession,
+    Media,
+    TelegramInterface,
+)
 from definable.agent.interface.telegram import formatting
 from definable.model import Image, OfflineModel
 
@@ -260,3 +268,22 @@ async def test_media_go_out_each_by_its_method() -> None:
         assert server.sent(-1, "sendAudio")[0]["audio"] == "file-7"
         assert server.sent(-1, "sendVideo")[0]["video"][1] == b"mp4"
         assert server.sent(-1, "sendDocument")[0]["document"] == ("a.pdf", b"%PDF", "application/pdf")
+
+
+def test_a_bot_that_is_served_again_on_another_event_loop_is_not_mute() -> None:
+    bots: list[TelegramInterface] = []
+
+    async def answer_one() -> None:
+        async with TelegramServer().running() as server:
+            bot = bots[0] if bots else bot_for(server)
+            bots.append(bot)
+            bot.config = bot.config.with_updates(base_url=server.url)
+            server.write("hello", chat=1)
+            with anyio.fail_after(5):
+                async with Agent("offline").running(bot, enable_server=False, shutdown_timeout=0):
+                    await server.until(lambda server: server.sent(1))
+
+    for begins_at in (1000.0, 0.0):  # trio's clock begins anywhere with every run
+        clock = trio.testing.MockClock(rate=1.0)
+        clock.jump(begins_at)
+        anyio.run(answer_one, backend="trio", backend_options={"clock": clock})
