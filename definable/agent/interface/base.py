@@ -193,6 +193,7 @@ class BaseInterface(ABC):
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None, None]:
         """Hold everything that the interface needs, from before it receives until all is answered."""
+        self.last_alive = None  # of another event loop's clock, where it was served before
         identities = self.identity_resolver
         if identities is not None:
             await identities.initialize()

@@ -37,7 +37,7 @@ from definable.agent.runtime.supervisor import InterfaceState, Supervisor
 from definable.agent.session import SQLiteSessionStore
 from definable.errors import ConfigurationError
 from definable.model import Image, Message, OfflineModel, ToolCall
-from definable.testing import VIRTUAL_BACKENDS, virtual_time
+from definable.testing import VIRTUAL_BACKENDS, run, virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -500,6 +500,29 @@ async def test_a_silent_platform_shows_in_health() -> None:
         assert (supervisor.state, supervisor.is_well) == (InterfaceState.STALLED, False)
         chat.alive()
         assert supervisor.is_well
+
+
+@pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
+def test_an_interface_that_is_served_again_on_another_event_loop_shows_when_it_is_silent(backend: str) -> None:
+    class Restless(Chat):
+        @property
+        def max_silence(self) -> float:
+            return 100
+
+    chat = Restless()
+
+    async def heard_of_after_an_hour() -> None:
+        async with serving(Agent("offline"), chat):
+            await anyio.sleep(3600)
+            chat.alive()
+
+    async def never_heard_of() -> InterfaceState:
+        async with serving(Agent("offline"), chat) as supervisor:
+            await anyio.sleep(200)
+            return supervisor.state
+
+    run(heard_of_after_an_hour, backend=backend)
+    assert run(never_heard_of, backend=backend) is InterfaceState.STALLED
 
 
 async def test_an_interface_that_cannot_open_fails_for_good(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
