@@ -25,6 +25,7 @@ LAYERS = [
         "definable.agent.event_loop",
         "definable.agent.worker_thread",
         "definable.agent.calling",
+        "definable.agent.isolation",
         "definable.agent.random_id",
         "definable.agent.storage",
     ],

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import anyio
+
+from definable.agent.isolation import Isolation
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+COMPANION = Isolation("a companion")
 
 Result = TypeVar("Result")
 
@@ -19,13 +26,13 @@ async def with_companion(
 
     Args:
         work: What is done; what it raises comes out as it is.
-        companion: What goes on beside it; must not raise.
+        companion: What goes on beside it; what it raises is logged at debug, and ends the companion alone.
         dismiss: Tells the companion that the work is over, and it is waited for; None: it is cancelled then.
     """
     failure: Exception | None = None
     result: list[Result] = []
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(companion)
+        tasks.start_soon(_accompany, companion)
         try:
             result.append(await work())
         except Exception as error:  # raised below: the group would wrap it
@@ -37,3 +44,11 @@ async def with_companion(
     if failure is not None:
         raise failure
     return result[0]
+
+
+async def _accompany(companion: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    try:
+        with COMPANION:  # in a task of its own, where asyncio would end the event loop at a `SystemExit`
+            await companion()
+    except Exception:
+        logger.debug("what went on beside a piece of work failed", exc_info=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
@@ -10,8 +9,6 @@ from typing import TypeVar
 import anyio
 
 from .companion import with_companion
-
-logger: logging.Logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -30,9 +27,6 @@ async def while_typing(
 
 
 async def _keep_showing(show: Callable[[], Awaitable[None]], interval: float) -> None:
-    try:
-        while True:
-            await show()
-            await anyio.sleep(interval)
-    except (Exception, SystemExit):  # in a task of its own, where asyncio would end the event loop
-        logger.debug("the typing indicator failed", exc_info=True)
+    while True:
+        await show()
+        await anyio.sleep(interval)

@@ -15,6 +15,7 @@ import anyio
 
 from definable.agent.agent import checked_input
 from definable.agent.calling import call_user
+from definable.agent.isolation import isolated
 from definable.agent.run_context import current_trigger, mark
 from definable.agent.run_output import RunOutput
 from definable.agent.runner import RunRequest
@@ -23,7 +24,6 @@ from definable.agent.trigger.base import BaseTrigger, Reply, TriggerEvent
 from definable.errors import ConfigurationError, RunCancelled, RunTimeout
 
 from .backoff import Backoff
-from .isolation import isolated
 from .run_registry import RunRegistry
 
 logger: logging.Logger = logging.getLogger(__name__)

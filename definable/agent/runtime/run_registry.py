@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 import anyio
 
 from definable.agent.event_loop import Cancellable, cancel_scopes
+from definable.agent.isolation import Isolation
 from definable.agent.run_event import Listener, RunEnded
 from definable.agent.run_output import RunOutput, RunStatus
 from definable.agent.runner import Runner, RunRequest
 from definable.errors import RunCancelled, RunError, ServeError
 
 from .clock import current_clock
-from .isolation import Isolation
 from .run_log import RunLog
 
 RUN = Isolation("a run")

@@ -14,10 +14,10 @@ from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.errors import InterfaceAuthenticationError
 from definable.agent.interface.host import InterfaceHost
 from definable.agent.interface.message import InterfaceMessage
+from definable.agent.isolation import Isolation
 from definable.errors import DefinableError
 
 from .backoff import Backoff
-from .isolation import Isolation
 from .ledger import WorkLedger
 from .mailbox import Mailbox
 from .plain_errors import plain_errors

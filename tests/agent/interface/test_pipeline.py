@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+import sniffio
 from pydantic import BaseModel
 
 from definable.agent import Agent, RunContext
@@ -534,6 +536,22 @@ async def test_an_interface_that_cannot_open_fails_for_good(caplog: pytest.LogCa
     assert (supervisor.state, supervisor.ended.is_set()) == (InterfaceState.FAILED, True)
     assert caplog.text.count("has failed for good") == 1
     assert "Traceback" not in caplog.text
+
+
+async def test_typing_that_awaits_a_cancelled_task_ends_the_typing_alone() -> None:
+    if sniffio.current_async_library() == "trio":
+        pytest.skip("trio lets nobody cancel another task")
+
+    class Stray(Chat):
+        async def typing(self, message: InterfaceMessage) -> None:
+            keeper = asyncio.ensure_future(anyio.sleep_forever())
+            keeper.cancel()
+            await keeper
+
+    chat = Stray()
+    async with serving(Agent(OfflineModel(latency=0.1)), chat):
+        await chat.say("hi")
+    assert chat.sent == ["hi"]
 
 
 async def test_typing_that_exits_ends_the_typing_alone() -> None:

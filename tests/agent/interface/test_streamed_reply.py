@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from typing import Any
@@ -297,6 +298,16 @@ async def test_a_post_that_may_have_come_through_is_not_made_again() -> None:
     board.faults["post"] = [InterfaceConnectionError("no answer")]
     assert await board.ask(counting())
     assert (board.actions(), board.texts()) == (["failed post", "send"], [COUNTING])
+
+
+async def test_a_post_that_exits_leaves_the_reply_to_the_end() -> None:
+    class Leaves(Board):
+        async def post(self, message: InterfaceMessage, text: str) -> str | None:
+            sys.exit(3)
+
+    board = Leaves()
+    assert await board.ask(counting())
+    assert board.texts() == [COUNTING]
 
 
 async def test_a_second_post_that_fails_leaves_the_rest_to_the_end() -> None:

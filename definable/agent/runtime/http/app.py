@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from definable.agent.auth.base import AuthProvider
-from definable.agent.runtime.isolation import Isolation, isolated
+from definable.agent.isolation import Isolation, isolated
 from definable.agent.runtime.ledger import WorkLedger
 from definable.agent.trigger.webhook import DEFAULT_MAX_BODY
 

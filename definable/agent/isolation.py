@@ -1,4 +1,4 @@
-"""Keeps what the user's code raises from taking down what runs it: used by dispatch, runs and the supervisor."""
+"""Keeps what the user's code raises from taking down what runs it: used by dispatch, runs and interfaces."""
 
 from __future__ import annotations
 
