@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from definable.agent.calling import call_user
+from definable.agent.isolation import Isolation
 
 from .message import InterfaceMessage, InterfaceResponse
 from .session import InterfaceSession
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+ON_ERROR = Isolation("an on_error hook")
 
 
 class InterfaceHook:
@@ -89,7 +92,8 @@ class HookChain:
         """Tell all hooks of a failure."""
         for hook in self._hooks:
             try:
-                await _call(hook, "on_error", error, message)
+                with ON_ERROR:
+                    await _call(hook, "on_error", error, message)
             except Exception:
                 logger.exception("the on_error hook of %s failed", type(hook).__name__)
 

@@ -11,6 +11,7 @@ import anyio
 
 from definable.agent.auth.base import AuthContext, AuthProvider, AuthRequest
 from definable.agent.auth.consult import consult
+from definable.agent.isolation import Isolation
 from definable.agent.run_output import RunOutput
 from definable.agent.runner import RunRequest
 from definable.errors import DefinableError
@@ -65,12 +66,14 @@ class Pipeline:
         self._identities = identities
         self._auth = auth
         self._rate_limit = UserRateLimit(config.rate_limit_messages_per_minute)
+        self._isolation = Isolation(f"interface {interface.name}")
         self._conversations = Conversations(host.sessions, config.max_session_history, sessions.session_ttl_seconds)
 
     async def answer(self, message: InterfaceMessage) -> bool:
         """Answer a message; False when that failed."""
         try:
-            await self._answer(message)
+            with self._isolation:
+                await self._answer(message)
         except Exception as error:
             await self._fail(message, error)
             return False
@@ -167,7 +170,8 @@ class Pipeline:
         )
         await self._hooks.tell_error(error, message)
         try:
-            await self._send(message, InterfaceResponse(self._interface.config.error_message))
+            with self._isolation:
+                await self._send(message, InterfaceResponse(self._interface.config.error_message))
         except Exception as failure:
             logger.error("%s: the error message could not be sent: %s", self._interface.name, failure)
 

@@ -186,6 +186,21 @@ async def test_a_hook_that_raises_ends_the_message_and_no_other(method: str, cap
     assert caplog.text.count("message 1 was not answered") == 1
 
 
+async def test_sys_exit_of_hooks_is_a_failure_that_the_user_and_the_other_hooks_are_told() -> None:
+    class Leaves(InterfaceHook):
+        async def on_before_respond(self, message: InterfaceMessage, session: InterfaceSession) -> None:
+            sys.exit(3)
+
+        async def on_error(self, error: Exception, message: InterfaceMessage) -> None:
+            sys.exit(3)
+
+    records = Records()
+    chat = Chat(hooks=[Leaves(), records])
+    async with serving(Agent("offline"), chat):
+        await chat.say("hi")
+    assert (chat.sent, records.log[-1]) == ([SORRY], "error RuntimeError")
+
+
 async def test_a_failing_on_error_hook_goes_no_further(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(InterfaceHook):
         async def on_error(self, error: Exception, message: InterfaceMessage) -> None:
