@@ -37,18 +37,20 @@ class Conversations:
 
     async def begin(self, session: InterfaceSession, user_id: str) -> None:
         """Make a session the user's: the conversation of before a restart when it is young enough, else a new one."""
-        session.user_id = user_id
-        if self._store is None:
-            return
+        if self._store is not None:
+            await self._find(self._store, session, user_id)
+        session.user_id = user_id  # at last: where the store failed, the next message tries again
+
+    async def _find(self, store: SessionStore, session: InterfaceSession, user_id: str) -> None:
         name = f"interface:{session.platform}:{session.platform_chat_id}:{session.platform_user_id}"
-        former = None if name in self._known else await self._former(self._store, name, user_id)
+        former = None if name in self._known else await self._former(store, name, user_id)
         _remember(self._known, name, None)
         if former is not None:
             session.session_id = former.session_id
             self._show(session, former)
             return
         now = time.time()
-        await self._store.save(Session(name, None, (), {"session_id": session.session_id}, now, now))
+        await store.save(Session(name, None, (), {"session_id": session.session_id}, now, now))
 
     async def keep_state(self, session: InterfaceSession) -> None:
         """Store a `session_state` that a hook has changed, for the next run to see."""

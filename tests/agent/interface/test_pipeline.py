@@ -36,8 +36,8 @@ from definable.agent.interface.base import Accept
 from definable.agent.interface.host import InterfaceHost
 from definable.agent.runtime.ledger import WorkLedger
 from definable.agent.runtime.supervisor import InterfaceState, Supervisor
-from definable.agent.session import SQLiteSessionStore
-from definable.errors import ConfigurationError
+from definable.agent.session import Session, SQLiteSessionStore
+from definable.errors import ConfigurationError, StorageError
 from definable.model import Image, Message, OfflineModel, ToolCall
 from definable.testing import VIRTUAL_BACKENDS, run, virtual_time
 
@@ -350,6 +350,29 @@ async def test_a_conversation_goes_on_after_a_restart_where_sessions_last(tmp_pa
         async with serving(Agent(model, sessions=SQLiteSessionStore(tmp_path / "sessions.db")), chat):
             await chat.say(text)
     assert [message.content for message in model.requests[-1].messages] == ["one", "one", "two"]
+
+
+async def test_a_conversation_goes_on_though_the_store_failed_at_first(tmp_path: Path) -> None:
+    class FailsOnce(SQLiteSessionStore):
+        failures = 0
+
+        async def load(self, session_id: str) -> Session | None:
+            if self.failures:
+                self.failures -= 1
+                raise StorageError("the disk is away")
+            return await super().load(session_id)
+
+    model, path = OfflineModel(), tmp_path / "sessions.db"
+    chat = Chat()
+    async with serving(Agent(model, sessions=FailsOnce(path)), chat):
+        await chat.say("one")
+    restarted, store = Chat(), FailsOnce(path)
+    store.failures = 1
+    async with serving(Agent(model, sessions=store), restarted):
+        await restarted.say("two")
+        await restarted.say("three")
+    assert restarted.sent == [SORRY, "three"]
+    assert [message.content for message in model.requests[-1].messages] == ["one", "one", "three"]
 
 
 async def test_history_is_bounded() -> None:
