@@ -41,16 +41,20 @@ class Conversations:
             await self._find(self._store, session, user_id)
         session.user_id = user_id  # at last: where the store failed, the next message tries again
 
+    async def go_on(self, session: InterfaceSession) -> None:
+        """Keep what leads to a session after a restart as long as the session: a store may forget what is unused."""
+        if self._store is not None and await self._store.load(_name_of(session)) is None:
+            await _save_name(self._store, session)
+
     async def _find(self, store: SessionStore, session: InterfaceSession, user_id: str) -> None:
-        name = f"interface:{session.platform}:{session.platform_chat_id}:{session.platform_user_id}"
+        name = _name_of(session)
         former = None if name in self._known else await self._former(store, name, user_id)
         _remember(self._known, name, None)
         if former is not None:
             session.session_id = former.session_id
             self._show(session, former)
             return
-        now = time.time()
-        await store.save(Session(name, None, (), {"session_id": session.session_id}, now, now))
+        await _save_name(store, session)
 
     async def keep_state(self, session: InterfaceSession) -> None:
         """Store a `session_state` that a hook has changed, for the next run to see."""
@@ -86,6 +90,15 @@ class Conversations:
     def _show(self, session: InterfaceSession, stored: Session) -> None:
         session.messages, session.session_state = stored.messages, stored.state
         _remember(self._states, stored.session_id, copy.deepcopy(stored.state))
+
+
+def _name_of(session: InterfaceSession) -> str:
+    return f"interface:{session.platform}:{session.platform_chat_id}:{session.platform_user_id}"
+
+
+async def _save_name(store: SessionStore, session: InterfaceSession) -> None:
+    now = time.time()
+    await store.save(Session(_name_of(session), None, (), {"session_id": session.session_id}, now, now))
 
 
 def _remember(table: OrderedDict[str, Any], name: str, value: Any) -> None:

@@ -131,6 +131,8 @@ class Pipeline:
             session = self._sessions.get_or_create(*key)
         if session.user_id is None:
             await self._conversations.begin(session, user_id)
+        else:
+            await self._conversations.go_on(session)
         return session
 
     @property

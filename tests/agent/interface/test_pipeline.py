@@ -375,6 +375,24 @@ async def test_a_conversation_goes_on_though_the_store_failed_at_first(tmp_path:
     assert [message.content for message in model.requests[-1].messages] == ["one", "one", "three"]
 
 
+async def test_a_conversation_that_is_older_than_a_store_s_ttl_goes_on_after_a_restart(tmp_path: Path) -> None:
+    model, now = OfflineModel(), [1_000_000.0]
+
+    def agent() -> Agent:
+        return Agent(model, sessions=SQLiteSessionStore(tmp_path / "sessions.db", ttl=3600, clock=lambda: now[0]))
+
+    chat = Chat()
+    async with serving(agent(), chat):
+        await chat.say("one")
+        now[0] += 2000
+        await chat.say("two")
+    now[0] += 2000
+    restarted = Chat()
+    async with serving(agent(), restarted):
+        await restarted.say("three")
+    assert [message.content for message in model.requests[-1].messages] == ["one", "one", "two", "two", "three"]
+
+
 async def test_history_is_bounded() -> None:
     model = OfflineModel()
     chat = Chat(InterfaceConfig(platform="chat", max_session_history=4))
