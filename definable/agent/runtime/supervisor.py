@@ -108,9 +108,12 @@ class Supervisor:
     async def _live(self) -> None:
         async with self.interface.opened(), anyio.create_task_group() as answers:
             await self.mailbox.open(answers, self.interface.config.max_concurrent_requests)
-            await self._receive_until_stopped()
-            self.received.set()
-            await self._released.wait()
+            try:
+                await self._receive_until_stopped()
+                self.received.set()
+                await self._released.wait()
+            finally:
+                await self.mailbox.close()  # before the group, which takes no more tasks then
 
     def stop_receiving(self) -> None:
         """Take no more messages; those accepted are answered still."""

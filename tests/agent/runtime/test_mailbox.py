@@ -230,6 +230,29 @@ async def test_a_message_from_before_goes_back_when_the_interface_does_not_open(
     assert mended.sent == [("home", "message 1")]
 
 
+async def test_a_message_that_comes_back_while_the_interface_closes_waits_for_the_next_start(tmp_path: Path) -> None:
+    class SlowToClose(Chat):
+        @asynccontextmanager
+        async def connection(self) -> AsyncGenerator[None, None]:
+            yield
+            await anyio.sleep(10)
+
+    bus, chat, broken = tmp_path / "bus.db", Chat(message(1)), Opening(InterfaceAuthenticationError("bad token"))
+    async with served(Agent(OfflineModel(latency=1000), bus=SQLiteBus(bus)), chat, grace=0.1):
+        await until(lambda: bool(chat.safe))
+    async with served(Agent("offline", bus=SQLiteBus(bus)), broken) as runtime:
+        await until(lambda: runtime.supervisors[0].mailbox.waiting() == 1)
+        broken.may_open.set()
+        await until(lambda: runtime.supervisors[0].mailbox.waiting() == 0)
+    async with served(Agent("offline", bus=SQLiteBus(bus)), SlowToClose()) as runtime:
+        pass
+    assert runtime.report is not None and runtime.report.clean
+    mended = Chat()
+    async with served(Agent("offline", bus=SQLiteBus(bus)), mended):
+        await until(lambda: bool(mended.sent))
+    assert mended.sent == [("home", "message 1")]
+
+
 # --- any bus
 
 
