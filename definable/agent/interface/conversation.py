@@ -25,12 +25,14 @@ class Conversations:
         store: The agent's; None: an interface sees what it answered itself.
         max_messages: How many messages of a conversation are kept.
         ttl: Seconds of silence after which a conversation begins anew.
+        name: What tells the interface from others that have its chats; None where no other has.
     """
 
-    def __init__(self, store: SessionStore | None, max_messages: int, ttl: float) -> None:
+    def __init__(self, store: SessionStore | None, max_messages: int, ttl: float, name: str | None = None) -> None:
         self._store = store
         self._max_messages = max_messages
         self._ttl = ttl
+        self._prefix = "interface" if name is None else f"interface {name}"
         self._known: OrderedDict[str, None] = OrderedDict()
         self._states: OrderedDict[str, dict[str, Any]] = OrderedDict()
         """The states as they are stored, by session id: what differs was changed by a hook."""
@@ -43,18 +45,18 @@ class Conversations:
 
     async def go_on(self, session: InterfaceSession) -> None:
         """Keep what leads to a session after a restart as long as the session: a store may forget what is unused."""
-        if self._store is not None and await self._store.load(_name_of(session)) is None:
-            await _save_name(self._store, session)
+        if self._store is not None and await self._store.load(self._name_of(session)) is None:
+            await self._save_name(self._store, session)
 
     async def _find(self, store: SessionStore, session: InterfaceSession, user_id: str) -> None:
-        name = _name_of(session)
+        name = self._name_of(session)
         former = None if name in self._known else await self._former(store, name, user_id)
         _remember(self._known, name, None)
         if former is not None:
             session.session_id = former.session_id
             self._show(session, former)
             return
-        await _save_name(store, session)
+        await self._save_name(store, session)
 
     async def keep_state(self, session: InterfaceSession) -> None:
         """Store a `session_state` that a hook has changed, for the next run to see."""
@@ -87,18 +89,16 @@ class Conversations:
             return None
         return former
 
+    async def _save_name(self, store: SessionStore, session: InterfaceSession) -> None:
+        now = time.time()
+        await store.save(Session(self._name_of(session), None, (), {"session_id": session.session_id}, now, now))
+
+    def _name_of(self, session: InterfaceSession) -> str:
+        return f"{self._prefix}:{session.platform}:{session.platform_chat_id}:{session.platform_user_id}"
+
     def _show(self, session: InterfaceSession, stored: Session) -> None:
         session.messages, session.session_state = stored.messages, stored.state
         _remember(self._states, stored.session_id, copy.deepcopy(stored.state))
-
-
-def _name_of(session: InterfaceSession) -> str:
-    return f"interface:{session.platform}:{session.platform_chat_id}:{session.platform_user_id}"
-
-
-async def _save_name(store: SessionStore, session: InterfaceSession) -> None:
-    now = time.time()
-    await store.save(Session(_name_of(session), None, (), {"session_id": session.session_id}, now, now))
 
 
 def _remember(table: OrderedDict[str, Any], name: str, value: Any) -> None:

@@ -34,3 +34,5 @@ class InterfaceHost:
     """Where the agent keeps conversations; None: an interface sees of them what it answered itself."""
     auth: Callable[[], AuthProvider | None] = nobody
     """Who guards the agent, asked at every message."""
+    name: str | None = None
+    """What tells the interface from others of its agent that have its name; None where it has the name to itself."""

@@ -67,7 +67,9 @@ class Pipeline:
         self._auth = auth
         self._rate_limit = UserRateLimit(config.rate_limit_messages_per_minute)
         self._isolation = Isolation(f"interface {interface.name}")
-        self._conversations = Conversations(host.sessions, config.max_session_history, sessions.session_ttl_seconds)
+        self._conversations = Conversations(
+            host.sessions, config.max_session_history, sessions.session_ttl_seconds, host.name
+        )
 
     async def answer(self, message: InterfaceMessage) -> bool:
         """Answer a message; False when that failed."""

@@ -43,7 +43,7 @@ def supervised(
     supervisors: dict[str, Supervisor] = {}
     for interface in interfaces:
         name = unused(interface.name, {*OTHER_CHILDREN, *supervisors})
-        host = host_of(interface, agent, registry)
+        host = host_of(interface, agent, registry, None if name == interface.name else name)
         supervisors[name] = Supervisor(interface, host, bus, ledger, name=name, max_waiting=max_waiting)
     return list(supervisors.values())
 
@@ -67,7 +67,7 @@ def with_webhooks(triggers: TriggerRegistry, interfaces: Sequence[BaseInterface]
     return registry
 
 
-def host_of(interface: BaseInterface, agent: Agent, registry: RunRegistry) -> InterfaceHost:
+def host_of(interface: BaseInterface, agent: Agent, registry: RunRegistry, name: str | None = None) -> InterfaceHost:
     """What an interface is handed: its own agent, or the one that is served."""
     answering = interface.agent or agent
     return InterfaceHost(
@@ -75,6 +75,7 @@ def host_of(interface: BaseInterface, agent: Agent, registry: RunRegistry) -> In
         streamer(interface, agent, registry) if answering.runner.output_type is None else None,
         sessions=answering.sessions,
         auth=lambda: answering.auth,
+        name=name,
     )
 
 

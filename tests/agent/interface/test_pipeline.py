@@ -393,6 +393,20 @@ async def test_a_conversation_that_is_older_than_a_store_s_ttl_goes_on_after_a_r
     assert [message.content for message in model.requests[-1].messages] == ["one", "one", "two", "two", "three"]
 
 
+async def test_two_bots_of_one_platform_keep_their_conversations_apart_also_over_a_restart(tmp_path: Path) -> None:
+    model = OfflineModel()
+    for texts in (("to the first", "to the second"), ("again", "again")):
+        bots = Chat(), Chat()
+        agent = Agent(model, sessions=SQLiteSessionStore(tmp_path / "sessions.db"))
+        async with agent.running(*bots, enable_server=False):
+            await anyio.sleep(0.1)
+            for bot, text in zip(bots, texts, strict=True):
+                await bot.say(text)
+    said = [[message.content for message in request.messages] for request in model.requests]
+    assert said[:2] == [["to the first"], ["to the second"]]
+    assert said[2:] == [[text, text, "again"] for text in ("to the first", "to the second")]
+
+
 async def test_history_is_bounded() -> None:
     model = OfflineModel()
     chat = Chat(InterfaceConfig(platform="chat", max_session_history=4))
