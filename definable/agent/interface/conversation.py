@@ -15,7 +15,7 @@ from definable.agent.session.history import bounded
 from .session import InterfaceSession
 
 MAX_KNOWN = 100_000
-"""Chats of which it is remembered that their conversation was looked for."""
+"""Chats of which it is remembered which conversation began here last."""
 
 
 class Conversations:
@@ -33,7 +33,8 @@ class Conversations:
         self._max_messages = max_messages
         self._ttl = ttl
         self._prefix = "interface" if name is None else f"interface {name}"
-        self._known: OrderedDict[str, None] = OrderedDict()
+        self._known: OrderedDict[str, str] = OrderedDict()
+        """The session of a chat that began here last."""
         self._states: OrderedDict[str, dict[str, Any]] = OrderedDict()
         """The states as they are stored, by session id: what differs was changed by a hook."""
 
@@ -50,13 +51,13 @@ class Conversations:
 
     async def _find(self, store: SessionStore, session: InterfaceSession, user_id: str) -> None:
         name = self._name_of(session)
-        former = None if name in self._known else await self._former(store, name, user_id)
-        _remember(self._known, name, None)
-        if former is not None:
+        former = await self._former(store, name, user_id)
+        if former is not None and former.session_id != self._known.get(name):  # else it has ended here
             session.session_id = former.session_id
             self._show(session, former)
-            return
-        await self._save_name(store, session)
+        else:
+            await self._save_name(store, session)
+        _remember(self._known, name, session.session_id)
 
     async def keep_state(self, session: InterfaceSession) -> None:
         """Store a `session_state` that a hook has changed, for the next run to see."""

@@ -407,6 +407,27 @@ async def test_two_bots_of_one_platform_keep_their_conversations_apart_also_over
     assert said[2:] == [[text, text, "again"] for text in ("to the first", "to the second")]
 
 
+async def test_replicas_go_on_with_the_conversation_that_one_of_them_began_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, now = OfflineModel(), [time.time()]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+
+    def replica() -> tuple[Agent, Chat]:
+        agent = Agent(model, sessions=SQLiteSessionStore(tmp_path / "sessions.db"))
+        return agent, Chat(session_manager=SessionManager(3600, clock=lambda: now[0]))
+
+    (agent, one), (other_agent, other) = replica(), replica()
+    async with serving(agent, one), serving(other_agent, other):
+        await one.say("old")
+        await other.say("old too")
+        now[0] += 3601
+        await one.say("new")
+        await other.say("newer")
+    said = [[message.content for message in request.messages] for request in model.requests]
+    assert said[1:] == [["old", "old", "old too"], ["new"], ["new", "new", "newer"]]
+
+
 async def test_history_is_bounded() -> None:
     model = OfflineModel()
     chat = Chat(InterfaceConfig(platform="chat", max_session_history=4))
