@@ -51,9 +51,9 @@ class LineChat(BaseInterface):
         with suppress(*HUNG_UP):
             while True:
                 text = (await lines.receive_until(b"\n", 10_000)).decode(errors="replace")
-                self.turns[user] = anyio.Event()
+                turn = self.turns[user] = anyio.Event()
                 await accept(InterfaceMessage("lines", user, user, "", text=text))
-                await self.turns[user].wait()
+                await turn.wait()
         del self.streams[user]
         await stream.aclose()
 

@@ -19,6 +19,8 @@ import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from definable.agent import Agent
+from definable.agent.bus import SQLiteBus
+from definable.agent.runtime.supervisor import InterfaceState
 from definable.model import OfflineModel
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +69,17 @@ async def test_a_line_accepted_before_the_stop_is_answered() -> None:
             assert await ann.receive() == b"one\n"
             with pytest.raises(anyio.EndOfStream):
                 await ann.receive()
+
+
+async def test_lines_that_a_durable_bus_keeps_are_answered(tmp_path: Path) -> None:
+    chat = line_chat()
+    agent = Agent(OfflineModel(latency=0.1), bus=SQLiteBus(tmp_path / "bus.db"))
+    with anyio.fail_after(10):
+        async with agent.running(chat, enable_server=False) as runtime, await connected(chat) as ann:
+            await ann.send(b"one\ntwo\n")
+            lines = BufferedByteReceiveStream(ann)
+            assert [await lines.receive_until(b"\n", 100) for _ in range(2)] == [b"one", b"two"]
+            assert runtime.supervisors[0].state is InterfaceState.RUNNING
 
 
 def test_it_runs_as_a_script() -> None:
