@@ -40,18 +40,28 @@ def utf16_length(text: str) -> int:
     return len(text) if text.isascii() else len(text) + sum(character > "\uffff" for character in text)
 
 
+def well_formed(text: str) -> str:
+    """A text that UTF-8 can carry: a surrogate pair that was written in halves is its character, a lone half U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 def split_text(text: str, limit: int) -> list[str]:
     """A text in pieces of at most `limit` UTF-16 code units.
 
     Cut between paragraphs where that is possible, else between lines, sentences or words; within a word only when it is
     longer than a piece. A block of code that is cut is closed at the end of its piece and opened again in the next one,
     unless the pieces are too short for that. White space at a cut is dropped outside of code. A text of nothing but
-    white space has no pieces.
+    white space has no pieces. The pieces are `well_formed`.
 
     Args:
         text: Markdown or plain text.
         limit: UTF-16 code units.
     """
+    text = well_formed(text)
     pieces: list[str] = []
     fence: _Fence | None = None
     at = 0
@@ -93,12 +103,10 @@ def _end(window: str, room: int, *, in_code: bool) -> int:
 
 
 def _index(text: str, units: int) -> int:
-    """How many characters have room in so many code units; at least one, and never half of a surrogate pair."""
+    """How many characters have room in so many code units; at least one."""
     index = min(units, len(text))
     while index > 1 and utf16_length(text[:index]) > units:
         index -= max(1, (utf16_length(text[:index]) - units) // 2)
-    if 1 < index < len(text) and "\ud800" <= text[index - 1] <= "\udbff" and "\udc00" <= text[index] <= "\udfff":
-        index -= 1
     return max(index, 1)
 
 

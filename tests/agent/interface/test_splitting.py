@@ -72,7 +72,8 @@ def test_a_block_of_code_is_closed_and_opened_again(text: str, limit: int) -> No
         ("First. Second one", 12, ["First.", "Second one"]),
         ("abcdefghij", 4, ["abcd", "efgh", "ij"]),
         ("😀😀😀", 5, ["😀😀", "😀"]),
-        ("\ud83d\ude00\ud83d\ude00", 3, ["\ud83d\ude00", "\ud83d\ude00"]),
+        ("\ud83d\ude00\ud83d\ude00", 3, ["\U0001f600", "\U0001f600"]),
+        ("\ud83d a\ude00b\ud83d", 100, ["\ufffd a\ufffdb\ufffd"]),
         ("```py\none()\ntwo()\n```\nend", 20, ["```py\none()\n```", "```py\ntwo()\n```\nend"]),
     ],
 )

@@ -56,6 +56,15 @@ async def test_a_quick_reply_is_one_message() -> None:
         assert (methods(server), server.shown(1)) == (["sendMessage"], ["one two three"])
 
 
+async def test_a_character_that_the_model_writes_in_halves_is_whole_at_the_end() -> None:
+    async with TelegramServer().running() as server:
+        server.write("hello", chat=1)
+        model = SlowTypist("smile \ud83d\ude00", pause=1.5, cut=list)
+        async with Agent(model).running(bot_for(server), enable_server=False):
+            await anyio.sleep(60)
+        assert server.shown(1) == ["smile \U0001f600"]
+
+
 async def test_typing_is_shown_meanwhile() -> None:
     async with TelegramServer().running() as server:
         await answered(server, COUNTING)
