@@ -79,8 +79,8 @@ class Supervisor:
         self.down_since: float | None = None
         """When it first crashed, in seconds of the event loop's clock; None once it has run for a while since."""
         self._state = InterfaceState.STARTING
-        self._began = 0.0
-        """When it began to receive, in seconds of the event loop's clock."""
+        self._first_began = self._began = 0.0
+        """When it began to receive, at first and last, in seconds of the event loop's clock."""
         self._host = host
         self._ledger = ledger
         self._backoff = Backoff() if backoff is None else backoff
@@ -144,7 +144,14 @@ class Supervisor:
     @property
     def _is_stalled(self) -> bool:
         limit, alive = self.interface.max_silence, self.interface.last_alive
-        return limit is not None and anyio.current_time() - max(self._began, alive or 0.0) > limit
+        return limit is not None and anyio.current_time() - max(self._first_began, alive or 0.0) > limit
+
+    @property
+    def _was_stable(self) -> bool:
+        """Whether it ran for a while; one that waits for the first word of its platform does not run yet."""
+        alive = self.interface.last_alive
+        was_heard_of = self.interface.max_silence is None or (alive is not None and alive >= self._began)
+        return was_heard_of and anyio.current_time() - self._began >= STABLE_AFTER
 
     async def _receive_until_stopped(self) -> None:
         try:
@@ -157,7 +164,7 @@ class Supervisor:
             self._state = InterfaceState.STOPPED
 
     async def _keep_receiving(self) -> None:
-        failures = 0
+        failures, self._first_began = 0, anyio.current_time()
         while True:
             self._state, self._began = InterfaceState.RUNNING, anyio.current_time()
             try:
@@ -167,7 +174,7 @@ class Supervisor:
                 if is_fatal(error):
                     self._fail(error)
                     return
-                if anyio.current_time() - self._began >= STABLE_AFTER:
+                if self._was_stable:
                     failures, self.down_since = 0, None
                 failures += 1
                 if self.down_since is None:

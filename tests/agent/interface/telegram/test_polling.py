@@ -311,6 +311,18 @@ async def test_an_answer_of_another_shape_is_a_failed_connection(method: str, ca
     assert f"{method}: Telegram answered with something else than a" in caplog.text
 
 
+async def test_a_platform_that_takes_requests_and_never_answers_shows_in_health() -> None:
+    async with TelegramServer().running() as server:
+        server.fail("getMe", *[Fault("hang")] * 12)
+        async with agent().running(bot_for(server), enable_server=False) as runtime:
+            await anyio.sleep(300)  # each try takes the minute after which an interface counts as stable
+            for _ in range(100):
+                await anyio.sleep(7)
+                assert not runtime.health()[0]
+            await anyio.sleep(400)
+            assert (server.is_failing("getMe"), runtime.health()[0]) == (False, True)
+
+
 async def test_what_cannot_be_acknowledged_at_the_end_is_said(caplog: pytest.LogCaptureFixture) -> None:
     async with TelegramServer().running() as server:
         server.write("hello", chat=1)
