@@ -146,6 +146,7 @@ class TelegramInterface(BaseInterface):
     async def _on_webhook(self, event: TriggerEvent) -> Reply | None:
         if self._accept is None:
             return Reply({"status": "not receiving"}, status=503)  # Telegram sends it again
+        self.alive()
         await self._take(event.body)
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 from collections.abc import Callable
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -24,6 +25,10 @@ SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
 
 CHECK_INTERVAL = 60.0
 """Seconds from one question about the webhook to the next."""
+
+LONGEST_RESEND = 180.0
+"""Seconds: an update that failed is sent again after two minutes at most (telegram-bot-api, `WebhookActor.cpp`), and a
+connection takes a while to fail."""
 
 
 class TelegramSecret:
@@ -79,7 +84,7 @@ async def keep_webhook(api: BotAPI, config: TelegramConfig, secret: str, alive: 
             "max_connections": 1,  # several would bring a chat's messages out of order
         },
     )
-    last_error = (await _webhook_info(api)).last_error_date
+    last_error, failed_at = (await _webhook_info(api)).last_error_date, -math.inf
     while True:
         await anyio.sleep(CHECK_INTERVAL)
         try:
@@ -91,16 +96,18 @@ async def keep_webhook(api: BotAPI, config: TelegramConfig, secret: str, alive: 
             raise InterfaceConnectionError(
                 f"the webhook was taken away, it is {info.url or 'none'} now: is another program at it?"
             )
-        if info.last_error_date == last_error or not info.pending_update_count:
+        is_failing = info.last_error_date != last_error
+        if is_failing:
+            last_error, failed_at = info.last_error_date, anyio.current_time()
+        if not info.pending_update_count or anyio.current_time() - failed_at > LONGEST_RESEND:
             alive()
-        else:
+        elif is_failing:
             logger.warning(
                 "telegram: %d updates wait, they do not come through to %s: %s",
                 info.pending_update_count,
                 address,
                 info.last_error_message,
             )
-        last_error = info.last_error_date
 
 
 async def _webhook_info(api: BotAPI) -> _WebhookInfo:

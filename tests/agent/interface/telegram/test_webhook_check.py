@@ -48,10 +48,21 @@ async def test_a_webhook_that_does_not_come_through_shows_in_health(caplog: pyte
                 server.webhook_failure = {"last_error_date": second, "last_error_message": "Connection refused"}
                 await anyio.sleep(60)
             assert (runtime.supervisors[0].state, runtime.health()[0]) == (InterfaceState.STALLED, False)
-            await anyio.sleep(60)  # no new failure
+            await anyio.sleep(240)  # no new failure
             assert runtime.health()[0]
     assert "1 updates wait, they do not come through to https://bot.example.com/webhook/telegram" in caplog.text
     assert "Connection refused" in caplog.text
+
+
+async def test_a_webhook_that_telegram_tries_again_every_two_minutes_shows_in_health() -> None:
+    async with TelegramServer().running() as server:
+        async with Agent("offline").running(webhook_bot(server), enable_server=False) as runtime:
+            await anyio.sleep(100)
+            server.write("hello")
+            for second in range(1, 11):
+                server.webhook_failure = {"last_error_date": second, "last_error_message": "Connection refused"}
+                await anyio.sleep(120)
+                assert second < 5 or not runtime.health()[0]
 
 
 async def test_an_answer_about_the_webhook_of_another_shape_is_one_check_that_failed(
