@@ -24,7 +24,8 @@ STUCK_MARGIN = 5.0
 class SignalWatcher:
     """Turns signals into a stop, as long as the context is open; the host's own handlers are put back after it.
 
-    Does nothing outside of the main thread, where Python delivers no signals.
+    Does nothing outside of the main thread, where Python delivers no signals. Of several that are open in one process,
+    say of two agents that are served side by side, each hears every signal, and they close in any order.
 
     Args:
         stop: Begins a stop; called with True to cut off what is under way. Must be safe to call from a signal handler.
@@ -48,7 +49,11 @@ class SignalWatcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            above = self._above(number)
+            if above is None:
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            else:
+                above._previous[number] = handler
 
     @property
     def exit_status(self) -> int:
@@ -70,7 +75,23 @@ class SignalWatcher:
             self._deadline.daemon = True
             self._deadline.start()
         self._stop(count > 1)
+        below = watcher_of(self._previous.get(number))
+        if below is not None:
+            below._on_signal(number, frame)
+
+    def _above(self, number: int) -> SignalWatcher | None:
+        """The watcher that was opened after this one and is open still: it hands on what it hears."""
+        above, watcher = None, watcher_of(signal.getsignal(number))
+        while watcher is not None and watcher is not self:
+            above, watcher = watcher, watcher_of(watcher._previous.get(number))
+        return above if watcher is self else None
 
     def _exit_stuck(self, number: int) -> None:
         logger.critical("the stop is stuck beyond its bound: exiting now")
         os._exit(128 + number)
+
+
+def watcher_of(handler: Any) -> SignalWatcher | None:
+    """The watcher that a signal's handler belongs to; None when it is the host's."""
+    watcher = getattr(handler, "__self__", None)
+    return watcher if isinstance(watcher, SignalWatcher) else None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+from functools import partial
 
 import anyio
 import pytest
+from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint
 
 from definable.agent import Agent
 from definable.agent.runtime.signals import STOP_SIGNALS, SignalWatcher
@@ -41,6 +44,40 @@ async def test_a_served_agent_stops_at_a_signal_and_gives_the_handlers_back() ->
             await group.start(lambda *, task_status: agent.aserve(enable_server=False, task_status=task_status))
             signal.raise_signal(signal.SIGINT)
     assert handlers() == before
+
+
+@pytest.mark.anyio
+async def test_one_signal_stops_all_agents_that_one_program_serves() -> None:
+    before = handlers()
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            for agent in (Agent("offline"), Agent("offline"), Agent("offline")):
+                await group.start(partial(served_alone, agent))
+            signal.raise_signal(signal.SIGTERM)
+    assert handlers() == before
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("first", [0, 1, 2])
+async def test_an_agent_that_ends_leaves_the_others_their_signals(first: int) -> None:
+    before = handlers()
+    agents = [Agent("offline"), Agent("offline"), Agent("offline")]
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            for agent in agents:
+                await group.start(partial(served_alone, agent))
+            ending = agents[first].runtime
+            assert ending is not None
+            ending.stop()
+            while agents[first].runtime is not None:
+                await checkpoint()
+            assert all(handler not in before for handler in handlers())
+            signal.raise_signal(signal.SIGTERM)
+    assert handlers() == before
+
+
+async def served_alone(agent: Agent, *, task_status: TaskStatus[str | None]) -> None:
+    await agent.aserve(enable_server=False, task_status=task_status)
 
 
 def test_the_first_signal_drains_and_the_second_cuts_off() -> None:
