@@ -121,6 +121,8 @@ class AgentRuntime:
         """What a stop cancels until there are children to stop."""
         self._stopped_early = False
         """A stop came before the event loop was known."""
+        self._has_started = False
+        """Whoever starts it was told so."""
         self._forced = False
 
     # --- state
@@ -193,8 +195,9 @@ class AgentRuntime:
                 await self._serve(task_status)
         finally:
             self.agent.runtime = None
-        if self.report is None:  # it was stopped before it served
+        if not self._has_started:  # it was stopped before it served
             task_status.started(self.url)
+        if self.report is None:
             self.report = self._account.close_unserved(forced=self._forced)
         return self.report
 
@@ -210,6 +213,7 @@ class AgentRuntime:
                         await self._start(self._children)
                         self._announce()
                         task_status.started(self.url)
+                        self._has_started = True
                         await self._stopping.wait()
                         await self._drain()
                         self._children.cancel_scope.cancel()

@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -230,6 +230,40 @@ async def test_a_stop_ends_a_start_that_hangs(force: bool) -> None:
             runtime.stop(force)
     assert runtime.report is not None and runtime.report.forced is force
     assert agent.runtime is None
+
+
+class StoppingStore(MemorySessionStore):
+    """While it opens, somebody stops the runtime; it has opened before the event loop comes to the stop."""
+
+    def __init__(self, stop: Callable[[], object]) -> None:
+        super().__init__()
+        self._stop = stop
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[None, None]:
+        self._stop()
+        yield
+
+
+@pytest.mark.parametrize("enable_server", [False, True])
+@pytest.mark.parametrize("force", [False, True])
+async def test_who_starts_it_hears_of_a_start_that_a_stop_ends_on_its_way(force: bool, enable_server: bool) -> None:
+    agent = Agent("offline", sessions=StoppingStore(lambda: runtime.stop(force)))
+    settings = ServeSettings(host="127.0.0.1", port=0, enable_server=enable_server)
+    runtime = AgentRuntime(agent, (), settings)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            await group.start(runtime.run)
+    assert runtime.report is not None and runtime.report.forced is force
+
+
+async def test_who_starts_it_hears_of_a_stop_from_just_before() -> None:
+    runtime = AgentRuntime(Agent("offline"), (), ServeSettings(enable_server=False))
+    runtime.stop()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            await group.start(runtime.run)
+    assert runtime.report is not None and runtime.report.clean
 
 
 async def test_what_was_queued_is_finished_within_the_grace() -> None:
