@@ -70,14 +70,21 @@ class SignalWatcher:
         count = len(self.received)
         if count >= 3:
             os._exit(128 + number)
-        if count == 1 and self._exit_after is not None:
-            self._deadline = threading.Timer(self._exit_after, self._exit_stuck, (number,))
-            self._deadline.daemon = True
-            self._deadline.start()
         self._stop(count > 1)
         below = watcher_of(self._previous.get(number))
         if below is not None:
             below._on_signal(number, frame)
+        if count == 1 and self._exit_after is not None:
+            self._arm(number, self._exit_after)
+
+    def _arm(self, number: int, exit_after: float) -> None:
+        deadline = threading.Timer(exit_after, self._exit_stuck, (number,))
+        deadline.daemon = True
+        try:
+            deadline.start()
+        except RuntimeError:  # no thread is to be had: what matters is the stop, which has begun
+            return
+        self._deadline = deadline
 
     def _above(self, number: int) -> SignalWatcher | None:
         """The watcher that was opened after this one and is open still: it hands on what it hears."""

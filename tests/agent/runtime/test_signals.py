@@ -133,6 +133,20 @@ def test_a_process_that_ends_by_itself_is_left_to_it() -> None:
     assert not timer.is_alive()
 
 
+def test_a_signal_is_a_stop_also_where_no_thread_can_be_started() -> None:
+    stops: list[object] = []
+    with SignalWatcher(stops.append, exit_after=3600) as watcher:
+        before = threading.stack_size(1 << 46)  # more than there is
+        try:
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                threading.Thread().start()
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            threading.stack_size(before)
+        watcher.disarm()
+    assert stops == [False]
+
+
 def test_in_another_thread_nothing_is_watched() -> None:
     seen: list[object] = []
 
