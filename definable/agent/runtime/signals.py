@@ -78,7 +78,7 @@ class SignalWatcher:
             self._arm(number, self._exit_after)
 
     def _arm(self, number: int, exit_after: float) -> None:
-        deadline = threading.Timer(exit_after, self._exit_stuck, (number,))
+        deadline = threading.Timer(min(exit_after, threading.TIMEOUT_MAX), self._exit_stuck, (number,))
         deadline.daemon = True
         try:
             deadline.start()

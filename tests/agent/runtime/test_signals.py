@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from functools import partial
@@ -145,6 +146,18 @@ def test_a_signal_is_a_stop_also_where_no_thread_can_be_started() -> None:
             threading.stack_size(before)
         watcher.disarm()
     assert stops == [False]
+
+
+def test_a_stop_may_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    crashes: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", crashes.append)
+    before = set(threading.enumerate())
+    with SignalWatcher(lambda force: None, exit_after=math.inf) as watcher:
+        signal.raise_signal(signal.SIGTERM)
+        watcher.disarm()
+        for timer in set(threading.enumerate()) - before:
+            timer.join(10)
+    assert crashes == []
 
 
 def test_in_another_thread_nothing_is_watched() -> None:
