@@ -88,8 +88,13 @@ def serve_process(
     watcher = SignalWatcher(runtime.stop, exit_after=runtime.settings.shutdown_timeout + STUCK_MARGIN)
     # Around the start of the event loop too: Python drops a KeyboardInterrupt that falls into a weakref's callback, and
     # each import has one (https://github.com/python/cpython/issues/95959). The signal would be lost.
-    with watcher if runtime.settings.handle_signals else nullcontext(), rare_collection():
-        report = run_blocking(serving or runtime.run, instead="await agent.aserve(...)", backend=backend)
+    try:
+        with watcher if runtime.settings.handle_signals else nullcontext(), rare_collection():
+            report = run_blocking(serving or runtime.run, instead="await agent.aserve(...)", backend=backend)
+    except BaseException:  # the process is the program's again, unless one of its threads holds it up
+        if runtime.report is None or not runtime.report.stuck_threads:
+            watcher.disarm()
+        raise
     if report.stuck_threads:
         logger.warning("the process may not end by itself: %s still runs in a thread", ", ".join(report.stuck_threads))
     else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +17,9 @@ from definable.agent.runtime import AgentRuntime, ShutdownReport, dev_child, dev
 from definable.agent.runtime.entry import ServeReached, loading
 from definable.agent.runtime.settings import ServeSettings
 from definable.agent.runtime.signals import SignalWatcher
+from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.errors import ConfigurationError
+from definable.model import OfflineModel
 
 HERE, PARENT = ShutdownReport(1.0), ShutdownReport(2.0)
 
@@ -113,6 +117,34 @@ def test_a_process_whose_threads_have_ended_ends_by_itself_and_another_is_warned
     assert len(calls) == disarmed
     assert ("app.work, app.wait still runs in a thread" in caplog.text) is bool(stuck)
     assert len(caplog.records) == (1 if stuck else 0)
+
+
+class Unclosable(OfflineModel):
+    """Fails when the service ends."""
+
+    async def aclose(self) -> None:
+        raise RuntimeError("the connection is gone")
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_program_whose_serve_failed_in_its_stop_is_not_ended_behind_its_back(
+    backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[int] = []
+    monkeypatch.setattr("os._exit", ends.append)
+    monkeypatch.setattr(entry, "STUCK_MARGIN", 0.1)
+    before, agent = set(threading.enumerate()), Agent(Unclosable())
+
+    @agent.on(EventTrigger("stop"))
+    async def stop(event: TriggerEvent) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    agent.emit("stop")
+    with pytest.raises(RuntimeError, match="the connection is gone"):
+        agent.serve(enable_server=False, shutdown_timeout=0.1, backend=backend)
+    for timer in set(threading.enumerate()) - before:
+        timer.join(10)
+    assert ends == []
 
 
 def test_a_process_is_ended_hard_only_when_its_stop_is_stuck_well_beyond_the_grace(
