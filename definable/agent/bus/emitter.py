@@ -128,12 +128,15 @@ class Emitter:
 
     @asynccontextmanager
     async def connected(self, bus: EventBus, route: Route, *, workers: int) -> AsyncGenerator[None, None]:
-        """Bring events to the open bus while the context is open; afterwards they are refused."""
+        """Bring events to the open bus while the context is open; afterwards they are refused.
+
+        Those from before wait for `begin`: a start that fails on its way leaves them to the next one.
+        """
         connection = _Connection(bus, route, workers)
         with self._lock:
             self._connection, self._refusal, self._ended = connection, None, False
             early, self._early = self._early, []
-            self._line_up([publication for name, body in early for publication in route(name, body)], connection)
+            self._line.extend(publication for name, body in early for publication in route(name, body))
         try:
             async with anyio.create_task_group() as pump:
                 pump.start_soon(self._pump, connection)
@@ -144,6 +147,12 @@ class Emitter:
         finally:
             with self._lock:
                 self._connection, self._ended = None, True
+
+    def begin(self) -> None:
+        """Bring the events from before serving to the bus: serving has begun."""
+        with self._lock:
+            if self._line and self._connection is not None:
+                self._connection.wake.set()
 
     def refuse(self, reason: str) -> None:
         """Refuse events from outside of accepted work from now on."""

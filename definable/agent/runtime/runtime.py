@@ -271,6 +271,7 @@ class AgentRuntime:
 
     async def _start(self, children: TaskGroup) -> None:
         await children.start(self.workers.run)
+        self.agent.emitter.begin()
         if self.http is not None:
             await self.http.start(children)
         for supervisor in self.supervisors:

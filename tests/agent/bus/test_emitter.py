@@ -41,6 +41,7 @@ async def serving(
     emitter: Emitter, bus: MemoryBus, route: Callable[[str, Any], Any] = to_one, workers: int = 1
 ) -> AsyncGenerator[None, None]:
     async with bus.open(), emitter.connected(bus, route, workers=workers):
+        emitter.begin()
         yield
 
 
@@ -422,6 +423,7 @@ async def test_leftovers_are_exact_when_the_pump_was_cancelled() -> None:
     async with bus.open():
         with anyio.CancelScope() as scope:
             async with emitter.connected(bus, to_one, workers=1):
+                emitter.begin()
                 await anyio.wait_all_tasks_blocked()
                 scope.cancel()
                 await checkpoint()

@@ -143,6 +143,30 @@ async def test_a_store_that_cannot_open_fails_the_start_plainly() -> None:
     assert agent.runtime is None
 
 
+@pytest.mark.parametrize("seconds", [0, 0.1])
+async def test_events_from_before_a_start_that_fails_are_handled_once_one_succeeds(seconds: float) -> None:
+    agent, handled, databases = Agent("offline"), list[int](), [None, "there"]
+
+    @agent.on(EventTrigger("job"))
+    async def job(event: TriggerEvent) -> None:
+        handled.append(event.body["n"])
+
+    async def connect() -> None:
+        await anyio.sleep(seconds)
+        if databases.pop(0) is None:
+            raise ConnectionError("no database")
+
+    agent.blueprint.record(lambda state: state.app.before_serving(connect))
+    agent.emit("job", {"n": 1})
+    agent.emit("job", {"n": 2})
+    with pytest.raises(ConnectionError, match="no database"):
+        await agent.aserve(host="127.0.0.1", port=0)
+    async with agent.running(host="127.0.0.1", port=0, shutdown_timeout=5) as runtime:
+        agent.emit("job", {"n": 3})
+    assert handled == [1, 2, 3]
+    assert runtime.report is not None and runtime.report.clean
+
+
 async def test_an_error_in_the_body_reaches_the_caller_plain() -> None:
     with pytest.raises(KeyError, match="mine"):
         async with webhook_agent().running(host="127.0.0.1", port=0):
