@@ -87,9 +87,10 @@ class SQLiteBus(EventBus):
             async with self._file.open(), owned(self._file.path):
                 line = await self._load()
                 async with anyio.create_task_group() as group:
-                    await group.start(line.writer.run)
-                    self._line = line
+                    group.start_soon(line.writer.run)  # `start`, cancelled, would wait for the end of what is shielded
                     try:
+                        await line.writer.began.wait()
+                        self._line = line
                         yield
                     finally:
                         self._line = None

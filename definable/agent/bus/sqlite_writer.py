@@ -12,7 +12,6 @@ from functools import partial
 from typing import Protocol
 
 import anyio
-from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
 from definable.agent.storage import SQLiteFile
@@ -66,6 +65,8 @@ class SQLiteWriter:
         """What the next turn writes; call `wish` after adding to it."""
         self.failure: Exception | None = None
         """Why the last turn failed; None when it did not."""
+        self.began: anyio.Event = anyio.Event()
+        """Set when `run` runs."""
         self._file = file
         self._host = host
         self._flying: Batch | None = None
@@ -115,10 +116,10 @@ class SQLiteWriter:
         self._scope.deadline = anyio.current_time() + CLOSE_TIMEOUT
         self.wish()
 
-    async def run(self, *, task_status: TaskStatus[None]) -> None:
+    async def run(self) -> None:
         """Take turns until closed, when all is written or cannot be; cancellation does not end it sooner."""
         with self._scope:  # shielded, since what was accepted must be written; `close` sets its deadline
-            task_status.started()
+            self.began.set()
             while not self._closing.is_set():
                 await self._until_needed()
                 await checkpoint()  # those who run now have wishes too

@@ -455,3 +455,24 @@ async def test_a_delivery_that_is_settled_after_the_bus_was_closed_says_so(path:
         [delivery] = await take(deliveries, 1)
     with pytest.raises(EventBusClosed, match="handed out again"):
         await delivery.ack()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("steps", range(1, 7))
+async def test_an_opening_that_is_cancelled_while_it_reads_the_file_ends(path: Path, steps: int) -> None:
+    async def cancel() -> None:
+        for _ in range(steps):
+            await checkpoint()
+        opening.cancel()
+
+    def reading() -> float:
+        group.start_soon(cancel)
+        return 0.0
+
+    bus, opening = SQLiteBus(path, clock=reading), anyio.CancelScope()
+    async with anyio.create_task_group() as group:
+        with opening:
+            async with bus.open():
+                await anyio.sleep_forever()
+    async with SQLiteBus(path).open():
+        pass
