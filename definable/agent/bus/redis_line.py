@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
-from anyio.abc import TaskStatus
 
 from definable.agent.storage.redis_address import RedisAddress
 from definable.agent.storage.redis_link import RedisAway, RedisLink, linked
@@ -55,6 +54,8 @@ class RedisLine:
         self.opening: str = os.urandom(8).hex()
         self.hands: RedisHands = RedisHands()
         self.accepting: bool = True
+        self.began: anyio.Event = anyio.Event()
+        """Set when `run` runs."""
         self._prefix = tag = f"{{{prefix}}}"
         self._commands, self._reads = commands, reads
         self._keys = [f"{tag}:line", f"{tag}:later", f"{tag}:dead", f"{tag}:dead:order"]
@@ -228,10 +229,10 @@ class RedisLine:
     def _is_at_rest(self) -> bool:
         return not self.hands.held and self.writer.is_at_rest
 
-    async def run(self, *, task_status: TaskStatus[None]) -> None:
+    async def run(self) -> None:
         """Work until closed; cancellation does not end it sooner."""
         with self._scope:  # shielded, since what was accepted must be told; `close` sets its deadline
-            task_status.started()
+            self.began.set()
             async with anyio.create_task_group() as holding:
                 holding.start_soon(self._taker.beat)
                 async with anyio.create_task_group() as telling:
@@ -273,8 +274,9 @@ async def opened_line(
         line = RedisLine(prefix, lease, commands, reads)
         await line.prepare()
         async with anyio.create_task_group() as group:
-            await group.start(line.run)
+            group.start_soon(line.run)  # `start`, cancelled, would wait for the end of what is shielded
             try:
+                await line.began.wait()
                 yield line
             finally:
                 line.close()

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import anyio
-from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from coredis.exceptions import ConnectionError as RedisConnectionError
 from coredis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError
@@ -60,13 +59,13 @@ class RedisLink:
         self._connection: Any = None
         self._changed = anyio.Event()
         self._scope = anyio.CancelScope()
-        self._task_status: TaskStatus[StorageError | None] = anyio.TASK_STATUS_IGNORED
+        self._tried = anyio.Event()
+        """Set when the first try has come to its end."""
 
     # --- the connection
 
-    async def run(self, *, task_status: TaskStatus[StorageError | None]) -> None:
-        """Keep the connection up until `close`. When the first try fails, tell `task_status` why, and end."""
-        self._task_status = task_status
+    async def run(self) -> None:
+        """Keep the connection up until `close`; end when the first try fails."""
         pause = FIRST_PAUSE
         with self._scope:
             was_up = await self._connect()
@@ -77,8 +76,12 @@ class RedisLink:
                 await anyio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, MAX_PAUSE)
                 was_up = await self._connect()
-        if not self.client_id:
-            task_status.started(self.failure)
+        self._tried.set()
+
+    async def first_failure(self) -> StorageError | None:
+        """Why the first try failed, once it has come to its end; None when it did not."""
+        await self._tried.wait()
+        return None if self.client_id else self.failure
 
     def close(self) -> None:
         """End."""
@@ -114,7 +117,7 @@ class RedisLink:
         else:
             # From now on it outlives the cancellation of those who use it, so that their last words are heard.
             self._scope.shield = True
-            self._task_status.started(None)
+            self._tried.set()
         self._connection, self.client_id = connection, connection.client_id
         self._tell(None)
 
@@ -218,13 +221,14 @@ async def linked(
     link = RedisLink(address, scripts, timeout=timeout)
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
-        failure = await group.start(link.run)
-        if failure is None:
-            try:
+        group.start_soon(link.run)  # `start`, cancelled, would wait for the end of what is shielded
+        try:
+            failure = await link.first_failure()
+            if failure is None:
                 yield link
-            except Exception as error:  # out of the group as what it is
-                failure = error
-            finally:
-                link.close()
+        except Exception as error:  # out of the group as what it is
+            failure = error
+        finally:
+            link.close()
     if failure is not None:
         raise failure

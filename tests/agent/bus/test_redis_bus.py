@@ -586,3 +586,19 @@ async def test_a_drain_ends_soon_while_others_keep_the_line_full_and_leaves_thei
             await anyio.sleep(0.1)
             assert len(handled) == count
             tasks.cancel_scope.cancel()
+
+
+async def test_an_opening_that_is_cancelled_on_its_way_ends(redis: RedisServer) -> None:
+    for steps in range(100):
+        opening = anyio.CancelScope()
+
+        async def cancel(steps: int = steps, opening: anyio.CancelScope = opening) -> None:
+            for _ in range(steps):
+                await checkpoint()
+            opening.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(cancel)
+            with opening:
+                async with RedisBus(redis.url).open():
+                    await anyio.sleep_forever()
