@@ -22,7 +22,6 @@ from definable.agent.interface.base import BaseInterface
 from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import ConfigurationError, EventBusClosed, ServeError
-from definable.model.base import Model
 
 from .banner import banner, warnings
 from .clock import current_clock
@@ -37,6 +36,7 @@ from .ledger import WorkLedger
 from .plain_errors import plain_errors
 from .report import ShutdownReport
 from .run_registry import RunRegistry
+from .served_models import in_service
 from .settings import ServeSettings
 from .triggers import TriggerTable
 from .watchdog import Watchdog
@@ -52,9 +52,6 @@ if TYPE_CHECKING:
     from .supervisor import Supervisor
 
 logger: logging.Logger = logging.getLogger("definable")
-
-CLOSE_TIMEOUT = 5.0
-"""Seconds that closing the model's connections may take."""
 
 
 class AgentRuntime:
@@ -259,7 +256,7 @@ class AgentRuntime:
         """What is opened first and closed last; each closes itself within a bound, also when cancelled."""
         async with AsyncExitStack() as stack:
             for agent in self._agents:
-                stack.push_async_callback(close_model, agent.model)
+                await stack.enter_async_context(in_service(agent.model))
                 await stack.enter_async_context(agent.sessions.open())
             await stack.enter_async_context(self.bus.open())
             await stack.enter_async_context(
@@ -352,9 +349,3 @@ class AgentRuntime:
             return self._foreign_server or bool(self.settings.enable_server)
         wanted = bool(self.triggers.webhooks) or self.agent.has_blueprint
         return wanted or not (self.triggers.crons or self.triggers.events or self.supervisors)
-
-
-async def close_model(model: Model) -> None:
-    """Close a model's connections, which must not outlive the event loop; within a bound, also when cancelled."""
-    with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-        await model.aclose()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from loopback.openai_server import Fault, OpenAIServer
 
 from definable.agent import Agent
 from definable.agent.interface import BaseInterface, InterfaceMessage, InterfaceResponse
@@ -20,7 +21,7 @@ from definable.agent.runtime.settings import ServeSettings
 from definable.agent.session import MemorySessionStore
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 from definable.errors import ConfigurationError, EventBusClosed, ServeError
-from definable.model import OfflineModel
+from definable.model import OfflineModel, OpenAIChat
 from definable.testing import served
 
 pytestmark = pytest.mark.anyio
@@ -342,6 +343,27 @@ async def test_a_thread_that_will_not_end_is_reported() -> None:
     assert runtime.report is not None
     assert [name.rpartition(".")[2] for name in runtime.report.stuck_threads] == ["stuck"]
     assert not runtime.report.clean
+
+
+async def test_a_model_that_two_services_share_is_closed_with_the_last_of_them() -> None:
+    async with OpenAIServer().running() as server:
+        server.play(Fault("hang"))
+        model = OpenAIChat("gpt-4o", api_key=server.key, base_url=server.url, max_retries=0)
+        one, other = Agent(model), Agent(model)
+
+        @other.on(EventTrigger("ask"))
+        async def ask(event: TriggerEvent) -> str:
+            return "hi"
+
+        with anyio.fail_after(10):
+            async with other.running(enable_server=False, shutdown_timeout=0) as runtime:
+                async with one.running(enable_server=False):
+                    other.emit("ask")
+                    while not server.received:
+                        await anyio.sleep(0.01)
+                await anyio.wait_all_tasks_blocked()
+                assert (server.connections, runtime.registry.active_count) == (1, 1)
+            await server.idle()
 
 
 async def test_nothing_is_left_after_serving() -> None:
