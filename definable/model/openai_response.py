@@ -7,6 +7,7 @@ indexes. Sources: https://platform.openai.com/docs/api-reference/chat/object and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -126,20 +127,27 @@ class ReplyAssembler:
         message = choice.delta or choice.message
         if message is None:
             return ""
+        begun = len(self._calls)
         for call in message.tool_calls or ():
-            self._slot(call).add(call)
+            is_piece = choice.delta is not None and call.index is not None
+            self._slot(call, self._calls if is_piece else self._calls[:begun]).add(call)
         self._refused = self._refused or bool(message.refusal)
         text = message.text()
         if text:
             self._texts.append(text)
         return text
 
-    def _slot(self, call: _Call) -> _PartialCall:
+    def _slot(self, call: _Call, known: Sequence[_PartialCall]) -> _PartialCall:
         """The call that a piece belongs to: the one of its index, unless its id says that a new one begins.
 
-        Some compatible servers send parallel calls all with index 0 or with none, told apart by their ids alone.
+        Some compatible servers send parallel calls all with index 0 or with none, told apart by their ids alone, or by
+        nothing but their place in one message.
+
+        Args:
+            call: The piece.
+            known: The calls that it may be a piece of.
         """
-        for slot in reversed(self._calls):
+        for slot in reversed(known):
             same_index = call.index is None or slot.index == call.index
             if same_index and (not call.id or not slot.id or call.id == slot.id):
                 return slot

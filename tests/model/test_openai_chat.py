@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from loopback.openai_server import Completion, OpenAIServer, Problem
+from loopback.openai_server import Completion, OpenAIServer, Page, Problem
 
 from definable.errors import ConfigurationError, ModelAuthenticationError, ModelRequestError
 from definable.model import (
@@ -66,6 +66,18 @@ async def test_parallel_tool_calls_come_in_and_their_results_go_out(provider: An
         assert second.content == "3 and 7"
         assert server.received[1].body["tools"][0]["function"]["parameters"] == ADD.parameters
         assert not server.refusals
+
+
+@pytest.mark.parametrize("more", [{}, {"id": ""}, {"id": "call", "index": 0}], ids=str)
+async def test_parallel_tool_calls_of_one_message_are_told_apart_without_ids(
+    provider: Any, more: dict[str, Any]
+) -> None:
+    calls = [{**more, "function": {"name": name, "arguments": '{"a": 1}'}} for name in ("add", "mul")]
+    completion = {"choices": [{"message": {"content": None, "tool_calls": calls}, "finish_reason": "tool_calls"}]}
+    async with provider() as (server, model):
+        server.play(Page(json.dumps(completion).encode(), content_type="application/json"))
+        reply = await model.reply(ModelRequest((Message("user", "1 + 1, 1 * 1?"),), (ADD,)))
+    assert [(call.name, call.arguments) for call in reply.tool_calls] == [("add", '{"a": 1}'), ("mul", '{"a": 1}')]
 
 
 async def test_images_go_out_as_urls_and_as_base64(provider: Any) -> None:

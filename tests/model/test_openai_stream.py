@@ -55,6 +55,15 @@ async def test_interleaved_parallel_tool_calls_are_assembled(provider: Any) -> N
         assert reply.finish_reason == "tool_calls"
 
 
+async def test_whole_tool_calls_in_one_chunk_are_told_apart_without_ids(provider: Any) -> None:
+    calls = [{"function": {"name": name, "arguments": '{"a": 1}'}} for name in ("add", "mul")]
+    chunk = {"choices": [{"delta": {"tool_calls": calls}, "finish_reason": "tool_calls"}]}
+    async with provider() as (server, model):
+        server.play(BrokenStream(Completion("x"), 1, f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()))
+        reply = whole(await read(model))
+    assert [(call.name, call.arguments) for call in reply.tool_calls] == [("add", '{"a": 1}'), ("mul", '{"a": 1}')]
+
+
 async def test_a_server_that_omits_usage_is_fine(provider: Any) -> None:
     async with provider() as (server, model):
         server.play(Completion("x", usage=None))
