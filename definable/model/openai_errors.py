@@ -67,6 +67,7 @@ def raise_explained(failure: Failure, error: BaseException) -> NoReturn:
 
 
 def _status_failure(status: int | None, body: object, headers: Mapping[str, str], where: str, key: str) -> Failure:
+    body = _only_error(body)
     said = _provider_message(body)
     text = f"{where} answered {status or 'with an error'}: {said}"
     text = text.replace(key, "***") if key else text
@@ -123,15 +124,25 @@ def _status_of(error: object) -> int | None:
     fields = cast("dict[str, Any]", error) if isinstance(error, dict) else {}
     if isinstance(fields.get("code"), int):
         return fields["code"]
-    codes = {fields.get("code"), fields.get("type")}
+    codes = {code for code in (fields.get("code"), fields.get("type")) if isinstance(code, str)}
     for known, status in ((_LIMIT_CODES, 429), (_KEY_CODES, 401), (_REQUEST_CODES, 400)):
         if not known.isdisjoint(codes):
             return status
     return None
 
 
-def _code(body: object) -> object:
-    return cast("dict[str, Any]", body).get("code") if isinstance(body, dict) else None
+def _only_error(body: object) -> object:
+    """The error object that is alone in a list, which is how Google's compatible server sends it; else the body."""
+    match cast("Any", body):
+        case [{"error": error}]:
+            return error
+        case _:
+            return body
+
+
+def _code(body: object) -> str | None:
+    code: object = cast("dict[str, Any]", body).get("code") if isinstance(body, dict) else None
+    return code if isinstance(code, str) else None
 
 
 def _provider_message(body: object) -> str:

@@ -210,7 +210,17 @@ async def test_a_body_that_is_no_completion_is_an_error(provider: Any, body: byt
             await model.reply(HI)
 
 
-@pytest.mark.parametrize("body", [b'{"detail": "words"}', b'{"message": "words"}', b'{"error": "words"}', b"words"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"detail": "words"}',
+        b'{"message": "words"}',
+        b'{"error": "words"}',
+        b"words",
+        b'[{"error": {"code": 400, "message": "words"}}]',
+        b'{"error": {"code": ["bad"], "message": "words"}}',
+    ],
+)
 async def test_other_servers_error_shapes_are_read(provider: Any, body: bytes) -> None:
     async with provider(max_retries=0) as (server, model):
         server.play(Page(body, status=400, content_type="application/json"))

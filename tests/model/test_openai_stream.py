@@ -140,6 +140,7 @@ async def test_a_malformed_chunk_is_an_error(provider: Any, raw: bytes) -> None:
         ({"message": "who?", "code": "invalid_api_key"}, ModelAuthenticationError, 401),
         ({"message": "too long", "type": "invalid_request_error"}, ModelRequestError, 400),
         ({"message": "upstream", "code": 502}, ModelResponseError, 502),
+        ({"message": "odd", "code": ["odd"], "type": {}}, ModelResponseError, None),
         ("plain words", ModelResponseError, None),
     ],
 )
