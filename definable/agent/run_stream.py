@@ -56,7 +56,7 @@ async def follow_run(make_run: MakeRun) -> AsyncGenerator[RunStream, None]:
             group.start_soon(_run, make_run, stream, send)
             try:
                 yield stream
-            except Exception as error:  # raised below: the group would wrap it
+            except (Exception, SystemExit, KeyboardInterrupt) as error:  # raised below: the group would wrap it
                 failure = error
             group.cancel_scope.cancel()
     if failure is not None:

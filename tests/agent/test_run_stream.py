@@ -57,6 +57,13 @@ async def test_an_error_of_the_reader_reaches_it_plain() -> None:
             raise KeyError("mine")
 
 
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+async def test_an_exit_in_the_middle_of_a_run_is_one(error: type[BaseException]) -> None:
+    with pytest.raises(error):
+        async with Agent("offline").arun_stream("hi"):
+            raise error
+
+
 async def test_leaving_early_cancels_the_run() -> None:
     cancelled = anyio.Event()
 
