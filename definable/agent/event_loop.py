@@ -62,6 +62,19 @@ def cancel_scopes() -> Callable[[], Cancellable]:
     return type(anyio.CancelScope())
 
 
+def is_cancelled() -> bool:
+    """Whether a cancellation that was raised here is one of the current task.
+
+    On asyncio it may be that of another task, or of a future, which the code awaits: it is raised there too.
+    """
+    if current_backend() == "trio" or anyio.get_current_task().has_pending_cancellation():
+        return True
+    import asyncio  # it runs, so it is loaded
+
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 def current_backend() -> Literal["asyncio", "trio"]:
     """Of the event loop that is running in this thread."""
     return "asyncio" if hasattr(current_token().native_token, "call_soon_threadsafe") else "trio"

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
-from .calling import call_user
+from .calling import call_user, is_failure
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -51,5 +51,7 @@ class HookPoint:
         for hook in self._hooks:
             try:
                 await call_user(hook, *args)
-            except (Exception, SystemExit):
+            except BaseException as error:
+                if not is_failure(error):
+                    raise
                 logger.exception("%s hook %s failed", self.name, getattr(hook, "__qualname__", hook))

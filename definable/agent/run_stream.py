@@ -9,6 +9,7 @@ from typing import TypeAlias
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from .event_loop import is_cancelled
 from .run_event import Listener, RunEvent
 from .run_output import RunOutput
 
@@ -75,3 +76,8 @@ async def _run(make_run: MakeRun, stream: RunStream, send: MemoryObjectSendStrea
             stream.output = await make_run(tell)
         except Exception as error:
             stream.failure = error
+        except anyio.get_cancelled_exc_class() as stray:
+            if is_cancelled():
+                raise
+            stream.failure = RuntimeError(f"the run raised {stray!r}")
+            stream.failure.__cause__ = stray

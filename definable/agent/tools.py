@@ -19,7 +19,7 @@ from definable.errors import ConfigurationError
 from definable.model.message import ToolDefinition
 
 from .annotation import enclosing_names
-from .calling import call_user
+from .calling import call_user, is_failure
 from .run_context import RunContext
 from .tool_result import ToolResult, describe_exception
 from .validation_message import explain
@@ -126,7 +126,7 @@ class Tool(Generic[P, R]):
         Whatever goes wrong becomes a result for the model: arguments that are not JSON or do not fit, an exception
         (logged with its traceback), a time-out. `SystemExit` too: a tool that calls `exit()` ends neither the run nor
         the service (asyncio makes an exception: in a task that the tool itself starts, `SystemExit` ends the event
-        loop). Only cancellation and `KeyboardInterrupt` pass through.
+        loop). Only `KeyboardInterrupt` and a cancellation of the caller pass through.
 
         Args:
             arguments: JSON text, as the model sent it.
@@ -142,10 +142,8 @@ class Tool(Generic[P, R]):
             except ValidationError as exc:
                 return self._refused(exc)
             return await self._bounded(args, kwargs)
-        except (Exception, SystemExit) as exc:
-            return self._failed(exc)
-        except BaseExceptionGroup as exc:
-            if exc.split((Exception, SystemExit))[1] is not None:
+        except BaseException as exc:
+            if not is_failure(exc):
                 raise
             return self._failed(exc)
 

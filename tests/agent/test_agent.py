@@ -1,5 +1,6 @@
 """An agent in a script: construction, runs, sessions, limits."""
 
+import asyncio
 import threading
 from typing import Any
 
@@ -92,6 +93,20 @@ async def test_an_unknown_tool_bad_arguments_and_a_failing_tool_are_told_to_the_
     assert "x" in invalid
     assert "ValueError: no such thing" in failed
     assert all(execution.error for execution in output.tool_calls)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio lets nobody make one
+async def test_a_tool_that_meets_the_cancellation_of_another_task_is_told_to_the_model() -> None:
+    async def wait_for_the_dead() -> None:
+        raise asyncio.CancelledError
+
+    async def work() -> str:
+        return "worked"
+
+    calls = (ToolCall("wait_for_the_dead"), ToolCall("work"))
+    agent = Agent(OfflineModel([ModelReply(tool_calls=calls), "done"]), tools=[wait_for_the_dead, work])
+    output = await agent.arun("hi")
+    assert [execution.result for execution in output.tool_calls] == ["CancelledError", "worked"]
 
 
 async def test_the_turns_are_bounded() -> None:

@@ -1,9 +1,11 @@
 """Hooks around every run."""
 
+import asyncio
 import logging
 import sys
 from typing import Any
 
+import anyio
 import pytest
 
 from definable.agent import Agent, RunContext, RunOutput
@@ -77,6 +79,36 @@ async def test_a_hook_that_exits_is_a_failing_hook(caplog: pytest.LogCaptureFixt
     agent.before_request(lambda context: sys.exit(3))
     assert (await agent.arun("hi")).content == "hi"
     assert "SystemExit: 3" in caplog.text
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])  # asyncio's event loop ends, whatever one does
+async def test_a_hook_that_exits_in_a_task_of_its_own_is_a_failing_hook(caplog: pytest.LogCaptureFixture) -> None:
+    agent = Agent("offline")
+
+    async def leave() -> None:
+        sys.exit(3)
+
+    @agent.before_request
+    async def fan_out(context: RunContext) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(leave)
+
+    assert (await agent.arun("hi")).content == "hi"
+    assert "SystemExit: 3" in caplog.text
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio lets nobody make one
+async def test_a_hook_that_meets_the_cancellation_of_another_task_is_a_failing_hook(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    agent = Agent("offline")
+
+    @agent.before_request
+    async def wait_for_the_dead(context: RunContext) -> None:
+        raise asyncio.CancelledError
+
+    assert (await agent.arun("hi")).content == "hi"
+    assert "wait_for_the_dead failed" in caplog.text
 
 
 async def test_on_error_hears_of_a_model_that_exits() -> None:

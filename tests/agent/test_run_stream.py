@@ -1,5 +1,6 @@
 """Following a run: its events, its failures, and leaving it early."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -49,6 +50,16 @@ async def test_iterating_raises_what_the_run_raises() -> None:
         async with agent.arun_stream("hi") as stream:
             async for event in stream:
                 assert isinstance(event, RunStarted)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio lets nobody make one
+async def test_iterating_raises_when_the_run_meets_the_cancellation_of_another_task() -> None:
+    async def wait_for_the_dead(request: ModelRequest) -> str:
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="the run raised CancelledError"):
+        async with Agent(OfflineModel(wait_for_the_dead)).arun_stream("hi") as stream:
+            _ = [event async for event in stream]
 
 
 async def test_an_error_of_the_reader_reaches_it_plain() -> None:

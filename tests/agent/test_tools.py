@@ -1,5 +1,6 @@
 """Tools: what becomes of a model's call, whatever the model and the function do."""
 
+import asyncio
 import json
 import logging
 import subprocess
@@ -416,6 +417,31 @@ async def test_exit_in_a_tools_own_task_ends_nothing_but_the_call() -> None:
             tg.start_soon(leave)
 
     assert (await call(fan_out)).error == "SystemExit: 7"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio lets nobody make one
+async def test_the_cancellation_of_another_task_is_an_error_like_any_other() -> None:
+    async def wait_for_the_dead() -> None:
+        task = asyncio.ensure_future(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    assert (await call(wait_for_the_dead)).error == "CancelledError"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("timeout", [None, 60])
+async def test_the_cancellation_of_the_callers_own_task_passes_through(timeout: float | None) -> None:
+    async def wait() -> None:
+        await anyio.sleep_forever()
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(call(wait, timeout=timeout), 0.01)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await call(wait, timeout=timeout)
 
 
 @pytest.mark.anyio
