@@ -133,10 +133,18 @@ class Runner:
         return self._run_in_session(request, listener)
 
     async def _run_in_time(self, request: RunRequest, listener: Listener | None, seconds: float) -> RunOutput:
+        begun: list[RunContext] = []
         with anyio.move_on_after(seconds):
-            return await self._run_in_session(request, listener)
+            return await self._run_in_session(request, listener, begun)
         timeout = RunTimeout(f"the run did not end within run_timeout={seconds:g} seconds")
-        await self.on_error.fire(_context(request, request.session_id or "", {}), timeout)
+        # None was made of a run whose session's turn did not come.
+        context = begun[0] if begun else _context(request, request.session_id or "", {})
+        token = current_run.set(context)
+        try:
+            mark(timeout)
+            await self.on_error.fire(context, timeout)
+        finally:
+            current_run.reset(token)
         raise timeout
 
     async def forget(self, session_id: str) -> bool:
@@ -148,23 +156,31 @@ class Runner:
         async with self._gate.turn(session_id):
             return await self.sessions.delete(session_id)
 
-    def _run_in_session(self, request: RunRequest, listener: Listener | None) -> Awaitable[RunOutput]:
+    def _run_in_session(
+        self, request: RunRequest, listener: Listener | None, begun: list[RunContext] | None = None
+    ) -> Awaitable[RunOutput]:
         if request.session_id is not None:
-            return self._run_in_turn(request, request.session_id, listener)
+            return self._run_in_turn(request, request.session_id, listener, begun)
         # Nobody else can know the id: there is no turn to wait for, and nothing to load.
-        return self._run(request, Session(f"session_{random_id(12)}", request.user_id), listener)
+        return self._run(request, Session(f"session_{random_id(12)}", request.user_id), listener, begun)
 
-    async def _run_in_turn(self, request: RunRequest, session_id: str, listener: Listener | None) -> RunOutput:
+    async def _run_in_turn(
+        self, request: RunRequest, session_id: str, listener: Listener | None, begun: list[RunContext] | None
+    ) -> RunOutput:
         async with self._gate.turn(session_id):
             session = await self.sessions.load(session_id)
             if session is None:
                 session = Session(session_id, request.user_id)
             elif session.user_id != request.user_id:
                 raise SessionNotFound(f"there is no session {request.session_id!r}")
-            return await self._run(request, session, listener)
+            return await self._run(request, session, listener, begun)
 
-    async def _run(self, request: RunRequest, session: Session, listener: Listener | None) -> RunOutput:
+    async def _run(
+        self, request: RunRequest, session: Session, listener: Listener | None, begun: list[RunContext] | None
+    ) -> RunOutput:
         context = _context(request, session.session_id, session.state)
+        if begun is not None:
+            begun.append(context)
         token = current_run.set(context)
         try:
             with run_span(self.name, self.model, context, request.headers) as span:

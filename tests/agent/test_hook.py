@@ -54,6 +54,33 @@ async def test_on_error_hears_of_a_timeout() -> None:
     assert [type(error) for error in seen] == [RunTimeout]
 
 
+@pytest.mark.parametrize("session_id", [None, "s"])
+async def test_on_error_gets_the_context_of_the_run_that_timed_out(session_id: str | None) -> None:
+    agent = Agent(OfflineModel(latency=60), run_timeout=0.01)
+    seen: list[RunContext] = []
+
+    @agent.before_request
+    async def before_run(context: RunContext) -> None:
+        seen.append(context)
+
+    agent.on_error(lambda context, error: seen.append(context))
+    with pytest.raises(RunTimeout):
+        await agent.arun("hi", session_id=session_id)
+    before, after = seen
+    assert after is before
+
+
+async def test_on_error_gets_a_context_also_of_a_run_whose_turn_did_not_come_in_time() -> None:
+    agent = Agent("offline", run_timeout=0.01)
+    seen: list[RunContext] = []
+    agent.on_error(lambda context, error: seen.append(context))
+    async with agent.runner._gate.turn("s"):  # pyright: ignore[reportPrivateUsage]
+        with pytest.raises(RunTimeout):
+            await agent.arun("hi", session_id="s", user_id="ann", metadata={"a": 1})
+    [context] = seen
+    assert (context.session_id, context.user_id, context.input, context.metadata) == ("s", "ann", "hi", {"a": 1})
+
+
 async def test_a_failing_hook_is_logged_and_the_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     agent = Agent("offline")
     called: list[str] = []

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.agent import Agent
+from definable.agent import Agent, RunContext
 from definable.agent.runtime import JSONFormatter, RunContextFilter, TextFormatter
 from definable.agent.runtime.log_text import Block, escaped
 from definable.agent.trigger import EventTrigger, TriggerEvent, Webhook
@@ -122,6 +122,21 @@ async def test_a_failure_that_is_logged_after_its_run_bears_the_runs_ids(records
     assert (session_id, trigger_id) == ("s1", events[0].id)
 
 
+async def test_a_run_that_timed_out_bears_its_ids(records: Records) -> None:
+    agent = Agent(OfflineModel(latency=60), run_timeout=0.01)
+    contexts: list[RunContext] = []
+
+    @agent.before_request
+    async def begin(context: RunContext) -> None:
+        contexts.append(context)
+
+    agent.on_error(lambda context, error: logger.info("in the hook"))
+    async with served(agent) as service:
+        assert (await service.client.post("/run", json={"input": "hi"})).status_code == 504
+    ids = (contexts[0].run_id, contexts[0].session_id, "")
+    assert (records.ids("in the hook"), records.ids("POST '/run' failed")) == (ids, ids)
+
+
 async def test_a_failure_bears_its_ids_without_a_traceback_too(records: Records) -> None:
     agent, kept = Agent(OfflineModel([ValueError("no")])), list[Exception]()
     with pytest.raises(ValueError) as caught:
@@ -212,7 +227,7 @@ def test_a_json_line_says_it_all() -> None:
 PROGRAM = """
 import logging
 {setup}
-from definable.agent import Agent
+from definable.agent import Agent, RunContext
 from definable.agent.trigger import EventTrigger
 
 agent = Agent("offline")
