@@ -13,13 +13,17 @@ MAX_LOGGED = 10_000
 
 
 class RunLog:
-    """One run's events, numbered from 1."""
+    """One run's events, numbered from 1.
+
+    Args:
+        last_id: The number of the last event that an attempt before had.
+    """
 
     __slots__ = ("_changed", "_events", "ended", "last_id")
 
-    def __init__(self) -> None:
+    def __init__(self, last_id: int = 0) -> None:
         self._events: deque[RunEvent] | tuple[RunEvent, ...] = ()  # most runs are never followed, and a deque is large
-        self.last_id: int = 0
+        self.last_id: int = last_id
         """The number of the last event so far."""
         self.ended: bool = False
         """Whether there will be no more."""

@@ -197,7 +197,9 @@ class RunRegistry:
             raise cancellation(record)
         record.status = RUNNING
         record.user_id, record.session_id = request.user_id, request.session_id
-        self._recent.pop(record.run_id, None)  # a retry takes the place of the attempt before it
+        before = self._recent.pop(record.run_id, None)  # a retry takes the place of the attempt before it
+        if before is not None and before.is_logged:  # who follows has its events, and was told of its failure
+            record.is_logged, record.log = True, RunLog(before.log.last_id + (before.output is None))
         self._active[record.run_id] = record
 
     def _scope_of(self, record: RunRecord) -> Cancellable:

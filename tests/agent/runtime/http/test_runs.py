@@ -10,8 +10,10 @@ import pytest
 from loopback.agent_api import EventReader, Held, Serve, assert_problem, raw_client, serve_ourselves
 
 from definable.agent import Agent
-from definable.agent.runtime import run_log, run_registry
+from definable.agent.runtime import run_log, run_registry, workers
+from definable.agent.runtime.backoff import Backoff
 from definable.agent.trigger import EventTrigger, Reply, Webhook
+from definable.errors import ModelError
 from definable.model import OfflineModel
 
 pytestmark = pytest.mark.anyio
@@ -260,6 +262,22 @@ async def test_an_accepted_webhook_keeps_its_promise_of_a_run(serve: Serve) -> N
     assert [documents[what]["status"] for what in ids] == ["completed", "completed", "completed", "failed"]
     assert documents["run"]["content"] == "hi"
     assert [last_events[what][1] for what in ids] == ["run_ended", "run_ended", "run_ended", "run_failed"]
+
+
+async def test_events_of_a_retry_follow_those_of_the_attempt_that_failed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "RETRY_BACKOFF", Backoff(0.001))
+    agent = Agent(OfflineModel([ModelError("away"), ModelError("still away"), "a b"]))
+    agent.on(Webhook("/hook", respond="accept", retries=2))(lambda event: "hi")
+    last = [(5, "run_started"), (6, "text_delta"), (7, "text_delta"), (8, "run_ended")]
+    async with serve(agent) as client:
+        run_id = (await client.post("/hook")).json()["run_id"]
+        while (await show(client, run_id))["status"] != "completed":
+            await anyio.sleep(0.005)
+        for last_id in (None, 2, 4):  # the one that was told of the first failure, or of the second
+            assert await events_of(client, run_id, last_id) == last
+        assert await events_of(client, run_id, 8) == []
 
 
 async def test_runs_are_listed_newest_first_and_bounded(serve: Serve) -> None:
