@@ -90,7 +90,7 @@ class RunRegistry:
             TooManyRuns: As many are queued as may be under way.
         """
         if len(self._queued) >= self._max_concurrent and self._others_help:
-            del self._queued[next(iter(self._queued))]
+            self.forget(next(iter(self._queued.values())))
         if len(self._queued) >= self._max_concurrent:
             raise TooManyRuns(f"{self._max_concurrent} runs wait already (max_concurrent_runs)")
         record = self._queued[request.run_id] = self._record(request, source, QUEUED)
@@ -100,6 +100,12 @@ class RunRegistry:
     def forget(self, record: RunRecord) -> None:
         """Forget a queued run: it was not accepted after all, or ended without a run."""
         self._queued.pop(record.run_id, None)
+        record.log.end()
+
+    def let_go(self) -> None:
+        """Keep nobody who follows a queued run that another process may make: a stop would wait for its end."""
+        for record in self._queued.values() if self._others_help else ():
+            record.log.end()
 
     def end_queued(self, run_id: str, failure: Exception | None = None) -> None:
         """A promised run will not be made, if it is queued still: its handler failed, or asked for none."""

@@ -308,6 +308,7 @@ class AgentRuntime:
         assert self._cron_scope is not None
         self.agent.emitter.refuse("the agent is stopping")
         self._cron_scope.cancel()
+        self.registry.let_go()
         for supervisor in self.supervisors:
             supervisor.stop_receiving()
         if self.http is not None:

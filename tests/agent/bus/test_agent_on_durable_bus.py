@@ -9,6 +9,8 @@ from typing import Any
 
 import anyio
 import pytest
+from loopback.agent_api import EventReader
+from loopback.redis import RedisServer
 
 from definable.agent import Agent, RunOutput
 from definable.agent.bus import EventBus, EventBusClosed, RedisBus, SQLiteBus
@@ -246,6 +248,35 @@ async def test_what_was_promised_over_http_is_done_after_the_restart_under_the_p
         for run_id, content in promised.items():
             response = await service.client.get(f"/runs/{run_id}")
             assert response.json()["content"] == content
+
+
+@pytest.mark.anyio
+async def test_a_stop_does_not_wait_for_a_run_that_another_replica_has_made(redis: RedisServer) -> None:
+    hold, release = anyio.Event(), anyio.Event()
+
+    def replica() -> Agent:
+        agent = Agent("offline", bus=RedisBus(redis.url))
+
+        @agent.on(EventTrigger("block"))
+        async def block(event: TriggerEvent) -> None:
+            hold.set()
+            await release.wait()
+
+        return agent
+
+    with anyio.fail_after(LIMIT):
+        async with served(replica(), event_workers=1, shutdown_timeout=2 * LIMIT) as busy:
+            await busy.runtime.agent.aemit("block")
+            await hold.wait()
+            async with served(replica()) as idle:
+                response = await busy.client.post("/run", json={"input": "hi"}, headers={"Prefer": "respond-async"})
+                run_id = response.json()["run_id"]
+                await eventually(lambda: idle.runtime.registry.find(run_id) is not None)
+            async with busy.client.stream("GET", f"/runs/{run_id}/events") as follower:
+                busy.runtime.stop()
+                release.set()
+                assert [event async for event in EventReader(follower)] == []
+    assert busy.runtime.report is not None and busy.runtime.report.clean
 
 
 @pytest.fixture(params=VIRTUAL_BACKENDS)

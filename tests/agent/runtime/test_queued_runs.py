@@ -9,7 +9,8 @@ from definable.agent import Agent, RunStatus
 from definable.agent.run_event import RunEnded, RunEvent
 from definable.agent.runner import RunRequest
 from definable.agent.runtime import run_registry
-from definable.agent.runtime.run_registry import RunRegistry, TooManyRuns
+from definable.agent.runtime.http.endpoints.runs import LoggedEvents
+from definable.agent.runtime.run_registry import RunRecord, RunRegistry, TooManyRuns
 from definable.errors import RunCancelled
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +108,25 @@ async def test_queued_runs_are_listed_first_then_active_then_recent_ones(registr
         registry.queue(RunRequest("hi", run_id="queued 2"), "test")
         assert [record.run_id for record in registry.records()] == ["queued 2", "queued 1", "active", "recent"]
         go_on.set()
+
+
+async def test_who_follows_a_queued_run_is_let_go_when_it_is_forgotten() -> None:
+    registry = RunRegistry(Agent("offline").runner, 1, others_help=True)
+    seen: list[object] = []
+
+    async def follow(record: RunRecord) -> None:
+        seen.extend([event async for event in LoggedEvents(record, 0)])
+        seen.append(record.run_id)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            for run_id in ("1", "2"):  # the first gives way to the second
+                group.start_soon(follow, record := registry.queue(RunRequest("hi", run_id=run_id), "test"))
+                await anyio.wait_all_tasks_blocked()
+            await anyio.wait_all_tasks_blocked()
+            assert seen == ["1"]
+            registry.forget(record)
+    assert seen == ["1", "2"]
 
 
 async def test_of_a_run_that_was_not_promised_the_end_alone_is_kept(registry: RunRegistry) -> None:

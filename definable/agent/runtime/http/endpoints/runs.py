@@ -7,6 +7,7 @@ from itertools import islice
 
 from definable.agent.auth.base import AuthContext
 from definable.agent.run_event import RunEvent
+from definable.agent.run_output import RunStatus
 from definable.agent.runtime.http.disconnect import until_gone
 from definable.agent.runtime.http.documents import record_document
 from definable.agent.runtime.http.problem import Problem
@@ -103,7 +104,7 @@ class FollowedRun:
 
 
 class LoggedEvents:
-    """The events that a run's log holds and will hold, and how the run ended.
+    """The events that a run's log holds and will hold, and how the run ended, where that is heard of.
 
     No generator, which a cancelled wait would end.
 
@@ -133,6 +134,8 @@ class LoggedEvents:
             self.last_id = logged[0]
             return logged
         if self._record.output is not None or self._ended:  # its end was an event, or has been told
+            raise StopAsyncIteration
+        if self._record.status in (RunStatus.QUEUED, RunStatus.RUNNING):  # its end will not be heard of here
             raise StopAsyncIteration
         self._ended = True
         return self._record.log.last_id + 1, self._record
