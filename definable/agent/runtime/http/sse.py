@@ -64,6 +64,12 @@ async def send_events(send: Send, events: AsyncIterator[tuple[int, StreamedEvent
         await send({"type": "http.response.body", "body": chunk, "more_body": more})
 
 
+async def send_no_events(send: Send) -> None:
+    """Answer an ASGI request as `send_events` does, less the events: HEAD has no use for them, and does not wait."""
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def send_last_word(send: Send, number: int) -> None:
     """End a stream that a stop cuts off; without effect where it is the client that has gone."""
     chunk = encoded_failure(number, Problem(503, "the service is stopping"))

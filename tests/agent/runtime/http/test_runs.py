@@ -327,3 +327,16 @@ async def test_head_is_answered_like_get_without_a_body(serve: Serve) -> None:
         for path in ("/health", "/runs"):
             response = await client.head(path)
             assert (response.status_code, response.content) == (200, b"")
+
+
+async def test_head_of_events_waits_for_none(serve: Serve) -> None:
+    hold = Held("done")
+    async with serve(Agent(OfflineModel(hold))) as client:
+        run_id = await accepted(client)
+        await hold.until(lambda hold: hold.arrived == 1)
+        with anyio.fail_after(5):
+            response = await client.head(f"/runs/{run_id}/events")
+            assert (response.status_code, response.content) == (200, b"")
+            assert response.headers["content-type"].startswith("text/event-stream")
+            assert (await client.get("/health")).status_code == 200  # the connection is free
+        hold.go_on.set()

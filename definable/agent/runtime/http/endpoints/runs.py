@@ -14,7 +14,7 @@ from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.response import Response, json_response
 from definable.agent.runtime.http.server.asgi import Send
-from definable.agent.runtime.http.sse import send_events
+from definable.agent.runtime.http.sse import send_events, send_no_events
 from definable.agent.runtime.run_registry import RunRecord, RunRegistry
 
 from .base import Sendable, may_see
@@ -99,7 +99,10 @@ class FollowedRun:
     events: LoggedEvents
 
     async def send(self, send: Send) -> None:
-        """Send the events until the run ends or the client leaves."""
+        """Send the events until the run ends or the client leaves; to HEAD, that there are any."""
+        if self.request.method == "HEAD":
+            await send_no_events(send)
+            return
         await until_gone(self.request, lambda: send_events(send, self.events, self.events.last_id))
 
 
