@@ -36,6 +36,9 @@ DRAIN_SHARE = 0.5
 DRAIN_PAUSE = 0.05
 """Seconds between two questions for what others have taken."""
 
+MAX_UNANSWERED = 10_000
+"""Claims without an answer that are remembered."""
+
 CLOSE_TIMEOUT = 5.0
 """Seconds that closing may take."""
 
@@ -68,6 +71,8 @@ class RedisLine:
         self._closing = anyio.Event()
         self._scope = anyio.CancelScope(shield=True)
         self._claimed_until = 0.0
+        self._unanswered: dict[bytes, str] = {}
+        """The values of claims that Redis did not answer, and may have made: whoever claims the key next has it."""
 
     def _key(self, name: bytes) -> bytes:
         """The key in Redis of a dedupe key."""
@@ -101,9 +106,14 @@ class RedisLine:
     async def claim(self, key: bytes, ttl: float) -> bool:
         """Take a key without a publication; False when it is taken."""
         self._claimed_until = max(self._claimed_until, anyio.current_time() + ttl)
-        value = f"claim:{self.opening}:{next(self._numbers)}"
-        args = (value, milliseconds(ttl))
-        return bool(await self._ask(CLAIM, *args, keys=[self._key(key)]))
+        value = self._unanswered.pop(key, None) or f"claim:{self.opening}:{next(self._numbers)}"
+        try:
+            return bool(await self._ask(CLAIM, value, milliseconds(ttl), keys=[self._key(key)]))
+        except BaseException:
+            self._unanswered.setdefault(key, value)
+            if len(self._unanswered) > MAX_UNANSWERED:
+                del self._unanswered[next(iter(self._unanswered))]
+            raise
 
     async def release(self, key: bytes) -> None:
         """Forget a key."""

@@ -165,6 +165,24 @@ async def test_the_service_answers_while_redis_is_away_and_its_health_tells(own_
     assert service.runtime.report is not None and service.runtime.report.clean
 
 
+async def test_a_delivery_whose_claim_was_not_answered_may_come_again(own_redis: RedisServer) -> None:
+    agent, handled = Agent("offline", bus=RedisBus(own_redis.url, timeout=0.3)), list[str]()
+
+    @agent.on(Webhook("/hook", dedupe="X-Delivery"))
+    async def hook(event: TriggerEvent) -> None:
+        handled.append(event.headers["X-Delivery"])
+
+    async with served(agent) as service:
+        with own_redis.stopped():
+            first = await service.client.post("/hook", headers={"X-Delivery": "1"})
+        assert (first.status_code, handled) == (503, [])
+        await eventually(lambda: agent.runtime is not None and agent.runtime.bus.failure is None)
+        again = await service.client.post("/hook", headers={"X-Delivery": "1"})
+        assert (again.json(), handled) == ({"status": "ok"}, ["1"])
+        third = await service.client.post("/hook", headers={"X-Delivery": "1"})
+        assert (third.json(), handled) == ({"status": "duplicate"}, ["1"])
+
+
 async def test_publish_waits_for_a_redis_that_comes_back(own_redis: RedisServer) -> None:
     bus = RedisBus(own_redis.url)
     async with bus.open(), bus.consume() as deliveries:
