@@ -10,11 +10,8 @@ import inspect
 from collections.abc import Awaitable, Callable
 from inspect import CO_COROUTINE
 from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
-import anyio
-
-from .event_loop import is_cancelled
 from .worker_thread import run_sync
 
 
@@ -44,16 +41,3 @@ def call_user(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Awaita
 async def _call_in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     result = await run_sync(function, *args, **kwargs)
     return await result if inspect.isawaitable(result) else result
-
-
-def is_failure(error: BaseException) -> bool:
-    """Whether what a user's function raised is a failure of it alone, which whoever isolates it may keep to itself.
-
-    So is `SystemExit`, also out of a task group, and on asyncio the cancellation of another task that the function
-    awaits; `KeyboardInterrupt` and a cancellation of the caller are not.
-    """
-    if isinstance(error, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", error).split((Exception, SystemExit))[1] is None
-    if isinstance(error, anyio.get_cancelled_exc_class()):
-        return not is_cancelled()
-    return isinstance(error, Exception | SystemExit)

@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
-from .calling import call_user, is_failure
+from .calling import call_user
+from .isolation import is_failure
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Keeps what the user's code raises from taking down what runs it: used by dispatch, runs and interfaces."""
+"""Keeps what the user's code raises from taking down what runs it: tools, hooks, handlers, runs and interfaces."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ from types import TracebackType
 from typing import cast
 
 import anyio
+
+from .event_loop import is_cancelled
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether what user code raised is a failure of it alone, which whoever isolates it may keep to itself.
+
+    So is `SystemExit`, also out of a task group, and on asyncio the cancellation of another task that the code awaits;
+    `KeyboardInterrupt` and a cancellation of the code itself are not.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).split((Exception, SystemExit))[1] is None
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        return not is_cancelled()
+    return isinstance(error, Exception | SystemExit)
 
 
 def isolated(error: BaseException, whose: str) -> BaseException:
@@ -22,10 +37,7 @@ def isolated(error: BaseException, whose: str) -> BaseException:
     Returns:
         The same, or another that it is the cause of.
     """
-    if isinstance(error, Exception):
-        return error
-    stray = isinstance(error, anyio.get_cancelled_exc_class()) and not _is_cancelled()
-    if not (stray or _is_exit(error)):
+    if isinstance(error, Exception) or not is_failure(error):
         return error
     failure = RuntimeError(f"{whose} raised {error!r}")
     failure.__cause__ = error
@@ -52,13 +64,3 @@ class Isolation:
     ) -> None:
         if error is not None and (failure := isolated(error, self._whose)) is not error:
             raise failure
-
-
-def _is_exit(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", error).split((Exception, SystemExit))[1] is None
-    return isinstance(error, SystemExit)
-
-
-def _is_cancelled() -> bool:
-    return anyio.get_current_task().has_pending_cancellation()

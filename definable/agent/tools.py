@@ -19,7 +19,8 @@ from definable.errors import ConfigurationError
 from definable.model.message import ToolDefinition
 
 from .annotation import enclosing_names
-from .calling import call_user, is_failure
+from .calling import call_user
+from .isolation import is_failure
 from .run_context import RunContext
 from .tool_result import ToolResult, describe_exception
 from .validation_message import explain
