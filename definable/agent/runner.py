@@ -137,15 +137,19 @@ class Runner:
         with anyio.move_on_after(seconds):
             return await self._run_in_session(request, listener, begun)
         timeout = RunTimeout(f"the run did not end within run_timeout={seconds:g} seconds")
-        # None was made of a run whose session's turn did not come.
-        context = begun[0] if begun else _context(request, request.session_id or "", {})
+        await self._tell_failure(timeout, request, begun[0] if begun else None)
+        raise timeout
+
+    async def _tell_failure(self, error: Exception, request: RunRequest, context: RunContext | None = None) -> None:
+        """Tell of a failure outside the run; without its context where none was made, since it did not begin."""
+        if context is None:
+            context = _context(request, request.session_id or "", {})
         token = current_run.set(context)
         try:
-            mark(timeout)
-            await self.on_error.fire(context, timeout)
+            mark(error)
+            await self.on_error.fire(context, error)
         finally:
             current_run.reset(token)
-        raise timeout
 
     async def forget(self, session_id: str) -> bool:
         """Forget a session, in its turn: a run that is under way in it would save it back.
@@ -168,7 +172,11 @@ class Runner:
         self, request: RunRequest, session_id: str, listener: Listener | None, begun: list[RunContext] | None
     ) -> RunOutput:
         async with self._gate.turn(session_id):
-            session = await self.sessions.load(session_id)
+            try:
+                session = await self.sessions.load(session_id)
+            except Exception as error:
+                await self._tell_failure(error, request)
+                raise
             if session is None:
                 session = Session(session_id, request.user_id)
             elif session.user_id != request.user_id:

@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
 from definable.agent import Agent, RunContext, RunOutput
-from definable.errors import RunTimeout
+from definable.agent.session import SQLiteSessionStore
+from definable.errors import RunTimeout, StorageError
 from definable.model import OfflineModel
 
 pytestmark = pytest.mark.anyio
@@ -79,6 +81,17 @@ async def test_on_error_gets_a_context_also_of_a_run_whose_turn_did_not_come_in_
             await agent.arun("hi", session_id="s", user_id="ann", metadata={"a": 1})
     [context] = seen
     assert (context.session_id, context.user_id, context.input, context.metadata) == ("s", "ann", "hi", {"a": 1})
+
+
+async def test_on_error_hears_of_a_session_that_cannot_be_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    path.write_bytes(b"no database" * 100)
+    agent = Agent("offline", sessions=SQLiteSessionStore(path))
+    seen: list[tuple[str, Exception]] = []
+    agent.on_error(lambda context, error: seen.append((context.session_id, error)))
+    with pytest.raises(StorageError) as raised:
+        await agent.arun("hi", session_id="s")
+    assert seen == [("s", raised.value)]
 
 
 async def test_a_failing_hook_is_logged_and_the_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
