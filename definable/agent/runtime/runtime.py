@@ -117,7 +117,7 @@ class AgentRuntime:
         self._start_scope: anyio.CancelScope | None = None
         """What a stop cancels until there are children to stop."""
         self._stopped_early = False
-        """A stop came before the event loop was known."""
+        """A stop came, maybe before the event loop was known."""
         self._has_started = False
         """Whoever starts it was told so."""
         self._forced = False
@@ -150,9 +150,8 @@ class AgentRuntime:
         Args:
             force: Cut off what is under way rather than finish it.
         """
-        if self._loop is None:
-            self._stopped_early = True  # a signal that comes just before `run`
-        else:
+        self._stopped_early = True  # first, for a `run` that begins meanwhile in its own thread
+        if self._loop is not None:
             self._loop.call_soon(self._stop_now, force)
 
     async def fire(self, trigger: BaseTrigger) -> None:

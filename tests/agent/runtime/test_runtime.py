@@ -227,6 +227,30 @@ async def test_a_stop_from_just_before_the_start_is_heard() -> None:
     assert (report.clean, report.forced, report.duration) == (True, False, 0)
 
 
+async def test_a_stop_from_another_thread_is_heard_also_at_the_moment_of_the_start() -> None:
+    preempted, started = threading.Event(), threading.Event()
+
+    class Preempted(AgentRuntime):
+        """The thread that says stop is interrupted in the middle of it, until the runtime serves."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if threading.current_thread() is stopper:
+                preempted.set()
+                started.wait(5)
+            super().__setattr__(name, value)
+
+    stopper = threading.Thread(target=lambda: runtime.stop())
+    runtime = Preempted(Agent("offline"), (), ServeSettings(enable_server=False))
+    stopper.start()
+    assert preempted.wait(5)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            await group.start(runtime.run)
+            started.set()
+    stopper.join()
+    assert runtime.report is not None and runtime.report.clean
+
+
 class HangingStore(MemorySessionStore):
     """Waits for a database that does not answer."""
 
