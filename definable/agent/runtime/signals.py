@@ -25,7 +25,8 @@ class SignalWatcher:
     """Turns signals into a stop, as long as the context is open; the host's own handlers are put back after it.
 
     Does nothing outside of the main thread, where Python delivers no signals. Of several that are open in one process,
-    say of two agents that are served side by side, each hears every signal, and they close in any order.
+    say of two agents that are served side by side, each hears every signal, and they close in any order. A fork of the
+    process, say a worker of `multiprocessing`, inherits the handlers, and does at a signal what the host's would.
 
     Args:
         stop: Begins a stop; called with True to cut off what is under way. Must be safe to call from a signal handler.
@@ -37,10 +38,13 @@ class SignalWatcher:
         self._exit_after = exit_after
         self._previous: dict[int, Any] = {}
         self._deadline: threading.Timer | None = None
+        self._process = 0
+        """The id of the process whose signals these are."""
         self.received: list[int] = []
         """The signals so far."""
 
     def __enter__(self) -> SignalWatcher:
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
         return self
@@ -51,7 +55,7 @@ class SignalWatcher:
         for number, handler in self._previous.items():
             above = self._above(number)
             if above is None:
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+                signal.signal(number, self._hosts(number))
             else:
                 above._previous[number] = handler
 
@@ -66,13 +70,17 @@ class SignalWatcher:
             self._deadline.cancel()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._process != os.getpid():
+            signal.signal(number, self._hosts(number))
+            signal.raise_signal(number)
+            return
         self.received.append(number)
         count = len(self.received)
         if count >= 3:
             os._exit(128 + number)
         self._stop(count > 1)
         below = watcher_of(self._previous.get(number))
-        if below is not None:
+        if below is not None and below._process == self._process:
             below._on_signal(number, frame)
         if count == 1 and self._exit_after is not None:
             self._arm(number, self._exit_after)
@@ -85,6 +93,11 @@ class SignalWatcher:
         except RuntimeError:  # no thread is to be had: what matters is the stop, which has begun
             return
         self._deadline = deadline
+
+    def _hosts(self, number: int) -> Any:
+        """The handler that was there before."""
+        handler = self._previous[number]
+        return signal.SIG_DFL if handler is None else handler
 
     def _above(self, number: int) -> SignalWatcher | None:
         """The watcher that was opened after this one and is open still: it hands on what it hears."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
+import subprocess
+import sys
 import threading
 from functools import partial
 
@@ -158,6 +161,33 @@ def test_a_stop_may_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         for timer in set(threading.enumerate()) - before:
             timer.join(10)
     assert crashes == []
+
+
+FORKS = """
+import os, signal, sys
+from definable.agent.runtime.signals import SignalWatcher
+
+number, host = int(sys.argv[1]), sys.argv[2]
+if host == "answers":
+    signal.signal(number, lambda number, frame: os._exit(7))
+with SignalWatcher(print, exit_after=None), SignalWatcher(print, exit_after=None):
+    child = os.fork()
+    if child == 0:
+        if host == "serves":
+            with SignalWatcher(lambda force: os._exit(8), exit_after=None):
+                signal.raise_signal(number)
+        signal.raise_signal(number)
+        os._exit(9)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
+@pytest.mark.parametrize(("host", "status"), [("lets it be", -signal.SIGTERM), ("answers", 7), ("serves", 8)])
+def test_a_fork_of_a_served_process_does_at_a_signal_what_its_host_would(host: str, status: int) -> None:
+    command = [sys.executable, "-c", FORKS, str(int(signal.SIGTERM)), host]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    assert ended.stdout.split() == [str(status)]
 
 
 def test_in_another_thread_nothing_is_watched() -> None:
