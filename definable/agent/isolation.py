@@ -11,24 +11,21 @@ from .event_loop import is_cancelled
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether what user code raised is a failure of it alone, which whoever isolates it may keep to itself.
+    """Whether what user code raised is a failure of it alone, in a task that anybody may cancel: the caller's.
 
     So is `SystemExit`, also out of a task group, and on asyncio the cancellation of another task that the code awaits;
-    `KeyboardInterrupt` and a cancellation of the code itself are not.
+    `KeyboardInterrupt` and a cancellation of the task are not.
     """
-    if isinstance(error, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", error).split((Exception, SystemExit))[1] is None
-    if isinstance(error, anyio.get_cancelled_exc_class()):
-        return not is_cancelled()
-    return isinstance(error, Exception | SystemExit)
+    return _is_plain(error) or (isinstance(error, anyio.get_cancelled_exc_class()) and not is_cancelled())
 
 
 def isolated(error: BaseException, whose: str) -> BaseException:
-    """What user code raised, as what runs it may see it: plain errors only.
+    """What user code raised in a task of ours, as what runs it may see it: plain errors only.
 
     `sys.exit()` becomes a `RuntimeError`, also out of a task group, and so does the cancellation of another task that
-    the code awaits, which asyncio lets through. A cancellation of the code itself goes on, and everything else. (In a
-    task that the code itself starts, asyncio ends the event loop at a `SystemExit`, and nothing can keep it from that.)
+    the code awaits, which asyncio lets through. Cancel scopes alone cancel our tasks: one that the code has cancelled
+    itself is a failure as well. A cancellation by a scope goes on, and everything else. (In a task that the code
+    itself starts, asyncio ends the event loop at a `SystemExit`, and nothing can keep it from that.)
 
     Args:
         error: What it raised.
@@ -37,7 +34,10 @@ def isolated(error: BaseException, whose: str) -> BaseException:
     Returns:
         The same, or another that it is the cause of.
     """
-    if isinstance(error, Exception) or not is_failure(error):
+    if isinstance(error, Exception):
+        return error
+    stray = isinstance(error, anyio.get_cancelled_exc_class()) and not _is_scope_cancelled()
+    if not (stray or _is_plain(error)):
         return error
     failure = RuntimeError(f"{whose} raised {error!r}")
     failure.__cause__ = error
@@ -64,3 +64,13 @@ class Isolation:
     ) -> None:
         if error is not None and (failure := isolated(error, self._whose)) is not error:
             raise failure
+
+
+def _is_plain(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).split((Exception, SystemExit))[1] is None
+    return isinstance(error, Exception | SystemExit)
+
+
+def _is_scope_cancelled() -> bool:
+    return anyio.get_current_task().has_pending_cancellation()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -9,13 +10,14 @@ from collections import Counter
 from typing import Any, Literal
 
 import anyio
+import httpx2
 import pytest
 from anyio.lowlevel import checkpoint
 
 from definable.agent import Agent, RunOutput, RunStatus
 from definable.agent.bus import EventBufferFull, EventBusClosed
 from definable.agent.runner import RunRequest
-from definable.agent.trigger import Cron, EventTrigger, Reply, TriggerEvent
+from definable.agent.trigger import Cron, EventTrigger, Reply, TriggerEvent, Webhook
 from definable.model import OfflineModel
 
 pytestmark = pytest.mark.anyio
@@ -128,6 +130,33 @@ async def test_a_handler_that_raises_leaves_the_rest_running(caplog: pytest.LogC
     assert handled == 3
     assert (runtime.report.completed, runtime.report.failed) == (6, 3)
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_handler_that_cancels_its_own_task_fails_alone() -> None:
+    agent = Agent("offline")
+    done = anyio.Event()
+
+    @agent.on(EventTrigger("bad"))
+    @agent.on(Webhook("/bad"))
+    async def bad(event: TriggerEvent) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await checkpoint()
+
+    @agent.on(EventTrigger("good"))
+    async def good(event: TriggerEvent) -> None:
+        done.set()
+
+    async with agent.running(port=0, event_workers=1) as runtime:
+        agent.emit("bad")
+        agent.emit("good")
+        with anyio.fail_after(LIMIT):
+            await done.wait()
+            async with httpx2.AsyncClient(base_url=runtime.url or "") as client:
+                assert [(await client.post("/bad")).status_code for _ in range(2)] == [500, 500]
+        assert [letter.data["source"] for letter in await runtime.bus.dead_letters()] == ["event(bad)"]
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
