@@ -5,8 +5,8 @@ from __future__ import annotations
 import hmac
 import logging
 import math
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import anyio
@@ -75,15 +75,13 @@ async def keep_webhook(api: BotAPI, config: TelegramConfig, secret: str, alive: 
         InterfaceError: Telegram refuses, cannot be reached at first, or somebody has taken the webhook away.
     """
     address = webhook_address(config)
-    await api.call(
-        "setWebhook",
-        {
-            "url": address,
-            "secret_token": secret,
-            "allowed_updates": ALLOWED_UPDATES,
-            "max_connections": 1,  # several would bring a chat's messages out of order
-        },
-    )
+    wanted = {
+        "url": address,
+        "secret_token": secret,
+        "allowed_updates": ALLOWED_UPDATES,
+        "max_connections": 1,  # several would bring a chat's messages out of order
+    }
+    await api.call("setWebhook", wanted)
     last_error, failed_at = (await _webhook_info(api)).last_error_date, -math.inf
     while True:
         await anyio.sleep(CHECK_INTERVAL)
@@ -108,6 +106,15 @@ async def keep_webhook(api: BotAPI, config: TelegramConfig, secret: str, alive: 
                 address,
                 info.last_error_message,
             )
+            await _set_again(api, wanted)
+
+
+async def _set_again(api: BotAPI, wanted: Mapping[str, Any]) -> None:
+    """Another process may have set it with its own secret, which Telegram does not tell."""
+    try:
+        await api.call("setWebhook", wanted)
+    except (InterfaceConnectionError, InterfaceRateLimitError) as error:
+        logger.info("telegram: the webhook could not be set again: %s", error)
 
 
 async def _webhook_info(api: BotAPI) -> _WebhookInfo:

@@ -65,6 +65,23 @@ async def test_a_webhook_that_telegram_tries_again_every_two_minutes_shows_in_he
                 assert second < 5 or not runtime.health()[0]
 
 
+async def test_a_webhook_that_another_process_has_set_with_its_own_secret_is_set_again() -> None:
+    async with TelegramServer().running() as server:
+        async with Agent("offline").running(webhook_bot(server), enable_server=False):
+            await anyio.sleep(10)
+            server.webhook |= {"secret_token": "made-up-by-another"}
+            server.write("hello")
+            server.webhook_failure = {
+                "last_error_date": 1,
+                "last_error_message": "Wrong response from the webhook: 401 Unauthorized",
+            }
+            server.fail("setWebhook", Fault("drop"))  # is tried at the next failure
+            await anyio.sleep(70)
+            server.webhook_failure |= {"last_error_date": 2}
+            await anyio.sleep(60)
+            assert server.webhook["secret_token"] == "secret"
+
+
 async def test_an_answer_about_the_webhook_of_another_shape_is_one_check_that_failed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
