@@ -53,7 +53,7 @@ class GatewayConnection:
         protocol: The protocol.
         session: Told which events were dealt with.
         handle: Deals with events, one after the other.
-        alive: Told of every word from the gateway.
+        alive: Told of every word from the gateway while the bot is on line.
         timeout: Seconds until the bot must be on line.
     """
 
@@ -114,8 +114,9 @@ class GatewayConnection:
             try:
                 while True:
                     payload = decode(await socket.receive())
-                    self._alive()
                     await self._act(self._protocol.receive(payload), socket, events, tasks)
+                    if self._established:  # one that greets and lets nobody in leaves the bot mute
+                        self._alive()
             except SocketClosed as closed:
                 self._hang_up(recovery_from(closed.code), explain(closed.code, closed.reason))
             except PayloadError as error:

@@ -60,7 +60,7 @@ class Gateway:
         session: Resumed where it can be; lives on when the gateway is run again.
         discover: Asks `GET /gateway/bot`.
         handle: Deals with events, one after the other.
-        alive: Told of every word from the gateway.
+        alive: Told of every word from the gateway while the bot is on line.
         pace: How fast to go on.
         open_socket: Connects.
     """

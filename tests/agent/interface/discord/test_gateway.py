@@ -95,6 +95,7 @@ class Platform:
         self.info = GatewayInfo("ws://main", 1000, 0.0)
         self.closed: list[float] = []
         self.events: list[Payload] = []
+        self.signs_of_life: list[float] = []
         self.began = anyio.current_time()
 
     async def discover(self) -> GatewayInfo:
@@ -123,13 +124,14 @@ class Platform:
     async def run(self, seconds: float, session: GatewaySession | None = None, **config: Any) -> None:
         """Run a gateway for so long."""
         settings = DiscordConfig(bot_token=TOKEN, **config)
-        gateway = Gateway(settings, session or GatewaySession(), self.discover, self.handle, nothing, None, self.open)
+        gateway = Gateway(
+            settings, session or GatewaySession(), self.discover, self.handle, self.alive, None, self.open
+        )
         with anyio.move_on_after(seconds):
             await gateway.run()
 
-
-def nothing() -> None:
-    pass
+    def alive(self) -> None:
+        self.signs_of_life.append(anyio.current_time() - self.began)
 
 
 HELLO = (10, {"heartbeat_interval": 40_000})
@@ -221,6 +223,12 @@ async def test_a_gateway_that_does_not_greet_is_given_up_in_time(script: list[An
     with pytest.raises(InterfaceConnectionError, match="not on line within 7 s"):
         await platform.run(1000, connect_timeout=7)
     assert platform.times[1] == pytest.approx(7)
+
+
+async def test_a_gateway_that_greets_and_lets_nobody_in_is_not_alive() -> None:
+    platform = Platform(*(Peer(HELLO) for _ in range(2)), Peer(HELLO, 5, READY))
+    await platform.run(80)
+    assert platform.signs_of_life[0] == pytest.approx(platform.times[2] + 5)
 
 
 async def test_a_dead_resume_address_gives_way_to_the_usual_one() -> None:
