@@ -155,7 +155,6 @@ class TelegramInterface(BaseInterface):
         if not isinstance(me, dict):
             raise InterfaceConnectionError("getMe: Telegram answered with something else than a user")
         self.username = cast("dict[str, Any]", me).get("username")
-        self.alive()
         logger.info("telegram: this is @%s, %s", self.username, self.config.mode)
 
     async def _take(self, update: Any) -> None:

@@ -323,6 +323,18 @@ async def test_a_platform_that_takes_requests_and_never_answers_shows_in_health(
             assert (server.is_failing("getMe"), runtime.health()[0]) == (False, True)
 
 
+async def test_polls_that_are_never_answered_show_in_health_though_the_bot_is_known() -> None:
+    async with TelegramServer().running() as server:
+        server.fail("getUpdates", *[Fault("hang")] * 15)
+        async with agent().running(bot_for(server), enable_server=False) as runtime:
+            await anyio.sleep(200)
+            for _ in range(100):
+                await anyio.sleep(7)
+                assert not runtime.health()[0]
+            await anyio.sleep(900)
+            assert (server.is_failing("getUpdates"), runtime.health()[0]) == (False, True)
+
+
 async def test_what_cannot_be_acknowledged_at_the_end_is_said(caplog: pytest.LogCaptureFixture) -> None:
     async with TelegramServer().running() as server:
         server.write("hello", chat=1)
