@@ -84,7 +84,6 @@ ROOMS = {
         of_module=(
             ("entry", ("test_entry.py", "test_runtime.py", "test_signals.py")),
             ("fired_times", ("test_cron_loop.py",)),
-            ("isolation", ("test_dispatch.py", "test_workers.py")),
             ("log_context", ("test_logs.py",)),
             ("log_json", ("test_logs.py",)),
             ("log_text", ("test_logs.py",)),
