@@ -74,3 +74,4 @@ class SQLiteKeys:
     def _forgotten(self, key: str) -> None:
         if self._claims.pop(key, None) is None:
             self._writer.pending.keys[key] = None
+            self._writer.wish()

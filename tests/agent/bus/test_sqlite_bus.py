@@ -177,6 +177,19 @@ anyio.run(main)
         assert not await bus.claim("working", 60)
 
 
+async def test_a_key_that_is_forgotten_for_its_age_does_not_hold_up_a_drain(path: Path) -> None:
+    bus = SQLiteBus(path)
+    async with bus.open():
+        assert await bus.claim("old", 0.3)
+    async with bus.open():
+        await anyio.sleep(0.4)
+        assert await bus.claim("new", 60)
+        began = anyio.current_time()
+        with anyio.move_on_after(LIMIT):
+            await bus.drain()
+        assert anyio.current_time() - began < LIMIT / 4
+
+
 async def test_dead_letters_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_tables, "MAX_DEAD_LETTERS", 3)
     bus = SQLiteBus(path)
