@@ -218,6 +218,11 @@ class RedisLine:
             passed, in_hand = await self._commands.script(PASSED, self._keys, [*self._args, entry or b"0-0"])
         except RedisAway:
             return False
+        except StorageError as refusal:  # somebody has removed the line: what is in hand is finished all the same
+            logger.warning("what is left cannot be told at present: %s", refusal)
+            with suppress(StorageError):
+                await self.prepare()
+            return False
         if not (passed and self.writer.is_at_rest and self.writer.last_entry == entry):
             self.hands.rest(False)
             return False

@@ -257,11 +257,12 @@ local function parts(id)
 end
 local ms, number = parts(delivered)
 local wanted_ms, wanted_number = parts(wanted)
-local passed = ms > wanted_ms or (ms == wanted_ms and number >= wanted_number)
+local passed = not fields(wanted) or ms > wanted_ms or (ms == wanted_ms and number >= wanted_number)
 return {passed and 1 or 0, #redis.call('XPENDING', line, 'workers', '-', '+', 1, me)}
 """
 )
-"""Args: an entry. Returns: whether it has been handed out to somebody; whether this consumer has anything in hand."""
+"""Args: an entry. Returns: whether it has been handed out to somebody, or is no more; whether this consumer has
+anything in hand."""
 
 CLAIM = Script(_BEGINNING + "return take_key(KEYS[5], arg(), arg()) and 1 or 0")
 """Take a dedupe key without a publication. Args: its value; time to live in ms."""

@@ -260,6 +260,28 @@ async def test_a_redis_that_has_forgotten_everything_is_set_up_again(
         assert [delivery.data for delivery in await take(deliveries, 1)] == [{"n": 2}]
 
 
+async def test_a_stop_finishes_what_is_in_hand_when_redis_has_forgotten_everything(redis: RedisServer) -> None:
+    agent = Agent("offline", bus=RedisBus(redis.url))
+    began, ends, done = anyio.Event(), anyio.Event(), list[int]()
+
+    @agent.on(EventTrigger("job"))
+    async def job(event: TriggerEvent) -> None:
+        began.set()
+        await ends.wait()
+        await anyio.sleep(0.2)
+        done.append(event.body["n"])
+
+    with anyio.fail_after(LIMIT):
+        async with agent.running(enable_server=False, event_workers=1, shutdown_timeout=LIMIT) as runtime:
+            await agent.aemit("job", {"n": 1})
+            await began.wait()
+            redis.ask("FLUSHALL")
+            ends.set()
+    assert done == [1]
+    assert runtime.report is not None and runtime.report.clean
+    assert runtime.report.duration < LIMIT / 3
+
+
 async def test_a_redis_that_is_full_refuses_and_is_said_and_what_was_accepted_waits(own_redis: RedisServer) -> None:
     bus = RedisBus(own_redis.url, timeout=0.2)
     async with bus.open(), bus.consume() as deliveries:
