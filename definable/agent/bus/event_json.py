@@ -47,7 +47,7 @@ def decode_data(data: bytes) -> dict[str, Any]:
     """
     try:
         decoded: object = _decode(data.decode("ascii"))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise StorageError(f"a stored event cannot be read: {error}") from error
     if not isinstance(decoded, dict):
         raise StorageError(f"a stored event cannot be read: it is a {type(decoded).__name__}, not an object")

@@ -107,7 +107,7 @@ async def test_an_agent_does_not_start_on_a_bus_that_cannot_be_opened(path: Path
                 pass
 
 
-@pytest.mark.parametrize("data", [b"\xff", b"[]", "text of another program"])
+@pytest.mark.parametrize("data", [b"\xff", b"[]", b"[" * 100_000, "text of another program"])
 async def test_an_event_that_cannot_be_read_is_dead_and_holds_up_no_other(
     path: Path, data: bytes | str, caplog: pytest.LogCaptureFixture
 ) -> None:
