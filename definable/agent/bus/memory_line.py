@@ -161,8 +161,9 @@ class MemoryLine:
 
     async def _redeliver(self, delivery: MemoryDelivery, delay: float) -> None:
         await anyio.sleep(delay)
-        await self.put(delivery)
-        del self._retrying[delivery]
+        with suppress(EventBusClosed):  # it has come due as the line was closed, and is a leftover
+            await self.put(delivery)
+            del self._retrying[delivery]
 
 
 class MemoryDeliveries:

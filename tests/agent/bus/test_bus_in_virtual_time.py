@@ -43,6 +43,15 @@ async def test_a_delayed_delivery_comes_on_time(bus: EventBus) -> None:
         await delivery.ack()
 
 
+async def test_a_delivery_that_comes_due_as_the_bus_closes_is_a_leftover_and_no_failure() -> None:
+    bus = MemoryBus()
+    async with bus.open(), bus.consume() as deliveries:
+        await bus.publish("job", {})
+        await (await anext(deliveries)).nack(1)
+        await anyio.sleep(1)
+        assert [delivery.attempt for delivery in bus.leftovers()] == [2]
+
+
 async def test_delayed_deliveries_come_in_the_order_of_their_times(bus: EventBus) -> None:
     async with bus.open(), bus.consume() as deliveries:
         for n in range(20):
