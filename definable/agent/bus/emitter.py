@@ -117,6 +117,17 @@ class Emitter:
         for publication in connection.route(name, body):
             await self._publish(publication, connection)
 
+    async def publish(self, key: str, payload: Mapping[str, Any]) -> None:
+        """Accept work for one trigger, waiting for room; also on a worker, which never waits for itself.
+
+        Raises:
+            EventBusClosed: The bus is not open.
+        """
+        connection = self._connection
+        if connection is None:
+            raise EventBusClosed("the event bus is not open: it works while the agent serves")
+        await self._publish((key, payload), connection)
+
     @contextmanager
     def blocked_worker(self) -> Generator[bool, None, None]:
         """Hold while a worker waits for others to make room; yields True to the last one, which must not wait."""

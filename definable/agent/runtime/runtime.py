@@ -166,7 +166,8 @@ class AgentRuntime:
             raise ConfigurationError(f"{trigger!r} cannot be fired by hand: send it a request")
         if self.draining and not inside_accepted_work.get():
             raise EventBusClosed("the agent is stopping: the trigger was not fired")
-        await self.bus.publish(key, {"body": None, "source": trigger.source, "timestamp": current_clock().now()})
+        data = {"body": None, "source": trigger.source, "timestamp": current_clock().now()}
+        await self.agent.emitter.publish(key, data)
 
     async def run(self, *, task_status: TaskStatus[str | None] = anyio.TASK_STATUS_IGNORED) -> ShutdownReport:
         """Serve until stopped.

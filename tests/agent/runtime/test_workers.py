@@ -449,6 +449,26 @@ async def test_tasks_of_one_handler_that_all_emit_never_deadlock() -> None:
     assert handled == 50
 
 
+async def test_handlers_that_fire_a_trigger_into_a_full_bus_never_deadlock() -> None:
+    agent, fired = Agent("offline"), 0
+    job = Cron("0 0 1 1 *", overlap="queue")
+
+    @agent.on(job)
+    async def run_job(event: TriggerEvent) -> None:
+        nonlocal fired
+        fired += 1
+
+    @agent.on(EventTrigger("root"))
+    async def root(event: TriggerEvent) -> None:
+        for _ in range(3):
+            await agent.fire(job)
+
+    with anyio.fail_after(LIMIT):
+        async with serve(agent, event_buffer=1, event_workers=1):
+            agent.emit("root")
+    assert fired == 3
+
+
 async def test_emitting_into_a_full_bus_raises_in_the_handler_and_nothing_else() -> None:
     agent = Agent("offline")
     refused = handled = 0
