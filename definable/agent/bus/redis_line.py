@@ -25,7 +25,7 @@ from .event_json import decode_data
 from .redis_hands import RedisDelivery, RedisHands, delivery_of
 from .redis_scripts import CLAIM, CLOSE, LIST_DEAD, OPEN, PASSED, RELEASE, REPLAY, SCRIPTS
 from .redis_taker import Entry, RedisTaker
-from .redis_turn import Publication, milliseconds, readable
+from .redis_turn import Publication, Turn, milliseconds, readable
 from .redis_writer import RedisWriter
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -35,9 +35,6 @@ DRAIN_SHARE = 0.5
 
 DRAIN_PAUSE = 0.05
 """Seconds between two questions for what others have taken."""
-
-MAX_UNANSWERED = 10_000
-"""Claims without an answer that are remembered."""
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that closing may take."""
@@ -71,8 +68,8 @@ class RedisLine:
         self._closing = anyio.Event()
         self._scope = anyio.CancelScope(shield=True)
         self._claimed_until = 0.0
-        self._unanswered: dict[bytes, str] = {}
-        """The values of claims that Redis did not answer, and may have made: whoever claims the key next has it."""
+        self._forgetting: Turn | None = None
+        """The last turn in which keys are to be forgotten."""
 
     def _key(self, name: bytes) -> bytes:
         """The key in Redis of a dedupe key."""
@@ -106,18 +103,28 @@ class RedisLine:
     async def claim(self, key: bytes, ttl: float) -> bool:
         """Take a key without a publication; False when it is taken."""
         self._claimed_until = max(self._claimed_until, anyio.current_time() + ttl)
-        value = self._unanswered.pop(key, None) or f"claim:{self.opening}:{next(self._numbers)}"
+        if self._forgetting is not None:
+            await self._forgetting.done.wait()  # it might take this claim along
+        value = f"claim:{self.opening}:{next(self._numbers)}"
+        args = (value, milliseconds(ttl))
         try:
-            return bool(await self._ask(CLAIM, value, milliseconds(ttl), keys=[self._key(key)]))
-        except BaseException:
-            self._unanswered.setdefault(key, value)
-            if len(self._unanswered) > MAX_UNANSWERED:
-                del self._unanswered[next(iter(self._unanswered))]
+            return bool(await self._ask(CLAIM, *args, keys=[self._key(key)]))
+        except BaseException:  # Redis may have it all the same, and nobody would ever release it
+            self._forget_later(key, value)
             raise
 
     async def release(self, key: bytes) -> None:
         """Forget a key."""
-        await self._ask(RELEASE, keys=[self._key(key)])
+        try:
+            await self._ask(RELEASE, keys=[self._key(key)])
+        except BaseException:
+            self._forget_later(key, "")
+            raise
+
+    def _forget_later(self, key: bytes, value: str) -> None:
+        self._forgetting = self.writer.pending
+        self._forgetting.unclaimed.append((self._key(key), value))
+        self.writer.wish()
 
     # --- settle
 

@@ -153,6 +153,11 @@ for _ = 1, tonumber(arg()) do
     redis.call('XCLAIM', line, 'workers', '-', 0, entry, 'IDLE', lease * 1000, 'RETRYCOUNT', times - 1, 'JUSTID')
   end
 end
+
+for _ = 1, tonumber(arg()) do
+  local key, value = KEYS[tonumber(arg())], arg()
+  if value == '' or redis.call('GET', key) == value then redis.call('DEL', key) end
+end
 return {{refused, move_due(), last}}
 """
 )
@@ -160,7 +165,7 @@ return {{refused, move_due(), last}}
 
 Args: turn's number; count, then (id, name, data, index of its dedupe key or 0, time to live in ms); count, then entries
 that are done; count, then (entry, delay in ms) to hand out again; count, then (entry, why) that are dead; count, then
-entries that were handed out to nobody.
+entries that were handed out to nobody; count, then (index of a dedupe key, its value or empty for any) to forget.
 
 Returns: the ids that were refused as repeats; ms until something is due, or -1; the last entry that joined the line.
 """

@@ -46,6 +46,8 @@ class Turn:
     """With reasons."""
     untaken: list[bytes] = field(default_factory=list[bytes])
     """Handed out to nobody: no attempt was made."""
+    unclaimed: list[tuple[bytes, str]] = field(default_factory=list["tuple[bytes, str]"])
+    """Dedupe keys to forget, with the values that they must have; empty for any."""
     is_wished: bool = False
     """Somebody waits for all that was wished before."""
     was_sent: bool = False
@@ -59,7 +61,7 @@ class Turn:
     @property
     def is_empty(self) -> bool:
         """Whether nobody wishes for anything."""
-        return not (self.publications or self.settlements or self.is_wished)
+        return not (self.publications or self.settlements or self.unclaimed or self.is_wished)
 
     @property
     def settlements(self) -> int:
@@ -68,7 +70,8 @@ class Turn:
 
     def keys(self) -> list[bytes]:
         """The dedupe keys, which the script is told apart from its arguments."""
-        return [publication.key for publication in self.publications if publication.key is not None]
+        published = [publication.key for publication in self.publications if publication.key is not None]
+        return published + [key for key, _ in self.unclaimed]
 
     def args(self, first_key: int) -> Sequence[Any]:
         """The script's arguments; the dedupe keys are those from `first_key` on (Lua counts from 1)."""
@@ -90,6 +93,9 @@ class Turn:
             args += (entry, storable(why))
         args.append(len(self.untaken))
         args += self.untaken
+        args.append(len(self.unclaimed))
+        for number, (_, value) in enumerate(self.unclaimed, first_key):
+            args += (number, value)
         return args
 
 

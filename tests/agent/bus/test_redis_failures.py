@@ -202,6 +202,34 @@ async def test_publish_waits_for_a_redis_that_comes_back(own_redis: RedisServer)
         await take(deliveries, 1)
 
 
+async def test_a_claim_whose_caller_is_gone_is_nobodys(redis: RedisServer) -> None:
+    bus = RedisBus(redis.url)
+    async with bus.open():
+        redis.ask("CLIENT", "PAUSE", "500")
+        with anyio.move_on_after(0.1) as scope:
+            await bus.claim("k", 60)
+        assert scope.cancelled_caught
+        assert await bus.publish("job", {})  # once Redis answers again
+        assert await bus.claim("k", 60)
+        assert not await bus.claim("k", 60)
+
+
+async def test_what_a_hanging_redis_was_asked_to_claim_and_to_release_is_free_when_it_is_back(
+    own_redis: RedisServer,
+) -> None:
+    bus = RedisBus(own_redis.url, timeout=0.2)
+    async with bus.open():
+        assert await bus.claim("held", 60)
+        with own_redis.stopped():
+            for call in (bus.claim("new", 60), bus.release("held")):
+                with pytest.raises(StorageError):
+                    await call
+        await eventually(lambda: bus.failure is None)
+        assert await bus.publish("job", {})
+        assert await bus.claim("new", 60)
+        assert await bus.claim("held", 60)
+
+
 async def test_publish_fails_clearly_when_redis_stays_away_and_then_accepted_nothing(own_redis: RedisServer) -> None:
     bus = RedisBus(own_redis.url, timeout=0.2)
     async with bus.open(), bus.consume() as deliveries:
