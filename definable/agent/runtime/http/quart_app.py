@@ -25,6 +25,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing.exceptions import RequestRedirect
 
 from definable.agent.event_loop import current_backend
+from definable.agent.isolation import Isolation
 from definable.agent.worker_thread import run_sync
 
 from .problem import MEDIA_TYPE, Problem
@@ -40,6 +41,8 @@ SHUTDOWN_TIMEOUT = 10.0
 
 ALLOW_SCOPE_KEY = "definable.allow"
 """Where the ASGI entry names the methods of the agent's own endpoint on a path, when the request's is not one."""
+
+BACKGROUND_TASK = Isolation("a background task")
 
 WEBSOCKET_BUFFER = 10
 """Messages that wait for a WebSocket route; then its client is not read from."""
@@ -211,8 +214,9 @@ class _App(Quart):
 
         async def run() -> None:
             try:
-                async with self.app_context():
-                    await self.ensure_async(func)(*args, **kwargs)
+                with BACKGROUND_TASK:
+                    async with self.app_context():
+                        await self.ensure_async(func)(*args, **kwargs)
             except Exception as error:
                 await self.handle_background_exception(error)
 

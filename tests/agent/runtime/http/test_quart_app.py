@@ -1,5 +1,7 @@
 """The users' routes: the same behaviour from Quart and from QuartTrio, on our server."""
 
+import asyncio
+import sys
 import threading
 from contextlib import asynccontextmanager
 
@@ -7,6 +9,7 @@ import anyio
 import httpx2
 import pytest
 from quart import Blueprint, Response, abort, current_app, jsonify, redirect, request, stream_with_context, websocket
+from quart.signals import got_background_exception
 from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
@@ -504,6 +507,40 @@ async def test_a_background_task_that_fails_is_logged_and_the_service_goes_on(bl
         await done.wait()
         assert (await client.post("/")).status_code == 200
     assert caplog.text.count("RuntimeError: in the background") == 2
+
+
+@pytest.mark.parametrize("kind", ["async", "sync", "another task"])
+async def test_a_background_task_that_exits_is_logged_and_the_service_goes_on(
+    blueprint, caplog, anyio_backend_name, kind
+):
+    if kind == "another task" and anyio_backend_name == "trio":
+        pytest.skip("trio's tasks cannot be awaited")
+    ended = anyio.Event()
+
+    async def leave():
+        sys.exit(3)
+
+    async def wait_for_another():
+        other = asyncio.ensure_future(asyncio.sleep(60))
+        asyncio.get_running_loop().call_soon(other.cancel)
+        await other
+
+    work = {"async": leave, "sync": sys.exit, "another task": wait_for_another}[kind]
+
+    @got_background_exception.connect
+    async def hear(sender, **what):
+        ended.set()
+
+    @blueprint.post("/")
+    async def route():
+        current_app.add_background_task(work)
+        return ""
+
+    async with client_of(blueprint) as client:
+        await client.post("/")
+        await ended.wait()
+        assert (await client.get("/")).status_code == 405
+    assert "RuntimeError: a background task raised" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["my agent", "json", "a.b.c", "ünïcode", "../x"])
