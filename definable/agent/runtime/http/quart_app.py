@@ -19,6 +19,7 @@ from typing import Any, cast
 import anyio
 from quart import Blueprint, Quart, Response, has_request_context, request
 from quart.asgi import ASGIHTTPConnection, ASGIWebsocketConnection
+from quart.signals import got_serving_exception
 from quart.typing import ResponseReturnValue
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -30,6 +31,7 @@ from definable.agent.worker_thread import run_sync
 
 from .problem import MEDIA_TYPE, Problem
 from .server.asgi import Message
+from .serving_hooks import ServingHooks
 
 log: logging.Logger = logging.getLogger("definable.http")
 
@@ -87,8 +89,8 @@ async def quart_lifespan(app: Quart) -> AsyncGenerator[None]:
     async with anyio.create_task_group() as background:
         cast(_App, app).nursery = background
         try:
-            await app.startup()
             try:
+                await app.startup()
                 yield
             finally:
                 patience = cast("dict[str, float | None]", app.config)["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"]
@@ -180,6 +182,29 @@ class _App(Quart):
     asgi_websocket_class = cast(Any, _WebsocketConnection)
     nursery: Any  # a `TaskGroup`, which has what QuartTrio asks of its nursery
     """Where background tasks run; QuartTrio's name for it. Set by `quart_lifespan`."""
+    _hooks: ServingHooks
+
+    async def startup(self) -> None:
+        """Begins what runs around all requests."""
+        self.shutdown_event = self.event_class()
+        self._hooks = ServingHooks(
+            [self.ensure_async(func) for func in self.before_serving_funcs],
+            self.while_serving_gens,
+            [self.ensure_async(func) for func in self.after_serving_funcs],
+            self._report_serving_exception,
+        )
+        async with self.app_context():
+            await self._hooks.start()
+
+    async def shutdown(self) -> None:
+        """Ends what `startup` has begun, also when that failed."""
+        self.shutdown_event.set()
+        async with self.app_context():
+            await self._hooks.end()
+
+    async def _report_serving_exception(self, error: Exception) -> None:
+        await got_serving_exception.send_async(self, _sync_wrapper=cast(Any, self.ensure_async), exception=error)
+        self.log_exception(error)
 
     async def handle_user_exception(self, error: BaseException) -> HTTPException | ResponseReturnValue:
         """Finds the handler of an exception, also of one that a route's own task group has wrapped."""

@@ -433,8 +433,7 @@ async def test_lifespan_functions_run_around_the_requests(blueprint):
 
     async with client_of(blueprint) as client:
         await client.get("/")
-    assert order[:3] == ["start", "enter", "request"]
-    assert sorted(order[3:]) == ["leave", "stop"]
+    assert order == ["start", "enter", "request", "leave", "stop"]
 
 
 async def test_what_serving_opened_is_closed_when_the_service_is_cancelled(blueprint):
@@ -463,6 +462,71 @@ async def test_a_failing_start_is_raised_as_it_is(blueprint):
     with pytest.raises(RuntimeError, match="no database"), anyio.fail_after(5):
         async with quart_lifespan(app):
             pass
+
+
+async def test_a_start_that_fails_half_way_ends_what_it_began(blueprint):
+    order = []
+
+    @blueprint.while_app_serving
+    async def first():
+        order.append("enter")
+        yield
+        order.append("leave")
+
+    @blueprint.while_app_serving
+    async def second():
+        order.append("fail")
+        raise RuntimeError("no database")
+        yield
+
+    @blueprint.while_app_serving
+    async def third():
+        order.append("never")
+        yield
+
+    @blueprint.after_app_serving
+    async def stop():
+        order.append("never")
+
+    app = create_quart_app("agent", [blueprint])
+    with pytest.raises(RuntimeError, match="no database"), anyio.fail_after(5):
+        async with quart_lifespan(app):
+            pass
+    assert order == ["enter", "fail", "leave"]
+
+
+async def test_what_serving_opened_is_closed_also_when_some_of_it_fails_to_close(blueprint, caplog):
+    order = []
+
+    @blueprint.while_app_serving
+    async def first():
+        yield
+        order.append("first")
+
+    @blueprint.while_app_serving
+    async def second():
+        yield
+        raise RuntimeError("second")
+
+    @blueprint.while_app_serving
+    async def third():
+        yield
+        yield
+
+    @blueprint.after_app_serving
+    async def fail():
+        raise RuntimeError("fourth")
+
+    @blueprint.after_app_serving
+    def stop():
+        order.append("stop")
+
+    app = create_quart_app("agent", [blueprint])
+    with pytest.raises(RuntimeError, match="more than once"), anyio.fail_after(5):
+        async with quart_lifespan(app):
+            pass
+    assert order == ["first", "stop"]
+    assert [str(record.exc_info[1]) for record in caplog.records][1:] == ["second", "fourth"]
 
 
 async def test_an_exception_of_the_body_is_raised_as_it_is(blueprint):
