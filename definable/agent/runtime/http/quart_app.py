@@ -79,28 +79,34 @@ def create_quart_app(name: str, blueprints: Iterable[Blueprint] = ()) -> Quart:
 async def quart_lifespan(app: Quart) -> AsyncGenerator[None]:
     """Runs the application's `before_serving`, `while_serving` and `after_serving` functions around the body.
 
-    Also holds its background tasks; they have `BACKGROUND_TASK_SHUTDOWN_TIMEOUT` seconds once the body has ended. To be
-    left after the last request has been answered.
+    Also holds its background tasks; they have `BACKGROUND_TASK_SHUTDOWN_TIMEOUT` seconds once the body has ended, and
+    what they may use is closed after them. To be left after the last request has been answered.
 
     Raises:
         Exception: What a `before_serving` or `after_serving` function raised; it is logged by then.
     """
     failure: Exception | None = None
-    async with anyio.create_task_group() as background:
-        cast(_App, app).nursery = background
-        try:
+    try:
+        async with anyio.create_task_group() as background:
+            cast(_App, app).nursery = background
             try:
                 await app.startup()
                 yield
+            except Exception as error:
+                failure = error  # raised outside, because a task group would wrap it
             finally:
+                app.shutdown_event.set()
                 patience = cast("dict[str, float | None]", app.config)["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"]
-                background.cancel_scope.deadline = anyio.current_time() + (patience or 0)
-                # Shielded: what `before_serving` opened is closed also when the service is cancelled. Bounded.
-                with anyio.move_on_after(SHUTDOWN_TIMEOUT, shield=True):
+                background.cancel_scope.deadline = anyio.current_time() + (0 if failure else patience or 0)
+    finally:
+        # Shielded: what `before_serving` opened is closed also when the service is cancelled. Bounded.
+        with anyio.move_on_after(SHUTDOWN_TIMEOUT, shield=True):
+            async with anyio.create_task_group() as background:
+                cast(_App, app).nursery = background
+                try:
                     await app.shutdown()
-        except Exception as error:
-            failure = error  # raised outside, because a task group would wrap it
-            background.cancel_scope.cancel()
+                except Exception as error:
+                    failure = failure or error
     if failure is not None:
         raise failure
 
@@ -198,7 +204,6 @@ class _App(Quart):
 
     async def shutdown(self) -> None:
         """Ends what `startup` has begun, also when that failed."""
-        self.shutdown_event.set()
         async with self.app_context():
             await self._hooks.end()
 

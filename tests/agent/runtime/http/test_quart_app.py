@@ -554,6 +554,49 @@ async def test_background_tasks_may_finish(blueprint):
     assert sorted(done) == ["async", "sync"]
 
 
+async def test_what_background_tasks_use_is_closed_after_them(blueprint):
+    order = []
+
+    async def work():
+        try:
+            await anyio.sleep(0.05)
+            order.append("worked")
+            await anyio.sleep_forever()
+        finally:
+            order.append("ended")
+
+    @blueprint.while_app_serving
+    async def around():
+        yield
+        order.append("closed")
+
+    @blueprint.after_app_serving
+    async def stop():
+        current_app.add_background_task(order.append, "last")
+
+    app = create_quart_app("agent", [blueprint])
+    app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = 0.2
+    with anyio.fail_after(5):
+        async with quart_lifespan(app):
+            app.add_background_task(work)
+    assert order == ["worked", "ended", "closed", "last"]
+
+
+async def test_background_tasks_are_told_of_the_end(blueprint):
+    told = []
+
+    async def work():
+        await current_app.shutdown_event.wait()
+        told.append(True)
+
+    app = create_quart_app("agent", [blueprint])
+    with anyio.fail_after(4):
+        async with quart_lifespan(app):
+            app.add_background_task(work)
+            await anyio.lowlevel.checkpoint()
+    assert told == [True]
+
+
 async def test_a_background_task_that_fails_is_logged_and_the_service_goes_on(blueprint, caplog):
     done = anyio.Event()
 
