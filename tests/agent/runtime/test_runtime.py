@@ -465,6 +465,35 @@ async def test_tls_serves_with_certificate_and_key_files(tmp_path: Path) -> None
             assert (await client.post(f"{runtime.url}/hi")).json()["content"] == "hi"
 
 
+async def test_a_client_that_says_goodbye_over_tls_cancels_its_run_though_it_keeps_the_connection(
+    tmp_path: Path,
+) -> None:
+    import ssl
+
+    import trustme
+    from anyio.streams.tls import TLSStream
+
+    authority, context = trustme.CA(), ssl.create_default_context()
+    authority.configure_trust(context)
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "all.pem")
+    model = OfflineModel(latency=60)
+    with anyio.fail_after(10):
+        async with Agent(model).running(
+            host="127.0.0.1", port=0, enable_server=True, certfile=tmp_path / "all.pem", shutdown_timeout=0
+        ) as runtime:
+            assert runtime.url is not None
+            tcp = await anyio.connect_tcp("127.0.0.1", int(runtime.url.rpartition(":")[2]))
+            async with tcp:
+                stream = await TLSStream.wrap(tcp, hostname="localhost", ssl_context=context)
+                head = "POST /run HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+                await stream.send(f'{head}content-length: 14\r\n\r\n{{"input":"hi"}}'.encode())
+                while not model.requests:
+                    await anyio.sleep(0.01)
+                with anyio.fail_after(5):
+                    await stream.unwrap()  # until the server's own goodbye
+                assert runtime.registry.active_count == 0
+
+
 class Echo(BaseInterface):
     """Says one thing, and remembers what comes back."""
 

@@ -128,6 +128,9 @@ class Client:
 
     async def _speak_http1(self, transport: Transport, scheme: str) -> None:
         """HTTP/1.1, until the client asks for another protocol."""
+        # Over TLS an end is a message (`close_notify`), after which a client may keep its connection open until it gets
+        # ours: somebody has to read it.
+        tells_hangups = scheme == "http" and self._stream.tells_hangups
         connection = self._connection = HTTP1Connection(
             self._app,
             transport,
@@ -138,7 +141,7 @@ class Client:
             client=self._client,
             server=self._server,
             head_due=self._head_due,
-            stream=self._stream if self._stream.tells_hangups else None,
+            stream=self._stream if tells_hangups else None,
         )
         handover = await connection.run()
         if handover is not None:
