@@ -19,7 +19,7 @@ from typing import Any, cast
 import anyio
 from quart import Blueprint, Quart, Response, has_request_context, request
 from quart.asgi import ASGIHTTPConnection, ASGIWebsocketConnection
-from quart.signals import got_serving_exception
+from quart.signals import got_serving_exception, websocket_received
 from quart.typing import ResponseReturnValue
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -179,6 +179,15 @@ class _WebsocketConnection(ASGIWebsocketConnection):
                 tasks.cancel_scope.cancel()
         finally:
             self._messages.close()
+
+    async def handle_messages(self, receive: Any) -> None:
+        """Takes messages in until the client has gone, also empty ones: Quart looks for the text of empty bytes."""
+        while (event := await receive())["type"] != "websocket.disconnect":
+            if event["type"] == "websocket.receive":
+                data = event.get("bytes")
+                message = event["text"] if data is None else data
+                await websocket_received.send_async(message)
+                await self._messages.put(message)
 
 
 class _App(Quart):

@@ -14,6 +14,7 @@ from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
+    BytesMessage,
     CloseConnection,
     Ping,
     RejectConnection,
@@ -407,6 +408,24 @@ async def test_websockets_talk_fail_and_refuse(blueprint, caplog):
                 body = await receive()
                 assert isinstance(body, RejectData) and f'"status":{status}'.encode() in body.data
     assert caplog.text.count("RuntimeError: secret") == 1
+
+
+async def test_an_empty_websocket_message_is_one(blueprint):
+    received = []
+
+    @blueprint.websocket("/")
+    async def collect():
+        await websocket.accept()
+        while True:
+            received.append(await websocket.receive())
+            await websocket.send("taken")
+
+    async with serving(blueprint) as served, connect(served, "/") as (receive, send):
+        assert isinstance(await receive(), AcceptConnection)
+        for message in (BytesMessage(b""), TextMessage(""), BytesMessage(b"x")):
+            await send(message)
+            assert (await receive()).data == "taken"
+    assert received == [b"", "", b"x"]
 
 
 async def test_lifespan_functions_run_around_the_requests(blueprint):
