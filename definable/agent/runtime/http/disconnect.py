@@ -30,7 +30,8 @@ async def until_gone(request: Request, function: Callable[[], Awaitable[Result]]
 
 def hangup_watch(request: Request) -> WatchHangup | None:
     """What tells of the client's hang-up; None where one has to read on for that."""
-    return request.scope.get("extensions", {}).get(UNTIL_HANGUP)
+    extensions = request.scope.get("extensions")
+    return extensions.get(UNTIL_HANGUP) if extensions else None
 
 
 async def _until_disconnect(request: Request, function: Callable[[], Awaitable[Result]]) -> Result:

@@ -178,6 +178,14 @@ async def test_a_server_may_leave_out_what_asgi_lets_it_leave_out() -> None:
     assert (event.body, event.raw.body, event.raw.client, event.raw.query) == (None, b"", None, {})
 
 
+async def test_a_run_is_made_behind_a_server_whose_extensions_are_none() -> None:
+    app = Agent("offline").asgi()
+    scope = {"type": "http", "method": "POST", "path": "/run", "extensions": None}
+    async with app.lifespan():
+        start, _ = await answer_of(app, scope, {"type": "http.request", "body": b'{"input": "hi"}'})
+    assert start["status"] == 200
+
+
 @pytest.mark.parametrize(("is_serving", "code"), [(False, 1013), (True, 1008)])
 async def test_a_websocket_is_refused_by_a_code_where_the_server_takes_no_response(is_serving: bool, code: int) -> None:
     app = Agent("offline", auth=APIKeyAuth("k")).asgi()
