@@ -151,10 +151,12 @@ class Agent:
             metadata: Anything, for tools, hooks and callable instructions.
 
         Raises:
+            ConfigurationError: An argument is not what it should be.
             RunError: The run failed: `ModelError`, `MaxTurnsExceeded`, `RunTimeout`, `OutputValidationError`.
             SessionNotFound: The session belongs to another user.
         """
-        return await self.runner.run(RunRequest(checked_input(input), session_id, user_id, metadata))
+        check_run(input, session_id, user_id, metadata)
+        return await self.runner.run(RunRequest(input, session_id, user_id, metadata))
 
     def arun_stream(
         self,
@@ -175,7 +177,8 @@ class Agent:
             user_id: Whose run it is.
             metadata: Anything, for tools, hooks and callable instructions.
         """
-        request = RunRequest(checked_input(input), session_id, user_id, metadata)
+        check_run(input, session_id, user_id, metadata)
+        request = RunRequest(input, session_id, user_id, metadata)
         return follow_run(lambda listener: self.runner.run(request, listener))
 
     def run(
@@ -379,12 +382,18 @@ class Agent:
         return asgi(self, interfaces, options)
 
 
-def checked_input(input: Any) -> str | Message:
-    """A run's input.
+def check_run(input: Any, session_id: Any = None, user_id: Any = None, metadata: Any = None) -> None:
+    """Refuse what a run cannot be started with.
 
     Raises:
-        ConfigurationError: It is neither text nor a user's message.
+        ConfigurationError: The input is neither text nor a user's message, an id is no string (a store that keeps text
+            would give back another one), or the metadata is no mapping.
     """
-    if isinstance(input, str) or (isinstance(input, Message) and input.role == "user"):
-        return input
-    raise ConfigurationError(f"a run's input is a string or a user's Message, not {input!r}")
+    if not isinstance(input, str) and not (isinstance(input, Message) and input.role == "user"):
+        raise ConfigurationError(f"a run's input is a string or a user's Message, not {input!r}")
+    if session_id is not None and not isinstance(session_id, str):
+        raise ConfigurationError(f"session_id={session_id!r}: a string, such as str(...) of it, or None")
+    if user_id is not None and not isinstance(user_id, str):
+        raise ConfigurationError(f"user_id={user_id!r}: a string, such as str(...) of it, or None")
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise ConfigurationError(f"metadata={metadata!r}: a mapping, or None")

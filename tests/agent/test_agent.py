@@ -1,6 +1,7 @@
 """An agent in a script: construction, runs, sessions, limits."""
 
 import asyncio
+import re
 import threading
 from typing import Any
 
@@ -273,3 +274,17 @@ def test_a_wrong_argument_is_named_at_construction(arguments: dict[str, Any], me
 async def test_a_wrong_input_is_named() -> None:
     with pytest.raises(ConfigurationError, match="42"):
         await Agent("offline").arun(42)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"session_id": 5}, {"session_id": b"5"}, {"user_id": 5}, {"metadata": "plan=free"}, {"metadata": [1]}],
+    ids=str,
+)
+async def test_an_argument_that_a_run_cannot_take_is_named(arguments: dict[str, Any]) -> None:
+    ((name, value),) = arguments.items()
+    agent = Agent("offline")
+    with pytest.raises(ConfigurationError, match=f"{name}={re.escape(repr(value))}"):
+        await agent.arun("hi", **arguments)
+    with pytest.raises(ConfigurationError, match=f"{name}="):
+        agent.arun_stream("hi", **arguments)

@@ -28,7 +28,7 @@ async def consult(provider: AuthProvider, request: AuthRequest) -> AuthContext |
     """What a provider, sync or async, says of a caller; None when it does not know the caller.
 
     Raises:
-        TypeError: The provider answered something else than an `AuthContext` or None.
+        TypeError: The provider answered something else than an `AuthContext` whose user id is a string, or None.
         Exception: Whatever the provider raises. The caller of this function must then deny.
     """
     if getattr(provider, "immediate", False) is True and len(request.body) <= MAX_IMMEDIATE_BODY:
@@ -37,6 +37,12 @@ async def consult(provider: AuthProvider, request: AuthRequest) -> AuthContext |
             answer = await answer
     else:
         answer = await call_user(provider.authenticate, request)
-    if answer is None or isinstance(answer, AuthContext):
-        return answer
-    raise TypeError(f"{provider!r} answered a {type(answer).__name__}: an AuthContext, or None to refuse")
+    if answer is None:
+        return None
+    if not isinstance(answer, AuthContext):
+        raise TypeError(f"{provider!r} answered a {type(answer).__name__}: an AuthContext, or None to refuse")
+    if not isinstance(answer.user_id, str):  # pyright: ignore[reportUnnecessaryIsInstance] - the user's own code
+        raise TypeError(
+            f"{provider!r} answered AuthContext(user_id={answer.user_id!r}): a string, such as str(...) of it"
+        )
+    return answer

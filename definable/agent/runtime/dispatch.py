@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, cast
 
 import anyio
 
-from definable.agent.agent import checked_input
+from definable.agent.agent import check_run
 from definable.agent.calling import call_user
 from definable.agent.isolation import isolated
 from definable.agent.run_context import current_trigger, mark
@@ -151,7 +151,8 @@ def run_arguments(decision: Any) -> dict[str, Any] | None:
     """The run that a handler's return value asks for; None when it asks for none.
 
     Raises:
-        ConfigurationError: A dict has keys that `Agent.arun` does not know, or lacks the input.
+        ConfigurationError: A dict has keys that `Agent.arun` does not know, lacks the input, or has values that it does
+            not take.
     """
     if isinstance(decision, str):
         return {"input": decision}
@@ -166,5 +167,5 @@ def run_arguments(decision: Any) -> dict[str, Any] | None:
         )
     if "input" not in arguments:
         raise ConfigurationError("a handler's dict needs 'input', the agent's input")
-    checked_input(arguments["input"])
+    check_run(**arguments)
     return arguments

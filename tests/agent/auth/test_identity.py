@@ -144,3 +144,15 @@ def test_no_input_makes_a_provider_raise_or_accept(
     for provider in PROVIDERS:
         answer = provider.authenticate(request)
         assert answer is None or (provider is LIST and answer == AuthContext("7", answer.metadata))
+
+
+@pytest.mark.parametrize("user_id", [5, None])
+async def test_a_provider_whose_user_id_is_no_string_denies(user_id: Any) -> None:
+    """A store that keeps text would not know the user again, and takes nobody for the owner of what nobody owns."""
+
+    class Rows:
+        async def authenticate(self, request: AuthRequest) -> AuthContext:
+            return AuthContext(user_id)
+
+    with pytest.raises(TypeError, match=f"user_id={user_id}"):
+        await consult(Rows(), AuthRequest())

@@ -290,3 +290,10 @@ async def test_too_many_runs_fail_or_wait() -> None:
         with pytest.raises(TooManyRuns):
             await setup.dispatch()
         assert await setup.dispatch(wait_for_place=True)
+
+
+@pytest.mark.parametrize("wrong", [{"session_id": 5}, {"user_id": 5}, {"metadata": "plan=free"}], ids=str)
+async def test_a_dict_with_a_value_that_arun_does_not_take_is_a_clear_error(wrong: dict[str, Any]) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(ConfigurationError, match=f"{name}={value!r}"):
+        await Setup(lambda event: {"input": "hi", **wrong}).dispatch()
