@@ -30,6 +30,27 @@ def is_async_callable(obj: object) -> bool:
     return inspect.iscoroutinefunction(getattr(type(obj), "__call__", None))  # noqa: B004 - not whether, but which
 
 
+def takes(function: object, count: int) -> bool:
+    """Whether something can be called with so many arguments, as far as its signature tells."""
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except ValueError:  # a builtin without a signature
+        return True
+    except TypeError:
+        return False
+    return True
+
+
+def is_generator_function(obj: object) -> bool:
+    """Whether calling `obj` runs none of its code: it has a `yield`."""
+    return any(
+        inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each)
+        for each in (obj, getattr(type(obj), "__call__", None))  # noqa: B004 - not whether, but which
+    )
+
+
 def call_user(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Awaitable[Any]:
     """Call a user's function: an async one here, a sync one in a worker thread.
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
-from .calling import call_user
+from .calling import call_user, is_generator_function, takes
 from .isolation import is_failure
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -22,12 +22,17 @@ class HookPoint:
     """One moment of a run at which users' functions are called, in the order of their registration.
 
     The point itself is the decorator, with or without parentheses: `@agent.before_request`.
+
+    Args:
+        name: What it is called on the agent.
+        arguments: What its functions are called with, in words.
     """
 
-    __slots__ = ("_hooks", "name")
+    __slots__ = ("_arguments", "_hooks", "name")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *arguments: str) -> None:
         self.name: str = name
+        self._arguments = arguments
         self._hooks: Sequence[Hook] = ()
 
     @overload
@@ -41,6 +46,10 @@ class HookPoint:
             return self.__call__
         if not callable(function):
             raise TypeError(f"{self.name} takes a function, not {function!r}")
+        if not takes(function, len(self._arguments)):
+            raise TypeError(f"{self.name} takes a function of {' and '.join(self._arguments)}, not {function!r}")
+        if is_generator_function(function):
+            raise TypeError(f"{self.name}: {function!r} has a yield and would never run")
         self._hooks = (*self._hooks, function)
         return function
 

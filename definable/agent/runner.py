@@ -87,9 +87,9 @@ class Runner:
         self.model = model
         self.instructions = instructions
         self.sessions = sessions
-        self.before_request: HookPoint = HookPoint("before_request")
-        self.after_response: HookPoint = HookPoint("after_response")
-        self.on_error: HookPoint = HookPoint("on_error")
+        self.before_request: HookPoint = HookPoint("before_request", "the RunContext")
+        self.after_response: HookPoint = HookPoint("after_response", "the RunOutput")
+        self.on_error: HookPoint = HookPoint("on_error", "the RunContext", "the exception")
         self._tools = tuple(tools)
         self._output_type = output_type
         self._gate = SessionGate()

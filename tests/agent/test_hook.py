@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,27 @@ async def test_on_error_hears_of_a_model_that_exits() -> None:
 def test_what_is_no_function_is_refused_where_it_is_given() -> None:
     with pytest.raises(TypeError, match="before_request takes a function, not 5"):
         Agent("offline").before_request(5)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def test_a_hook_that_cannot_be_called_is_refused_where_it_is_given() -> None:
+    agent = Agent("offline")
+    with pytest.raises(TypeError, match="before_request takes a function of the RunContext, not"):
+        agent.before_request(lambda: None)
+    with pytest.raises(TypeError, match="on_error takes a function of the RunContext and the exception, not"):
+        agent.on_error(lambda error: None)
+
+
+def test_a_hook_that_would_never_run_is_refused_where_it_is_given() -> None:
+    agent = Agent("offline")
+
+    with pytest.raises(TypeError, match="has a yield"):
+
+        @agent.before_request
+        def timed(context: RunContext) -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+            yield
+
+    with pytest.raises(TypeError, match="has a yield"):
+
+        @agent.after_response()
+        async def logged(output: RunOutput) -> AsyncIterator[None]:  # pyright: ignore[reportUnusedFunction]
+            yield

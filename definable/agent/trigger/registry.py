@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from definable.agent.calling import is_generator_function, takes
 from definable.errors import ConfigurationError, RouteConflict
 
 from .base import BaseTrigger
@@ -48,7 +48,9 @@ class TriggerRegistry:
         """
         if not isinstance(trigger, BaseTrigger):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"on({trigger!r}): a Webhook, a Cron, an EventTrigger or another BaseTrigger")
-        if not takes_one_argument(handler):
+        if is_generator_function(handler):
+            raise ConfigurationError(f"the handler of {trigger!r} has a yield and would never run: {handler!r}")
+        if not takes(handler, 1):
             raise ConfigurationError(f"the handler of {trigger!r} is a function of the event, not {handler!r}")
         if trigger.handler is not None:
             raise ConfigurationError(f"{trigger!r} has a handler already: a trigger object is registered once")
@@ -77,17 +79,6 @@ class TriggerRegistry:
         other = self._routes.get(route_of(webhook))
         if other is not None:
             raise RouteConflict(f"{webhook.source} is registered already, as {other.source}: choose another path")
-
-
-def takes_one_argument(handler: Any) -> bool:
-    """Whether a handler can be called with an event, as far as its signature tells."""
-    try:
-        inspect.signature(handler).bind(None)
-    except ValueError:  # a builtin without a signature
-        return True
-    except TypeError:
-        return False
-    return True
 
 
 def covers(pattern: str, path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -148,3 +149,23 @@ def test_a_key_that_looks_numbered_is_nobody_elses() -> None:
     for trigger in (Named("a"), Plain("b"), Plain("c")):
         registry.add(trigger, handle)
     assert list(registry.by_key()) == ["x#2", "x", "x#3"]
+
+
+def yield_one(event: TriggerEvent) -> Iterator[str]:
+    yield "hi"
+
+
+async def yield_one_later(event: TriggerEvent) -> AsyncIterator[str]:
+    yield "hi"
+
+
+class Yielding:
+    def __call__(self, event: TriggerEvent) -> Iterator[str]:
+        yield "hi"
+
+
+@pytest.mark.parametrize("handler", [yield_one, yield_one_later, functools.partial(yield_one), Yielding()], ids=repr)
+def test_a_handler_that_would_never_run_is_refused(handler: Any) -> None:
+    """Its caller would get a 200, and the generator's name for a body."""
+    with pytest.raises(ConfigurationError, match="has a yield and would never run"):
+        Agent("offline").on(Webhook("/github"))(handler)
