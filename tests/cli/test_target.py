@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from definable.cli.target import ProgramError, Target, TargetError, load_target
@@ -67,9 +68,10 @@ def test_a_bare_serve_says_how_to_serve() -> None:
 
 
 IN_A_GROUP = "async with anyio.create_task_group() as group:\n        await group.start(agent.aserve)"
+AS_A_CONTEXT = "async with agent.running() as runtime:\n        raise SystemExit('it serves')"
 
 
-@pytest.mark.parametrize("call", ["await agent.aserve(port=9)", IN_A_GROUP])
+@pytest.mark.parametrize("call", ["await agent.aserve(port=9)", IN_A_GROUP, AS_A_CONTEXT])
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_an_aserve_that_is_run_at_once_counts_too(call: str, backend: str) -> None:
     write("alone.py", f"import anyio\n{AGENT}async def main():\n    {call}\nanyio.run(main, backend={backend!r})\n")
@@ -173,3 +175,21 @@ def test_a_program_that_exits_while_it_is_loaded() -> None:
     write("leaves.py", "import sys\nsys.exit(3)\n")
     with pytest.raises(TargetError, match=r"leaves ended itself while it was loaded: sys.exit\(3\)"):
         load_target("leaves")
+
+
+def test_a_context_says_how_to_serve_and_leaves_signals_to_the_command() -> None:
+    body = "async def main():\n    async with agent.running(port=9):\n        pass\n"
+    write("context.py", f"import anyio\n{AGENT}{body}anyio.run(main, backend='trio')\n")
+    loaded = load_target("context")
+    assert (loaded.agent.name, loaded.backend, loaded.options) == ("found", "trio", {"port": 9})
+
+
+def test_a_context_that_is_made_while_a_program_is_loaded_may_be_entered_later() -> None:
+    write("later.py", f"{AGENT}context = agent.running(enable_server=False)\n")
+    assert load_target("later").agent.name == "found"
+
+    async def enter() -> str:
+        async with sys.modules["later"].context as runtime:
+            return runtime.name
+
+    assert anyio.run(enter) == "found"

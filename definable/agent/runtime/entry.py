@@ -138,8 +138,20 @@ def running(
     agent: Agent, interfaces: Sequence[BaseInterface], options: ServeOptions
 ) -> AbstractAsyncContextManager[AgentRuntime]:
     """Serve while a context is open; see `Agent.running`."""
+    if loading.get():
+        return _reached(agent, interfaces, options)
     options.setdefault("handle_signals", False)
     return _running(AgentRuntime(agent, interfaces, ServeSettings(**options)))
+
+
+@asynccontextmanager
+async def _reached(
+    agent: Agent, interfaces: Sequence[BaseInterface], options: ServeOptions
+) -> AsyncGenerator[AgentRuntime, None]:
+    if loading.get():
+        raise ServeReached(agent, interfaces, current_backend(), options)
+    async with running(agent, interfaces, options) as runtime:  # the program was loaded by then
+        yield runtime
 
 
 @asynccontextmanager
