@@ -21,6 +21,7 @@ from definable.agent.run_output import RunOutput
 from definable.agent.runner import RunRequest
 from definable.agent.telemetry import trigger_span
 from definable.agent.trigger.base import BaseTrigger, Reply, TriggerEvent
+from definable.agent.trigger.body import own_body
 from definable.errors import ConfigurationError, RunCancelled, RunTimeout
 
 from .backoff import Backoff
@@ -103,7 +104,10 @@ class Dispatcher:
         return self._dispatch_in_turn(trigger, event, user_id)
 
     async def _dispatch_in_turn(self, trigger: BaseTrigger, event: TriggerEvent, user_id: str | None) -> Outcome:
+        body = event.body
         while True:
+            if trigger.retries:  # a copy: later attempts get the same body
+                event = replace(event, body=own_body(body))
             try:
                 if trigger.max_concurrency is None:
                     return await self.dispatch(trigger, event, user_id=user_id)

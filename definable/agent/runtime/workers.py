@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import anyio
 from anyio.abc import TaskStatus
@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from definable.agent.bus.base import Delivery, EventBus
 from definable.agent.bus.emitter import Emitter, inside_worker
 from definable.agent.trigger.base import NO_HEADERS, BaseTrigger, TriggerEvent
+from definable.agent.trigger.body import own_body
 from definable.agent.trigger.cron import Cron
 from definable.agent.trigger.headers import Headers
 from definable.errors import RunCancelled
@@ -245,8 +246,8 @@ def event_of(trigger: BaseTrigger, delivery: Delivery) -> TriggerEvent:
         headers = raw.headers
     elif "headers" in data:
         headers = Headers((name.encode("latin-1"), value.encode("latin-1")) for name, value in data["headers"].items())
-    if isinstance(body, dict):  # a copy: other triggers and later attempts get the same data
-        body = dict(cast("dict[str, Any]", body))
+    if body:  # a copy: other triggers and later attempts get the same data
+        body = own_body(body)
     return TriggerEvent(
         body=body,
         headers=headers,

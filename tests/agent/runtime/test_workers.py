@@ -586,3 +586,56 @@ async def test_a_run_that_is_cancelled_by_its_id_is_no_dead_letter_and_no_error(
     count = runtime.report.sources["event"]
     assert (count.completed, count.failed) == (1, 0)
     assert "ERROR" not in caplog.text
+
+
+# --- bodies
+
+
+class Consumer:
+    """A handler that takes the list in its event's body apart, and fails at first."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.seen: list[list[int]] = []
+
+    async def __call__(self, event: TriggerEvent) -> None:
+        items: list[int] = event.body["items"]
+        self.seen.append([*items])
+        items.clear()
+        event.body.pop("items")
+        if self.failures:
+            self.failures -= 1
+            raise ValueError("not yet")
+
+
+async def test_each_handler_and_each_attempt_gets_a_body_of_its_own() -> None:
+    agent, patient, other = Agent("offline"), Consumer(failures=1), Consumer(failures=0)
+    agent.on(EventTrigger("order", retries=1))(patient)
+    agent.on(EventTrigger("*"))(other)
+    with anyio.fail_after(LIMIT):
+        async with serve(agent) as runtime:
+            agent.emit("order", {"items": [1, 2]})
+            await runtime.bus.drain()
+    assert (patient.seen, other.seen) == ([[1, 2], [1, 2]], [[1, 2]])
+
+
+async def test_a_body_that_holds_itself_is_handled() -> None:
+    agent, seen = Agent("offline"), list[Any]()
+    agent.on(EventTrigger("*"))(lambda event: seen.append(event.body))
+    body: dict[str, Any] = {}
+    body["self"] = body
+    with anyio.fail_after(LIMIT):
+        async with serve(agent) as runtime:
+            agent.emit("loop", body)
+            await runtime.bus.drain()
+    assert seen[0]["self"] is body
+
+
+async def test_each_attempt_at_a_webhook_gets_the_body_that_was_sent() -> None:
+    agent, patient = Agent("offline"), Consumer(failures=1)
+    agent.on(Webhook("/order", retries=1))(patient)
+    with anyio.fail_after(LIMIT):
+        async with agent.running(host="127.0.0.1", port=0) as runtime, httpx2.AsyncClient(trust_env=False) as client:
+            response = await client.post(f"{runtime.url}/order", json={"items": [1, 2]})
+    assert response.status_code == 200
+    assert patient.seen == [[1, 2], [1, 2]]
