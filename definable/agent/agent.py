@@ -224,7 +224,12 @@ class Agent:
         return register
 
     def add_interface(self, interface: BaseInterface) -> None:
-        """Serve a messaging interface along with the agent."""
+        """Serve a messaging interface along with the agent.
+
+        Raises:
+            ConfigurationError: It is no interface.
+        """
+        check_interface(interface)
         self.interfaces.append(interface)
 
     @property
@@ -397,3 +402,13 @@ def check_run(input: Any, session_id: Any = None, user_id: Any = None, metadata:
         raise ConfigurationError(f"user_id={user_id!r}: a string, such as str(...) of it, or None")
     if metadata is not None and not isinstance(metadata, Mapping):
         raise ConfigurationError(f"metadata={metadata!r}: a mapping, or None")
+
+
+def check_interface(interface: Any) -> None:
+    """Refuse what cannot be served as an interface.
+
+    Raises:
+        ConfigurationError: It does not receive, or is a class.
+    """
+    if isinstance(interface, type) or not callable(getattr(interface, "receive", None)):
+        raise ConfigurationError(f"{interface!r} is no interface: an object such as TelegramInterface(...)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Container, Sequence
 
-from definable.agent.agent import Agent
+from definable.agent.agent import Agent, check_interface
 from definable.agent.bus.base import EventBus
 from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.host import InterfaceHost, StartRun, StreamRun
@@ -20,6 +20,17 @@ from .supervisor import Supervisor
 
 OTHER_CHILDREN = frozenset({"http", "event", "events", "cron"})
 """What else is in reports and in `/health`."""
+
+
+def all_interfaces(agent: Agent, others: Sequence[BaseInterface]) -> tuple[BaseInterface, ...]:
+    """The agent's own interfaces and those that it is served with, each once.
+
+    Raises:
+        ConfigurationError: One of the others is no interface.
+    """
+    for other in others:
+        check_interface(other)
+    return tuple({id(interface): interface for interface in (*agent.interfaces, *others)}.values())
 
 
 def supervised(

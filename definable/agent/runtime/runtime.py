@@ -30,7 +30,7 @@ from .cron_source import CronSource
 from .dispatch import Dispatcher
 from .health import health_of
 from .intake import Intake
-from .interfaces import supervised, with_webhooks
+from .interfaces import all_interfaces, supervised, with_webhooks
 from .last_account import LastAccount
 from .ledger import WorkLedger
 from .plain_errors import plain_errors
@@ -80,7 +80,7 @@ class AgentRuntime:
         self.report: ShutdownReport | None = None
         """The account, once the runtime has ended."""
         self.ledger: WorkLedger = WorkLedger()
-        interfaces = (*agent.interfaces, *interfaces)
+        interfaces = all_interfaces(agent, interfaces)
         self.triggers: TriggerTable = TriggerTable(with_webhooks(agent.triggers, interfaces))
         self.bus: EventBus = MemoryBus(self.settings.event_buffer) if agent.bus is None else agent.bus
         self.registry: RunRegistry = RunRegistry(

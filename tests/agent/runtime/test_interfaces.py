@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import anyio
 import pytest
@@ -18,7 +19,7 @@ from definable.agent.runtime.interfaces import host_of, unused, with_webhooks
 from definable.agent.runtime.run_registry import RunRegistry
 from definable.agent.trigger import TriggerEvent, Webhook
 from definable.agent.trigger.base import Handler
-from definable.errors import RouteConflict
+from definable.errors import ConfigurationError, RouteConflict
 from definable.model import OfflineModel
 
 pytestmark = pytest.mark.anyio
@@ -108,3 +109,19 @@ def test_their_webhooks_are_this_servings_alone_and_conflict_like_others() -> No
     assert [trigger.source for trigger in agent.triggers] == ["POST /mine"]
     with pytest.raises(RouteConflict, match="POST /mine"):
         with_webhooks(agent.triggers, [Chat(path="/mine")])
+
+
+async def test_an_interface_that_is_given_twice_is_served_once() -> None:
+    agent, chat = Agent("offline"), Chat(path="/chat")
+    agent.add_interface(chat)
+    async with agent.running(chat, chat, enable_server=False) as runtime:
+        assert [supervisor.name for supervisor in runtime.supervisors] == ["chat"]
+
+
+@pytest.mark.parametrize("wrong", ["telegram", Chat], ids=str)
+async def test_what_is_no_interface_is_refused_where_it_is_given(wrong: Any) -> None:
+    agent = Agent("offline")
+    with pytest.raises(ConfigurationError, match="is no interface: an object such as TelegramInterface"):
+        agent.add_interface(wrong)
+    with pytest.raises(ConfigurationError, match="is no interface: an object such as TelegramInterface"):
+        agent.running(wrong, enable_server=False)
