@@ -35,8 +35,11 @@ def demo_agent() -> Agent:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to bind.")
-@click.option("--port", default=8000, show_default=True, help="0 picks a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 picks a free one.")
 @click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True)
 def demo(host: str, port: int, backend: Literal["asyncio", "trio"]) -> None:
     """Serve a ready agent that needs no key."""
-    demo_agent().serve(host=host, port=port, backend=backend)
+    try:
+        demo_agent().serve(host=host, port=port, backend=backend)
+    except OSError as error:
+        raise click.ClickException(str(error)) from error

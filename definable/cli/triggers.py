@@ -9,10 +9,11 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from definable.agent.runtime.interfaces import with_webhooks
+from definable.agent.runtime.interfaces import all_interfaces, with_webhooks
 from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.cron import Cron
 from definable.agent.trigger.webhook import Webhook
+from definable.errors import ConfigurationError
 
 from .parameters import agent_argument
 from .target import load_target
@@ -27,7 +28,10 @@ from .terminal import table
 def triggers(target: str, count: int) -> None:
     """List AGENT's triggers; for cron jobs the next firings, in local time and in the job's own zone."""
     loaded = load_target(target)
-    registry = with_webhooks(loaded.agent.triggers, (*loaded.agent.interfaces, *loaded.interfaces))
+    try:
+        registry = with_webhooks(loaded.agent.triggers, all_interfaces(loaded.agent, loaded.interfaces))
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
     found = list(registry)
     if not found:
         click.echo(f"{loaded.agent.name} has no triggers: register one, such as @agent.on(Webhook(...))")

@@ -185,6 +185,35 @@ def test_triggers_of_an_agent_without_any(definable: Run, project: Path) -> None
     assert definable("triggers", "app.py").out.startswith("plain has no triggers")
 
 
+CONFLICT = """
+from definable.agent import Agent
+from definable.agent.interface import BaseInterface
+from definable.agent.trigger import Webhook
+
+
+class Chat(BaseInterface):
+    async def receive(self, accept): ...
+
+    async def send(self, message, response): ...
+
+    def webhooks(self):
+        return [(Webhook("/chat"), print)]
+
+
+agent = Agent("offline")
+agent.add_interface(Chat())
+agent.add_interface(Chat())
+"""
+
+
+def test_triggers_says_of_two_for_one_path_what_serve_says(definable: Run, project: Path) -> None:
+    (project / "app.py").write_text(CONFLICT)
+    said = "Error: POST /chat is registered already, as POST /chat: choose another path\n"
+    for command in ("triggers", "serve"):
+        done = definable(command, "app.py")
+        assert (done.status, done.err) == (1, said)
+
+
 # --- init
 
 

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -38,3 +39,15 @@ def test_an_unknown_command_is_named() -> None:
     result = CliRunner().invoke(main, ["sevre"])
     assert result.exit_code == 2
     assert "sevre" in result.output
+
+
+def test_a_demo_that_cannot_begin_says_why_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = CliRunner().invoke(main, ["demo", "--port", port])
+    assert result.exit_code == 1
+    assert f"cannot listen on 127.0.0.1:{port}: the port is in use" in result.output
+    assert result.output.count("\n") == 1
+    result = CliRunner().invoke(main, ["demo", "--port", "70000"])
+    assert result.exit_code == 2
+    assert "70000 is not in the range" in result.output
