@@ -17,6 +17,7 @@ from definable.model.base import Model
 from definable.model.message import Message
 from definable.model.resolve import resolve_model
 
+from .auth.base import is_provider
 from .blocking import run_blocking
 from .bus.emitter import Emitter
 from .hook import HookPoint
@@ -95,6 +96,7 @@ class Agent:
             raise ConfigurationError(f"max_turns={max_turns!r}: at least 1")
         if max_history < 1:
             raise ConfigurationError(f"max_history={max_history!r}: at least 1 message")
+        check_parts(instructions, sessions, bus, auth)
         if run_timeout is not None and not run_timeout > 0:
             raise ConfigurationError(f"run_timeout={run_timeout!r}: seconds, greater than 0, or None")
         self.name: str = name or "agent"
@@ -385,6 +387,31 @@ class Agent:
         from .runtime.entry import asgi  # the runtime stands to the right of the agent
 
         return asgi(self, interfaces, options)
+
+
+def check_parts(instructions: object, sessions: object, bus: object, auth: object) -> None:
+    """Refuse what an agent cannot work with: a path or a URL in place of what opens it, a class in place of its object.
+
+    Raises:
+        ConfigurationError: One of them is not what it should be.
+    """
+    if instructions is not None and not isinstance(instructions, str) and not callable(instructions):
+        raise ConfigurationError(f"instructions={instructions!r}: a string, or a function of the RunContext")
+    if sessions is not None and (isinstance(sessions, type) or not hasattr(sessions, "load")):
+        raise ConfigurationError(f"sessions={sessions!r}: a session store, such as SQLiteSessionStore(path)")
+    if bus is not None and (isinstance(bus, type) or not hasattr(bus, "publish")):
+        raise ConfigurationError(f"bus={bus!r}: an event bus, such as SQLiteBus(path)")
+    check_auth(auth)
+
+
+def check_auth(auth: object) -> None:
+    """Refuse what cannot say who a caller is.
+
+    Raises:
+        ConfigurationError: It is no provider.
+    """
+    if auth is not None and not is_provider(auth):
+        raise ConfigurationError(f"auth={auth!r}: a provider, such as APIKeyAuth(keys), or None for everybody")
 
 
 def check_run(input: Any, session_id: Any = None, user_id: Any = None, metadata: Any = None) -> None:

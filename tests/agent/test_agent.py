@@ -9,6 +9,9 @@ import anyio
 import pytest
 
 from definable.agent import Agent, RunContext, RunOutput, RunStatus
+from definable.agent.auth import APIKeyAuth
+from definable.agent.bus import MemoryBus
+from definable.agent.session import MemorySessionStore
 from definable.errors import ConfigurationError, MaxTurnsExceeded, RunTimeout, SessionNotFound
 from definable.model import Message, ModelReply, ModelRequest, OfflineModel, ToolCall
 from definable.testing import VIRTUAL_BACKENDS, run
@@ -288,3 +291,29 @@ async def test_an_argument_that_a_run_cannot_take_is_named(arguments: dict[str, 
         await agent.arun("hi", **arguments)
     with pytest.raises(ConfigurationError, match=f"{name}="):
         agent.arun_stream("hi", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("auth", "a-key"),
+        ("auth", False),
+        ("auth", APIKeyAuth),
+        ("bus", "events.db"),
+        ("bus", MemoryBus),
+        ("sessions", "sessions.db"),
+        ("sessions", MemorySessionStore),
+        ("instructions", 5),
+    ],
+    ids=str,
+)
+def test_a_part_that_cannot_work_is_refused_where_it_is_given(part: str, wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"{part}={re.escape(repr(wrong))}: "):
+        Agent("offline", **{part: wrong})
+
+
+def test_an_auth_that_was_set_and_cannot_work_is_refused_where_the_agent_is_served() -> None:
+    agent = Agent("offline")
+    agent.auth = APIKeyAuth  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ConfigurationError, match=r"auth=<class .*APIKeyAuth'>: a provider, such as APIKeyAuth"):
+        agent.running(port=0)

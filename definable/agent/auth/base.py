@@ -52,3 +52,8 @@ class AuthProvider(Protocol):
     def authenticate(self, request: AuthRequest) -> AuthContext | Awaitable[AuthContext | None] | None:
         """The caller's identity, or None when it cannot be established; sync or async."""
         ...
+
+
+def is_provider(candidate: object) -> bool:
+    """Whether something can be asked who a caller is: an object, and not its class, with `authenticate`."""
+    return not isinstance(candidate, type) and callable(getattr(candidate, "authenticate", None))

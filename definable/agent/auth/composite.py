@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from definable.errors import ConfigurationError
 
-from .base import AuthContext, AuthProvider, AuthRequest
+from .base import AuthContext, AuthProvider, AuthRequest, is_provider
 from .consult import consult, needs_body
 
 
@@ -29,7 +29,7 @@ class CompositeAuth:
         if not providers:
             raise ConfigurationError("CompositeAuth(): at least one provider")
         for provider in providers:
-            if isinstance(provider, type) or not callable(getattr(provider, "authenticate", None)):
+            if not is_provider(provider):
                 raise ConfigurationError(f"CompositeAuth({provider!r}): an object with an authenticate() method")
         self.providers = providers
         self.needs_body: bool = any(needs_body(provider) for provider in providers)

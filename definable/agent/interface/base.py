@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import anyio
 
-from definable.agent.auth.base import AuthProvider
+from definable.agent.auth.base import AuthProvider, is_provider
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import ConfigurationError
 
 from .config import InterfaceConfig
+from .hook import check_hook
 from .host import InterfaceHost, StartRun
 from .identity import IdentityResolver
 from .message import InterfaceMessage, InterfaceResponse
@@ -52,6 +53,9 @@ class BaseInterface(ABC):
         identity_resolver: Knows one person on several platforms; None: every platform's user is somebody else.
         auth: Who may write to the agent; None asks the agent's own provider, False lets in everybody.
 
+    Raises:
+        ConfigurationError: `auth` is no provider, or one of the hooks has none of a hook's methods.
+
     Example:
         A custom interface implements two methods:
 
@@ -79,12 +83,14 @@ class BaseInterface(ABC):
         identity_resolver: IdentityResolver | None = None,
         auth: AuthProvider | Literal[False] | None = None,
     ) -> None:
-        if auth is not None and auth is not False and not hasattr(auth, "authenticate"):
+        if auth is not None and auth is not False and not is_provider(auth):
             raise ConfigurationError(f"auth={auth!r}: a provider, False for everybody, None for the agent's")
         self.config: InterfaceConfig = InterfaceConfig() if config is None else config
         self.agent = agent
         self.session_manager: SessionManager = session_manager or SessionManager(self.config.session_ttl_seconds)
         self.hooks: Sequence[object] = tuple(hooks)
+        for hook in self.hooks:
+            check_hook(hook)
         self.identity_resolver = identity_resolver
         self.auth: AuthProvider | Literal[False] | None = auth
         self.last_alive: float | None = None

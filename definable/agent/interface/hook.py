@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from definable.agent.calling import call_user
 from definable.agent.isolation import Isolation
+from definable.errors import ConfigurationError
 
 from .message import InterfaceMessage, InterfaceResponse
 from .session import InterfaceSession
@@ -15,6 +16,8 @@ from .session import InterfaceSession
 logger: logging.Logger = logging.getLogger(__name__)
 
 ON_ERROR = Isolation("an on_error hook")
+
+HOOK_METHODS = ("on_message_received", "on_before_respond", "on_after_respond", "on_error")
 
 
 class InterfaceHook:
@@ -96,6 +99,16 @@ class HookChain:
                     await _call(hook, "on_error", error, message)
             except Exception:
                 logger.exception("the on_error hook of %s failed", type(hook).__name__)
+
+
+def check_hook(hook: object) -> None:
+    """Refuse what would never be called, and might be there to keep somebody out.
+
+    Raises:
+        ConfigurationError: It has none of a hook's methods, or is a class.
+    """
+    if isinstance(hook, type) or not any(hasattr(hook, name) for name in HOOK_METHODS):
+        raise ConfigurationError(f"{hook!r} is no hook: an object with one of {', '.join(HOOK_METHODS)}")
 
 
 async def _call(hook: object, name: str, *args: object) -> object:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from definable.agent.agent import Agent
+from definable.agent.agent import Agent, check_auth
 from definable.agent.bus.emitter import inside_accepted_work
 from definable.agent.bus.memory import MemoryBus
 from definable.agent.event_loop import EventLoopHandle
@@ -72,6 +72,7 @@ class AgentRuntime:
         *,
         foreign_server: bool = False,
     ) -> None:
+        check_auth(agent.auth)
         self.agent = agent
         self.settings: ServeSettings = ServeSettings() if settings is None else settings
         self.name: str = self.settings.name or agent.name

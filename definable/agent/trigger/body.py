@@ -20,7 +20,7 @@ def own_body(body: Any) -> Any:
 
 
 def _copied(value: Any) -> Any:
-    kind: object = type(value)
+    kind = value.__class__
     if kind is dict:
         return {key: _copied(each) if type(each) in CONTAINERS else each for key, each in value.items()}
     if kind is list:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
-from definable.agent.auth.base import AuthProvider
+from definable.agent.auth.base import AuthProvider, is_provider
 from definable.errors import ConfigurationError
 
 from .base import BaseTrigger, TriggerEvent
@@ -66,7 +66,7 @@ class Webhook(BaseTrigger):
             raise ConfigurationError(f"Webhook(method={method!r}): one of {', '.join(sorted(METHODS))}")
         if respond not in ("wait", "accept"):
             raise ConfigurationError(f"Webhook(respond={respond!r}): 'wait' or 'accept'")
-        if auth is not None and auth is not False and not hasattr(auth, "authenticate"):
+        if auth is not None and auth is not False and not is_provider(auth):
             raise ConfigurationError(f"Webhook(auth={auth!r}): a provider, False for public, None for the agent's")
         if dedupe is not None and not callable(dedupe) and not (isinstance(dedupe, str) and dedupe):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"Webhook(dedupe={dedupe!r}): a header's name, or a callable of the event")

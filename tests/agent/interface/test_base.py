@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import anyio
 import pytest
 
 from definable.agent import Agent
-from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
+from definable.agent.interface import AllowlistHook, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.interface.base import Accept
 from definable.agent.interface.errors import (
     InterfaceAuthenticationError,
@@ -141,3 +142,15 @@ def test_errors_have_the_status_that_says_it_best() -> None:
     assert InterfaceError("x", status=503).status == 503
     assert InterfaceError.status is None
     assert issubclass(InterfaceError, DefinableError)
+
+
+@pytest.mark.parametrize("wrong", [print, "allowlist", AllowlistHook], ids=str)
+def test_what_is_no_hook_is_refused_where_it_is_given(wrong: Any) -> None:
+    """It would let in everybody whom it is there to keep out."""
+    with pytest.raises(ConfigurationError, match=f"{re.escape(repr(wrong))} is no hook: .* on_message_received"):
+        Hooked(wrong)
+
+
+class Hooked(Lines):
+    def __init__(self, hook: object) -> None:
+        BaseInterface.__init__(self, hooks=[hook])

@@ -246,6 +246,12 @@ class Shouts(InterfaceHook):
         return InterfaceResponse(f"{response.content}!", files=(Media(b"x"),))
 
 
+class Watches:
+    """Of hooks' methods it has one."""
+
+    def on_error(self, error: Exception, message: InterfaceMessage) -> None: ...
+
+
 async def test_nobody_sees_a_reply_before_the_hook_that_may_replace_it() -> None:
     board = Board(hooks=[InterfaceHook(), Shouts()])
     assert await board.ask(counting())
@@ -253,7 +259,7 @@ async def test_nobody_sees_a_reply_before_the_hook_that_may_replace_it() -> None
 
 
 async def test_hooks_that_only_look_on_do_not_hold_it_back() -> None:
-    board = Board(hooks=[LoggingHook(), InterfaceHook(), object()])
+    board = Board(hooks=[LoggingHook(), InterfaceHook(), Watches()])
     assert await board.ask(counting())
     assert board.actions()[0] == "post"
 
