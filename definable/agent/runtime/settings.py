@@ -40,6 +40,13 @@ class ServeSettings:
     `serve`: in development mode a parent keeps them over restarts."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.host, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"host={self.host!r}: an address or a host's name, such as '127.0.0.1'")
+        for name in ("port", "event_buffer", "event_workers", "max_concurrent_runs", "max_connections"):
+            if not isinstance(getattr(self, name), int):  # say the text of an environment variable
+                raise ConfigurationError(f"{name}={getattr(self, name)!r}: a whole number, such as int(...) of it")
+        if not isinstance(self.shutdown_timeout, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"shutdown_timeout={self.shutdown_timeout!r}: seconds, such as float(...) of it")
         if not 0 <= self.port <= 65535:
             raise ConfigurationError(f"port={self.port!r}: 1 to 65535, or 0 for a free one")
         if not self.shutdown_timeout >= 0:

@@ -53,3 +53,19 @@ def test_takes_what_is_just_within_its_bounds(options: dict[str, Any]) -> None:
 def test_refuses_what_is_just_beyond_and_names_it(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         ServeSettings(**options)
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "way_out"),
+    [
+        ("host", None, "an address or a host's name"),
+        ("port", "8000", r"such as int\(\.\.\.\) of it"),
+        ("port", 80.5, "a whole number"),
+        ("shutdown_timeout", "30", r"such as float\(\.\.\.\) of it"),
+        ("shutdown_timeout", None, "seconds"),
+        *((limit, "9", "a whole number") for limit in LIMITS),
+    ],
+)
+def test_says_of_an_environment_variables_text_what_it_should_be(option: str, wrong: Any, way_out: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{option}={wrong!r}: .*{way_out}"):
+        ServeSettings(**{option: wrong})
