@@ -13,6 +13,7 @@ from definable.agent.agent import Agent
 from definable.agent.interface.base import BaseInterface
 from definable.agent.runtime.runtime import AgentRuntime
 from definable.agent.serve_options import ServeOptions
+from definable.errors import ConfigurationError
 
 CLIENT_TIMEOUT = 60.0
 """Seconds: a model may take its time."""
@@ -36,14 +37,19 @@ async def served(agent: Agent, *interfaces: BaseInterface, **options: Unpack[Ser
         interfaces: Messaging interfaces to serve along with it.
         options: Those of `Agent.serve`.
 
+    Raises:
+        ConfigurationError: `enable_server=False`: there is nothing that a client could talk to.
+
     Example:
         async with served(agent) as service:
             response = await service.client.post("/run", json={"input": "hi"})
             assert response.json()["content"] == "hi"
     """
+    if options.get("enable_server") is False:
+        raise ConfigurationError("served() gives a client of HTTP: without a server use agent.running(...)")
     options.setdefault("host", "127.0.0.1")
     options.setdefault("port", 0)
-    options.setdefault("enable_server", True)
+    options["enable_server"] = True
     async with agent.running(*interfaces, **options) as runtime:
         assert runtime.url is not None
         async with httpx2.AsyncClient(base_url=runtime.url, timeout=CLIENT_TIMEOUT, trust_env=False) as client:
