@@ -96,6 +96,7 @@ class BaseInterface(ABC):
         self.last_alive: float | None = None
         """When the platform was last heard of, in seconds of the event loop's clock; None: not since the start."""
         self._pipeline: Pipeline | None = None
+        self._is_open = False
 
     @property
     def name(self) -> str:
@@ -198,18 +199,33 @@ class BaseInterface(ABC):
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None, None]:
-        """Hold everything that the interface needs, from before it receives until all is answered."""
-        self.last_alive = None  # of another event loop's clock, where it was served before
-        identities = self.identity_resolver
-        if identities is not None:
-            await identities.initialize()
+        """Hold everything that the interface needs, from before it receives until all is answered.
+
+        Raises:
+            ConfigurationError: It is held already: two services would share one connection and one rate limit.
+        """
+        if self._is_open:
+            raise ConfigurationError(f"{self.name} is being served already: one agent that serves, one interface")
+        self._is_open = True
         try:
-            async with self.connection():
+            self.last_alive = None  # of another event loop's clock, where it was served before
+            async with self._identified(), self.connection():
                 yield
         finally:
-            if identities is not None:
-                with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):  # files must not outlive a cancelled service
-                    await identities.close()
+            self._is_open = False
+
+    @asynccontextmanager
+    async def _identified(self) -> AsyncGenerator[None, None]:
+        identities = self.identity_resolver
+        if identities is None:
+            yield
+            return
+        await identities.initialize()
+        try:
+            yield
+        finally:
+            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):  # files must not outlive a cancelled service
+                await identities.close()
 
     async def answer(self, message: InterfaceMessage, host: InterfaceHost) -> bool:
         """Answer one accepted message; a failure goes to the hooks, and the user gets `error_message`.

@@ -154,3 +154,25 @@ def test_what_is_no_hook_is_refused_where_it_is_given(wrong: Any) -> None:
 class Hooked(Lines):
     def __init__(self, hook: object) -> None:
         BaseInterface.__init__(self, hooks=[hook])
+
+
+class Waiting(Lines):
+    async def receive(self, accept: Accept) -> None:
+        await super().receive(accept)
+        await anyio.sleep_forever()
+
+
+async def test_one_interface_of_two_agents_is_the_firsts_until_it_has_stopped() -> None:
+    first, second, lines = Agent(OfflineModel(["first"])), Agent(OfflineModel(["second"])), Waiting("hi")
+    with anyio.fail_after(10):
+        async with first.running(lines, enable_server=False) as runtime:
+            await runtime.bus.drain()
+            async with second.running(lines, enable_server=False) as other:
+                await other.supervisors[0].ended.wait()
+                well, document = other.health()
+                assert (well, document["children"]["lines"]["state"]) == (False, "failed")
+                assert "lines is being served already" in (other.supervisors[0].error or "")
+        lines.lines = ()
+        async with second.running(lines, enable_server=False) as other:
+            assert other.health()[0]
+    assert lines.sent == ["first"]
