@@ -16,7 +16,7 @@ from definable.errors import ConfigurationError
 from definable.frozen import frozen
 
 from .headers import Headers
-from .program_name import program_name
+from .program_name import qualified_name
 
 NO_HEADERS = Headers()
 
@@ -112,9 +112,7 @@ class BaseTrigger(ABC):
     @property
     def key(self) -> str:
         """Names the trigger over restarts and replicas: its source and its handler's qualified name."""
-        handler = self.handler
-        home = program_name(getattr(handler, "__module__", ""))
-        return f"{self.source}:{home}.{getattr(handler, '__qualname__', repr(handler))}"
+        return f"{self.source}:{qualified_name(self.handler)}"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.source}>"

@@ -1,10 +1,21 @@
-"""The name of a handler's module, the same however its program is started: a durable bus keeps it over restarts."""
+"""A handler's name, the same in every process of its program: a durable bus keeps it over restarts and replicas."""
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from os.path import basename, splitext
+from typing import Any
+
+
+def qualified_name(handler: Callable[..., Any] | None) -> str:
+    """A handler's module and qualified name; of a `partial` its function's, of a callable object its class's."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    name: str = getattr(handler, "__qualname__", type(handler).__qualname__)
+    return f"{program_name(getattr(handler, '__module__', ''))}.{name}"
 
 
 def program_name(module: str) -> str:

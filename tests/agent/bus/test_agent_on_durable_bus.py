@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,37 @@ async def test_what_a_stop_left_in_the_file_is_handled_by_the_next_and_counted_a
     async with second.running():
         await eventually(lambda: len(second.seen) == 10)
     assert second.seen == [(0, 2), (1, 2), *[(n, 1) for n in range(2, 10)]]
+
+
+async def note(seen: list[Any], hold: bool, event: TriggerEvent) -> None:
+    seen.append(event.body["n"])
+    if hold:
+        await anyio.sleep_forever()
+
+
+class Noting:
+    """A handler that is an object."""
+
+    def __init__(self, seen: list[Any], hold: bool) -> None:
+        self.arguments = seen, hold
+
+    async def __call__(self, event: TriggerEvent) -> None:
+        await note(*self.arguments, event)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("make", [partial(partial, note), Noting], ids=["partial", "object"])
+async def test_a_handler_without_a_name_of_its_own_is_known_again_after_a_restart(place: str, make: Any) -> None:
+    lives: list[list[Any]] = [[], []]
+    handlers = [make(seen, seen is lives[0]) for seen in lives]
+    for seen, handler in zip(lives, handlers, strict=True):
+        agent = Agent("offline", bus=bus_at(place))
+        agent.on(EventTrigger("job"))(handler)
+        async with agent.running(enable_server=False, shutdown_timeout=0.2):
+            if seen is lives[0]:
+                await agent.aemit("job", {"n": 1})
+            await eventually(lambda seen=seen: seen)
+    assert lives == [[1], [1]]
 
 
 @pytest.mark.anyio

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import pytest
 
 from definable.agent.trigger import BaseTrigger, Headers, RawRequest, Reply, TriggerEvent
+from definable.agent.trigger.base import Handler
 from definable.errors import ConfigurationError
 
 
@@ -18,7 +20,16 @@ class Doorbell(BaseTrigger):
         return "doorbell(front)"
 
 
-async def handle(event: TriggerEvent) -> None: ...
+async def handle(event: TriggerEvent, greeting: str = "") -> None: ...
+
+
+class Porter:
+    def __init__(self, greeting: str) -> None:
+        self.greeting = greeting
+
+    async def open(self, event: TriggerEvent) -> None: ...
+
+    async def __call__(self, event: TriggerEvent) -> None: ...
 
 
 def test_a_trigger_of_ones_own_says_its_source() -> None:
@@ -36,6 +47,21 @@ def test_the_key_names_source_and_handler() -> None:
     trigger = Doorbell()
     trigger.handler = handle
     assert trigger.key == f"doorbell(front):{__name__}.handle"
+
+
+@pytest.mark.parametrize(
+    ("handler", "name"),
+    [
+        (functools.partial(functools.partial(handle), greeting="hello"), "handle"),
+        (Porter("hello"), "Porter"),
+        (Porter("hello").open, "Porter.open"),
+        (functools.partial(Porter("hello")), "Porter"),
+    ],
+)
+def test_the_key_is_the_same_in_every_process_whatever_the_handler_is(handler: Handler, name: str) -> None:
+    trigger = Doorbell()
+    trigger.handler = handler
+    assert trigger.key == f"doorbell(front):{__name__}.{name}"
 
 
 @pytest.mark.parametrize(
