@@ -57,7 +57,7 @@ class APIKeyAuth:
     def _presented(self, request: AuthRequest) -> bytes | None:
         if request.platform != "http":
             return None
-        value = request.header(self.header)
+        value = None if self.header.lower() == "authorization" else request.header(self.header)
         if value is None:
             value = request.header("Authorization")
             if value is None:

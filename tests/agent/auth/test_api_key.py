@@ -90,6 +90,12 @@ def test_the_header_may_be_another() -> None:
     assert asked(auth, {"X-API-Key": "secret"}) is None
 
 
+@pytest.mark.parametrize("header", ["Authorization", "authorization"])
+@pytest.mark.parametrize("value", ["secret", "Bearer secret"])
+def test_the_header_may_be_authorization_itself_with_or_without_bearer(header: str, value: str) -> None:
+    assert asked(APIKeyAuth("secret", header=header), {"Authorization": value}) == user_id("secret")
+
+
 def test_other_platforms_have_no_keys() -> None:
     assert APIKeyAuth("k").authenticate(AuthRequest(platform="telegram", headers={"X-API-Key": "k"})) is None
 
