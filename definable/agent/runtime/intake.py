@@ -5,9 +5,9 @@ The run and webhook endpoints call it. What is accepted for later comes back out
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
@@ -24,6 +24,8 @@ from .clock import current_clock
 from .dispatch import Dispatcher, Outcome
 from .run_registry import RunRecord, RunRegistry
 from .triggers import RUNS_KEY, TriggerTable
+
+Answer = TypeVar("Answer")
 
 DEDUPE_TTL = 24 * 3600.0
 """Seconds for which a delivery's name is remembered: senders give up retrying sooner."""
@@ -96,23 +98,32 @@ class Intake:
                 self._registry.forget(record)
         return run.run_id if accepted else Duplicate()
 
-    def handle(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> Awaitable[Outcome | Duplicate]:
-        """Handle a webhook's delivery now, while its sender waits. A delivery that failed may come again."""
-        if webhook.dedupe is None:
-            return self._dispatcher.dispatch_with_retries(webhook, event, user_id=user_id)
-        return self._handle_once(webhook, event, user_id)
+    def handle(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> Awaitable[Outcome]:
+        """Handle a webhook's delivery now, while its sender waits."""
+        return self._dispatcher.dispatch_with_retries(webhook, event, user_id=user_id)
 
-    async def _handle_once(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> Outcome | Duplicate:
+    async def handle_once(
+        self,
+        webhook: Webhook,
+        event: TriggerEvent,
+        user_id: str | None,
+        answer_of: Callable[[Outcome | Duplicate], Answer],
+    ) -> Answer:
+        """Handle a delivery that may be a repeat, and make the answer of what came of it.
+
+        One that failed may come again, also one that failed in its answer: its sender hears of no success.
+        """
         key = await self._dedupe_key(webhook, event, user_id)
         if key is None:
-            return await self._dispatcher.dispatch_with_retries(webhook, event, user_id=user_id)
+            return answer_of(await self.handle(webhook, event, user_id))
         if not await self._bus.claim(key, DEDUPE_TTL):
-            return Duplicate()
+            return answer_of(Duplicate())
         done = False
         try:
-            outcome = await self._dispatcher.dispatch_with_retries(webhook, event, user_id=user_id)
+            outcome = await self.handle(webhook, event, user_id)
+            answer = answer_of(outcome)
             done = not (isinstance(outcome, Reply) and outcome.status >= 500)
-            return outcome
+            return answer
         finally:
             if not done:
                 # Shielded: also a delivery that a stop cut off may come again. Bounded, for a broker that is away.

@@ -50,7 +50,7 @@ class Setup:
         return self.result
 
     async def handle(self, event: TriggerEvent, user_id: str | None = None) -> Any:
-        return await self.intake.handle(self.webhook, event, user_id)
+        return await self.intake.handle_once(self.webhook, event, user_id, lambda outcome: outcome)
 
     async def accept(self, event: TriggerEvent, user_id: str | None = None) -> str | Duplicate:
         return await self.intake.accept(self.webhook, event, user_id)

@@ -86,7 +86,16 @@ async def test_of_a_thousand_repeats_at_once_exactly_one_runs(respond: Any, dedu
     assert len(handler.events) == 1
 
 
-@pytest.mark.parametrize("failure", [ZeroDivisionError(), Reply("again, please", 503), TimeoutError()])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        ZeroDivisionError(),
+        Reply("again, please", 503),
+        TimeoutError(),
+        pytest.param(b"\xff", id="no JSON"),
+        pytest.param(Reply(headers={"X-Words": "two\nlines"}), id="no header"),
+    ],
+)
 async def test_a_delivery_that_failed_may_come_again(failure: Any) -> None:
     handler = Recorder(failure, "hi")
     async with serve_ourselves(agent_with(Webhook("/hook", dedupe="X-Delivery"), handler)) as client:

@@ -36,6 +36,8 @@ class WebhookEndpoint:
         user_id = None if request.auth is None else request.auth.user_id
         if self.webhook.respond == "accept":
             return accepted_response(request, await self.intake.accept(self.webhook, event, user_id))
+        if self.webhook.dedupe is not None:
+            return await self.intake.handle_once(self.webhook, event, user_id, outcome_response)
         return outcome_response(await self.intake.handle(self.webhook, event, user_id))
 
 
