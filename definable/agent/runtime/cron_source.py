@@ -9,7 +9,7 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-from definable.agent.bus.base import EventBus
+from definable.agent.bus.base import DEDUPE_TTL, EventBus
 from definable.agent.trigger.cron import Cron
 from definable.errors import EventBufferFull
 
@@ -39,11 +39,19 @@ class CronSource:
         """
         key = self._triggers.key_of(job)
         data = {"body": None, "source": job.source, "timestamp": nominal}
-        if not await self._published(key, data, f"{key}@{nominal:.3f}"):
+        if not await self._published(key, data, f"{key}@{nominal:.3f}", remembered(job, nominal)):
             logger.debug("%s at %s was fired by another replica", job.source, nominal)
 
-    async def _published(self, key: str, data: dict[str, Any], dedupe_key: str) -> bool:
+    async def _published(self, key: str, data: dict[str, Any], dedupe_key: str, ttl: float) -> bool:
         if not self._bus.durable:
             with suppress(EventBufferFull):  # a turn of the event loop for each of thousands makes the last ones late
-                return self._bus.publish_nowait(key, data, dedupe_key=dedupe_key)
-        return await self._bus.publish(key, data, dedupe_key=dedupe_key)
+                return self._bus.publish_nowait(key, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
+        return await self._bus.publish(key, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
+
+
+def remembered(job: Cron, nominal: float) -> float:
+    """Seconds for which a firing is remembered: longer than another replica may come late with it."""
+    grace = job.misfire_grace
+    if grace > DEDUPE_TTL:  # a late one is overtaken by the next time of the job
+        grace = min(grace, job.next_after(nominal) - nominal)
+    return grace + job.jitter + DEDUPE_TTL
