@@ -48,13 +48,20 @@ class SecuritySchemes:
 
 
 def ways_in(provider: AuthProvider) -> Iterator[AuthProvider]:
-    """The providers that may accept an HTTP request, each on its own."""
-    if not isinstance(provider, CompositeAuth):
+    """The providers that may accept an HTTP request, each on its own; the one that is given, where none of them may."""
+    if not isinstance(provider, CompositeAuth) or is_for_messaging(provider):
         yield provider
         return
     for part in provider.providers:
-        if not isinstance(part, AllowlistAuth):  # for messaging alone
+        if not is_for_messaging(part):
             yield from ways_in(part)
+
+
+def is_for_messaging(provider: AuthProvider) -> bool:
+    """Whether a provider accepts nobody over HTTP."""
+    if isinstance(provider, CompositeAuth):
+        return all(map(is_for_messaging, provider.providers))
+    return isinstance(provider, AllowlistAuth)
 
 
 def scheme_of(provider: AuthProvider) -> tuple[str, dict[str, str]]:

@@ -194,6 +194,8 @@ def test_an_open_agent_asks_for_nothing() -> None:
         (StandardWebhookSignature(SIGNING), {"standard_webhooks_signature": ("apiKey", "webhook-signature")}),
         (HouseRules(), {"authorization": ("apiKey", "Authorization")}),
         (CompositeAuth(AllowlistAuth({"7"}), JWTAuth(SECRET)), {"jwt": ("http", None)}),
+        (CompositeAuth(CompositeAuth(AllowlistAuth({"7"})), JWTAuth(SECRET)), {"jwt": ("http", None)}),
+        (CompositeAuth(AllowlistAuth({"7"}), AllowlistAuth({"8"})), {"authorization": ("apiKey", "Authorization")}),
         (
             CompositeAuth(APIKeyAuth(KEY), APIKeyAuth(KEY, "X-Key")),
             {"api_key": ("apiKey", "X-API-Key"), "api_key_2": ("apiKey", "X-Key")},
