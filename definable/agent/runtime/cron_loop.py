@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
@@ -20,6 +21,7 @@ from anyio.lowlevel import checkpoint
 
 from definable.agent.trigger.cron import Cron
 
+from .backoff import Backoff
 from .clock import WallClock, current_clock
 from .fired_times import FiredTimes
 
@@ -38,6 +40,8 @@ STEP_TOLERANCE = 1.0
 ON_TIME = 1.0
 """Seconds of lateness that never count, whatever the job's grace: cron tells no shorter times apart."""
 
+PUBLISH_BACKOFF = Backoff(initial=1.0, maximum=10.0, jitter=0.25)
+"""Between the attempts to publish one firing."""
 
 SHORTEST_INTERVAL = 1.0
 """Seconds between two times of a job: so long after one, no other has come."""
@@ -53,7 +57,9 @@ class Due(NamedTuple):
     nominal: float
     """What the schedule says, in Unix seconds; `when` less the jitter."""
     is_delayed: bool
-    """The nominal time has come already, and the job's jitter holds the firing back."""
+    """The nominal time has come already, and the job's jitter holds the firing back, or it is tried again."""
+    failures: int = 0
+    """How often it could not be published."""
 
 
 class CronLoop:
@@ -64,15 +70,16 @@ class CronLoop:
     - When the wall clock steps back, no nominal time fires again; times that it now shows and that have not fired,
       fire. A step of the machine's clock is noticed within 60 seconds.
     - Jitter delays one firing and nothing else; the nominal time stays as the schedule says.
+    - A firing that cannot be published is tried again, as long as it is neither too late nor overtaken by a later one.
 
     Args:
         jobs: The jobs; there may be none.
-        fire: Called for each firing. What it raises is logged and counted in `failed`, and the loop goes on.
+        fire: Called for each firing, and again when it fails. What it raises is logged, and the loop goes on.
 
     Attributes:
         fired: Firings handed to `fire` without an exception, by job.
         missed: Firings that were skipped, by job; in one step of the clock at most 10,000 a job are counted.
-        failed: Firings for which `fire` raised, by job.
+        failed: Firings for which `fire` raised, also those that were published later, by job.
     """
 
     def __init__(self, jobs: Iterable[Cron], fire: Fire) -> None:
@@ -85,6 +92,8 @@ class CronLoop:
         self._order = itertools.count()
         self._next: dict[Cron, float] = {}
         self._done = {job: FiredTimes() for job in self.jobs}
+        self._unpublished: dict[Cron, float] = {}
+        """The nominal time that is tried again, by job."""
 
     def next_firing(self, job: Cron) -> float | None:
         """The next nominal time of `job` in Unix seconds; None while the loop does not run."""
@@ -107,6 +116,7 @@ class CronLoop:
         finally:
             self._heap.clear()
             self._next.clear()
+            self._unpublished.clear()
 
     async def _schedule_all(self, now: float) -> None:
         for number, job in enumerate(self.jobs, 1):
@@ -136,8 +146,8 @@ class CronLoop:
         while self._heap and self._heap[0].when <= (now := clock.now()):
             due = heapq.heappop(self._heap)
             if due.is_delayed:
-                if not self._is_too_late(due.job, now - due.when):
-                    await self._publish(due.job, due.nominal)
+                if self._is_still_wanted(due, now):
+                    await self._publish(due.job, due.nominal, due.failures)
             elif now < due.nominal + SHORTEST_INTERVAL:
                 delay = _delay(due.job)
                 fires = self._fires(due.job, due.nominal, now - delay)
@@ -195,14 +205,32 @@ class CronLoop:
         self.missed[job] += 1
         return True
 
-    async def _publish(self, job: Cron, nominal: float) -> None:
+    def _is_still_wanted(self, due: Due, now: float) -> bool:
+        if not due.failures:
+            return not self._is_too_late(due.job, now - due.when)
+        if self._unpublished.get(due.job) != due.nominal:
+            return False
+        del self._unpublished[due.job]
+        return not self._is_too_late(due.job, now - due.nominal - due.job.jitter)
+
+    async def _publish(self, job: Cron, nominal: float, failures: int = 0) -> None:
+        if self._unpublished.get(job, math.inf) < nominal:
+            del self._unpublished[job]
         try:
             await self._fire(job, nominal)
         except Exception:
-            self.failed[job] += 1
+            self.failed[job] += not failures
             logger.exception("a firing of %s could not be published", job.source)
+            self._try_again(job, nominal, failures + 1)
         else:
             self.fired[job] += 1
+
+    def _try_again(self, job: Cron, nominal: float, failures: int) -> None:
+        if job in self._unpublished:  # a later one
+            return
+        self._unpublished[job] = nominal
+        when = current_clock().now() + PUBLISH_BACKOFF.delay(failures)
+        heapq.heappush(self._heap, Due(when, next(self._order), job, nominal, True, failures))
 
 
 def _delay(job: Cron) -> float:

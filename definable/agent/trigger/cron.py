@@ -29,9 +29,10 @@ class Cron(BaseTrigger):
         timezone: An IANA name such as `"Europe/Berlin"`.
         overlap: When the firing before it still runs: `"skip"` drops the new one, `"queue"` runs it afterwards,
             `"allow"` runs both.
-        misfire_grace: Seconds that a firing may come late, after a suspend, a step of the clock or a blocked loop; one
-            later than this is skipped and counted, and of several missed ones at most the latest fires. Lateness below
-            a second never counts, since cron tells no shorter times apart; `math.inf` skips none for being late.
+        misfire_grace: Seconds that a firing may come late, after a suspend, a step of the clock, a blocked loop or a
+            failure of the event bus; one later than this is skipped and counted, and of several missed ones at most
+            the latest fires. Lateness below a second never counts, since cron tells no shorter times apart;
+            `math.inf` skips none for being late.
         jitter: Seconds; each firing is delayed by a random time up to this. The event's timestamp stays nominal.
         timeout: Seconds that handler and run may take together; None for no limit.
         max_concurrency: How many of this trigger's events are handled at once; None for no limit of its own.

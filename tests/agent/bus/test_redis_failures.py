@@ -11,6 +11,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from definable.agent import Agent
 from definable.agent.bus import Delivery, RedisBus
 from definable.agent.session import RedisSessionStore, Session
 from definable.agent.storage.redis_link import RedisAway
-from definable.agent.trigger import EventTrigger, TriggerEvent, Webhook
+from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 from definable.errors import EventBufferFull, StorageError
 from definable.testing import served
 
@@ -181,6 +182,23 @@ async def test_a_delivery_whose_claim_was_not_answered_may_come_again(own_redis:
         assert (again.json(), handled) == ({"status": "ok"}, ["1"])
         third = await service.client.post("/hook", headers={"X-Delivery": "1"})
         assert (third.json(), handled) == ({"status": "duplicate"}, ["1"])
+
+
+async def test_a_cron_job_whose_time_comes_while_redis_is_away_fires_when_it_is_back(own_redis: RedisServer) -> None:
+    agent, fired = Agent("offline", bus=RedisBus(own_redis.url, timeout=0.3)), list[float]()
+    soon = datetime.now(UTC) + timedelta(seconds=3)
+    once_a_year = f"{soon:%M %H %d %m} * {soon:%S}"
+
+    @agent.on(Cron(once_a_year))
+    async def job(event: TriggerEvent) -> None:
+        fired.append(event.timestamp)
+
+    async with agent.running(enable_server=False) as runtime:
+        await in_thread(own_redis.kill)
+        await eventually(runtime.cron_loop.failed.total)
+        await in_thread(own_redis.start)
+        await eventually(lambda: fired)
+    assert fired == [soon.replace(microsecond=0).timestamp()]
 
 
 async def test_publish_waits_for_a_redis_that_comes_back(own_redis: RedisServer) -> None:

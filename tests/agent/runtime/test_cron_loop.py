@@ -125,6 +125,55 @@ async def test_a_failing_publication_is_logged_and_counted_and_ends_nothing(capl
     assert "cron(* * * * *)" in caplog.text
 
 
+class Refusing(Firings):
+    """Refuses what comes before some minute after nine."""
+
+    def __init__(self, until: float) -> None:
+        super().__init__()
+        self.until = NINE + until * MINUTE
+
+    async def __call__(self, job: Cron, nominal: float) -> None:
+        if current_clock().now() < self.until:
+            raise RuntimeError("no bus")
+        await super().__call__(job, nominal)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 600.0])
+async def test_a_firing_that_could_not_be_published_is_tried_again_within_its_grace(jitter: float) -> None:
+    firings, job = Refusing(until=10.5 + jitter / MINUTE), Cron("10 * * * *", jitter=jitter, misfire_grace=90)
+    async with running(job, fire=firings) as loop:
+        await anyio.sleep(HOUR)
+    assert firings.minutes() == [10]
+    assert (loop.fired[job], loop.failed[job], loop.missed[job]) == (1, 1, 0)
+
+
+async def test_a_firing_that_cannot_be_published_within_its_grace_is_missed() -> None:
+    firings, job = Refusing(until=15), Cron("10 * * * *")
+    async with running(job, fire=firings) as loop:
+        await anyio.sleep(2 * HOUR)
+    assert firings.minutes() == [70]
+    assert (loop.fired[job], loop.failed[job], loop.missed[job]) == (1, 1, 1)
+
+
+async def test_of_several_firings_that_could_not_be_published_the_latest_fires() -> None:
+    firings, job = Refusing(until=8.5), Cron("* * * * *", misfire_grace=math.inf)
+    async with running(job, fire=firings) as loop:
+        await anyio.sleep(10 * MINUTE + 1)
+    assert firings.minutes() == [8, 9, 10]
+    assert loop.failed[job] == 8
+
+
+async def test_an_earlier_firing_that_jitter_brings_later_takes_no_other_attempt_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    delays = iter([90.0, 10.0])
+    monkeypatch.setattr("definable.agent.runtime.cron_loop._delay", lambda job: next(delays, 0.0))
+    firings = Refusing(until=2.4)
+    async with running(Cron("1,2 9 * * *", misfire_grace=HOUR), fire=firings):
+        await anyio.sleep(HOUR)
+    assert sorted(firings.minutes()) == [1, 2]
+
+
 async def test_ten_thousand_jobs_of_one_second_all_fire_on_time() -> None:
     firings = Firings()
     jobs = [Cron("0 * * * *") for _ in range(10_000)]
