@@ -103,6 +103,8 @@ class CronLoop:
         """Runs until it is cancelled, also where there are no jobs; started once the first firings are known."""
         clock = current_clock()
         lead = _lead(clock)
+        self._heap.clear()
+        self._unpublished.clear()
         try:
             await self._schedule_all(clock.now())
             task_status.started()
@@ -114,9 +116,17 @@ class CronLoop:
                 await clock.sleep_until(self._heap[0].when)
             await anyio.sleep_forever()
         finally:
-            self._heap.clear()
             self._next.clear()
-            self._unpublished.clear()
+
+    async def fire_held_back(self) -> None:
+        """Publish now what jitter holds back, and what waits for another attempt; after the end of `run`.
+
+        Their times have come, and no later loop computes them again.
+        """
+        held_back, self._heap = [due for due in sorted(self._heap) if due.is_delayed], []
+        for due in held_back:
+            if self._is_still_wanted(due, current_clock().now()):
+                await self._publish(due.job, due.nominal, due.failures)
 
     async def _schedule_all(self, now: float) -> None:
         for number, job in enumerate(self.jobs, 1):

@@ -113,6 +113,7 @@ class AgentRuntime:
         self._stopping: anyio.Event | None = None
         self._children: TaskGroup | None = None
         self._cron_scope: anyio.CancelScope | None = None
+        self._cron_ended = anyio.Event()
         self._stop_began: float | None = None
         """Seconds of the event loop's clock."""
         self._start_scope: anyio.CancelScope | None = None
@@ -281,6 +282,8 @@ class AgentRuntime:
             async with anyio.create_task_group() as loop:
                 await loop.start(self.cron_loop.run)
                 task_status.started(scope)
+        await self.cron_loop.fire_held_back()
+        self._cron_ended.set()
 
     def _announce(self) -> None:
         logger.info("%s", banner(self))
@@ -320,6 +323,7 @@ class AgentRuntime:
             await self.http.ended()
         for supervisor in self.supervisors:
             await supervisor.received.wait()
+        await self._cron_ended.wait()
         emitter = self.agent.emitter
         while True:  # the last piece of work may have emitted one more
             await emitter.flushed()

@@ -33,7 +33,8 @@ class Cron(BaseTrigger):
             failure of the event bus; one later than this is skipped and counted, and of several missed ones at most
             the latest fires. Lateness below a second never counts, since cron tells no shorter times apart;
             `math.inf` skips none for being late.
-        jitter: Seconds; each firing is delayed by a random time up to this. The event's timestamp stays nominal.
+        jitter: Seconds; each firing is delayed by a random time up to this, or until the service stops. The event's
+            timestamp stays nominal.
         timeout: Seconds that handler and run may take together; None for no limit.
         max_concurrency: How many of this trigger's events are handled at once; None for no limit of its own.
         retries: How often a failed firing is tried again, with exponential backoff and jitter; off by default.

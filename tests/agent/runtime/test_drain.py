@@ -11,8 +11,9 @@ import pytest
 from definable.agent import Agent, RunContext
 from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.interface.base import Accept
+from definable.agent.runtime.clock import current_clock
 from definable.agent.runtime.report import WorkCount
-from definable.agent.trigger import EventTrigger, TriggerEvent
+from definable.agent.trigger import Cron, EventTrigger, TriggerEvent
 from definable.model import OfflineModel
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
@@ -70,6 +71,23 @@ async def test_what_such_a_message_sets_off_is_finished_too() -> None:
         await anyio.sleep(1)
     assert len(finished) == 1
     assert runtime.report is not None and runtime.report.clean
+
+
+async def test_a_cron_firing_that_jitter_holds_back_is_finished_too() -> None:
+    agent, fired = Agent("offline"), list[float]()
+
+    @agent.on(Cron("0 * * * *", jitter=1800))
+    async def job(event: TriggerEvent) -> None:
+        await anyio.sleep(5)
+        fired.append(event.timestamp)
+
+    async with agent.running(enable_server=False) as runtime:
+        [cron] = runtime.cron_loop.jobs
+        nominal = runtime.cron_loop.next_firing(cron)
+        assert nominal is not None
+        await anyio.sleep(nominal - current_clock().now() + 0.5)
+    assert fired == [nominal]
+    assert runtime.report.sources["cron"] == WorkCount(completed=1)
 
 
 async def test_an_interface_that_does_not_stop_is_waited_for_as_long_as_the_grace_lasts() -> None:
