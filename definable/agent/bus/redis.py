@@ -107,6 +107,7 @@ class RedisBus(EventBus):
         if self._is_open:
             raise ConfigurationError("this RedisBus is open already: one agent that serves, one bus")
         self._is_open = True
+        self._taken = DedupeWindow()  # by the event loop's clock, and the next loop has another
         try:
             async with opened_line(self._address, self._prefix, self._lease, self._timeout) as self._line:
                 try:

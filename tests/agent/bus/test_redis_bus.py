@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+import trio.testing
 from anyio.lowlevel import checkpoint
 from loopback.redis import RedisServer
 
@@ -285,6 +286,19 @@ async def test_a_key_is_taken_for_all_replicas(redis: RedisServer) -> None:
         await buses[2].release("job@12.000")
         assert await buses[1].claim("job@12.000", 60)
         assert not await buses[0].publish("tick", {}, dedupe_key="job@12.000")
+
+
+def test_a_key_that_redis_has_forgotten_is_free_also_on_the_next_event_loop(redis: RedisServer) -> None:
+    bus = RedisBus(redis.url)
+
+    async def publish_one() -> None:
+        async with bus.open():
+            assert bus.publish_nowait("job", {}, dedupe_key="once", dedupe_ttl=0.01)
+
+    for begins_at in (1000.0, 0.0):  # trio's clock begins anywhere with every run
+        clock = trio.testing.MockClock(rate=1.0)
+        clock.jump(begins_at)
+        anyio.run(publish_one, backend="trio", backend_options={"clock": clock})
 
 
 async def test_of_a_process_that_died_what_it_had_claimed_is_forgotten_and_what_it_published_is_not(
