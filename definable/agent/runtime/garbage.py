@@ -8,6 +8,7 @@ unless it is part of a cycle.
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -15,13 +16,23 @@ THRESHOLDS = (10_000, 20, 50)
 """New objects before the youngest are looked through, and how often that happens before the older ones are too."""
 
 
+_lock = threading.Lock()
+_before: list[tuple[int, int, int]] = []
+"""The process's thresholds at each opening: several threads may serve at once, and end in any order."""
+
+
 @contextmanager
 def rare_collection() -> Generator[None]:
     """Looks for cycles less often while the context is open; what the user set higher, or switched off, stays."""
-    before = gc.get_threshold()
-    if before[0]:
-        gc.set_threshold(*map(max, before, THRESHOLDS))
+    with _lock:
+        before = gc.get_threshold()
+        _before.append(before)
+        if before[0]:
+            gc.set_threshold(*map(max, before, THRESHOLDS))
     try:
         yield
     finally:
-        gc.set_threshold(*before)
+        with _lock:
+            before = _before.pop()
+            if not _before:  # the last to end puts back what the first has found
+                gc.set_threshold(*before)

@@ -1,10 +1,13 @@
 """How often cycles are looked for while a process serves."""
 
 import gc
+import threading
 
 import pytest
 
+from definable.agent import Agent
 from definable.agent.runtime.garbage import THRESHOLDS, rare_collection
+from definable.agent.trigger import EventTrigger
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +29,23 @@ def test_what_the_user_set_stays():
         gc.set_threshold(*own)
         with rare_collection():
             assert gc.get_threshold() == own
+
+
+def test_of_services_that_overlap_the_last_to_end_puts_back_what_was_there():
+    gc.set_threshold(700, 10, 10)
+    agents = [Agent("offline"), Agent("offline")]
+    options = {"host": "127.0.0.1", "port": 0, "handle_signals": False}
+    threads = [threading.Thread(target=agent.serve, kwargs=options) for agent in agents]
+    for agent, thread in zip(agents, threads, strict=True):
+        begun = threading.Event()
+        agent.emit("begun")
+        agent.on(EventTrigger("begun"))(lambda event, begun=begun: begun.set())
+        thread.start()
+        assert begun.wait(10)
+    seen: list[tuple[int, ...]] = []
+    for agent, thread in zip(agents, threads, strict=True):
+        seen.append(gc.get_threshold())
+        assert agent.runtime is not None
+        agent.runtime.stop()
+        thread.join(10)
+    assert [*seen, gc.get_threshold()] == [THRESHOLDS, THRESHOLDS, (700, 10, 10)]
