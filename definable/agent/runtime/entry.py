@@ -157,15 +157,21 @@ async def _reached(
 @asynccontextmanager
 async def _running(runtime: AgentRuntime) -> AsyncGenerator[AgentRuntime, None]:
     watcher = SignalWatcher(runtime.stop, exit_after=None)
-    with plain_errors():
-        async with anyio.create_task_group() as group:
-            await group.start(_serve, runtime, watcher)
-            try:
-                yield runtime
-            except BaseException:  # the body failed or was cancelled: nothing to wait for
-                group.cancel_scope.cancel()
-                raise
-            runtime.stop()
+    failure: BaseException | None = None
+    try:
+        with plain_errors():
+            async with anyio.create_task_group() as group:
+                await group.start(_serve, runtime, watcher)
+                try:
+                    yield runtime
+                except BaseException as error:  # the body failed or was cancelled: nothing to wait for
+                    group.cancel_scope.cancel()
+                    failure = error if isinstance(error, ExceptionGroup) else None
+                    raise
+                runtime.stop()
+    finally:
+        if failure is not None:  # as the user raised it, and not as its only member
+            raise failure
 
 
 def asgi(agent: Agent, interfaces: Sequence[BaseInterface], options: ServeOptions) -> LifespanApp:

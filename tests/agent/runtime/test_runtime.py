@@ -174,6 +174,14 @@ async def test_an_error_in_the_body_reaches_the_caller_plain() -> None:
             raise KeyError("mine")
 
 
+async def test_a_group_of_one_from_the_body_reaches_the_caller_as_it_was_raised() -> None:
+    group = ExceptionGroup("mine", [ZeroDivisionError("mine")])
+    with pytest.raises(ExceptionGroup) as caught:
+        async with Agent("offline").running(enable_server=False):
+            raise group
+    assert caught.value is group
+
+
 async def test_a_cancelled_scope_stops_promptly() -> None:
     agent = Agent("offline")
     began, ended = anyio.Event(), anyio.Event()
