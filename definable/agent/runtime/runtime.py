@@ -120,6 +120,8 @@ class AgentRuntime:
         """What a stop cancels until there are children to stop."""
         self._stopped_early = False
         """A stop came, maybe before the event loop was known."""
+        self._forced_early = False
+        """So did one that cuts off what is under way."""
         self._has_started = False
         """Whoever starts it was told so."""
         self._forced = False
@@ -152,7 +154,8 @@ class AgentRuntime:
         Args:
             force: Cut off what is under way rather than finish it.
         """
-        self._stopped_early = True  # first, for a `run` that begins meanwhile in its own thread
+        self._forced_early = self._forced_early or force  # both first, for a `run` that begins in its own thread
+        self._stopped_early = True
         if self._loop is not None:
             self._loop.call_soon(self._stop_now, force)
 
@@ -188,7 +191,7 @@ class AgentRuntime:
         self._stopping, self._start_scope = anyio.Event(), anyio.CancelScope()
         self.agent.runtime = self
         if self._stopped_early:
-            self._stop_now(False)
+            self._stop_now(self._forced_early)
         try:
             with plain_errors(), Watchdog(self._loop), self._start_scope:
                 await self._serve(task_status)

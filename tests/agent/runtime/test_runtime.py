@@ -227,12 +227,13 @@ async def test_stopping_twice_and_after_the_end_does_nothing() -> None:
     assert runtime.report.clean
 
 
-async def test_a_stop_from_just_before_the_start_is_heard() -> None:
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_stop_from_just_before_the_start_is_heard(force: bool) -> None:
     runtime = AgentRuntime(webhook_agent(), (), ServeSettings(host="127.0.0.1", port=0))
-    runtime.stop()
+    runtime.stop(force)
     with anyio.fail_after(5):
         report = await runtime.run()
-    assert (report.clean, report.forced, report.duration) == (True, False, 0)
+    assert (report.clean, report.forced, report.duration) == (True, force, 0)
 
 
 async def test_a_stop_from_another_thread_is_heard_also_at_the_moment_of_the_start() -> None:
