@@ -46,6 +46,8 @@ HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., Any])
 MAX_HISTORY = 100
 """Messages of a session that are kept and sent to the model."""
 
+DEFAULT_NAME = "agent"
+
 CLOSE_TIMEOUT = 5.0
 """Seconds that closing the model's connections may take at the end of `Agent.run`."""
 
@@ -57,7 +59,8 @@ class Agent:
         model: A `Model`, or a string: `"openai/gpt-4o"`, `"offline"`.
         instructions: The system message, or a sync or async function of the `RunContext` that makes it.
         tools: What the model may call: functions, or `Tool`s made by `@tool`.
-        name: Shown in logs, in the banner and in the OpenAPI document; "agent" when None.
+        name: Shown in logs, in the banner and in the OpenAPI document; "agent" when None. Agents that share a session
+            store have names of their own: by them the conversations of their chats are told apart.
         output_type: Replies are validated as this type (a pydantic model, or any type pydantic knows), asked for once
             more when they do not fit.
         sessions: Where conversations are kept; a `MemorySessionStore` when None.
@@ -99,7 +102,7 @@ class Agent:
         check_parts(instructions, sessions, bus, auth)
         if run_timeout is not None and not run_timeout > 0:
             raise ConfigurationError(f"run_timeout={run_timeout!r}: seconds, greater than 0, or None")
-        self.name: str = name or "agent"
+        self.name: str = name or DEFAULT_NAME
         self.auth = auth
         self.bus = bus
         self.runner: Runner = Runner(

@@ -35,4 +35,4 @@ class InterfaceHost:
     auth: Callable[[], AuthProvider | None] = nobody
     """Who guards the agent, asked at every message."""
     name: str | None = None
-    """What tells the interface from others of its agent that have its name; None where it has the name to itself."""
+    """What tells the interface from others that keep conversations in the same place; None: its platform does."""

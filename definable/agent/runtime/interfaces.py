@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Container, Sequence
 
-from definable.agent.agent import Agent, check_interface
+from definable.agent.agent import DEFAULT_NAME, Agent, check_interface
 from definable.agent.bus.base import EventBus
 from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.host import InterfaceHost, StartRun, StreamRun
@@ -86,7 +86,7 @@ def host_of(interface: BaseInterface, agent: Agent, registry: RunRegistry, name:
         streamer(interface, agent, registry) if answering.runner.output_type is None else None,
         sessions=answering.sessions,
         auth=lambda: answering.auth,
-        name=name,
+        name=name if answering.name == DEFAULT_NAME else f"{answering.name}/{name or ''}",
     )
 
 

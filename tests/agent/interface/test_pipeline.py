@@ -428,6 +428,18 @@ async def test_replicas_go_on_with_the_conversation_that_one_of_them_began_anew(
     assert said[1:] == [["old", "old", "old too"], ["new"], ["new", "new", "newer"]]
 
 
+async def test_two_services_that_share_a_store_keep_the_conversations_of_one_user_apart(tmp_path: Path) -> None:
+    said: list[list[str]] = []
+    for name in ("first", "second", "first", "second"):
+        chat, model = Chat(), OfflineModel()
+        agent = Agent(model, name=name, sessions=SQLiteSessionStore(tmp_path / "sessions.db"))
+        async with agent.running(chat, enable_server=False):
+            await anyio.sleep(0.1)
+            await chat.say(f"to the {name}")
+        said.append([message.content for message in model.requests[-1].messages])
+    assert said == [["to the first"], ["to the second"], ["to the first"] * 3, ["to the second"] * 3]
+
+
 async def test_history_is_bounded() -> None:
     model = OfflineModel()
     chat = Chat(InterfaceConfig(platform="chat", max_session_history=4))
