@@ -24,8 +24,10 @@ class Batch:
     """New deliveries whose publishers wait to be told."""
     unawaited: list[Row] = field(default_factory=list[Row])
     """New deliveries whose publishers were told already: these must be written, now or later."""
-    keys: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
-    """Dedupe keys and when they expire (Unix seconds); None for those to forget."""
+    forgotten: set[str] = field(default_factory=set[str])
+    """Dedupe keys to forget, before those that are taken."""
+    keys: dict[str, float] = field(default_factory=dict[str, float])
+    """Dedupe keys and when they expire (Unix seconds)."""
     awaited_keys: list[str] = field(default_factory=list[str])
     """Of the keys: those of `awaited`."""
     acked: list[tuple[int]] = field(default_factory=list[tuple[int]])
@@ -49,7 +51,9 @@ class Batch:
     @property
     def is_empty(self) -> bool:
         """Whether nobody wishes for anything."""
-        return not (self.publications or self.keys or self.settlements or self.replays or self.barrier)
+        return not (
+            self.publications or self.forgotten or self.keys or self.settlements or self.replays or self.barrier
+        )
 
     @property
     def publications(self) -> int:
@@ -60,6 +64,11 @@ class Batch:
     def settlements(self) -> int:
         """How many deliveries have come out of somebody's hands."""
         return len(self.acked) + len(self.later) + len(self.dead) + len(self.untaken)
+
+    def forget(self, key: str) -> None:
+        """Wish for a dedupe key to be forgotten."""
+        self.keys.pop(key, None)
+        self.forgotten.add(key)
 
     async def written(self) -> None:
         """Wait for the end.
@@ -73,8 +82,9 @@ class Batch:
 
     def take_over(self, failed: Batch) -> None:
         """Wish for what an earlier batch could not do and whose people were told that it would be done."""
-        awaited_keys = set(failed.awaited_keys)
-        self.keys = {key: at for key, at in failed.keys.items() if key not in awaited_keys} | self.keys
+        free = self.forgotten.union(failed.awaited_keys)
+        self.keys = {key: at for key, at in failed.keys.items() if key not in free} | self.keys
+        self.forgotten |= failed.forgotten
         self.unawaited[:0] = failed.unawaited
         self.acked[:0] = failed.acked
         self.later[:0] = failed.later

@@ -60,7 +60,7 @@ class SQLiteKeys:
         """Forget a key."""
         self._window.release(key)
         if self._claims.pop(key, None) is None:
-            self._writer.pending.keys[key] = None
+            self._writer.pending.forget(key)
             self._writer.wish()
 
     def untake(self, key: str) -> None:
@@ -73,5 +73,5 @@ class SQLiteKeys:
 
     def _forgotten(self, key: str) -> None:
         if self._claims.pop(key, None) is None:
-            self._writer.pending.keys[key] = None
+            self._writer.pending.forget(key)
             self._writer.wish()

@@ -142,11 +142,10 @@ def _write_down(connection: sqlite3.Connection, batch: Batch) -> None:
     for rows in (batch.unawaited, batch.awaited):
         if rows:
             connection.executemany(insert, rows)
+    for key in batch.forgotten:
+        connection.execute("DELETE FROM definable_event_key WHERE key = ?", (key,))
     for key, expires_at in batch.keys.items():
-        if expires_at is None:
-            connection.execute("DELETE FROM definable_event_key WHERE key = ?", (key,))
-        else:
-            connection.execute("INSERT OR REPLACE INTO definable_event_key VALUES (?, ?)", (key, expires_at))
+        connection.execute("INSERT OR REPLACE INTO definable_event_key VALUES (?, ?)", (key, expires_at))
 
 
 def _settle(connection: sqlite3.Connection, batch: Batch) -> None:

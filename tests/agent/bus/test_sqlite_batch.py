@@ -33,10 +33,12 @@ async def test_what_was_promised_is_taken_over_in_its_order_before_what_came_sin
 
 
 async def test_the_keys_of_those_who_are_told_are_free_and_the_latest_word_on_the_others_counts() -> None:
-    failed = Batch(keys={"told": 1.0, "kept": 2.0, "released since": 3.0, "forgotten": None}, awaited_keys=["told"])
-    pending = Batch(keys={"released since": None, "new": 4.0})
+    failed = Batch(keys={"told": 1.0, "kept": 2.0, "released since": 3.0, "taken since": 3.0}, awaited_keys=["told"])
+    failed.forgotten |= {"told", "forgotten"}
+    pending = Batch(keys={"taken since": 5.0, "new": 4.0}, forgotten={"released since", "taken since"})
     pending.take_over(failed)
-    assert pending.keys == {"kept": 2.0, "released since": None, "forgotten": None, "new": 4.0}
+    assert pending.keys == {"kept": 2.0, "taken since": 5.0, "new": 4.0}
+    assert pending.forgotten == {"told", "forgotten", "released since", "taken since"}
 
 
 @pytest.mark.parametrize("kind", ["awaited", "unawaited", "acked", "later", "dead", "untaken"])
@@ -49,7 +51,7 @@ async def test_one_wish_is_enough_to_be_written(kind: str) -> None:
 
 
 async def test_a_key_a_replay_and_somebody_who_waits_are_wishes_too() -> None:
-    for batch in (Batch(keys={"k": None}), Batch(replays={"id": 1}), Batch(barrier=True)):
+    for batch in (Batch(keys={"k": 1.0}), Batch(forgotten={"k"}), Batch(replays={"id": 1}), Batch(barrier=True)):
         assert not batch.is_empty
         assert batch.publications == batch.settlements == 0
 

@@ -203,6 +203,18 @@ async def test_a_repeat_is_not_refused_before_what_it_repeats_is_safe(path: Path
     assert (outcomes.count(True), outcomes.count(False)) == (1, 2)
 
 
+async def test_a_key_that_was_released_while_the_disk_is_full_stays_free_though_it_was_wanted_again(path: Path) -> None:
+    bus = SQLiteBus(path)
+    async with bus.open():
+        assert await bus.publish("job", {}, dedupe_key="k")
+        with full_disk(bus):
+            await bus.release("k")
+            with pytest.raises(StorageError):
+                await bus.publish("job", BIG, dedupe_key="k")
+    async with bus.open():
+        assert await bus.publish("job", {}, dedupe_key="k")
+
+
 async def test_an_error_of_ours_while_it_writes_is_a_failure_like_others(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,7 +114,7 @@ def test_the_last_ten_thousand_dead_letters_are_kept(connection: sqlite3.Connect
 def test_keys_are_written_forgotten_and_expire(connection: sqlite3.Connection) -> None:
     keys = {"long": NOW + 10, "short": NOW, "longer": NOW + 20, "gone": NOW + 30}
     carry_out(connection, Batch(keys=keys), NOTHING)
-    carry_out(connection, Batch(keys={"gone": None, "longer": NOW + 5}), NOTHING)
+    carry_out(connection, Batch(keys={"longer": NOW + 5}, forgotten={"gone"}), NOTHING)
     assert list(load(connection, NOW).keys) == [("longer", NOW + 5), ("long", NOW + 10)]
 
 
