@@ -46,11 +46,12 @@ class RedisLine:
     Args:
         prefix: What every key begins with.
         lease: Seconds.
+        timeout: Seconds for which a claim waits for those before it.
         commands: A connection.
         reads: Another.
     """
 
-    def __init__(self, prefix: str, lease: float, commands: RedisLink, reads: RedisLink) -> None:
+    def __init__(self, prefix: str, lease: float, timeout: float, commands: RedisLink, reads: RedisLink) -> None:
         self.opening: str = os.urandom(8).hex()
         self.hands: RedisHands = RedisHands()
         self.accepting: bool = True
@@ -58,6 +59,7 @@ class RedisLine:
         """Set when `run` runs."""
         self._prefix = tag = f"{{{prefix}}}"
         self._commands, self._reads = commands, reads
+        self._timeout = timeout
         self._keys = [f"{tag}:line", f"{tag}:later", f"{tag}:dead", f"{tag}:dead:order"]
         self._args = [tag, self.opening, milliseconds(lease)]
         turn_keys = [*self._keys, f"{tag}:turn:{self.opening}"]
@@ -103,8 +105,7 @@ class RedisLine:
     async def claim(self, key: bytes, ttl: float) -> bool:
         """Take a key without a publication; False when it is taken."""
         self._claimed_until = max(self._claimed_until, anyio.current_time() + ttl)
-        if self._forgetting is not None:
-            await self._forgetting.done.wait()  # it might take this claim along
+        await self._forgotten()
         value = f"claim:{self.opening}:{next(self._numbers)}"
         args = (value, milliseconds(ttl))
         try:
@@ -120,6 +121,14 @@ class RedisLine:
         except BaseException:
             self._forget_later(key, "")
             raise
+
+    async def _forgotten(self) -> None:
+        """Wait until Redis has forgotten what it is to forget: that might take a new claim along."""
+        if self._forgetting is None:
+            return
+        with anyio.move_on_after(self._timeout):
+            return await self._forgetting.done.wait()
+        raise RedisAway(str(self.failure or f"Redis did not answer within {self._timeout:g} s"))
 
     def _forget_later(self, key: bytes, value: str) -> None:
         self._forgetting = self.writer.pending
@@ -293,7 +302,7 @@ async def opened_line(
         StorageError: Redis cannot be reached, or does not know what is needed of it.
     """
     async with linked(address, SCRIPTS, timeout=timeout) as commands, linked(address, timeout=timeout) as reads:
-        line = RedisLine(prefix, lease, commands, reads)
+        line = RedisLine(prefix, lease, timeout, commands, reads)
         await line.prepare()
         async with anyio.create_task_group() as group:
             group.start_soon(line.run)  # `start`, cancelled, would wait for the end of what is shielded

@@ -248,6 +248,19 @@ async def test_what_a_hanging_redis_was_asked_to_claim_and_to_release_is_free_wh
         assert await bus.claim("held", 60)
 
 
+async def test_every_claim_fails_in_time_while_redis_is_away(own_redis: RedisServer) -> None:
+    bus = RedisBus(own_redis.url, timeout=0.2)
+    async with bus.open():
+        await in_thread(own_redis.kill)
+        await eventually(lambda: bus.failure is not None)
+        for key in ("one", "another"):
+            with (
+                anyio.fail_after(LIMIT / 3),
+                pytest.raises(StorageError, match=r"Redis at redis://127\.0\.0\.1:\d+/0: "),
+            ):
+                await bus.claim(key, 60)
+
+
 async def test_publish_fails_clearly_when_redis_stays_away_and_then_accepted_nothing(own_redis: RedisServer) -> None:
     bus = RedisBus(own_redis.url, timeout=0.2)
     async with bus.open(), bus.consume() as deliveries:
