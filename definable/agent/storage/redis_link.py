@@ -57,6 +57,8 @@ class RedisLink:
         self._scripts = scripts
         self._timeout = timeout
         self._connection: Any = None
+        self._up_since = 0.0
+        """When the connection was made last, in seconds of the event loop's clock."""
         self._changed = anyio.Event()
         self._scope = anyio.CancelScope()
         self._tried = anyio.Event()
@@ -72,6 +74,7 @@ class RedisLink:
             while self.client_id:
                 if was_up:
                     logger.warning("%s", self.failure)
+                if was_up and anyio.current_time() - self._up_since > MAX_PAUSE:  # else it was of no use
                     pause = FIRST_PAUSE
                 await anyio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, MAX_PAUSE)
@@ -119,6 +122,7 @@ class RedisLink:
             self._scope.shield = True
             self._tried.set()
         self._connection, self.client_id = connection, connection.client_id
+        self._up_since = anyio.current_time()
         self._tell(None)
 
     def _tell(self, failure: StorageError | None) -> None:

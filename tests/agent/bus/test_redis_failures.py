@@ -354,6 +354,25 @@ async def test_a_redis_that_is_full_refuses_and_is_said_and_what_was_accepted_wa
         assert [delivery.name for delivery in await take(deliveries, 1)] == ["kept"]
 
 
+async def test_a_redis_that_takes_no_writes_is_asked_again_with_backoff(own_redis: RedisServer) -> None:
+    bus = RedisBus(own_redis.url)
+    async with bus.open(), bus.consume() as deliveries:
+        own_redis.ask("REPLICAOF", "127.0.0.1", f"{free_port()}")
+        before = connections_of(own_redis)
+        with anyio.move_on_after(3):
+            await anext(deliveries)
+        assert connections_of(own_redis) - before < 30
+        own_redis.ask("REPLICAOF", "NO", "ONE")
+        await eventually(lambda: bus.failure is None)
+        assert await bus.publish("job", {})
+        await take(deliveries, 1)
+
+
+def connections_of(redis: RedisServer) -> int:
+    """How many there ever were."""
+    return redis.number("CLIENT", "ID")
+
+
 async def test_an_agent_does_not_start_without_its_redis() -> None:
     bus = RedisBus(f"redis://127.0.0.1:{free_port()}")
     with pytest.raises(StorageError, match=r"Redis at redis://127\.0\.0\.1:\d+/0: .*"):
