@@ -234,6 +234,8 @@ class Rest:
         if nonce is not None and not (isinstance(nonce, int | str) and len(str(nonce)) <= 25):
             raise Refusal(400, "nonce: Must be 25 or fewer in length.", 50035)
         reference = body.get("message_reference")
+        if reference and channel in self._server.unread_channels:
+            raise Refusal(403, "Cannot reply without permission to read message history", 160002)
         if reference and reference.get("fail_if_not_exists", True):
             known = {each["id"] for each in self._server.said if each["channel_id"] == channel}
             if str(reference.get("message_id")) not in known:  # ids are taken as integers too

@@ -49,6 +49,8 @@ class DiscordServer:
         """Seconds."""
         self.channels = set(channels)
         self.forbidden_channels: set[str] = set()
+        self.unread_channels: set[str] = set()
+        """Where the bot may write, and may not read the message history."""
         self.forbidden_intents = 0
         self.session_starts_left = 1000
         self.start_limit_resets = 0.0

@@ -22,10 +22,11 @@ from .config import DiscordConfig
 from .gateway import Gateway
 from .gateway_session import GatewaySession
 from .message_event import NotAMessage
-from .outgoing import edited, outgoing
+from .outgoing import Outgoing, edited, outgoing, without_reference
 from .pace import Pace
 from .payload import Payload
 from .rest import DiscordRest, open_rest
+from .rest_failure import ReplyRefused
 
 if TYPE_CHECKING:
     from definable.agent.agent import Agent
@@ -128,7 +129,7 @@ class DiscordInterface(BaseInterface):
             InterfaceError: It was not posted.
         """
         for each in outgoing(response, self._reply_to(message)):
-            await self._api.create_message(message.platform_chat_id, each.body, each.uploads)
+            await self._create(message.platform_chat_id, each)
 
     async def post(self, message: InterfaceMessage, text: str) -> str | None:
         """Post the beginning of a reply.
@@ -137,7 +138,7 @@ class DiscordInterface(BaseInterface):
             InterfaceError: It was not posted, or nobody knows whether it was.
         """
         (beginning,) = outgoing(InterfaceResponse(text), self._reply_to(message))
-        return await self._api.create_message(message.platform_chat_id, beginning.body)
+        return await self._create(message.platform_chat_id, beginning)
 
     async def edit(self, message: InterfaceMessage, posted: str, text: str) -> None:
         """Give a message another text.
@@ -158,6 +159,13 @@ class DiscordInterface(BaseInterface):
     async def typing(self, message: InterfaceMessage) -> None:
         """Show for ten seconds that the bot is typing."""
         await self._api.trigger_typing(message.platform_chat_id)
+
+    async def _create(self, channel: str, posted: Outgoing) -> str | None:
+        try:
+            return await self._api.create_message(channel, posted.body, posted.uploads)
+        except ReplyRefused as refusal:
+            logger.debug("%s: not shown as a reply: %s", self.name, refusal)
+            return await self._api.create_message(channel, without_reference(posted.body), posted.uploads)
 
     def _reply_to(self, message: InterfaceMessage) -> str | None:
         """The message, for the first that is posted in answer to it."""

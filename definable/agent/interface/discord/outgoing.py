@@ -6,7 +6,7 @@ Source: Discord's "Message" resource, Create Message.
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from mimetypes import guess_extension
 from secrets import token_hex
@@ -54,6 +54,11 @@ def outgoing(response: InterfaceResponse, reply_to: str | None) -> Iterator[Outg
 def edited(content: str) -> dict[str, Any]:
     """What a message is changed into (Discord's "Message" resource, Edit Message)."""
     return {"content": content, "allowed_mentions": {"parse": []}}  # what a model writes must ping nobody
+
+
+def without_reference(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A message that is no longer shown as a reply."""
+    return {name: value for name, value in body.items() if name != "message_reference"}
 
 
 def _body(content: str, embeds: Sequence[Embed], reply_to: str | None) -> dict[str, Any]:

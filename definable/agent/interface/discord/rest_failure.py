@@ -20,6 +20,14 @@ from .rate_limit import number
 DEFAULT_RETRY_AFTER = 1.0
 """Seconds, where a 429 does not say how long."""
 
+HIDDEN_HISTORY = 160002, 160009
+"""Codes: cannot reply to, or refer to, a message without permission to read the message history (Discord's "Opcodes and
+Status Codes", JSON)."""
+
+
+class ReplyRefused(InterfaceMessageError):
+    """The bot may write in the channel, and not read its history: it cannot show a message as a reply."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -50,6 +58,8 @@ def explain(where: str, status: int, headers: Mapping[str, str], body: bytes) ->
             return Failure(InterfaceAuthenticationError(f"Discord refuses the bot's token ({words})"), transient=False)
         case 429:
             return _limited(words, headers, document)
+        case 400 | 403 if document.get("code") in HIDDEN_HISTORY:
+            return Failure(ReplyRefused(words, status=status), transient=False)
         case _ if status >= 500:
             return Failure(InterfaceConnectionError(words, status=status), transient=True)
         case _:

@@ -90,6 +90,18 @@ async def test_a_channel_that_is_closed_to_the_bot_fails_that_message_alone() ->
         assert [each.channel for each in server.posted] == ["10"]
 
 
+async def test_a_channel_whose_history_the_bot_may_not_read_is_answered_without_a_reference() -> None:
+    async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)) as runtime:
+        server.unread_channels.add("20")
+        await server.until(lambda: server.on_line)
+        await server.say("20", "here?")
+        await server.until(lambda: server.posted and runtime.ledger.active() == 0)
+        assert [(each.content, each.reply_to) for each in server.posted] == [("here?", None)]
+        runtime.stop()
+    assert runtime.report is not None and runtime.report.sources["discord"].completed == 1
+    assert server.violations == []
+
+
 FAULTS: dict[str, Callable[[DiscordServer], Any]] = {
     "drop": DiscordServer.drop,
     "op 7": DiscordServer.ask_to_reconnect,
