@@ -95,7 +95,10 @@ class Pipeline:
         message = await self._hooks.before_respond(await self._interface.complete(message), session)
         await self._conversations.keep_state(session)
         streamed = StreamedReply(self._interface, message) if self._streams else None
-        output = await self._run(message, session, caller, streamed)
+        try:
+            output = await self._run(message, session, caller, streamed)
+        finally:
+            self._sessions.touch(session)
         await self._conversations.after_run(session, output)
         response = InterfaceResponse(content=reply_text(output.content))
         response = await self._hooks.after_respond(message, response, session)

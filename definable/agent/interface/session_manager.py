@@ -73,6 +73,13 @@ class SessionManager:
             return None
         return session
 
+    def touch(self, session: InterfaceSession) -> None:
+        """Note that a conversation goes on: what takes long in it is no silence."""
+        key = (session.platform, session.platform_user_id, session.platform_chat_id)
+        session.last_activity_at = self._clock()
+        if self._sessions.get(key) is session:
+            self._sessions.move_to_end(key)
+
     def remove(self, platform: str, user_id: str, chat_id: str) -> bool:
         """Close a conversation: the next message begins a new one. False when there was none."""
         return self._sessions.pop((platform, user_id, chat_id), None) is not None

@@ -470,6 +470,25 @@ async def test_state_goes_between_hooks_and_tools() -> None:
     assert records.sessions[-1].session_state == {"hook": 2, "tool": 2}
 
 
+async def test_a_conversation_goes_on_after_a_run_that_took_longer_than_the_silence_that_ends_one() -> None:
+    model, now = OfflineModel(), [1000.0]
+    agent = Agent(model)
+
+    @agent.before_request
+    def take_long(context: RunContext) -> None:
+        now[0] += 50
+
+    chat = Chat(session_manager=SessionManager(60, clock=lambda: now[0]))
+    async with serving(agent, chat):
+        await chat.say("one")
+        now[0] += 20
+        await chat.say("two")
+        now[0] += 61
+        await chat.say("three")
+    said = [[message.content for message in request.messages] for request in model.requests]
+    assert said == [["one"], ["one", "one", "two"], ["three"]]
+
+
 def test_sessions_expire_are_bounded_and_counted() -> None:
     now = [1000.0]
     manager = SessionManager(60, max_sessions=3, clock=lambda: now[0])
