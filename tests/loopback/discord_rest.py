@@ -108,6 +108,8 @@ class Rest:
         ]
 
     async def answer(self, call: Call) -> Answer:
+        if call.path.startswith("/attachments/"):
+            return self._file(call)
         try:
             self._check_caller(call)
             path = call.path.removeprefix(PREFIX)
@@ -121,6 +123,15 @@ class Rest:
             if refusal.answer.status == 400:
                 self._server.violations.append(f"{call.method} {call.path}: {refusal}")
             return refusal.answer
+
+    def _file(self, call: Call) -> Answer:
+        """What the CDN answers: everybody who knows the address may fetch the file, while its message is there."""
+        if "authorization" in call.headers:
+            self._server.violations.append("the token was sent to the CDN")
+        content = self._server.files.get(call.path)
+        if content is None:
+            return Answer(404, content=b"This content is no longer available.", content_type="text/plain")
+        return Answer(200, content=content, content_type="application/octet-stream")
 
     def _check_caller(self, call: Call) -> None:
         if not call.path.startswith(PREFIX):

@@ -23,7 +23,7 @@ import h11
 from anyio.abc import ByteStream, SocketAttribute, SocketStream, TaskStatus
 
 from .discord_gateway import Connection, Session
-from .discord_objects import TOKEN, message, user
+from .discord_objects import TOKEN, message, snowflake, user
 from .discord_rest import PREFIX, Answer, Call, Posted, Rest, limited
 
 
@@ -51,6 +51,8 @@ class DiscordServer:
         self.forbidden_channels: set[str] = set()
         self.unread_channels: set[str] = set()
         """Where the bot may write, and may not read the message history."""
+        self.files: dict[str, bytes] = {}
+        """What the CDN has, by path."""
         self.forbidden_intents = 0
         self.session_starts_left = 1000
         self.start_limit_resets = 0.0
@@ -125,6 +127,14 @@ class DiscordServer:
         self.said.append(said)
         await self.dispatch("MESSAGE_CREATE", said)
         return str(said["id"])
+
+    def attach(self, filename: str, content: bytes, media_type: str) -> dict[str, Any]:
+        """Upload a file; returns the attachment object of the message that comes with it."""
+        id = snowflake()
+        path = f"/attachments/10/{id}/{filename}"
+        self.files[path] = content
+        url = self.url.removesuffix(PREFIX) + path
+        return {"id": id, "filename": filename, "size": len(content), "url": url, "content_type": media_type}
 
     async def dispatch(self, name: str, data: Any) -> None:
         """An event, for everybody who is on line and for those who come back."""

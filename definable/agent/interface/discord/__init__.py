@@ -7,6 +7,7 @@ interface.py         what the supervisor runs: admission and outgoing between ga
       websocket.py   ... over websockets, on either backend
   gateway_session.py what outlives a connection            pure
   rest.py            requests, tried again                 rate_limit.py  rest_failure.py  pure
+  attachment.py      images, fetched
   admission.py       which messages are for the agent      message_event.py  outgoing.py   pure
 ```
 """

@@ -18,6 +18,7 @@ from definable.agent.interface.message import InterfaceMessage, InterfaceRespons
 from definable.agent.interface.session_manager import SessionManager
 
 from .admission import Admission
+from .attachment import with_images
 from .config import DiscordConfig
 from .gateway import Gateway
 from .gateway_session import GatewaySession
@@ -155,6 +156,14 @@ class DiscordInterface(BaseInterface):
             InterfaceError: It was not deleted, or nobody knows whether it was.
         """
         await self._api.delete_message(message.platform_chat_id, posted)
+
+    async def complete(self, message: InterfaceMessage) -> InterfaceMessage:
+        """Fetch the images, which Discord keeps at their addresses for a day, or until the message is deleted.
+
+        Raises:
+            InterfaceError: One could not be fetched.
+        """
+        return await with_images(message, self._api)
 
     async def typing(self, message: InterfaceMessage) -> None:
         """Show for ten seconds that the bot is typing."""

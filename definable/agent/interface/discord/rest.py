@@ -6,7 +6,7 @@ import json
 import logging
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from definable.half_read_body import may_be_half_read
 from .config import DiscordConfig
 from .gateway_info import GatewayInfo, read_gateway_info
 from .rate_limit import RateLimits, Route
-from .rest_failure import Failure, explain
+from .rest_failure import Failure, explain, unfetched
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -38,6 +38,9 @@ MAX_WAIT = 60.0
 
 EDIT_PATIENCE = 2.0
 """Seconds, as `MAX_WAIT`: an edit that waits longer is better made later, with the text of then."""
+
+MAX_IMAGE_SIZE = 20 * 1024 * 1024
+"""Bytes of an image that is fetched."""
 
 MESSAGE = "/channels/{channel}/messages/{message}"
 
@@ -106,6 +109,41 @@ class DiscordRest:
     async def trigger_typing(self, channel: str) -> None:
         """Show for ten seconds that the bot is typing (`POST /channels/{channel}/typing`)."""
         await self._request(Route("POST", "/channels/{channel}/typing", channel))
+
+    async def fetch(self, url: str) -> bytes | None:
+        """Fetch an attachment from Discord's CDN, which needs no token and gets none; None when it is too large.
+
+        Raises:
+            InterfaceMessageError: It is gone.
+            InterfaceConnectionError: It could not be fetched.
+        """
+        for number in range(1, MAX_TRIES + 1):
+            try:
+                return await self._fetch_once(url)
+            except InterfaceConnectionError as error:
+                if number == MAX_TRIES:
+                    raise
+                logger.info("try %d failed: %s", number, error)
+            await anyio.sleep(FIRST_RETRY_WAIT * 2 ** (number - 1) * random.uniform(0.75, 1.0))
+        raise AssertionError("the last try returns or raises")
+
+    async def _fetch_once(self, url: str) -> bytes | None:
+        request = self._client.build_request("GET", url)
+        del request.headers["Authorization"]
+        content = bytearray()
+        try:
+            async with aclosing(await self._client.send(request, stream=True)) as response:
+                if not response.is_success:
+                    raise unfetched(response.status_code)
+                async with aclosing(response.aiter_bytes()) as chunks:
+                    async for chunk in chunks:
+                        content += chunk
+                        if len(content) > MAX_IMAGE_SIZE:
+                            return None
+        except httpx2.HTTPError as error:
+            words = f"an attachment could not be fetched: {type(error).__name__} {error}".rstrip()
+            raise InterfaceConnectionError(words) from error
+        return bytes(content)
 
     async def _request(
         self,

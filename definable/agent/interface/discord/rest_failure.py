@@ -66,6 +66,14 @@ def explain(where: str, status: int, headers: Mapping[str, str], body: bytes) ->
             return Failure(InterfaceMessageError(words, status=status), transient=False)
 
 
+def unfetched(status: int) -> InterfaceError:
+    """What an answer of the CDN that is no file means."""
+    words = f"an attachment could not be fetched: Discord's CDN says {status}"
+    if status == 429 or status >= 500:
+        return InterfaceConnectionError(words, status=status)
+    return InterfaceMessageError(words, status=status)
+
+
 def _limited(words: str, headers: Mapping[str, str], document: dict[str, Any]) -> Failure:
     retry_after = number(document.get("retry_after"))
     if retry_after is None:

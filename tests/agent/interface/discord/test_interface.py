@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 from loopback.discord_bot import bot_for, serving
 from loopback.discord_objects import BOT, TOKEN, message, user
@@ -15,7 +16,7 @@ from loopback.discord_server import DiscordServer
 from definable.agent import Agent
 from definable.agent.interface import InterfaceConnectionError, InterfaceMessage, InterfaceResponse
 from definable.agent.runtime.supervisor import InterfaceState
-from definable.model import OfflineModel
+from definable.model import ModelReply, ModelRequest, OfflineModel
 
 pytestmark = pytest.mark.anyio
 
@@ -67,6 +68,30 @@ async def test_a_long_reply_comes_in_parts_with_its_code_whole_and_one_reference
         parts = [each.content for each in server.posted]
         assert len(parts) > 1 and all(part.count("```") == 2 and len(part) <= 2000 for part in parts)
         assert [each.reply_to for each in server.posted] == [message] + [None] * (len(parts) - 1)
+        assert server.violations == []
+
+
+async def test_a_conversation_goes_on_after_an_image_in_it_was_deleted() -> None:
+    """Providers fetch an image that they are given by its URL anew at every request, and refuse one that is gone."""
+
+    def look(request: ModelRequest) -> str:
+        images = [image for message in request.messages for image in message.images]
+        for url in [image.url for image in images if image.url is not None]:
+            httpx2.get(url, timeout=5).raise_for_status()
+        return f"seen: {[image.data for image in images]}"
+
+    class Looker(OfflineModel):
+        async def reply(self, request: ModelRequest) -> ModelReply:
+            return ModelReply(await anyio.to_thread.run_sync(look, request))
+
+    async with DiscordServer().running() as server, serving(Agent(Looker()), bot_for(server, stream_replies=False)):
+        await server.until(lambda: server.on_line)
+        await server.say("10", "what is this?", attachments=[server.attach("a.png", b"png", "image/png")])
+        await server.until(lambda: len(server.posted) == 1)
+        server.files.clear()
+        await server.say("10", "and its colour?")
+        await server.until(lambda: len(server.posted) == 2)
+        assert [each.content for each in server.posted] == ["seen: [b'png']"] * 2
         assert server.violations == []
 
 

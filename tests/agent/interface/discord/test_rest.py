@@ -16,13 +16,16 @@ from definable.agent.interface import (
     InterfaceAuthenticationError,
     InterfaceConnectionError,
     InterfaceError,
+    InterfaceMessage,
     InterfaceMessageError,
     InterfaceRateLimitError,
     InterfaceResponse,
 )
+from definable.agent.interface.discord.attachment import with_images
 from definable.agent.interface.discord.outgoing import outgoing
 from definable.agent.interface.discord.rest import DiscordRest, Upload, open_rest, read_id
 from definable.agent.interface.discord.rest_failure import explain
+from definable.model import Image
 
 pytestmark = pytest.mark.anyio
 
@@ -145,6 +148,26 @@ async def test_files_go_with_their_message() -> None:
         (posted,) = server.posted
         assert (posted.content, posted.files) == ("see", {"a.txt": b"\x00\xffabc"})
         assert server.violations == []
+
+
+async def test_an_image_is_fetched_once_its_user_was_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("definable.agent.interface.discord.rest.FIRST_RETRY_WAIT", 0.01)
+    monkeypatch.setattr("definable.agent.interface.discord.rest.MAX_IMAGE_SIZE", 10)
+    async with DiscordServer().running() as server, open_rest(bot_for(server).config) as rest:
+        small, large = (server.attach("a.png", content, "image/png")["url"] for content in (b"small", b"large" * 3))
+        server.fail_next("a.png", 500, 503)
+        said = InterfaceMessage("discord", "7", "10", "1", images=(Image(url=small), Image(url=large)))
+        found = await with_images(said, rest)
+        assert found.images == (Image(data=b"small"),)
+        assert [(each.url, each.media_type) for each in found.files] == [(large, "image/png")]
+        server.files.clear()
+        with pytest.raises(InterfaceMessageError, match="404"):
+            await with_images(said, rest)
+        assert server.violations == []
+    with anyio.fail_after(20):
+        async with open_rest(bot_for(server).config) as rest:
+            with pytest.raises(InterfaceConnectionError, match="could not be fetched"):
+                await rest.fetch(small)
 
 
 async def test_nobody_there() -> None:
