@@ -62,10 +62,20 @@ class OutputType:
         return check
 
     def _parse(self, text: str) -> Any:
-        if self.schema.schema.get("type") == "string":
+        if self.schema.schema.get("type") != "string":
+            return self._adapter.validate_json(_unfenced(text))
+        try:
             return self._adapter.validate_python(text)
-        fenced = CODE_FENCE.match(text)
-        return self._adapter.validate_json(fenced[1] if fenced else text)
+        except ValueError as error:  # of an enum, a date ...: a model that is asked for JSON puts quotes around it
+            try:
+                return self._adapter.validate_json(_unfenced(text))
+            except ValueError:
+                raise error from None
+
+
+def _unfenced(text: str) -> str:
+    fenced = CODE_FENCE.match(text)
+    return fenced[1] if fenced else text
 
 
 def plain_text(reply: ModelReply) -> str:

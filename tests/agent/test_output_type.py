@@ -1,7 +1,9 @@
 """Structured output: validated, asked for once more, then a clear error."""
 
 from dataclasses import dataclass
-from typing import Any
+from datetime import date
+from enum import Enum
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel
@@ -24,6 +26,10 @@ class Point:
     y: int
 
 
+class Color(Enum):
+    RED = "red"
+
+
 @pytest.mark.parametrize(
     ("output_type", "reply", "content"),
     [
@@ -33,6 +39,11 @@ class Point:
         (list[int], "[1, 2]", [1, 2]),
         (int, "7", 7),
         (str, "plain", "plain"),
+        (str, '"quoted"', '"quoted"'),
+        (Color, "red", Color.RED),
+        (Color, '"red"', Color.RED),
+        (Literal["red", "green"], '```json\n"green"\n```', "green"),
+        (date, '"2024-02-29"', date(2024, 2, 29)),
     ],
 )
 async def test_a_fitting_reply_becomes_the_object(output_type: Any, reply: str, content: Any) -> None:
