@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
 from importlib.util import find_spec
 from typing import Any, Literal, TypeVar
 
@@ -35,12 +36,19 @@ def run_blocking(
         raise RuntimeError(f"{library} runs in this thread already: write `{instead}` here")
     if backend == "asyncio":
         backend_options = {"use_uvloop": find_spec("uvloop") is not None} | (backend_options or {})
-    return anyio.run(function, backend=backend, backend_options=backend_options)
+    return _own_context().run(anyio.run, function, backend=backend, backend_options=backend_options)
 
 
 def running_library() -> str | None:
     """The async library that runs in this thread; None when there is none."""
     try:
-        return sniffio.current_async_library()
+        return _own_context().run(sniffio.current_async_library)
     except sniffio.AsyncLibraryNotFoundError:
         return None
+
+
+def _own_context() -> Context:
+    """This context, less the name of the library that anyio notes in it: a thread may have been given that along."""
+    context = copy_context()
+    context.run(sniffio.current_async_library_cvar.set, None)
+    return context
