@@ -27,7 +27,7 @@ class RunStream:
         self._events = events
         self.output: RunOutput | None = None
         """The run's result, once it has come to its end."""
-        self.failure: Exception | None = None
+        self.failure: Exception | SystemExit | None = None
         """Why the run failed, once it has."""
 
     def __aiter__(self) -> RunStream:
@@ -74,7 +74,7 @@ async def _run(make_run: MakeRun, stream: RunStream, send: MemoryObjectSendStrea
     with send:
         try:
             stream.output = await make_run(tell)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # in a task of ours an exit would end asyncio's event loop
             stream.failure = error
         except anyio.get_cancelled_exc_class() as stray:
             if is_cancelled():

@@ -62,6 +62,15 @@ async def test_iterating_raises_when_the_run_meets_the_cancellation_of_another_t
             _ = [event async for event in stream]
 
 
+async def test_iterating_raises_the_exit_of_the_run() -> None:
+    def leave(context: object) -> str:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit, match="3"):
+        async with Agent("offline", instructions=leave).arun_stream("hi") as stream:
+            _ = [event async for event in stream]
+
+
 async def test_an_error_of_the_reader_reaches_it_plain() -> None:
     with pytest.raises(KeyError):
         async with Agent("offline").arun_stream("hi"):
