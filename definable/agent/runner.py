@@ -20,6 +20,7 @@ from definable.model.message import Message
 
 from .calling import call_user
 from .hook import HookPoint
+from .isolation import is_failure
 from .output_type import OutputType, plain_text
 from .random_id import random_id
 from .run_context import RunContext, current_run, mark
@@ -212,8 +213,9 @@ class Runner:
         try:
             content, conversation = await self._converse(request, context, session, listener)
             await self._keep(session, conversation, created_at)
-        except (Exception, SystemExit) as error:
-            await self.on_error.fire(context, error)
+        except BaseException as error:
+            if is_failure(error):
+                await self.on_error.fire(context, error)
             raise
         output = _output(request, session, content, conversation, created_at, time.perf_counter() - started)
         if self.after_response:

@@ -13,7 +13,7 @@ import pytest
 from definable.agent import Agent, RunContext, RunOutput
 from definable.agent.session import SQLiteSessionStore
 from definable.errors import RunTimeout, StorageError
-from definable.model import OfflineModel
+from definable.model import ModelRequest, OfflineModel
 
 pytestmark = pytest.mark.anyio
 
@@ -188,3 +188,25 @@ def test_a_hook_that_would_never_run_is_refused_where_it_is_given() -> None:
         @agent.after_response()
         async def logged(output: RunOutput) -> AsyncIterator[None]:  # pyright: ignore[reportUnusedFunction]
             yield
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio lets nobody make one
+async def test_on_error_hears_of_a_model_that_meets_the_cancellation_of_another_task() -> None:
+    async def wait_for_the_dead(request: ModelRequest) -> str:
+        raise asyncio.CancelledError
+
+    agent = Agent(OfflineModel(wait_for_the_dead))
+    seen: list[BaseException] = []
+    agent.on_error(lambda context, error: seen.append(error))
+    with pytest.raises(asyncio.CancelledError):
+        await agent.arun("hi")
+    assert [type(error) for error in seen] == [asyncio.CancelledError]
+
+
+async def test_on_error_hears_nothing_of_a_run_that_is_cancelled() -> None:
+    agent = Agent(OfflineModel(latency=60))
+    seen: list[BaseException] = []
+    agent.on_error(lambda context, error: seen.append(error))
+    with anyio.move_on_after(0.01):
+        await agent.arun("hi")
+    assert seen == []
