@@ -56,6 +56,8 @@ class _Choice(BaseModel):
     message: _Message | None = None
     delta: _Message | None = None
     finish_reason: str | None = None
+    error: Any = None
+    """OpenRouter's way to tell that the model behind it failed."""
 
 
 class _Usage(BaseModel):
@@ -109,7 +111,10 @@ class ReplyAssembler:
             self._usage = Usage(completion.usage.prompt_tokens or 0, completion.usage.completion_tokens or 0)
         if not completion.choices:
             return ""
-        return self._add_choice(completion.choices[0])
+        choice = completion.choices[0]
+        if choice.error:
+            raise ProviderError(choice.error)
+        return self._add_choice(choice)
 
     def reply(self) -> ModelReply:
         """The reply as far as it came."""

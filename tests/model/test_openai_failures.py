@@ -201,10 +201,15 @@ async def test_a_proxys_error_page_is_quoted_by_its_title(provider: Any) -> None
         (b'{"choices": [{"message": {"content": 7}}]}', "no chat completion"),
         (b'{"error": {"message": "deep trouble"}}', "deep trouble"),
         (b'{"error": "deep trouble"}', "deep trouble"),
+        (
+            b'{"choices": [{"finish_reason": "error", "message": {"role": "assistant", "content": ""}, '
+            b'"error": {"code": 502, "message": "deep trouble"}}]}',
+            "answered 502: deep trouble",
+        ),
     ],
 )
 async def test_a_body_that_is_no_completion_is_an_error(provider: Any, body: bytes, words: str) -> None:
-    async with provider() as (server, model):
+    async with provider(max_retries=0) as (server, model):
         server.play(Page(body, content_type="application/json"))
         with pytest.raises(ModelResponseError, match=words):
             await model.reply(HI)
