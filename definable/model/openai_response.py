@@ -7,6 +7,7 @@ indexes. Sources: https://platform.openai.com/docs/api-reference/chat/object and
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,6 +88,8 @@ class ReplyAssembler:
 
     def __init__(self) -> None:
         self._texts: list[str] = []
+        self._half = ""
+        """Of a surrogate pair, whose other half the next chunk brings."""
         self._calls: list[_PartialCall] = []
         self._usage = Usage()
         self._model: str | None = None
@@ -137,10 +140,17 @@ class ReplyAssembler:
             is_piece = choice.delta is not None and call.index is not None
             self._slot(call, self._calls if is_piece else self._calls[:begun]).add(call)
         self._refused = self._refused or bool(message.refusal)
-        text = message.text()
+        text = self._whole(message.text())
         if text:
             self._texts.append(text)
         return text
+
+    def _whole(self, text: str) -> str:
+        """The text that may be handed out: without half an emoji at its end."""
+        text, self._half = self._half + text, ""
+        if "\ud800" <= text[-1:] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return _well_formed(text)
 
     def _slot(self, call: _Call, known: Sequence[_PartialCall]) -> _PartialCall:
         """The call that a piece belongs to: the one of its index, unless its id says that a new one begins.
@@ -180,7 +190,7 @@ class _PartialCall:
             self._arguments.append(piece.function.arguments)
 
     def build(self) -> ToolCall:
-        arguments = self._object if self._object is not None else "".join(self._arguments) or "{}"
+        arguments = self._object if self._object is not None else _well_formed("".join(self._arguments)) or "{}"
         return ToolCall(self._name, arguments, self.id or None)
 
 
@@ -205,8 +215,21 @@ def excerpt(body: str | bytes, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
+def _well_formed(text: str) -> str:
+    """Surrogate pairs joined, and halves without their other half replaced."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _parse(payload: str | bytes) -> _Completion:
     try:
         return _Completion.model_validate_json(payload)
-    except ValidationError as error:
+    except ValidationError:
+        return _parse_leniently(payload)
+
+
+def _parse_leniently(payload: str | bytes) -> _Completion:
+    """A chunk may end in the middle of an emoji, an escaped half of a surrogate pair: pydantic takes no such JSON."""
+    try:
+        return _Completion.model_validate(json.loads(payload))
+    except (ValueError, RecursionError) as error:
         raise ModelResponseError(f"the model provider's answer is no chat completion: {excerpt(payload)}") from error

@@ -55,6 +55,22 @@ async def test_interleaved_parallel_tool_calls_are_assembled(provider: Any) -> N
         assert reply.finish_reason == "tool_calls"
 
 
+async def test_an_emoji_may_come_in_two_halves(provider: Any) -> None:
+    """A server that counts in UTF-16, as JavaScript does, cuts between them."""
+    halves = ("a \ud83d", "\ude00 b", " \ud83d", " c")
+    pieces = ('{"a": "\ud83d', '\ude00"}')
+    deltas = [{"content": half} for half in halves] + [
+        {"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "add", "arguments": piece}}]} for piece in pieces
+    ]
+    events = [json.dumps({"choices": [{"delta": delta}]}) for delta in deltas]
+    async with provider() as (server, model):
+        raw = "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"]).encode()
+        server.play(BrokenStream(Completion(""), 1, raw))
+        reply = whole(await read(model))
+        assert reply.content == "a 😀 b \ufffd c"
+        assert reply.tool_calls == (ToolCall("add", '{"a": "😀"}', "c1"),)
+
+
 async def test_whole_tool_calls_in_one_chunk_are_told_apart_without_ids(provider: Any) -> None:
     calls = [{"function": {"name": name, "arguments": '{"a": 1}'}} for name in ("add", "mul")]
     chunk = {"choices": [{"delta": {"tool_calls": calls}, "finish_reason": "tool_calls"}]}
