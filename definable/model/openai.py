@@ -24,7 +24,7 @@ import anyio
 from anyio.lowlevel import current_token
 from anyio.to_thread import run_sync
 
-from ..errors import ConfigurationError, ModelAuthenticationError
+from ..errors import ConfigurationError, ModelAuthenticationError, ModelConnectionError
 from .message import ModelDelta, ModelReply, ModelRequest
 from .openai_request import encode_request
 
@@ -159,9 +159,15 @@ class OpenAIChat:
         from .openai_client import OpenAIClient  # loads the SDK, a third of a second
 
         base_url = self.base_url or _checked_url(os.environ.get("OPENAI_BASE_URL"), "OPENAI_BASE_URL")
-        return OpenAIClient(
-            self._key, base_url, timeout=self.timeout, max_retries=self.max_retries, **self._http_options
-        )
+        try:
+            return OpenAIClient(
+                self._key, base_url, timeout=self.timeout, max_retries=self.max_retries, **self._http_options
+            )
+        except Exception as error:  # what the HTTP client makes of them: InvalidURL, ImportError, OSError ...
+            raise ModelConnectionError(
+                f"no client for {self.id} can be made: {error} (check base_url= or OPENAI_BASE_URL, and the "
+                "environment's proxies and SSL_CERT_FILE)"
+            ) from error
 
 
 class _LoopClient:

@@ -309,3 +309,21 @@ async def test_an_answer_that_cannot_be_decoded_is_a_clear_error_and_leaves_noth
         assert server.url in str(caught.value)
         del caught
         gc.collect()  # trio says there what was not closed
+
+
+@pytest.mark.parametrize(
+    ("base_url", "environment", "words"),
+    [
+        ("http://localhost:port/v1", {}, "Invalid port: 'port'"),
+        (None, {"OPENAI_BASE_URL": "http://localhost/v1\n"}, "Invalid non-printable ASCII character in URL"),
+        ("http://localhost/v1", {"ALL_PROXY": "gopher://localhost:1"}, "Unknown scheme for proxy URL"),
+        ("http://localhost/v1", {"SSL_CERT_FILE": "/nowhere/ca.pem"}, "No such file or directory"),
+    ],
+)
+async def test_what_no_client_can_be_made_of_is_a_clear_error(
+    monkeypatch: pytest.MonkeyPatch, base_url: str | None, environment: dict[str, str], words: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ModelConnectionError, match=f"no client for gpt-4o can be made: .*{words}.*check base_url"):
+        await OpenAIChat("gpt-4o", api_key="sk-x", base_url=base_url).reply(HI)
