@@ -17,6 +17,9 @@ from .strict_schema import inline_root, strict_schema
 _ONLY_WITH_TOOLS = ("tool_choice", "parallel_tool_calls")
 """Options that OpenAI refuses in a request without tools."""
 
+_OF_ANY_TEXT = frozenset({"type", "title", "description", "default", "examples"})
+"""Keywords of a string's schema that every text fits."""
+
 _ANSWER_IN_JSON = "Answer with nothing but JSON, not fenced, that fits this JSON schema:"
 
 
@@ -88,8 +91,8 @@ def _ask_for(output: OutputSchema, body: dict[str, Any]) -> None:
     match schema.get("type"):
         case "object":
             body["response_format"] = _response_format(output, schema)
-        case "string" if "enum" not in schema:
-            pass  # any text fits
+        case "string" if schema.keys() <= _OF_ANY_TEXT:
+            pass
         case _:
             # OpenAI takes nothing but an object as a response format.
             told = {"role": "system", "content": f"{_ANSWER_IN_JSON}\n{json.dumps(schema)}"}
