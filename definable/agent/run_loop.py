@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import anyio
 
-from definable.errors import MaxTurnsExceeded, ModelResponseError
+from definable.errors import MaxTurnsExceeded, ModelResponseError, OutputValidationError
 from definable.model.base import Model
 from definable.model.message import Message, ModelReply, ModelRequest, OutputSchema, ToolCall, ToolDefinition, Usage
 
@@ -101,17 +101,26 @@ class RunLoop:
 
         Raises:
             MaxTurnsExceeded: The model still asked for tools at the last turn.
+            OutputValidationError: The final reply does not fit, and was asked for once more or came in the last turn.
             ModelError: The provider failed.
         """
+        rejection: RejectedReply | None = None
         for _ in range(self._max_turns):
             reply = await self._turn(conversation)
             if reply.tool_calls:
+                rejection = None
                 await self._call_tools(reply.tool_calls, conversation)
                 continue
             try:
                 return self._check(reply)
-            except RejectedReply as rejection:
+            except RejectedReply as rejected:
+                rejection = rejected
                 conversation.messages.append(Message("user", str(rejection)))
+        if rejection is not None:
+            why = rejection.__cause__ or rejection
+            raise OutputValidationError(
+                f"the reply does not fit, and max_turns={self._max_turns} leaves no turn to ask once more: {why}"
+            ) from why
         raise MaxTurnsExceeded(
             f"the model was not done after {self._max_turns} turns: raise max_turns, or see why it keeps calling "
             f"{', '.join(sorted({call.name for call in conversation.tool_calls})) or 'nothing'}"

@@ -69,6 +69,11 @@ async def test_a_second_misfit_is_a_clear_error() -> None:
     assert len(model.requests) == 2
 
 
+async def test_a_misfit_in_the_last_turn_is_a_clear_error() -> None:
+    with pytest.raises(OutputValidationError, match="max_turns=1 leaves no turn to ask once more: 1 validation error"):
+        await Agent(OfflineModel('"many"'), output_type=int, max_turns=1).arun("go")
+
+
 async def test_a_type_that_cannot_be_validated_is_named_before_serving() -> None:
     class Opaque: ...
 
