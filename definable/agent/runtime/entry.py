@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, nullcontext
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import anyio
 from anyio.abc import TaskStatus
@@ -157,7 +157,7 @@ async def _reached(
 @asynccontextmanager
 async def _running(runtime: AgentRuntime) -> AsyncGenerator[AgentRuntime, None]:
     watcher = SignalWatcher(runtime.stop, exit_after=None)
-    failure: BaseException | None = None
+    failure: Exception | None = None
     try:
         with plain_errors():
             async with anyio.create_task_group() as group:
@@ -166,7 +166,7 @@ async def _running(runtime: AgentRuntime) -> AsyncGenerator[AgentRuntime, None]:
                     yield runtime
                 except BaseException as error:  # the body failed or was cancelled: nothing to wait for
                     group.cancel_scope.cancel()
-                    failure = error if isinstance(error, ExceptionGroup) else None
+                    failure = cast("Exception", error) if isinstance(error, ExceptionGroup) else None
                     raise
                 runtime.stop()
     finally:
