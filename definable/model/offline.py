@@ -169,7 +169,7 @@ def _as_reply(item: object, request: ModelRequest) -> ModelReply:
     if isinstance(item, ModelReply):
         return _completed(item, request)
     if isinstance(item, Exception):
-        raise item
+        raise item.with_traceback(None)  # or one that answers every request would keep the frames of all
     if isinstance(item, type) and issubclass(item, Exception):
         raise item("raised by OfflineModel's script")
     raise ModelError(f"OfflineModel cannot answer with {item!r}: {_SCRIPT_RULE}")

@@ -73,6 +73,16 @@ async def test_exceptions_in_a_script_are_raised(error: Any) -> None:
     assert (await model.reply(ask())).content == "fine"
 
 
+async def test_an_exception_that_answers_every_request_keeps_no_frames_of_those_before() -> None:
+    model = OfflineModel(ValueError("boom"))
+    depths: list[int] = []
+    for _ in range(3):
+        with pytest.raises(ValueError, match="boom") as caught:
+            await model.reply(ModelRequest(()))
+        depths.append(len(caught.traceback))
+    assert len(set(depths)) == 1
+
+
 async def test_callables_answer_from_the_request() -> None:
     def sync(request: ModelRequest) -> str:
         return request.messages[-1].content.upper()
