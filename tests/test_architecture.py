@@ -43,6 +43,7 @@ LAYERS = [
         "definable.agent.bus",
         "definable.agent.auth",
         "definable.agent.trigger",
+        "definable.agent.arguments",
         "definable.agent.hook",
         "definable.agent.serve_options",
         "definable.agent.blocking",

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, cast
 
 import anyio
 
-from definable.agent.agent import check_run
+from definable.agent.arguments import check_run
 from definable.agent.calling import call_user
 from definable.agent.isolation import isolated
 from definable.agent.run_context import current_trigger, mark

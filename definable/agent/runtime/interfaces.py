@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Container, Sequence
 
-from definable.agent.agent import DEFAULT_NAME, Agent, check_interface
+from definable.agent.agent import DEFAULT_NAME, Agent
+from definable.agent.arguments import check_interface
 from definable.agent.bus.base import EventBus
 from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.host import InterfaceHost, StartRun, StreamRun

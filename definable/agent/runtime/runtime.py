@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from definable.agent.agent import Agent, check_auth
+from definable.agent.agent import Agent
+from definable.agent.arguments import check_auth
 from definable.agent.bus.emitter import inside_accepted_work
 from definable.agent.bus.memory import MemoryBus
 from definable.agent.event_loop import EventLoopHandle

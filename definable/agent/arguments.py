@@ -1,0 +1,63 @@
+"""What a user hands to an agent, refused where it is given when nothing can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from definable.errors import ConfigurationError
+from definable.model.message import Message
+
+from .auth.base import is_provider
+
+
+def check_parts(instructions: object, sessions: object, bus: object, auth: object) -> None:
+    """Refuse what an agent cannot work with: a path or a URL in place of what opens it, a class in place of its object.
+
+    Raises:
+        ConfigurationError: One of them is not what it should be.
+    """
+    if instructions is not None and not isinstance(instructions, str) and not callable(instructions):
+        raise ConfigurationError(f"instructions={instructions!r}: a string, or a function of the RunContext")
+    if sessions is not None and (isinstance(sessions, type) or not hasattr(sessions, "load")):
+        raise ConfigurationError(f"sessions={sessions!r}: a session store, such as SQLiteSessionStore(path)")
+    if bus is not None and (isinstance(bus, type) or not hasattr(bus, "publish")):
+        raise ConfigurationError(f"bus={bus!r}: an event bus, such as SQLiteBus(path)")
+    check_auth(auth)
+
+
+def check_auth(auth: object) -> None:
+    """Refuse what cannot say who a caller is.
+
+    Raises:
+        ConfigurationError: It is no provider.
+    """
+    if auth is not None and not is_provider(auth):
+        raise ConfigurationError(f"auth={auth!r}: a provider, such as APIKeyAuth(keys), or None for everybody")
+
+
+def check_run(input: Any, session_id: Any = None, user_id: Any = None, metadata: Any = None) -> None:
+    """Refuse what a run cannot be started with.
+
+    Raises:
+        ConfigurationError: The input is neither text nor a user's message, an id is no string (a store that keeps text
+            would give back another one), or the metadata is no mapping.
+    """
+    if not isinstance(input, str) and not (isinstance(input, Message) and input.role == "user"):
+        raise ConfigurationError(f"a run's input is a string or a user's Message, not {input!r}")
+    if session_id is not None and not isinstance(session_id, str):
+        raise ConfigurationError(f"session_id={session_id!r}: a string, such as str(...) of it, or None")
+    if user_id is not None and not isinstance(user_id, str):
+        raise ConfigurationError(f"user_id={user_id!r}: a string, such as str(...) of it, or None")
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise ConfigurationError(f"metadata={metadata!r}: a mapping, or None")
+
+
+def check_interface(interface: Any) -> None:
+    """Refuse what cannot be served as an interface.
+
+    Raises:
+        ConfigurationError: It does not receive, or is a class.
+    """
+    if isinstance(interface, type) or not callable(getattr(interface, "receive", None)):
+        raise ConfigurationError(f"{interface!r} is no interface: an object such as TelegramInterface(...)")
