@@ -119,13 +119,18 @@ class CronLoop:
             self._next.clear()
 
     async def fire_held_back(self) -> None:
-        """Publish now what jitter holds back, and what waits for another attempt; after the end of `run`.
+        """Publish now what `run` had not when it ended, what jitter holds back, and what waits for another attempt.
 
         Their times have come, and no later loop computes them again.
         """
-        held_back, self._heap = [due for due in sorted(self._heap) if due.is_delayed], []
+        ended = current_clock().now()
+        held_back, self._heap = [due for due in sorted(self._heap) if due.is_delayed or due.when <= ended], []
         for due in held_back:
-            if self._is_still_wanted(due, current_clock().now()):
+            if due.is_delayed:
+                is_wanted = self._is_still_wanted(due, current_clock().now())
+            else:
+                is_wanted = self._fires(due.job, due.nominal, current_clock().now())
+            if is_wanted:
                 await self._publish(due.job, due.nominal, due.failures)
 
     async def _schedule_all(self, now: float) -> None:
@@ -232,6 +237,9 @@ class CronLoop:
             self.failed[job] += not failures
             logger.exception("a firing of %s could not be published", job.source)
             self._try_again(job, nominal, failures + 1)
+        except BaseException:  # a stop; the bus refuses what it has accepted already
+            self._push(current_clock().now(), job, nominal, is_delayed=True)
+            raise
         else:
             self.fired[job] += 1
 

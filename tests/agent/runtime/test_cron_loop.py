@@ -425,6 +425,22 @@ async def test_a_firing_that_jitter_holds_back_survives_a_step_back() -> None:
     assert firings.minutes() == [60]
 
 
+async def test_firings_that_a_stop_overtakes_are_published_after_it() -> None:
+    class Slow(Firings):
+        async def __call__(self, job: Cron, nominal: float) -> None:
+            await anyio.sleep(0.1)
+            await super().__call__(job, nominal)
+
+    firings = Slow()
+    async with running(*(Cron("0 10 * * *") for _ in range(5)), fire=firings) as loop:
+        await anyio.sleep(HOUR + 0.15)
+    assert firings.minutes() == [60]
+    await loop.fire_held_back()
+    assert firings.minutes() == [60] * 5
+    await loop.fire_held_back()
+    assert firings.minutes() == [60] * 5
+
+
 # A year
 
 
