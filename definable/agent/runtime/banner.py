@@ -41,6 +41,9 @@ def warnings(runtime: AgentRuntime) -> Iterator[str]:
     agent, host = runtime.agent, runtime.settings.host
     if runtime.url is not None and agent.auth is None and not is_loopback(host):
         yield f"{host} can be reached from other machines and agent.auth is not set: anybody may use this agent"
+    if runtime.http is None and runtime.triggers.webhooks:
+        paths = ", ".join(webhook.path for webhook in runtime.triggers.webhooks)
+        yield f"enable_server=False, and nothing else takes requests: none will come to the webhooks {paths}"
     if not getattr(agent.model, "has_key", True):
         yield f"the model {agent.model.id} has no API key: every run will fail until one is set"
 

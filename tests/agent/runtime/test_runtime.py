@@ -14,7 +14,13 @@ import pytest
 from loopback.openai_server import Fault, OpenAIServer
 
 from definable.agent import Agent
-from definable.agent.interface import BaseInterface, InterfaceMessage, InterfaceResponse
+from definable.agent.interface import (
+    BaseInterface,
+    InterfaceMessage,
+    InterfaceResponse,
+    TelegramConfig,
+    TelegramInterface,
+)
 from definable.agent.interface.base import Accept
 from definable.agent.runtime import AgentRuntime, ShutdownReport
 from definable.agent.runtime.settings import ServeSettings
@@ -442,6 +448,19 @@ async def test_a_loopback_address_needs_no_warning(caplog: pytest.LogCaptureFixt
     async with webhook_agent().running(host="127.0.0.1", port=0):
         pass
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_webhooks_that_no_server_serves_are_warned_of_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    config = TelegramConfig(bot_token=f"1:{'x' * 35}", mode="webhook", webhook_url="https://bot.example.com")
+    bot = TelegramInterface(config.with_updates(base_url="http://127.0.0.1:1"))
+    async with webhook_agent().running(bot, enable_server=False):
+        pass
+    assert "none will come to the webhooks" in caplog.text
+    assert "/webhook/telegram" in caplog.text
+    caplog.clear()
+    async with webhook_agent().running(bot, host="127.0.0.1", port=0):
+        pass
+    assert "none will come" not in caplog.text
 
 
 async def test_a_model_without_its_key_is_warned_of_at_once(
