@@ -164,7 +164,11 @@ class Yielding:
         yield "hi"
 
 
-@pytest.mark.parametrize("handler", [yield_one, yield_one_later, functools.partial(yield_one), Yielding()], ids=repr)
+@pytest.mark.parametrize(
+    "handler",
+    [yield_one, yield_one_later, functools.partial(yield_one), Yielding()],
+    ids=["function", "async function", "partial", "object"],
+)
 def test_a_handler_that_would_never_run_is_refused(handler: Any) -> None:
     """Its caller would get a 200, and the generator's name for a body."""
     with pytest.raises(ConfigurationError, match="has a yield and would never run"):
