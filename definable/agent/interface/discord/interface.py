@@ -130,7 +130,7 @@ class DiscordInterface(BaseInterface):
             InterfaceError: It was not posted.
         """
         for each in outgoing(response, self._reply_to(message)):
-            await self._create(message.platform_chat_id, each)
+            await self._create(message, each)
 
     async def post(self, message: InterfaceMessage, text: str) -> str | None:
         """Post the beginning of a reply.
@@ -139,7 +139,7 @@ class DiscordInterface(BaseInterface):
             InterfaceError: It was not posted, or nobody knows whether it was.
         """
         (beginning,) = outgoing(InterfaceResponse(text), self._reply_to(message))
-        return await self._create(message.platform_chat_id, beginning)
+        return await self._create(message, beginning)
 
     async def edit(self, message: InterfaceMessage, posted: str, text: str) -> None:
         """Give a message another text.
@@ -169,17 +169,20 @@ class DiscordInterface(BaseInterface):
         """Show for ten seconds that the bot is typing."""
         await self._api.trigger_typing(message.platform_chat_id)
 
-    async def _create(self, channel: str, posted: Outgoing) -> str | None:
+    async def _create(self, message: InterfaceMessage, answer: Outgoing) -> str | None:
+        channel = message.platform_chat_id
         try:
-            return await self._api.create_message(channel, posted.body, posted.uploads)
+            id = await self._api.create_message(channel, answer.body, answer.uploads)
         except ReplyRefused as refusal:
             logger.debug("%s: not shown as a reply: %s", self.name, refusal)
-            return await self._api.create_message(channel, without_reference(posted.body), posted.uploads)
+            id = await self._api.create_message(channel, without_reference(answer.body), answer.uploads)
+        self._replied.claim(message.platform_message_id, REPLY_WINDOW, anyio.current_time())
+        return id
 
     def _reply_to(self, message: InterfaceMessage) -> str | None:
         """The message, for the first that is posted in answer to it."""
-        is_first = self._replied.claim(message.platform_message_id, REPLY_WINDOW, anyio.current_time())
-        return message.platform_message_id if is_first else None
+        number = message.platform_message_id
+        return None if self._replied.remembers(number, anyio.current_time()) else number
 
     @property
     def _api(self) -> DiscordRest:

@@ -105,6 +105,16 @@ async def test_what_fails_is_said_to_the_user() -> None:
         assert server.posted[0].content.startswith("Sorry") and server.posted[1].content == "fine"
 
 
+async def test_the_error_message_is_a_reply_when_the_answer_was_not_posted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("definable.agent.interface.discord.rest.FIRST_RETRY_WAIT", 0.01)
+    async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)):
+        await server.until(lambda: server.on_line)
+        server.fail_next("/messages", 500, 500, 500, 500, 500)
+        said = await server.say("10", "hello")
+        await server.until(lambda: server.posted)
+        assert server.posted[0].content.startswith("Sorry") and server.posted[0].reply_to == said
+
+
 async def test_a_channel_that_is_closed_to_the_bot_fails_that_message_alone() -> None:
     async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)) as runtime:
         server.forbidden_channels.add("20")
