@@ -23,6 +23,7 @@ _PLAIN = (
     "metadata",
     "created_at",
 )
+_IDS = ("platform", "platform_user_id", "platform_chat_id", "platform_message_id")
 _MEDIA = ("audio", "videos", "files")
 
 
@@ -41,14 +42,14 @@ def message_from_json(value: object) -> InterfaceMessage:
     Raises:
         ValueError: `value` is no such message.
     """
-    if not isinstance(value, dict):
-        raise ValueError(f"not a message: {type(value).__name__}")
-    fields = cast("dict[str, Any]", value)
     try:
+        fields = _mapping(value)
+        if wrong := [name for name in _IDS if not isinstance(fields[name], str)]:
+            raise TypeError(f"{wrong[0]} is no text")
         message = InterfaceMessage(**{name: fields[name] for name in _PLAIN if name in fields})
-        images = tuple(image_from_json(image) for image in fields.get("images", ()))
+        images = tuple(image_from_json(_mapping(image)) for image in fields.get("images", ()))
         media: dict[str, Any] = {
-            name: tuple(_media_from_json(each) for each in fields[name]) for name in _MEDIA if name in fields
+            name: tuple(_media_from_json(_mapping(each)) for each in fields[name]) for name in _MEDIA if name in fields
         }
         return replace(message, images=images, **media)
     except (KeyError, TypeError) as error:
@@ -63,3 +64,9 @@ def _media_to_json(media: Media) -> dict[str, Any]:
 def _media_from_json(fields: Mapping[str, Any]) -> Media:
     media = Media(**{name: field for name, field in fields.items() if name != "data"})
     return replace(media, data=b64decode(fields["data"], validate=True)) if "data" in fields else media
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"an object was expected, not {type(value).__name__}")
+    return cast("dict[str, Any]", value)

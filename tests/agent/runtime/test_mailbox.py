@@ -276,12 +276,21 @@ async def test_a_message_that_is_not_answered_is_kept_among_the_dead_letters(bus
     assert chat.sent == [("home", "message 1")]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"platform": "chat", "from": "another version"},
+        message_to_json(message(1)) | {"images": ["a.png"]},
+        message_to_json(message(1)) | {"files": ["a.pdf"]},
+        message_to_json(message(1)) | {"platform_chat_id": ["home"]},
+    ],
+)
 async def test_a_delivery_that_is_no_message_is_dead_and_holds_nobody_up(
-    bus: EventBus, caplog: pytest.LogCaptureFixture
+    bus: EventBus, caplog: pytest.LogCaptureFixture, value: dict[str, Any]
 ) -> None:
     chat = Chat()
     async with served(Agent("offline", bus=bus), chat) as runtime:
-        await bus.publish("interface chat", {"message": {"platform": "chat", "from": "another version"}})
+        await bus.publish("interface chat", {"message": value})
         await bus.publish("interface chat", {"message": message_to_json(message(2))})
         await until(lambda: bool(chat.sent))
         assert runtime.ledger.counts()["chat"].failed == 1
