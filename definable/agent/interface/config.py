@@ -51,3 +51,13 @@ class InterfaceConfig:
             TypeError: There is no such setting.
         """
         return replace(self, **changes)
+
+
+def check_token_is_text(token: object) -> None:
+    """Refuse what is not even text; the message does not repeat it.
+
+    Raises:
+        ConfigurationError: It is something else, say None of `os.environ.get`.
+    """
+    if not isinstance(token, str):
+        raise ConfigurationError(f"bot_token: text, not {type(token).__name__}: is its environment variable set?")

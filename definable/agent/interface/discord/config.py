@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from definable.agent.interface.config import InterfaceConfig
+from definable.agent.interface.config import InterfaceConfig, check_token_is_text
 from definable.errors import ConfigurationError
 
 MAX_MESSAGE_LENGTH = 2000
@@ -49,6 +49,7 @@ class DiscordConfig(InterfaceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_token_is_text(self.bot_token)
         check_token(self.bot_token)
         if self.max_message_length > MAX_MESSAGE_LENGTH:
             raise ConfigurationError(f"max_message_length={self.max_message_length!r}: at most {MAX_MESSAGE_LENGTH}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-from definable.agent.interface.config import InterfaceConfig
+from definable.agent.interface.config import InterfaceConfig, check_token_is_text
 from definable.errors import ConfigurationError
 
 _TOKEN = re.compile(r"[0-9]{1,20}:[A-Za-z0-9_-]{30,}")
@@ -59,6 +59,7 @@ class TelegramConfig(InterfaceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_token_is_text(self.bot_token)
         if not _TOKEN.fullmatch(self.bot_token):
             raise ConfigurationError("bot_token=...: no Telegram token, which is '<number>:<35 characters>'")
         for name in ("polling_interval", "connect_timeout", "request_timeout"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -29,6 +30,11 @@ def test_what_is_no_token_is_refused_at_once_and_not_repeated(token: str) -> Non
     with pytest.raises(ConfigurationError, match="bot_token") as caught:
         DiscordConfig(bot_token=token)
     assert len(token) < 3 or token not in str(caught.value)
+
+
+def test_a_token_of_an_environment_variable_that_is_not_set_is_refused_in_words() -> None:
+    with pytest.raises(ConfigurationError, match="bot_token: text, not NoneType"):
+        DiscordConfig(bot_token=os.environ.get("NOT_SET"))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -32,6 +33,11 @@ def test_a_token_of_another_shape_fails_at_once_and_is_not_shown(token: str) -> 
     with pytest.raises(ConfigurationError, match="no Telegram token") as caught:
         TelegramConfig(bot_token=token)
     assert len(token) < 9 or token not in str(caught.value)
+
+
+def test_a_token_of_an_environment_variable_that_is_not_set_is_refused_in_words() -> None:
+    with pytest.raises(ConfigurationError, match="bot_token: text, not NoneType"):
+        TelegramConfig(bot_token=os.environ.get("NOT_SET"))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
