@@ -45,9 +45,16 @@ class Conversations:
         session.user_id = user_id  # at last: where the store failed, the next message tries again
 
     async def go_on(self, session: InterfaceSession) -> None:
-        """Keep what leads to a session after a restart as long as the session: a store may forget what is unused."""
-        if self._store is not None and await self._store.load(self._name_of(session)) is None:
+        """Show a session what was said elsewhere, and keep what leads to it after a restart as long as the session: a
+        store may forget what is unused.
+        """
+        if self._store is None:
+            return
+        if await self._store.load(self._name_of(session)) is None:
             await self._save_name(self._store, session)
+        if session.session_state == self._states.get(session.session_id, {}):  # else a hook has changed it since
+            nothing = Session(session.session_id, session.user_id)
+            self._show(session, await self._store.load(session.session_id) or nothing)
 
     async def _find(self, store: SessionStore, session: InterfaceSession, user_id: str) -> None:
         name = self._name_of(session)

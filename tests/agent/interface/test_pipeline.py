@@ -470,6 +470,37 @@ async def test_state_goes_between_hooks_and_tools() -> None:
     assert records.sessions[-1].session_state == {"hook": 2, "tool": 2}
 
 
+async def test_what_replicas_and_runs_elsewhere_leave_in_a_state_is_seen_by_hooks_and_kept(tmp_path: Path) -> None:
+    class Counts(InterfaceHook):
+        async def on_before_respond(self, message: InterfaceMessage, session: InterfaceSession) -> None:
+            session.session_state["count"] = session.session_state.get("count", 0) + 1
+
+    seen: list[dict[str, Any]] = []
+
+    def look(context: RunContext) -> None:
+        seen.append(dict(context.session_state))
+        context.session_state[str(context.input)] = True
+
+    def replica() -> tuple[Agent, Chat]:
+        agent = Agent("offline", sessions=SQLiteSessionStore(tmp_path / "sessions.db"))
+        agent.before_request(look)
+        return agent, Chat(hooks=[Counts()])
+
+    (agent, one), (other_agent, other) = replica(), replica()
+    async with serving(agent, one), serving(other_agent, other):
+        await one.say("a")
+        await other.say("b")
+        session = one.session_manager.get("chat", "ann", "home")
+        assert session is not None
+        await agent.arun("elsewhere", session_id=session.session_id, user_id=session.user_id)
+        await one.say("c")
+        assert {"a", "b", "elsewhere"} <= seen[-1].keys() and seen[-1]["count"] == 3
+        assert [message.content for message in session.messages] == ["a", "a", "b", "b", *["elsewhere"] * 2, "c", "c"]
+        assert await agent.sessions.delete(session.session_id)
+        await one.say("d")
+        assert seen[-1] == {"count": 1}
+
+
 async def test_a_conversation_goes_on_after_a_run_that_took_longer_than_the_silence_that_ends_one() -> None:
     model, now = OfflineModel(), [1000.0]
     agent = Agent(model)
