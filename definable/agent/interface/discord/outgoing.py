@@ -25,6 +25,15 @@ MAX_ATTACHMENTS = 10
 MAX_TITLE = 256
 """Characters of an embed's title (Discord's "Message" resource, Embed Limits)."""
 
+EXTENSIONS = {
+    "audio/flac": ".flac",
+    "audio/mp4": ".m4a",
+    "audio/ogg": ".ogg",
+    "audio/wav": ".wav",
+    "image/webp": ".webp",
+}
+"""Discord shows and plays a file by its ending. Python's list lacks these, and not every machine has another."""
+
 Embed = dict[str, Any]
 
 
@@ -106,4 +115,4 @@ def _link(media: Media, url: str) -> Embed:
 
 
 def _filename(stem: str, media_type: str) -> str:
-    return f"{stem}{guess_extension(media_type) or ''}"
+    return f"{stem}{EXTENSIONS.get(media_type) or guess_extension(media_type) or ''}"

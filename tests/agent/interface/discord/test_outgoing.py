@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import mimetypes
+
+import pytest
+
 from definable.agent.interface import InterfaceResponse, Media
 from definable.agent.interface.discord.outgoing import outgoing
 from definable.model.message import Image
@@ -36,6 +40,21 @@ def test_files_that_are_here_are_uploaded_and_others_linked() -> None:
         {"title": "https://x/b.zip", "url": "https://x/b.zip"},
     ]
     assert "message_reference" not in only.body
+
+
+@pytest.mark.parametrize(
+    ("media_type", "filename"),
+    [("audio/wav", "file.wav"), ("audio/ogg", "file.ogg"), ("audio/flac", "file.flac"), ("x/y", "file")],
+)
+def test_a_file_without_a_name_has_the_ending_by_which_discord_plays_it(
+    media_type: str, filename: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mimetypes, "_db", mimetypes.MimeTypes())  # of a machine without a list of its own
+    response = InterfaceResponse(
+        audio=(Media(data=b"x", media_type=media_type),), images=(Image(data=b"w", media_type="image/webp"),)
+    )
+    (only,) = outgoing(response, None)
+    assert [each.filename for each in only.uploads] == ["image1.webp", filename]
 
 
 def test_more_files_than_a_message_takes_make_several() -> None:
