@@ -71,6 +71,12 @@ local function forget(entries)
   end
 end
 
+-- A server that is full refuses SET, but not PEXPIRE, nor what a script does after it.
+local function stay_alive()
+  local key = prefix .. ':alive:' .. me
+  if redis.call('PEXPIRE', key, lease) == 0 then redis.call('SET', key, '', 'PX', lease) end
+end
+
 local function take_key(key, value, ttl)
   local holder = redis.call('GET', key)
   if holder and holder ~= value then
@@ -191,7 +197,7 @@ HEARTBEAT = Script(
     _BEGINNING
     + """
 local lost = {}
-redis.call('SET', prefix .. ':alive:' .. me, '', 'PX', lease)
+stay_alive()
 for _ = 1, tonumber(arg()) do
   local entry = arg()
   if handed_out(entry) then
@@ -218,7 +224,7 @@ else
   for _, group in ipairs(redis.call('XINFO', 'GROUPS', line)) do found = found or group[2] == 'workers' end
   if not found then redis.call('XGROUP', 'CREATE', line, 'workers', '0') end
 end
-redis.call('SET', prefix .. ':alive:' .. me, '', 'PX', lease)
+stay_alive()
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', line, 'workers')) do
   local name, pending = consumer[2], consumer[4]
   if pending == 0 and name ~= '-' and redis.call('EXISTS', prefix .. ':alive:' .. name) == 0 then

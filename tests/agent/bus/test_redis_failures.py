@@ -354,6 +354,24 @@ async def test_a_redis_that_is_full_refuses_and_is_said_and_what_was_accepted_wa
         assert [delivery.name for delivery in await take(deliveries, 1)] == ["kept"]
 
 
+async def test_a_redis_that_is_full_hands_out_what_waits_and_keeps_leases_and_claims(own_redis: RedisServer) -> None:
+    bus, other = RedisBus(own_redis.url, lease=0.6), RedisBus(own_redis.url, lease=0.6)
+    async with bus.open(), bus.consume() as deliveries, other.open(), other.consume() as others:
+        for name in ("in hand", "waits"):
+            await bus.publish(name, {})
+        await take(deliveries, 1)
+        assert await bus.claim("k", 60)
+        own_redis.ask("CONFIG", "SET", "maxmemory", "1")
+        await anyio.sleep(1.5)
+        with anyio.fail_after(LIMIT / 3):
+            assert (await anext(others)).name == "waits"
+        with anyio.move_on_after(1):
+            await anext(others)
+            raise AssertionError("what is in hand was taken")
+        own_redis.ask("CONFIG", "SET", "maxmemory", "0")
+        assert not await other.claim("k", 60)
+
+
 async def test_a_redis_that_takes_no_writes_is_asked_again_with_backoff(own_redis: RedisServer) -> None:
     bus = RedisBus(own_redis.url)
     async with bus.open(), bus.consume() as deliveries:
