@@ -120,19 +120,21 @@ for _ = 1, count do
 end
 if count > 0 then redis.call('SET', turn, cmsgpack.pack({{number, refused}}), 'PX', 86400000) end
 
+-- Forgotten first: a server that is full refuses what may take room, unless something was written before.
 local gone = {{}}
 for _ = 1, tonumber(arg()) do gone[#gone + 1] = arg() end
+forget(gone)
 
 for _ = 1, tonumber(arg()) do
   local entry, delay = arg(), tonumber(arg())
   local times, e = handed_out(entry), fields(entry)
   if times and e then
+    forget({{entry}})
     if delay <= 0 then
       add(e.i, e.n, e.d, e.a + times)
     else
       redis.call('ZADD', later, now + delay, cmsgpack.pack({{e.i, e.n, e.d, e.a + times}}))
     end
-    gone[#gone + 1] = entry
   end
 end
 
@@ -140,9 +142,9 @@ for i = 1, tonumber(arg()) do
   local entry, why = arg(), arg()
   local times, e = handed_out(entry), fields(entry)
   if times and e then
+    forget({{entry}})
     redis.call('HSET', dead, e.i, cmsgpack.pack({{e.n, e.d, e.a + times, why, now}}))
     redis.call('ZADD', order, time[1] * 1000000 + time[2] + i, e.i)
-    gone[#gone + 1] = entry
   end
 end
 local beyond = redis.call('ZCARD', order) - {MAX_DEAD_LETTERS}
@@ -150,7 +152,6 @@ if beyond > 0 then
   for _, id in ipairs(redis.call('ZRANGE', order, 0, beyond - 1)) do redis.call('HDEL', dead, id) end
   redis.call('ZREMRANGEBYRANK', order, 0, beyond - 1)
 end
-forget(gone)
 
 for _ = 1, tonumber(arg()) do
   local entry = arg()

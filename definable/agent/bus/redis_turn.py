@@ -68,6 +68,17 @@ class Turn:
         """How many deliveries have come out of somebody's hands."""
         return len(self.acked) + len(self.later) + len(self.dead) + len(self.untaken)
 
+    def settling(self) -> Turn:
+        """A turn that only settles what this one does; it may be made twice, and has no number."""
+        return Turn(0, [], [*self.acked], [*self.later], [*self.dead], [*self.untaken])
+
+    def is_settled(self, settled: Turn) -> None:
+        """What was in `settling` need not be told any more."""
+        del self.acked[: len(settled.acked)]
+        del self.later[: len(settled.later)]
+        del self.dead[: len(settled.dead)]
+        del self.untaken[: len(settled.untaken)]
+
     def keys(self) -> list[bytes]:
         """The dedupe keys, which the script is told apart from its arguments."""
         published = [publication.key for publication in self.publications if publication.key is not None]

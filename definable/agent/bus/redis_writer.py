@@ -187,25 +187,37 @@ class RedisWriter:
     async def _insist(self, turn: Turn) -> Any:
         while True:
             await self._link.is_up()
-            keys = [*self._keys, *turn.keys()]
             turn.was_sent = True
             try:
-                answer = await self._link.script(TURN, keys, [*self._args, *turn.args(len(self._keys) + 1)])
+                answer = await self._tell(turn)
             except RedisAway:
                 await checkpoint()
             except StorageError as refusal:  # it is full, or somebody has removed the line
-                await self._refused(refusal)
+                await self._refused(turn, refusal)
             else:
                 self._accepted()
                 return answer
 
-    async def _refused(self, refusal: StorageError) -> None:
+    async def _tell(self, turn: Turn) -> Any:
+        keys = [*self._keys, *turn.keys()]
+        return await self._link.script(TURN, keys, [*self._args, *turn.args(len(self._keys) + 1)])
+
+    async def _refused(self, turn: Turn, refusal: StorageError) -> None:
         if self._refusal is None:
             logger.error("events are refused, next try every %g s: %s", RETRY_PAUSE, refusal)
         self._refusal = refusal
         with suppress(StorageError):
             await self._remedy()
+            for refused in (turn, *self._pending):
+                await self._settle(refused)
         await anyio.sleep(RETRY_PAUSE)
+
+    async def _settle(self, refused: Turn) -> None:
+        """Tell what is done without what is new: it makes room, which may be what is missing."""
+        settling = refused.settling()
+        if settling.settlements:
+            await self._tell(settling)
+            refused.is_settled(settling)
 
     def _accepted(self) -> None:
         if self._refusal is not None:

@@ -372,6 +372,27 @@ async def test_a_redis_that_is_full_hands_out_what_waits_and_keeps_leases_and_cl
         assert not await other.claim("k", 60)
 
 
+async def test_what_is_done_is_told_to_a_redis_that_is_full_though_it_refuses_what_is_new(
+    own_redis: RedisServer,
+) -> None:
+    bus = RedisBus(own_redis.url)
+    async with bus.open(), bus.consume() as deliveries:
+        for _ in range(3):
+            await bus.publish("old", {})
+        jobs = await take(deliveries, 3)
+        own_redis.ask("CONFIG", "SET", "maxmemory", "1")
+        bus.publish_nowait("new", {})
+        await eventually(lambda: bus.failure is not None)
+        await jobs[0].ack()
+        await jobs[1].dead("no luck")
+        await jobs[2].nack(3600)
+        await eventually(lambda: own_redis.number("XLEN", "{definable}:line") == 0)
+        assert bus.failure is not None
+        own_redis.ask("CONFIG", "SET", "maxmemory", "0")
+        assert [delivery.name for delivery in await take(deliveries, 1)] == ["new"]
+        assert [letter.name for letter in await bus.dead_letters()] == ["old"]
+
+
 async def test_a_redis_that_takes_no_writes_is_asked_again_with_backoff(own_redis: RedisServer) -> None:
     bus = RedisBus(own_redis.url)
     async with bus.open(), bus.consume() as deliveries:
