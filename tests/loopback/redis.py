@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -89,6 +89,13 @@ class RedisServer:
         """Its raw answer to one command (RESP2)."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             return _asked(connection, words)
+
+    def ask_at_once(self, *commands: Sequence[str | bytes]) -> None:
+        """Have it do these commands, and nobody's between them."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            for words in (("MULTI",), *commands, ("EXEC",)):
+                answer = _asked(connection, tuple(words))
+                assert not answer.startswith(b"-"), answer
 
     def number(self, *words: str | bytes) -> int:
         """Its answer to a command that counts."""

@@ -89,22 +89,31 @@ class RedisTaker:
                 await self._take()
             except RedisAway:
                 await self._reads.is_up()
-                # Those who hold something renew their leases first: they were not dead, Redis was away.
-                self._next_sweep = anyio.current_time() + self._lease / BEATS
+                self._let_others_renew()
             except StorageError as refusal:
                 logger.warning("nothing can be taken at present: %s", refusal)
                 with suppress(StorageError):
                     await self._host.prepare()
                 await anyio.sleep(MAX_BLOCK)
+                self._let_others_renew()
             finally:
                 self.is_taking = False
+
+    def _let_others_renew(self) -> None:
+        """Those who hold something renew their leases first: they were not dead, Redis was not to be had."""
+        self._next_sweep = anyio.current_time() + self._lease / BEATS
 
     async def beat(self) -> None:
         """Renew leases until cancelled, and as soon as Redis is back."""
         while True:
-            with suppress(StorageError):
+            pause = self._lease / BEATS
+            try:
                 await self.renew()
-            with anyio.move_on_after(self._lease / BEATS):
+            except RedisAway:
+                pass
+            except StorageError:  # it is there, and will not say when it takes writes again
+                pause = min(pause, MAX_BLOCK)
+            with anyio.move_on_after(pause):
                 await self._commands.is_down()
                 await self._commands.is_up()
 

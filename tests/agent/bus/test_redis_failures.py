@@ -21,6 +21,7 @@ from loopback.redis import RedisServer, free_port
 
 from definable.agent import Agent
 from definable.agent.bus import Delivery, RedisBus
+from definable.agent.bus.redis_hands import RedisDelivery
 from definable.agent.session import RedisSessionStore, Session
 from definable.agent.storage.redis_link import RedisAway
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
@@ -391,6 +392,33 @@ async def test_what_is_done_is_told_to_a_redis_that_is_full_though_it_refuses_wh
         own_redis.ask("CONFIG", "SET", "maxmemory", "0")
         assert [delivery.name for delivery in await take(deliveries, 1)] == ["new"]
         assert [letter.name for letter in await bus.dead_letters()] == ["old"]
+
+
+async def test_leases_are_not_taken_from_those_who_could_not_renew_them_since_redis_refused(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_redis.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+    if not own_redis.ask("EVAL", "return redis.call('SET', 'k', '')", "0").startswith(b"-"):
+        pytest.skip("before Redis 7 a script writes all the same")
+    own_redis.ask("CONFIG", "SET", "min-replicas-to-write", "0")
+    bus, other = RedisBus(own_redis.url), RedisBus(own_redis.url)
+    async with bus.open(), bus.consume() as deliveries, other.open(), other.consume() as others:
+        await bus.publish("job", {})
+        [job] = await take(deliveries, 1)
+        assert bus._line is not None and isinstance(job, RedisDelivery)
+        consumer, longer_than_a_lease = bus._line.opening, "40000"
+        claim = ("XCLAIM", "{definable}:line", "workers", consumer, "0", job.entry, "IDLE", longer_than_a_lease)
+        own_redis.ask_at_once(claim, ("CONFIG", "SET", "min-replicas-to-write", "1"))
+        with anyio.move_on_after(4):
+            async with anyio.create_task_group() as group:
+                group.start_soon(allow_soon, own_redis, caplog)
+                taken = await anext(others)
+                raise AssertionError(f"attempt {taken.attempt} was begun, and attempt {job.attempt} is under way")
+
+
+async def allow_soon(redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    await eventually(lambda: "nothing can be taken at present" in caplog.text)
+    redis.ask("CONFIG", "SET", "min-replicas-to-write", "0")
 
 
 async def test_a_redis_that_takes_no_writes_is_asked_again_with_backoff(own_redis: RedisServer) -> None:
