@@ -183,7 +183,7 @@ class SQLiteLine:
         """Take out what was accepted and cannot be written."""
         if self.writer.failure is None:
             return ()
-        lost, self.writer.pending.unawaited = self.writer.pending.unawaited, []
+        lost = self.writer.take_out_unwritten()
         return [SQLiteDelivery(self, position, id, name, 1, decode_data(data)) for position, id, name, data in lost]
 
     def stop(self) -> None:

@@ -8,6 +8,7 @@ says that it is time.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from anyio.lowlevel import checkpoint
 from definable.agent.storage import SQLiteFile
 from definable.errors import StorageError
 
-from .sqlite_batch import Batch
+from .sqlite_batch import Batch, Row
 from .sqlite_tables import Order, Receipt, carry_out
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -90,6 +91,14 @@ class SQLiteWriter:
     def is_writing_key(self, key: str) -> bool:
         """Whether a dedupe key is on its way into the file."""
         return key in self.pending.keys or (self._flying is not None and key in self._flying.keys)
+
+    def take_out_unwritten(self) -> Sequence[Row]:
+        """Take out the new deliveries that were promised, also those that a turn is at, which may be its last."""
+        unwritten: list[Row] = []
+        for batch in filter(None, (self._flying, self.pending)):
+            rows, batch.unawaited = batch.unawaited, []
+            unwritten += rows
+        return unwritten
 
     def wish(self) -> None:
         """Say that there is something to do."""

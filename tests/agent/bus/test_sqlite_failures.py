@@ -283,6 +283,30 @@ async def test_somebody_who_keeps_the_file_locked_is_a_clear_error_and_no_end(pa
         assert [delivery.name for delivery in await take(deliveries, 1)] == ["kept"]
 
 
+async def test_a_stop_while_the_file_is_locked_counts_what_is_lost(path: Path) -> None:
+    bus = SQLiteBus(path)
+    bus._file._busy_timeout = 0.5
+    agent, handled = Agent("offline", bus=bus), list[TriggerEvent]()
+    agent.on(EventTrigger("job"))(handled.append)
+    async with agent.running(enable_server=False, shutdown_timeout=0.1) as runtime:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            agent.emit("job")
+            with anyio.fail_after(LIMIT):
+                while bus.failure is None:
+                    await anyio.sleep(0.01)
+            await anyio.sleep(0.1)  # it is being tried again
+            runtime.stop()
+            with anyio.fail_after(LIMIT):
+                while bus._is_open:
+                    await anyio.sleep(0.01)
+    assert runtime.report is not None
+    assert (handled, runtime.report.never_started, runtime.report.clean) == ([], 1, False)
+    async with agent.running(enable_server=False):
+        pass
+    assert handled == []
+
+
 async def test_data_that_is_not_json_is_refused_where_it_is_published(path: Path) -> None:
     bus = SQLiteBus(path)
     async with bus.open():
