@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed
 
@@ -57,16 +56,11 @@ class MemoryBus(EventBus):
         self, name: str, data: Mapping[str, Any], *, dedupe_key: str | None = None, dedupe_ttl: float = DEDUPE_TTL
     ) -> bool:
         line = self._opened()
-        delivery = line.new(name, data, dedupe_key, dedupe_ttl)
-        try:
-            await checkpoint()
-            if delivery is not None:
-                await line.put(delivery)
-        except BaseException:
-            if delivery is not None:
-                line.withdraw(delivery, dedupe_key)
-            raise
-        return delivery is not None
+        while (delivery := line.new(name, data, dedupe_key, dedupe_ttl)) is None:
+            if await line.certain(dedupe_key):
+                return False
+        await line.bring(delivery, dedupe_key)
+        return True
 
     def publish_nowait(
         self, name: str, data: Mapping[str, Any], *, dedupe_key: str | None = None, dedupe_ttl: float = DEDUPE_TTL
@@ -86,7 +80,11 @@ class MemoryBus(EventBus):
         return True
 
     async def claim(self, key: str, ttl: float) -> bool:
-        return self._opened().dedupe.claim(key, ttl, anyio.current_time())
+        line = self._opened()
+        while not line.dedupe.claim(key, ttl, anyio.current_time()):
+            if await line.certain(key):
+                return False
+        return True
 
     async def release(self, key: str) -> None:
         self._opened().dedupe.release(key)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from definable.errors import EventBusClosed
@@ -75,6 +76,8 @@ class MemoryLine:
         """The ids of what has not come to its end."""
         self._retrying: dict[MemoryDelivery, None] = {}
         """Deliveries that wait for their next attempt, in the order in which they failed."""
+        self._uncertain: dict[str, anyio.Event] = {}
+        """Dedupe keys of those who wait for room, and may yet leave without having been accepted."""
         self._settled: anyio.Event | None = None
         """What `all_settled` waits for."""
 
@@ -87,6 +90,31 @@ class MemoryLine:
         delivery = MemoryDelivery(self, f"{self._opening}-{next(self._numbers)}", name, data)
         self._unsettled.add(delivery.id)
         return delivery
+
+    async def bring(self, delivery: MemoryDelivery, dedupe_key: str | None) -> None:
+        """Put it, or withdraw it; until that is known its key is uncertain."""
+        known = anyio.Event()
+        if dedupe_key is not None:
+            self._uncertain[dedupe_key] = known
+        try:
+            await checkpoint()
+            await self.put(delivery)
+        except BaseException:
+            self.withdraw(delivery, dedupe_key)
+            raise
+        finally:
+            known.set()
+            if dedupe_key is not None and self._uncertain.get(dedupe_key) is known:  # else it was taken anew since
+                del self._uncertain[dedupe_key]
+
+    async def certain(self, dedupe_key: str | None) -> bool:
+        """Whether the key is taken by what was accepted; False when it was uncertain, once that may have changed."""
+        known = None if dedupe_key is None else self._uncertain.get(dedupe_key)
+        if known is None:
+            await checkpoint()
+            return True
+        await known.wait()
+        return False
 
     def withdraw(self, delivery: MemoryDelivery, dedupe_key: str | None) -> None:
         """It was not accepted after all."""

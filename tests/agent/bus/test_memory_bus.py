@@ -69,6 +69,28 @@ async def test_a_publish_that_was_cancelled_accepted_nothing() -> None:
         assert await bus.publish("b", {}, dedupe_key="k")
 
 
+async def test_a_repeat_of_what_waits_for_room_is_not_refused_before_that_was_accepted() -> None:
+    bus, outcomes = MemoryBus(1), list[bool]()
+
+    async def repeat() -> None:
+        outcomes.append(await bus.publish("b", {}, dedupe_key="k"))
+
+    async with bus.open(), bus.consume() as deliveries, anyio.create_task_group() as group:
+        await bus.publish("a", {})
+        with anyio.CancelScope() as first:
+            async with anyio.create_task_group() as others:
+                others.start_soon(repeat)
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(repeat)
+                group.start_soon(repeat)
+                await anyio.wait_all_tasks_blocked()
+                assert outcomes == []
+                first.cancel()
+        assert [delivery.name for delivery in await take(deliveries, 2)] == ["a", "b"]
+        await anyio.wait_all_tasks_blocked()
+        assert sorted(outcomes) == [False, True]
+
+
 async def test_a_publish_that_waits_while_the_bus_closes_says_so() -> None:
     bus = MemoryBus(1)
     errors: list[str] = []
