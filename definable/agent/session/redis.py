@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from anyio.lowlevel import RunVar
 
+from definable.agent.run_context import current_run
 from definable.agent.storage.redis_address import RedisAddress
 from definable.agent.storage.redis_script import Script
 from definable.errors import ConfigurationError, SessionNotFound, StorageError
@@ -61,7 +62,7 @@ _NONE = b""
 """The version of a session that is not there."""
 
 MAX_SEEN = 4
-"""Sessions that one task may have loaded and not saved yet, of those that are remembered."""
+"""Sessions that one task may have loaded and not saved yet, of those that are remembered; a run's own is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,12 @@ class RedisSessionStore:
 
     def _note(self, session: Session, version: bytes, state: bytes) -> None:
         self._take_note(session.session_id)
-        _seen.set((*_seen.get(), _Seen(self, session, version, state))[-MAX_SEEN:])
+        notes = [*_seen.get(), _Seen(self, session, version, state)]
+        if len(notes) > MAX_SEEN:
+            run = current_run.get()
+            is_own = run is not None and notes[0].session.session_id == run.session_id  # it will be saved
+            del notes[1 if is_own else 0]
+        _seen.set(tuple(notes))
 
     def _take_note(self, session_id: str) -> _Seen | None:
         found: _Seen | None = None

@@ -65,6 +65,24 @@ async def test_replicas_that_run_a_session_at_once_overwrite_nothing(redis: Redi
     assert sorted(said) == [(text, f"re: {text}") for text in texts]
 
 
+async def test_nor_does_a_run_whose_tools_look_into_many_other_sessions(redis: RedisServer) -> None:
+    store = RedisSessionStore(redis.url)
+    await Agent("offline", sessions=store).arun("before", session_id="s")
+
+    async def look_around() -> str:
+        await Agent("offline", sessions=RedisSessionStore(redis.url)).arun("theirs", session_id="s")
+        for n in range(5):
+            await store.load(f"other {n}")
+        return "seen"
+
+    script = [ModelReply(tool_calls=(ToolCall("look_around"),)), "done"]
+    await Agent(OfflineModel(script), tools=[look_around], sessions=store).arun("mine", session_id="s")
+    session = await store.load("s")
+    assert session is not None
+    said = [message.content for message in session.messages if message.role == "user"]
+    assert said == ["before", "theirs", "mine"]
+
+
 async def test_history_stays_bounded_when_runs_meet(redis: RedisServer) -> None:
     store = RedisSessionStore(redis.url)
     for n in range(4):
