@@ -40,7 +40,9 @@ class TelegramInterface(BaseInterface):
 
     A message is acknowledged to Telegram once it has been answered, or once a durable event bus keeps it: over a
     graceful restart none is lost and none is answered twice. After a crash, those that were being answered come again.
-    Without a durable bus Telegram gives out no more than 100 messages before the first of them is answered.
+    Without a durable bus Telegram gives out no more than 100 messages before the first of them is answered. A webhook's
+    messages are acknowledged when they come in: without a durable bus a crash, or the end of a stop's grace, loses
+    those that are not answered yet.
 
     Args:
         config: The bot's token and settings.
