@@ -70,6 +70,8 @@ class Mailbox:
         """What came before the interface was opened."""
         self._room: anyio.Event | None = None
         """Set when a message has left a full mailbox."""
+        self._has_told = False
+        """Whether it was said that it is full, and it has not been half empty since."""
 
     async def accept(self, message: InterfaceMessage) -> bool:
         """Put a message on the bus, once there is room; False when it came in before.
@@ -78,7 +80,7 @@ class Mailbox:
             ConfigurationError: The bus keeps JSON, and the message's metadata is none.
             EventBusError: The bus did not take it.
         """
-        while self.waiting() >= self._limit:
+        while self._is_full():
             self._room = self._room or anyio.Event()
             await self._room.wait()
         is_kept = self._bus.durable
@@ -88,6 +90,16 @@ class Mailbox:
         if is_kept:
             self._is_safe(message)
         return True
+
+    def _is_full(self) -> bool:
+        waiting = self.waiting()
+        is_full = waiting >= self._limit
+        if is_full and not self._has_told:
+            logger.warning(
+                "%s: %d messages wait for their answers, and no more are taken meanwhile", self.name, waiting
+            )
+        self._has_told = is_full or (self._has_told and waiting > self._limit // 2)
+        return is_full
 
     async def take(self, delivery: Delivery) -> None:
         """Take over a delivery that came out of the bus; the workers bring them in order."""

@@ -326,6 +326,13 @@ async def test_a_chat_may_emit_into_a_full_bus() -> None:
     assert len(handled) == 100
 
 
+async def test_it_is_said_once_that_too_many_messages_wait(caplog: pytest.LogCaptureFixture) -> None:
+    chat = Chat(*[message(number) for number in range(25)])
+    async with served(Agent(OfflineModel(latency=0.1)), chat, event_buffer=5):
+        await until(lambda: len(chat.sent) == 25)
+    assert caplog.text.count("messages wait for their answers, and no more are taken meanwhile") == 1
+
+
 async def test_an_interface_waits_with_the_next_message_when_too_many_wait() -> None:
     chat = Chat(*[message(number) for number in range(50)])
     async with served(Agent(OfflineModel(latency=1000)), chat, grace=0.1, event_buffer=5) as runtime:

@@ -47,6 +47,8 @@ class Poller:
         self._idle = anyio.Event()
         self._acknowledged: int | None = None
         """The offset of the last poll that was answered."""
+        self._has_told = False
+        """Whether it was said that all polls are full of what was taken before."""
 
     async def poll(self, api: BotAPI, take: Callable[[Any], Awaitable[None]], alive: Callable[[], None]) -> None:
         """Poll until cancelled.
@@ -74,11 +76,24 @@ class Poller:
                 continue
             failures = 0
             alive()
+            nothing_new = True
             for update in updates:
                 update_id = update_id_of(update)
                 if update_id is not None and self._watermark.take(update_id, anyio.current_time()):
+                    nothing_new = False
                     await self._hand_on(update, update_id, take)
+            self._tell_of_full_polls(len(updates) >= MAX_UPDATES, nothing_new)
             await self._pause(began, is_empty=not updates)
+
+    def _tell_of_full_polls(self, is_full: bool, nothing_new: bool) -> None:
+        if is_full and nothing_new and not self._has_told:
+            logger.warning(
+                "telegram: %d messages wait for their answers, and Telegram gives out no more before the first of "
+                "them, update %s, is answered",
+                MAX_UPDATES,
+                self._watermark.offset(anyio.current_time()),
+            )
+        self._has_told = is_full and (nothing_new or self._has_told)
 
     async def _hand_on(self, update: Any, update_id: int, take: Callable[[Any], Awaitable[None]]) -> None:
         try:

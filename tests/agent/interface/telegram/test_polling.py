@@ -61,6 +61,18 @@ async def test_an_update_is_acknowledged_only_when_it_is_answered() -> None:
             assert (server.sent(), server.updates) == (["slow"], [])
 
 
+async def test_it_is_said_once_that_a_chat_which_gets_no_answer_holds_up_all_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with TelegramServer().running() as server:
+        for number in range(101):
+            server.write(f"{number}", chat=number % 2)
+        async with agent(latency=1000).running(bot_for(server), enable_server=False, shutdown_timeout=0):
+            await anyio.sleep(900)
+    [warning] = [message for message in caplog.messages if "no more" in message]
+    assert "100 messages" in warning
+
+
 async def test_a_slow_chat_does_not_hold_up_the_others() -> None:
     model = OfflineModel(lambda request: request.messages[-1].content, latency=0.0)
     served = Agent(model)
