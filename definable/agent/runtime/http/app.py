@@ -6,8 +6,10 @@ The HTTP server calls it for every request, or a foreign ASGI server does throug
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from urllib.parse import unquote
 
 from definable.agent.auth.base import AuthProvider
 from definable.agent.isolation import Isolation, isolated
@@ -28,6 +30,11 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 AUTH_SCOPE_KEY = "definable.auth"
 """Where a route of the user's own finds the `AuthContext` of its caller."""
+
+ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
+
+SLASH = "\udc2f"
+"""Stands for an encoded slash while routes are matched: half of a surrogate pair is in no decoded path."""
 
 ROUTE = Isolation("a route")
 
@@ -80,6 +87,9 @@ class AgentApp:
         is_http = scope["type"] == "http"
         match: Match[Guarded] = self._routes.match(scope["method"], local_path(scope)) if is_http else Match()
         guarded = match.endpoint
+        if guarded is None and is_http and b"%2" in (scope.get("raw_path") or b""):
+            match = self._match_with_slashes(scope, match)
+            guarded = match.endpoint
         if guarded is not None and guarded.always:
             return self._answer(guarded, Request(scope, receive, match.parameters), send, self._uncounted)
         if self._draining():
@@ -88,6 +98,13 @@ class AgentApp:
             return self._answer(guarded, Request(scope, receive, match.parameters), send, self._ledger)
         scope[ALLOW_SCOPE_KEY] = match.allowed
         return self._fall_back(Request(scope, receive, NO_PARAMETERS), send)
+
+    def _match_with_slashes(self, scope: Scope, match: Match[Guarded]) -> Match[Guarded]:
+        """What a path leads to whose encoded slashes are part of its parameters; `match` where it leads to nothing."""
+        path = unquote(ENCODED_SLASH.sub(SLASH, scope["raw_path"].decode("latin-1")))
+        found = self._routes.match(scope["method"], local_path({**scope, "path": path}))
+        parameters = {name: value.replace(SLASH, "/") for name, value in found.parameters.items()}
+        return match if found.endpoint is None else replace(found, parameters=parameters)
 
     async def _answer(self, guarded: Guarded, request: Request, send: Send, ledger: WorkLedger) -> None:
         """Answer a request to one of the agent's endpoints."""

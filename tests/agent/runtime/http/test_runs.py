@@ -322,6 +322,16 @@ async def test_a_session_is_shown_and_forgotten(serve: Serve) -> None:
         assert_problem(await client.delete("/sessions/a%20b"), 404)
 
 
+async def test_a_session_with_a_slash_in_its_id_is_shown_and_forgotten(serve: Serve) -> None:
+    async with serve(Agent("offline")) as client:
+        await client.post("/run", json={"input": "hi", "session_id": "repo/7%2F"})
+        document = (await client.get("/sessions/repo%2F7%252F")).json()
+        assert document["session_id"] == "repo/7%2F"
+        assert_problem(await client.get("/sessions/repo/7%252F"), 404)
+        assert (await client.delete("/sessions/repo%2f7%252F")).status_code == 204
+        assert_problem(await client.get("/sessions/repo%2F7%252F"), 404)
+
+
 async def test_head_is_answered_like_get_without_a_body(serve: Serve) -> None:
     async with serve(Agent("offline")) as client:
         for path in ("/health", "/runs"):
