@@ -106,24 +106,31 @@ class DevProcess:
         finally:
             self._channel.close()
 
-    async def stop(self, grace: float) -> None:
-        """Have the child finish what it has accepted, cut it off after `grace` seconds, and kill it at last."""
-        if self._obeys:
+    async def stop(self, grace: float | None = None) -> None:
+        """Have the child finish what it has accepted, cut it off after `grace` seconds, and kill it at last.
+
+        Args:
+            grace: None: for as long as the child was told to.
+        """
+        if not self._obeys:  # a signal more would count as the second one of a child that obeys
+            self._process.terminate()
+            with anyio.move_on_after(START_GRACE):
+                await self._ended.wait()
+                return
+        if self._obeys:  # maybe since, and the signal has begun its stop
             self.say(STOP)
-            with anyio.move_on_after(grace):
+            with anyio.move_on_after(self._stops_within if grace is None else grace):
                 await self._ended.wait()
                 return
             self.say(FORCE)
-        else:  # a signal more would count as the second one of a child that obeys
-            self._process.terminate()
-        with anyio.move_on_after(FORCE_GRACE if self._obeys else START_GRACE):
-            await self._ended.wait()
-            return
+            with anyio.move_on_after(FORCE_GRACE):
+                await self._ended.wait()
+                return
         self._process.kill()
 
     async def stop_within_its_own_bound(self) -> None:
         """Have the child finish what it has accepted, for as long as it was told to."""
-        await self.stop(self._stops_within)
+        await self.stop()
 
     def say(self, word: bytes) -> None:
         """Tell the child; one that is gone is none the wiser."""

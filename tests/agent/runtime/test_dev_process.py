@@ -91,6 +91,23 @@ async def test_a_child_that_does_not_obey_yet_is_terminated(tmp_path: Path) -> N
     assert child.status == -signal.SIGTERM
 
 
+async def test_a_child_that_comes_to_obey_while_it_is_terminated_is_given_its_time(tmp_path: Path) -> None:
+    text = """
+import time
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+tell("serving")
+signal.sigwait({signal.SIGTERM})
+tell("begun", stops_within=20)  # on its way when the stop came
+time.sleep(1.5)
+sys.exit(7)
+"""
+    with anyio.fail_after(LIMIT):
+        async with child_of(tmp_path, text) as child:
+            await child.serves.wait()
+            await child.process.stop_within_its_own_bound()
+    assert child.status == 7
+
+
 @jumping
 async def test_a_child_that_hears_nothing_is_killed_3_seconds_after_it_was_cut_off(tmp_path: Path) -> None:
     async with child_of(tmp_path, DEAF) as child:
