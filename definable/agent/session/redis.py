@@ -40,14 +40,17 @@ return found
 _SAVE = Script(f"""
 local ttl, expected, version = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local current = redis.call('HGET', KEYS[1], 'version')
-if current == version then return 1 end
+local saved = redis.call('HGET', KEYS[1], 'saved') or ''
+if current == version or string.find(saved, version, 1, true) then return 1 end
 if expected ~= '*' and expected ~= (current or '') then return redis.call('HMGET', KEYS[1], {_FIELDS}) end
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'version', version, unpack(ARGV, 4))
+redis.call('HSET', KEYS[1], 'version', version, 'saved', string.sub(saved .. version, -128), unpack(ARGV, 4))
 if ttl > 0 then redis.call('PEXPIRE', KEYS[1], ttl) end
 return 1
 """)
-"""Args: time to live in ms, 0 for none; the version that is there, '*' for any; the new version; names and values.
+"""A save whose answer got lost is made again; its version is among the last 16 then, also below what others have saved.
+
+Args: time to live in ms, 0 for none; the version that is there, '*' for any; the new version; names and values.
 
 Returns: 1, or what is there instead of that version.
 """

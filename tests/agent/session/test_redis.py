@@ -11,7 +11,10 @@ from loopback.redis import RedisServer
 
 from definable.agent import Agent, RunContext
 from definable.agent.session import RedisSessionStore, Session
+from definable.agent.session.redis import _SAVE, _links
 from definable.agent.session.redis_merge import merged
+from definable.agent.storage.redis_link import RedisAway
+from definable.agent.storage.redis_script import Script
 from definable.errors import ConfigurationError, MissingExtra, SessionNotFound, StorageError
 from definable.model import Message, ModelReply, ModelRequest, OfflineModel, ToolCall
 
@@ -138,6 +141,27 @@ async def test_a_session_that_another_user_began_meanwhile_is_not_touched(redis:
     with pytest.raises(SessionNotFound):
         await Agent(OfflineModel(begin), sessions=store).arun("bob's", session_id="s", user_id="bob")
     assert pairs(await store.load("s")) == [("ann's", "ann's")]
+
+
+async def test_a_save_whose_answer_got_lost_is_done_once_also_when_another_follows(redis: RedisServer) -> None:
+    store = RedisSessionStore(redis.url)
+    async with store.open():
+        [link] = _links(store)
+        script, lost = link.script, [True]
+
+        async def script_that_is_not_answered(told: Script, *args: Any) -> Any:
+            answer = await script(told, *args)
+            if told is _SAVE and lost:
+                lost.clear()
+                await Agent("offline", sessions=RedisSessionStore(redis.url)).arun("theirs", session_id="s")
+                raise RedisAway("the answer got lost")
+            return answer
+
+        link.script = script_that_is_not_answered  # type: ignore[method-assign]
+        agent = Agent("offline", sessions=store)
+        for text in ("mine", "mine too"):
+            await agent.arun(text, session_id="s")
+        assert pairs(await store.load("s")) == [(text, text) for text in ("mine", "theirs", "mine too")]
 
 
 async def test_a_save_without_a_load_replaces(redis: RedisServer) -> None:
