@@ -287,8 +287,11 @@ LIST_DEAD = Script(
     + """
 local result = {}
 for _, id in ipairs(redis.call('ZRANGE', order, 0, -1)) do
-  local e = cmsgpack.unpack(redis.call('HGET', dead, id))
-  result[#result + 1] = {id, e[1], e[2], e[3], e[4], e[5]}
+  local packed = redis.call('HGET', dead, id)
+  if packed then -- else it was evicted
+    local e = cmsgpack.unpack(packed)
+    result[#result + 1] = {id, e[1], e[2], e[3], e[4], e[5]}
+  end
 end
 return result
 """

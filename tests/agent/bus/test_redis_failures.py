@@ -421,6 +421,18 @@ async def allow_soon(redis: RedisServer, caplog: pytest.LogCaptureFixture) -> No
     redis.ask("CONFIG", "SET", "min-replicas-to-write", "0")
 
 
+async def test_dead_letters_are_listed_also_when_redis_has_evicted_what_they_were(own_redis: RedisServer) -> None:
+    bus = RedisBus(own_redis.url)
+    async with bus.open(), bus.consume() as deliveries:
+        for name in ("evicted", "kept"):
+            await bus.publish(name, {})
+            [job] = await take(deliveries, 1)
+            await job.dead("no luck")
+            assert [letter.name for letter in await bus.dead_letters()] == [name]
+            if name == "evicted":
+                own_redis.ask("DEL", "{definable}:dead")
+
+
 async def test_a_redis_that_takes_no_writes_is_asked_again_with_backoff(own_redis: RedisServer) -> None:
     bus = RedisBus(own_redis.url)
     async with bus.open(), bus.consume() as deliveries:
