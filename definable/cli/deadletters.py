@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from functools import partial
@@ -9,7 +10,6 @@ from typing import Any
 
 import anyio
 import click
-from pydantic_core import to_json
 
 from definable.agent import Agent
 from definable.agent.bus import DeadLetter, EventBus, MemoryBus
@@ -36,7 +36,8 @@ def list_letters(target: str, as_json: bool) -> None:
     letters = with_bus(load_agent(target), all_letters)
     if as_json:
         for letter in letters:
-            click.echo(to_json(fields_of(letter), serialize_unknown=True))
+            line = json.dumps(fields_of(letter), ensure_ascii=False, separators=(",", ":"), default=str)
+            click.echo(line.encode(errors="backslashreplace"))  # half of a surrogate pair as JSON escapes it
     elif letters:
         click.echo(table(["ID", "DIED", "TRIGGER", "ATTEMPTS", "WHY"], [row_of(letter) for letter in letters]))
     else:

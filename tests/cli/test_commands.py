@@ -458,6 +458,23 @@ def test_dead_letters_are_listed_and_replayed(definable: Run, dead: Path) -> Non
     assert definable("deadletters", "replay", "app:agent", "--all").out == "there are no dead letters\n"
 
 
+def test_a_dead_letter_that_holds_half_an_emoji_is_listed_too(definable: Run, project: Path) -> None:
+    item = "no \ud83d, n\xe4"
+    (project / "app.py").write_text(DURABLE)
+    (project / "fill.py").write_text(
+        "from app import agent\nimport anyio\n"
+        "async def fill():\n"
+        "    async with agent.running(enable_server=False):\n"
+        f"        await agent.aemit('order', {{'item': {item!a}}})\n"
+        "anyio.run(fill)\n"
+    )
+    subprocess.run([sys.executable, "fill.py"], cwd=project, capture_output=True, timeout=30, check=True)
+    assert definable("deadletters", "list", "app.py").status == 0
+    done = definable("deadletters", "list", "app.py", "--json")
+    assert (done.status, json.loads(done.out)["data"]["body"]) == (0, {"item": item})
+    assert "n\xe4" in done.out
+
+
 def test_replay_wants_ids_or_all(definable: Run) -> None:
     assert definable("deadletters", "replay", "app.py").status == 2
     assert definable("deadletters", "replay", "app.py", "x", "--all").status == 2
