@@ -143,12 +143,13 @@ def try_tests(
     end_group(pid)
     if status is None:
         return Outcome.TIMED_OUT, f"no end within {limits.run:.0f} seconds"
-    if status == NOT_RUN:
-        raise RuntimeError(f"pytest could not run:\n{report.read_text()}")
     lines = report.read_text(errors="replace").splitlines()
     if any(HUNG.fullmatch(line) for line in lines):
         return Outcome.TIMED_OUT, f"a test did not end within {limits.test} seconds"
-    said = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), lines[-1] if lines else "")
+    failure = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), None)
+    if status == NOT_RUN and failure is None:  # it also ends so when what a failed test left is collected at its end
+        raise RuntimeError("\n".join(["pytest could not run:", *lines]))
+    said = failure or (lines[-1] if lines else "")
     return (Outcome.SURVIVED if status in NOTICED_NOTHING else Outcome.KILLED), said
 
 
