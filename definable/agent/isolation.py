@@ -24,8 +24,9 @@ def isolated(error: BaseException, whose: str) -> BaseException:
 
     `sys.exit()` becomes a `RuntimeError`, also out of a task group, and so does the cancellation of another task that
     the code awaits, which asyncio lets through. Cancel scopes alone cancel our tasks: one that the code has cancelled
-    itself is a failure as well. A cancellation by a scope goes on, and everything else. (In a task that the code
-    itself starts, asyncio ends the event loop at a `SystemExit`, and nothing can keep it from that.)
+    itself is a failure as well. A cancellation by a scope goes on, and everything else; so does every cancellation of
+    a task that is a foreign ASGI server's. (In a task that the code itself starts, asyncio ends the event loop at a
+    `SystemExit`, and nothing can keep it from that.)
 
     Args:
         error: What it raised.
@@ -36,7 +37,7 @@ def isolated(error: BaseException, whose: str) -> BaseException:
     """
     if isinstance(error, Exception):
         return error
-    stray = isinstance(error, anyio.get_cancelled_exc_class()) and not _is_scope_cancelled()
+    stray = isinstance(error, anyio.get_cancelled_exc_class()) and not _is_cancelled_from_outside()
     if not (stray or _is_plain(error)):
         return error
     failure = RuntimeError(f"{whose} raised {error!r}")
@@ -72,5 +73,7 @@ def _is_plain(error: BaseException) -> bool:
     return isinstance(error, Exception | SystemExit)
 
 
-def _is_scope_cancelled() -> bool:
-    return anyio.get_current_task().has_pending_cancellation()
+def _is_cancelled_from_outside() -> bool:
+    task = anyio.get_current_task()
+    is_ours = task.parent_id is not None  # else no task group of anyio's has started it
+    return task.has_pending_cancellation() or (not is_ours and is_cancelled())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -102,6 +103,35 @@ async def test_events_are_handled_while_the_lifespan_is_on() -> None:
         agent.emit("e", {"n": 2})
         await lifespan.say("shutdown")
     assert sorted(event["n"] for event in handled) == [1, 2]  # in threads, which take any order
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("path", ["/hook", "/once", "/run", "/own"])
+async def test_a_request_whose_task_the_server_cancels_ends_there_and_is_not_tried_again(path: str) -> None:
+    agent = Agent("offline")
+    began: list[str] = []
+
+    async def hang(what: object) -> None:
+        began.append(path)
+        await anyio.sleep_forever()
+
+    agent.before_request(hang)
+    agent.on(Webhook("/hook", retries=3))(hang)
+    agent.on(Webhook("/once", retries=3, dedupe="x-id"))(hang)
+
+    @agent.blueprint.post("/own")
+    async def own() -> str:
+        await hang(None)
+        return "own"
+
+    app = agent.asgi()
+    async with app.lifespan():
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(base_url="http://x", transport=transport) as client:
+            with anyio.move_on_after(3) as too_long, pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await client.post(path, json={"input": "hi"}, headers={"x-id": "1"})
+    assert (began, too_long.cancel_called) == ([path], False)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
