@@ -126,12 +126,14 @@ class CronLoop:
         ended = current_clock().now()
         held_back, self._heap = [due for due in sorted(self._heap) if due.is_delayed or due.when <= ended], []
         for due in held_back:
+            nominal = due.nominal
             if due.is_delayed:
                 is_wanted = self._is_still_wanted(due, current_clock().now())
             else:
-                is_wanted = self._fires(due.job, due.nominal, current_clock().now())
+                nominal, _ = self._latest(due, ended)
+                is_wanted = self._fires(due.job, nominal, current_clock().now())
             if is_wanted:
-                await self._publish(due.job, due.nominal, due.failures)
+                await self._publish(due.job, nominal, due.failures)
 
     async def _schedule_all(self, now: float) -> None:
         for number, job in enumerate(self.jobs, 1):
@@ -183,10 +185,8 @@ class CronLoop:
 
     async def _reach_late(self, due: Due, now: float) -> None:
         """Fire the latest time of a job that has come since; earlier ones are missed."""
-        job, nominal = due.job, due.nominal
-        successor = job.next_after(nominal)
-        if successor <= now:
-            nominal, successor = self._overtake(job, nominal, now)
+        job = due.job
+        nominal, successor = self._latest(due, now)
         delay = _delay(job)
         fires = self._fires(job, nominal, now - delay)
         self._succeed(job, nominal, successor, fires)
@@ -207,6 +207,11 @@ class CronLoop:
         if fired:
             self._done[job].add(nominal, successor)
         self._schedule(job, successor)
+
+    def _latest(self, due: Due, now: float) -> tuple[float, float]:
+        """The latest time of its job that has come, and the one that follows it."""
+        successor = due.job.next_after(due.nominal)
+        return self._overtake(due.job, due.nominal, now) if successor <= now else (due.nominal, successor)
 
     def _overtake(self, job: Cron, nominal: float, now: float) -> tuple[float, float]:
         count, latest = job.missed(nominal, now)

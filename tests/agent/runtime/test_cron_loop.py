@@ -441,6 +441,23 @@ async def test_firings_that_a_stop_overtakes_are_published_after_it() -> None:
     assert firings.minutes() == [60] * 5
 
 
+async def test_of_several_firings_that_a_stop_overtakes_the_latest_is_published_after_it() -> None:
+    class Slow(Firings):
+        async def __call__(self, job: Cron, nominal: float) -> None:
+            if job is slow and current_clock().now() < NINE + HOUR + MINUTE:
+                await anyio.sleep(HOUR)
+            await super().__call__(job, nominal)
+
+    slow, often = Cron("0 10 * * *"), Cron("* * * * *")
+    firings = Slow()
+    async with running(slow, often, fire=firings) as loop:
+        await anyio.sleep(HOUR + 3.5 * MINUTE)
+    assert firings.minutes() == list(range(1, 60))
+    await loop.fire_held_back()
+    assert sorted(firings.minutes()[59:]) == [60, 63]
+    assert loop.missed[often] == 3
+
+
 # A year
 
 
