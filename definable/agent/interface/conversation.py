@@ -76,6 +76,7 @@ class Conversations:
             session.session_id, session.user_id, created_at=now, updated_at=now
         )
         await self._store.save(replace(stored, state=session.session_state))
+        _remember(self._states, session.session_id, copy.deepcopy(session.session_state))
 
     async def after_run(self, session: InterfaceSession, output: RunOutput) -> None:
         """Show a session what a run has left behind, and bound what is kept."""

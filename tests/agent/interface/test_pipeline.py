@@ -37,7 +37,7 @@ from definable.agent.interface.host import InterfaceHost
 from definable.agent.runtime.ledger import WorkLedger
 from definable.agent.runtime.supervisor import InterfaceState, Supervisor
 from definable.agent.session import Session, SQLiteSessionStore
-from definable.errors import ConfigurationError, StorageError
+from definable.errors import ConfigurationError, ModelError, StorageError
 from definable.model import Image, Message, OfflineModel, ToolCall
 from definable.testing import VIRTUAL_BACKENDS, run, virtual_time
 
@@ -499,6 +499,31 @@ async def test_what_replicas_and_runs_elsewhere_leave_in_a_state_is_seen_by_hook
         assert await agent.sessions.delete(session.session_id)
         await one.say("d")
         assert seen[-1] == {"count": 1}
+
+
+async def test_what_runs_elsewhere_leave_in_a_state_is_kept_also_after_a_run_that_failed() -> None:
+    class Counts(InterfaceHook):
+        async def on_before_respond(self, message: InterfaceMessage, session: InterfaceSession) -> None:
+            session.session_state["count"] = session.session_state.get("count", 0) + 1
+
+    seen: list[dict[str, Any]] = []
+
+    def look(context: RunContext) -> None:
+        seen.append(dict(context.session_state))
+        context.session_state[str(context.input)] = True
+
+    model = OfflineModel(["a", ModelError("down"), "elsewhere", "c"])
+    agent, chat = Agent(model), Chat(hooks=[Counts()])
+    agent.before_request(look)
+    async with serving(agent, chat):
+        await chat.say("a")
+        await chat.say("fails")
+        session = chat.session_manager.get("chat", "ann", "home")
+        assert session is not None
+        await agent.arun("elsewhere", session_id=session.session_id, user_id=session.user_id)
+        await chat.say("c")
+    assert chat.sent == ["a", SORRY, "c"]
+    assert seen[-1] == {"a": True, "elsewhere": True, "count": 3}
 
 
 async def test_a_conversation_goes_on_after_a_run_that_took_longer_than_the_silence_that_ends_one() -> None:
