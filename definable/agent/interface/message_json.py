@@ -44,8 +44,8 @@ def message_from_json(value: object) -> InterfaceMessage:
     """
     try:
         fields = _mapping(value)
-        if wrong := [name for name in _IDS if not isinstance(fields[name], str)]:
-            raise TypeError(f"{wrong[0]} is no text")
+        if wrong := [name for name in _IDS if not isinstance(fields[name], str | int)]:
+            raise TypeError(f"{wrong[0]} is neither text nor a number")
         message = InterfaceMessage(**{name: fields[name] for name in _PLAIN if name in fields})
         images = tuple(image_from_json(_mapping(image)) for image in fields.get("images", ()))
         media: dict[str, Any] = {

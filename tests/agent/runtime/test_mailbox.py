@@ -128,6 +128,15 @@ async def test_sys_exit_of_an_interface_that_is_told_of_an_end_is_logged_and_no_
 # --- durable
 
 
+@pytest.mark.parametrize("is_durable", [True, False], ids=["durable", "in memory"])
+async def test_a_user_whom_a_platform_knows_by_a_number_is_answered(is_durable: bool, tmp_path: Path) -> None:
+    ann: Any = 42
+    chat = Chat(InterfaceMessage("chat", ann, "home", "1", text="hello"))
+    async with served(Agent("offline", bus=SQLiteBus(tmp_path / "events.db") if is_durable else None), chat):
+        await until(lambda: chat.accepted == [True])
+    assert chat.sent == [("home", "hello")]
+
+
 async def test_what_a_durable_bus_keeps_is_safe_before_it_is_answered(tmp_path: Path) -> None:
     chat = Chat(message(1), message(1), message(2))
     agent = Agent(OfflineModel(latency=1000), bus=SQLiteBus(tmp_path / "bus.db"))
