@@ -102,6 +102,7 @@ class Pipeline:
         await self._conversations.after_run(session, output)
         response = InterfaceResponse(content=reply_text(output.content))
         response = await self._hooks.after_respond(message, response, session)
+        await self._conversations.keep_state(session)
         await (self._send(message, response) if streamed is None else streamed.finish(response))
 
     def _guard(self) -> AuthProvider | None:

@@ -526,6 +526,30 @@ async def test_what_runs_elsewhere_leave_in_a_state_is_kept_also_after_a_run_tha
     assert seen[-1] == {"a": True, "elsewhere": True, "count": 3}
 
 
+async def test_what_a_hook_changes_in_a_state_after_a_run_undoes_nothing_of_what_runs_elsewhere_leave() -> None:
+    class Counts(InterfaceHook):
+        async def on_after_respond(
+            self, message: InterfaceMessage, response: InterfaceResponse, session: InterfaceSession
+        ) -> None:
+            session.session_state["count"] = session.session_state.get("count", 0) + 1
+
+    seen: list[dict[str, Any]] = []
+
+    def look(context: RunContext) -> None:
+        seen.append(dict(context.session_state))
+        context.session_state[str(context.input)] = True
+
+    agent, chat = Agent("offline"), Chat(hooks=[Counts()])
+    agent.before_request(look)
+    async with serving(agent, chat):
+        await chat.say("a")
+        session = chat.session_manager.get("chat", "ann", "home")
+        assert session is not None
+        await agent.arun("elsewhere", session_id=session.session_id, user_id=session.user_id)
+        await chat.say("b")
+    assert seen == [{}, {"a": True, "count": 1}, {"a": True, "count": 1, "elsewhere": True}]
+
+
 async def test_a_conversation_goes_on_after_a_run_that_took_longer_than_the_silence_that_ends_one() -> None:
     model, now = OfflineModel(), [1000.0]
     agent = Agent(model)
