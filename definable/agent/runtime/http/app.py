@@ -104,7 +104,7 @@ class AgentApp:
         path = unquote(ENCODED_SLASH.sub(SLASH, scope["raw_path"].decode("latin-1")))
         found = self._routes.match(scope["method"], local_path({**scope, "path": path}))
         parameters = {name: value.replace(SLASH, "/") for name, value in found.parameters.items()}
-        return match if found.endpoint is None else replace(found, parameters=parameters)
+        return replace(found, parameters=parameters) if found.endpoint is not None or found.allowed else match
 
     async def _answer(self, guarded: Guarded, request: Request, send: Send, ledger: WorkLedger) -> None:
         """Answer a request to one of the agent's endpoints."""

@@ -328,6 +328,8 @@ async def test_a_session_with_a_slash_in_its_id_is_shown_and_forgotten(serve: Se
         document = (await client.get("/sessions/repo%2F7%252F")).json()
         assert document["session_id"] == "repo/7%2F"
         assert_problem(await client.get("/sessions/repo/7%252F"), 404)
+        assert_problem(refusal := await client.put("/sessions/repo%2F7%252F"), 405)
+        assert refusal.headers["allow"] == "DELETE, GET, HEAD"
         assert (await client.delete("/sessions/repo%2f7%252F")).status_code == 204
         assert_problem(await client.get("/sessions/repo%2F7%252F"), 404)
 
