@@ -11,6 +11,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from definable.agent.bus import EventBus, EventBusClosed, MemoryBus, SQLiteBus, sqlite_line, sqlite_tables
+from definable.agent.bus.emitter import Emitter
 from definable.agent.storage import SQLiteFile
 from definable.errors import StorageError
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
@@ -168,3 +169,24 @@ async def test_what_a_slow_disk_left_no_time_for_when_the_bus_closed_is_told_and
         "the event bus is not open: it works while the agent serves",
     ]
     assert "1 events are lost" in caplog.text
+
+
+async def test_a_bus_whose_storage_fails_is_offered_an_emitted_event_again_a_second_later() -> None:
+    class Failing(MemoryBus):
+        failures = 2
+
+        async def publish(self, name: str, data: Any, **options: Any) -> bool:
+            self.failures -= 1
+            if self.failures >= 0:
+                raise StorageError("the disk is full")
+            return await super().publish(name, data, **options)
+
+    emitter, bus = Emitter(), Failing()
+    for n in range(3):
+        emitter.emit("job", n)
+    began = anyio.current_time()
+    async with bus.open(), emitter.connected(bus, lambda name, body: [(name, {"body": body})], workers=1):
+        emitter.begin()
+        await emitter.flushed()
+        assert [left.data["body"]["data"] for left in bus.leftovers()] == [0, 1, 2]
+    assert anyio.current_time() - began == pytest.approx(2, abs=0.01)

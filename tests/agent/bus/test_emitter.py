@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 
 from definable.agent.bus import EventBufferFull, EventBusClosed, MemoryBus, SQLiteBus
 from definable.agent.bus.emitter import Emitter, event_body, inside_accepted_work, inside_worker
-from definable.errors import ConfigurationError, EventBusError, StorageError
+from definable.errors import ConfigurationError, EventBusError
 
 pytestmark = pytest.mark.anyio
 
@@ -152,27 +152,6 @@ def test_an_event_from_before_serving_that_the_bus_cannot_carry_is_refused_at_on
     emitter.emit("a", {"n": 1})
     with pytest.raises(ConfigurationError, match=r"event\(a\).*body\.n is .*, a set"):
         emitter.emit("a", {"n": {1}})
-
-
-async def test_a_bus_whose_storage_fails_is_offered_the_event_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("definable.agent.bus.emitter.RETRY_PAUSE", 0.01)
-
-    class Failing(MemoryBus):
-        failures = 2
-
-        async def publish(self, name: str, data: Any, **options: Any) -> bool:
-            self.failures -= 1
-            if self.failures >= 0:
-                raise StorageError("the disk is full")
-            return await super().publish(name, data, **options)
-
-    emitter, bus = Emitter(), Failing()
-    for n in range(3):
-        emitter.emit("a", n)
-    async with serving(emitter, bus):
-        with anyio.fail_after(LIMIT):
-            await emitter.flushed()
-        assert waiting(bus) == [("a", {"data": n}) for n in range(3)]
 
 
 async def test_all_who_wait_for_the_flush_are_told() -> None:
