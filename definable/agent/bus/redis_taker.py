@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
@@ -141,7 +142,10 @@ class RedisTaker:
         self._cursor, swept, due = await self._commands.script(SWEEP, self._keys, args)
         self._host.due_in(due)
         if self._cursor == b"0-0":
-            self._next_sweep = anyio.current_time() + min(MAX_BLOCK, self._lease / BEATS)
+            # By chance: Redis gives to whoever waits longest, and of replicas that began anew each second that would be
+            # the same one for all that comes each second.
+            pause = min(MAX_BLOCK, self._lease / BEATS) * random.uniform(0.5, 1.0)
+            self._next_sweep = anyio.current_time() + pause
         return [(entry, fields, times) for entry, fields, times in swept if entry not in self._hands.held]
 
     async def _await_new(self, seconds: float) -> Sequence[Entry]:
