@@ -470,11 +470,14 @@ async def test_state_goes_between_hooks_and_tools() -> None:
     assert records.sessions[-1].session_state == {"hook": 2, "tool": 2}
 
 
-async def test_what_replicas_and_runs_elsewhere_leave_in_a_state_is_seen_by_hooks_and_kept(tmp_path: Path) -> None:
-    class Counts(InterfaceHook):
-        async def on_before_respond(self, message: InterfaceMessage, session: InterfaceSession) -> None:
-            session.session_state["count"] = session.session_state.get("count", 0) + 1
+class MessageCount(InterfaceHook):
+    """Counts messages in the session's state."""
 
+    async def on_before_respond(self, message: InterfaceMessage, session: InterfaceSession) -> None:
+        session.session_state["count"] = session.session_state.get("count", 0) + 1
+
+
+async def test_what_replicas_and_runs_elsewhere_leave_in_a_state_is_seen_by_hooks_and_kept(tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
 
     def look(context: RunContext) -> None:
@@ -484,7 +487,7 @@ async def test_what_replicas_and_runs_elsewhere_leave_in_a_state_is_seen_by_hook
     def replica() -> tuple[Agent, Chat]:
         agent = Agent("offline", sessions=SQLiteSessionStore(tmp_path / "sessions.db"))
         agent.before_request(look)
-        return agent, Chat(hooks=[Counts()])
+        return agent, Chat(hooks=[MessageCount()])
 
     (agent, one), (other_agent, other) = replica(), replica()
     async with serving(agent, one), serving(other_agent, other):
@@ -502,10 +505,6 @@ async def test_what_replicas_and_runs_elsewhere_leave_in_a_state_is_seen_by_hook
 
 
 async def test_what_runs_elsewhere_leave_in_a_state_is_kept_also_after_a_run_that_failed() -> None:
-    class Counts(InterfaceHook):
-        async def on_before_respond(self, message: InterfaceMessage, session: InterfaceSession) -> None:
-            session.session_state["count"] = session.session_state.get("count", 0) + 1
-
     seen: list[dict[str, Any]] = []
 
     def look(context: RunContext) -> None:
@@ -513,7 +512,7 @@ async def test_what_runs_elsewhere_leave_in_a_state_is_kept_also_after_a_run_tha
         context.session_state[str(context.input)] = True
 
     model = OfflineModel(["a", ModelError("down"), "elsewhere", "c"])
-    agent, chat = Agent(model), Chat(hooks=[Counts()])
+    agent, chat = Agent(model), Chat(hooks=[MessageCount()])
     agent.before_request(look)
     async with serving(agent, chat):
         await chat.say("a")
