@@ -91,4 +91,4 @@ def covers(pattern: str, path: str) -> bool:
 
 def route_of(webhook: Webhook) -> tuple[str, str]:
     """The same for webhooks of the same requests: method and path, its parameters' names aside."""
-    return webhook.method, PARAMETER.sub("{}", webhook.path).rstrip("/")
+    return webhook.method, PARAMETER.sub("{}", webhook.path)

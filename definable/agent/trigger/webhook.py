@@ -17,7 +17,7 @@ DEFAULT_MAX_BODY = 1024 * 1024
 """Bytes."""
 
 PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-"""A path parameter: one whole segment or a part of it, never a slash."""
+"""A path parameter: one whole segment or a part of it, never a slash, encoded or not."""
 
 Dedupe: TypeAlias = str | Callable[[TriggerEvent], str | None]
 
@@ -26,7 +26,8 @@ class Webhook(BaseTrigger):
     """Fires for requests to one path.
 
     Args:
-        path: The path, with parameters in braces: `/github/{repo}`. A missing leading slash is added.
+        path: The path, with parameters in braces: `/github/{repo}`. A missing leading slash is added; `/github` and
+            `/github/` are two paths. A parameter is never empty and never holds a slash, encoded or not.
         method: The HTTP method.
         auth: None inherits `agent.auth`; False makes the endpoint public; a provider applies to it alone.
         respond: `"wait"` answers when the work is done; `"accept"` answers 202 at once, and the work goes through the

@@ -70,7 +70,7 @@ def test_a_trigger_is_registered_once() -> None:
 
 @pytest.mark.parametrize(
     ("path", "other"),
-    [("/x", "/x"), ("/x", "/x/"), ("/{a}/y", "/{b}/y"), ("/a-{b}", "/a-{c}")],
+    [("/x", "/x"), ("/{a}/y", "/{b}/y"), ("/a-{b}", "/a-{c}")],
 )
 def test_two_webhooks_of_one_method_and_path_conflict(path: str, other: str) -> None:
     registry = TriggerRegistry()
@@ -82,7 +82,10 @@ def test_two_webhooks_of_one_method_and_path_conflict(path: str, other: str) -> 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_webhooks_that_differ_in_method_or_path_do_not_conflict(order: int) -> None:
-    registry, webhooks = TriggerRegistry(), [("/a", "GET"), ("/a", "POST"), ("/a/b", "POST"), ("/b", "POST")][::order]
+    registry, webhooks = (
+        TriggerRegistry(),
+        [("/a", "GET"), ("/a", "POST"), ("/a/", "POST"), ("/a/b", "POST"), ("/b", "POST")][::order],
+    )
     for path, method in webhooks:
         registry.add(Webhook(path, method=method), handle)
     assert [trigger.source for trigger in registry] == [f"{method} {path}" for path, method in webhooks]

@@ -6,7 +6,6 @@ The HTTP server calls it for every request, or a foreign ASGI server does throug
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
@@ -31,8 +30,6 @@ logger: logging.Logger = logging.getLogger(__name__)
 AUTH_SCOPE_KEY = "definable.auth"
 """Where a route of the user's own finds the `AuthContext` of its caller."""
 
-ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
-
 SLASH = "\udc2f"
 """Stands for an encoded slash while routes are matched: half of a surrogate pair is in no decoded path."""
 
@@ -53,6 +50,12 @@ class Guarded:
     """Bytes of a body that its guard may want to see."""
     always: bool = False
     """Whether it is answered while the service drains."""
+    slashes: bool = False
+    """Whether a parameter of its path may hold a slash, which a client encodes: ids may, what a webhook's handler may
+    take for a file's name may not."""
+
+
+NO_MATCH: Match[Guarded] = Match()
 
 
 class AgentApp:
@@ -84,12 +87,8 @@ class AgentApp:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request, or serve one WebSocket."""
-        is_http = scope["type"] == "http"
-        match: Match[Guarded] = self._routes.match(scope["method"], local_path(scope)) if is_http else Match()
+        match = self._match(scope) if scope["type"] == "http" else NO_MATCH
         guarded = match.endpoint
-        if guarded is None and is_http and b"%2" in (scope.get("raw_path") or b""):
-            match = self._match_with_slashes(scope, match)
-            guarded = match.endpoint
         if guarded is not None and guarded.always:
             return self._answer(guarded, Request(scope, receive, match.parameters), send, self._uncounted)
         if self._draining():
@@ -99,12 +98,22 @@ class AgentApp:
         scope[ALLOW_SCOPE_KEY] = match.allowed
         return self._fall_back(Request(scope, receive, NO_PARAMETERS), send)
 
-    def _match_with_slashes(self, scope: Scope, match: Match[Guarded]) -> Match[Guarded]:
-        """What a path leads to whose encoded slashes are part of its parameters; `match` where it leads to nothing."""
-        path = unquote(ENCODED_SLASH.sub(SLASH, scope["raw_path"].decode("latin-1")))
+    def _match(self, scope: Scope) -> Match[Guarded]:
+        raw_path: bytes = scope.get("raw_path") or b""
+        if b"%2f" in raw_path or b"%2F" in raw_path:
+            return self._match_with_slashes(scope, raw_path.decode("latin-1"))
+        return self._routes.match(scope["method"], local_path(scope))
+
+    def _match_with_slashes(self, scope: Scope, raw_path: str) -> Match[Guarded]:
+        """What a path leads to whose encoded slashes separate nothing, but are part of a parameter (RFC 3986, 2.2)."""
+        path = unquote(raw_path.replace("%2f", SLASH).replace("%2F", SLASH))
         found = self._routes.match(scope["method"], local_path({**scope, "path": path}))
+        if found.endpoint is None:
+            return found
+        if not found.endpoint.slashes:
+            return NO_MATCH
         parameters = {name: value.replace(SLASH, "/") for name, value in found.parameters.items()}
-        return replace(found, parameters=parameters) if found.endpoint is not None or found.allowed else match
+        return replace(found, parameters=parameters)
 
     async def _answer(self, guarded: Guarded, request: Request, send: Send, ledger: WorkLedger) -> None:
         """Answer a request to one of the agent's endpoints."""

@@ -1,13 +1,16 @@
-"""Which of the agent's endpoints a request is for: pure. Fixed paths first, then those with parameters."""
+"""Which of the agent's endpoints a request is for: pure. A tree of path segments, so that the number of endpoints costs
+nothing and no path takes more than linear time; the ASGI entry asks it for every request.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from definable.agent.trigger.webhook import PARAMETER
+
+from .segment import WHOLE_SEGMENT, SegmentPatterns, segment_pattern
 
 Endpoint = TypeVar("Endpoint")
 
@@ -25,26 +28,88 @@ class Match(Generic[Endpoint]):
     """Where there is no endpoint: the methods of those that there are on this path."""
 
 
+@dataclass(slots=True)
+class Node(Generic[Endpoint]):
+    """What one part of a path, up to a slash, leads to."""
+
+    fixed: dict[str, Node[Endpoint]] = field(default_factory=dict[str, "Node[Endpoint]"])
+    """The following segments that have no parameters."""
+    patterns: SegmentPatterns[Node[Endpoint]] | None = None
+    """The following segments that hold parameters and other text."""
+    parameter: Node[Endpoint] | None = None
+    """The following segment that is one parameter."""
+    methods: dict[str, tuple[Endpoint, tuple[str, ...]]] = field(
+        default_factory=dict[str, tuple[Endpoint, tuple[str, ...]]]
+    )
+    """The endpoints of paths that end here, each with the names of its parameters."""
+
+    def child(self, segment: str) -> Node[Endpoint]:
+        """What a segment of an endpoint's path leads to; made where there is none."""
+        pattern = segment_pattern(segment)
+        if pattern is None:
+            return self.fixed.setdefault(segment, Node())
+        if pattern == WHOLE_SEGMENT:
+            self.parameter = self.parameter or Node()
+            return self.parameter
+        self.patterns = self.patterns or SegmentPatterns()
+        return self.patterns.setdefault(pattern, Node())
+
+    def find(
+        self, method: str, segments: list[str], depth: int, values: tuple[str, ...], allowed: list[str]
+    ) -> Match[Endpoint] | None:
+        """What a path leads to whose segments from `depth` on follow here; adds the methods of the paths that fit."""
+        if depth == len(segments):
+            return self._endpoint(method, values, allowed)
+        segment, depth = segments[depth], depth + 1
+        node = self.fixed.get(segment)
+        found = None if node is None else node.find(method, segments, depth, values, allowed)
+        if found is not None or not segment:
+            return found
+        if self.patterns is not None:
+            for node, more in self.patterns.matching(segment):
+                found = node.find(method, segments, depth, values + more, allowed)
+                if found is not None:
+                    return found
+        if self.parameter is None:
+            return None
+        return self.parameter.find(method, segments, depth, (*values, segment), allowed)
+
+    def _endpoint(self, method: str, values: tuple[str, ...], allowed: list[str]) -> Match[Endpoint] | None:
+        leads_to = self.methods.get(method)
+        if leads_to is not None:
+            return Match(leads_to[0], dict(zip(leads_to[1], values, strict=True)))
+        allowed += self.methods
+        return None
+
+
 class Routes(Generic[Endpoint]):
-    """A table of endpoints by path and method."""
+    """A table of endpoints by path and method.
+
+    Of several paths that a request fits, the one wins whose first segment that differs has no parameters, or else
+    more fixed text around them.
+    """
 
     def __init__(self) -> None:
-        self._fixed: dict[str, dict[str, Endpoint]] = {}
+        self._root: Node[Endpoint] = Node()
+        self._depth = 0
+        """Segments of the longest path."""
         self._found: dict[tuple[str, str], Match[Endpoint]] = {}
         """What leads to an endpoint on a fixed path: most requests, ready-made."""
-        self._patterns: dict[str, tuple[re.Pattern[str], dict[str, Endpoint]]] = {}
 
     def add(self, method: str, path: str, endpoint: Endpoint) -> None:
         """Put an endpoint in the table; what is added first wins. A GET endpoint answers HEAD too."""
-        if PARAMETER.search(path):
-            methods = self._patterns.setdefault(path, (compiled(path), {}))[1]
-        else:
-            methods = self._fixed.setdefault(path, {})
-        methods.setdefault(method, endpoint)
+        node = self._root
+        segments = path.split("/")[1:]
+        for segment in segments:
+            node = node.child(segment)
+        self._depth = max(self._depth, len(segments))
+        names = tuple(PARAMETER.findall(path))
+        node.methods.setdefault(method, (endpoint, names))
         if method == "GET":
-            methods.setdefault("HEAD", endpoint)
-        for known, leads_to in self._fixed.get(path, {}).items():
-            self._found[known, path] = Match(leads_to, NO_PARAMETERS)
+            node.methods.setdefault("HEAD", (endpoint, names))
+        if not names:
+            for known, (leads_to, _) in node.methods.items():
+                self._found[known, path] = Match(leads_to, NO_PARAMETERS)
 
     def match(self, method: str, path: str) -> Match[Endpoint]:
         """The endpoint of a method and a path."""
@@ -52,28 +117,7 @@ class Routes(Generic[Endpoint]):
         if found is not None:
             return found
         allowed: list[str] = []
-        for methods, parameters in self._leading_to(path):
-            endpoint = methods.get(method)
-            if endpoint is not None:
-                return Match(endpoint, parameters)
-            allowed += methods
-        return Match(allowed=tuple(allowed))
-
-    def _leading_to(self, path: str) -> Iterator[tuple[Mapping[str, Endpoint], Mapping[str, str]]]:
-        fixed = self._fixed.get(path)
-        if fixed is not None:
-            yield fixed, NO_PARAMETERS
-        for pattern, methods in self._patterns.values():
-            found = pattern.fullmatch(path)
-            if found is not None:
-                yield methods, found.groupdict()
-
-
-def compiled(path: str) -> re.Pattern[str]:
-    """A path with parameters as a regular expression; a parameter never spans a slash."""
-    parts: list[str] = []
-    end = 0
-    for parameter in PARAMETER.finditer(path):
-        parts += [re.escape(path[end : parameter.start()]), f"(?P<{parameter[1]}>[^/]+)"]
-        end = parameter.end()
-    return re.compile("".join(parts) + re.escape(path[end:]))
+        if path[:1] == "/":
+            segments = path[1:].split("/", self._depth)
+            found = self._root.find(method, segments, 0, (), allowed)
+        return Match(allowed=tuple(dict.fromkeys(allowed))) if found is None else found

@@ -144,7 +144,7 @@ def build_routes(
         ("DELETE", "/sessions/{session_id}", ForgetSessionEndpoint(sessions, forget)),
     ]
     for method, path, endpoint in built_in:
-        routes.add(method, path, Guarded(endpoint, guard))
+        routes.add(method, path, Guarded(endpoint, guard, slashes=True))
     if docs is not None:
         for path, endpoint in [*docs_endpoints(docs), ("/openapi.json", OpenAPIEndpoint(docs, webhooks, guard))]:
             routes.add("GET", path, Guarded(endpoint, nobody))
