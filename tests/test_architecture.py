@@ -19,7 +19,13 @@ import definable
 PACKAGE = Path(definable.__file__).parent
 
 LAYERS = [
-    ["definable.errors", "definable.frozen", "definable.half_read_body", "definable.lazy_exports"],
+    [
+        "definable.errors",
+        "definable.frozen",
+        "definable.half_read_body",
+        "definable.json_text",
+        "definable.lazy_exports",
+    ],
     ["definable.model"],
     [
         "definable.agent.event_loop",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pydantic_core import to_json
+from definable.json_text import json_bytes, well_formed
 
 MAX_ERROR_LENGTH = 2_000
 """Characters of an exception's message that the model is shown."""
@@ -30,19 +30,19 @@ class ToolResult:
         """The result of a call that returned `value`.
 
         A string is shown as it is, anything else as JSON, as pydantic writes it: models, dataclasses, dates, sets and
-        so on; what JSON has no form for, by its `str()`. None is `null`: some providers refuse an empty content.
+        so on; what JSON has no form for, as `json_bytes` says. None is `null`: some providers refuse an empty content.
 
         Raises:
-            ValueError: `value` contains itself, or text or bytes that are not UTF-8.
+            ValueError: `value` contains itself.
         """
         if isinstance(value, str):
-            return cls(_encodable(str.__str__(value)), value)
-        return cls(to_json(value, fallback=str).decode(), value)
+            return cls(well_formed(str.__str__(value)), value)
+        return cls(json_bytes(value).decode(), value)
 
     @classmethod
     def failed(cls, error: str) -> ToolResult:
         """The result of a call that failed; the model is told why and may do better."""
-        return cls(_encodable(error), None, error)
+        return cls(well_formed(error), None, error)
 
 
 def describe_exception(exception: BaseException) -> str:
@@ -63,8 +63,3 @@ def _single_cause(exception: BaseException) -> BaseException:
         return exception
     group = cast("BaseExceptionGroup[BaseException]", exception)
     return _single_cause(group.exceptions[0]) if len(group.exceptions) == 1 else group
-
-
-def _encodable(text: str) -> str:
-    """Without lone surrogates (undecodable file names have them), which no request to a provider can carry."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio
 import click
-from pydantic_core import to_json
 
 from definable.agent import Agent
 from definable.agent.run_event import RunEnded, TextDelta, ToolCallEnded, ToolCallStarted
@@ -16,6 +15,7 @@ from definable.agent.runtime.entry import Backend
 from definable.agent.runtime.logs import show_logs
 from definable.agent.runtime.plain_errors import plain_errors
 from definable.errors import DefinableError
+from definable.json_text import json_bytes
 
 from .parameters import BACKENDS, agent_argument
 from .target import load_target
@@ -100,4 +100,4 @@ def show(event: object, *, whole: bool, quiet: bool) -> None:
 
 def structured(content: Any) -> str:
     """A validated reply, as JSON."""
-    return to_json(content, indent=2).decode()
+    return json_bytes(content, indent=2).decode()

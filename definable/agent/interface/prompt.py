@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic_core import to_json
-
+from definable.json_text import json_bytes
 from definable.model.message import Message
 
 from .message import InterfaceMessage
@@ -22,4 +21,4 @@ def run_input(message: InterfaceMessage) -> str | Message:
 
 def reply_text(content: Any) -> str:
     """A run's output as text: an object of the agent's `output_type` as JSON."""
-    return content if isinstance(content, str) else to_json(content, fallback=str).decode()
+    return content if isinstance(content, str) else json_bytes(content).decode()

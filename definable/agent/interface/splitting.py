@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from definable.json_text import well_formed
+
 _FENCE = re.compile(r" {0,3}(?P<marker>(?P<mark>`|~)(?P=mark){2,})(?P<info>.*)")
 """CommonMark 4.5: a line that opens or closes a block of code."""
 
@@ -38,15 +40,6 @@ class _Fence:
 def utf16_length(text: str) -> int:
     """UTF-16 code units of a text."""
     return len(text) if text.isascii() else len(text) + sum(character > "\uffff" for character in text)
-
-
-def well_formed(text: str) -> str:
-    """A text that UTF-8 can carry: a surrogate pair that was written in halves is its character, a lone half U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
 
 
 def split_text(text: str, limit: int) -> list[str]:

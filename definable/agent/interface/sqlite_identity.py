@@ -6,7 +6,7 @@ import os
 import sqlite3
 from contextlib import AsyncExitStack
 
-from definable.agent.storage import SQLiteFile
+from definable.agent.storage import SQLiteFile, from_sqlite, to_sqlite
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS identity ("
@@ -59,8 +59,9 @@ class SQLiteIdentityResolver:
 
         def work(connection: sqlite3.Connection) -> str | None:
             query = "SELECT canonical_user_id FROM identity WHERE platform = ? AND platform_user_id = ?"
-            row: tuple[str] | None = connection.execute(query, (platform, platform_user_id)).fetchone()
-            return None if row is None else row[0]
+            names = (to_sqlite(platform), to_sqlite(platform_user_id))
+            row: tuple[str | bytes] | None = connection.execute(query, names).fetchone()
+            return None if row is None else from_sqlite(row[0])
 
         return await self._file.read(work)
 
@@ -69,7 +70,8 @@ class SQLiteIdentityResolver:
 
         def work(connection: sqlite3.Connection) -> None:
             statement = "INSERT OR REPLACE INTO identity VALUES (?, ?, ?)"
-            connection.execute(statement, (platform, platform_user_id, canonical_user_id))
+            names = (platform, platform_user_id, canonical_user_id)
+            connection.execute(statement, [to_sqlite(name) for name in names])
 
         await self._file.write(work)
 
@@ -78,7 +80,7 @@ class SQLiteIdentityResolver:
 
         def work(connection: sqlite3.Connection) -> bool:
             statement = "DELETE FROM identity WHERE platform = ? AND platform_user_id = ?"
-            return connection.execute(statement, (platform, platform_user_id)).rowcount > 0
+            return connection.execute(statement, (to_sqlite(platform), to_sqlite(platform_user_id))).rowcount > 0
 
         return await self._file.write(work)
 
@@ -87,6 +89,7 @@ class SQLiteIdentityResolver:
 
         def work(connection: sqlite3.Connection) -> list[tuple[str, str]]:
             query = "SELECT platform, platform_user_id FROM identity WHERE canonical_user_id = ? ORDER BY 1, 2"
-            return connection.execute(query, (canonical_user_id,)).fetchall()
+            rows = connection.execute(query, (to_sqlite(canonical_user_id),)).fetchall()
+            return [(from_sqlite(platform), from_sqlite(user)) for platform, user in rows]
 
         return await self._file.read(work)

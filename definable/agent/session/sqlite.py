@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-from definable.agent.storage import SQLiteFile, Synchronous
+from definable.agent.storage import SQLiteFile, Synchronous, from_sqlite, to_sqlite
 
 from .base import Session, checked_ttl
 from .codec import decode_message, decode_state, encode_message, encode_state
@@ -98,7 +98,8 @@ class SQLiteSessionStore:
         def load_and_touch(connection: sqlite3.Connection) -> Session | None:
             session = _load(connection, session_id, horizon)
             if session is not None:
-                connection.execute("UPDATE definable_session SET used_at = ? WHERE session_id = ?", (now, session_id))
+                key = to_sqlite(session_id)
+                connection.execute("UPDATE definable_session SET used_at = ? WHERE session_id = ?", (now, key))
             return session
 
         return await self._file.write(load_and_touch)
@@ -116,9 +117,13 @@ class SQLiteSessionStore:
 
         def save(connection: sqlite3.Connection) -> None:
             connection.execute(_FORGET_EXPIRED, (horizon, FORGOTTEN_AT_ONCE))
-            row = (session.session_id, session.user_id, state, session.created_at, session.updated_at, now)
+            key, user_id = (
+                to_sqlite(session.session_id),
+                None if session.user_id is None else to_sqlite(session.user_id),
+            )
+            row = (key, user_id, state, session.created_at, session.updated_at, now)
             connection.execute(_UPSERT, row)
-            _save_messages(connection, session.session_id, [encode_message(message) for message in session.messages])
+            _save_messages(connection, key, [encode_message(message) for message in session.messages])
 
         await self._file.write(save)
 
@@ -132,7 +137,7 @@ class SQLiteSessionStore:
 
         def delete(connection: sqlite3.Connection) -> bool:
             statement = "DELETE FROM definable_session WHERE session_id = ? RETURNING used_at"
-            deleted = connection.execute(statement, (session_id,)).fetchall()
+            deleted = connection.execute(statement, (to_sqlite(session_id),)).fetchall()
             return any(used_at > horizon for (used_at,) in deleted)
 
         return await self._file.write(delete)
@@ -143,33 +148,35 @@ class SQLiteSessionStore:
 
 
 def _load(connection: sqlite3.Connection, session_id: str, horizon: float) -> Session | None:
+    key = to_sqlite(session_id)
     row = connection.execute(
         "SELECT user_id, state, created_at, updated_at FROM definable_session WHERE session_id = ? AND used_at > ?",
-        (session_id, horizon),
+        (key, horizon),
     ).fetchone()
     if row is None:
         return None
     user_id, state, created_at, updated_at = row
-    messages = tuple([decode_message(body) for _, body in _stored(connection, session_id)])
-    return Session(session_id, user_id, messages, decode_state(state), created_at, updated_at)
+    owner = None if user_id is None else from_sqlite(user_id)
+    messages = tuple([decode_message(body) for _, body in _stored(connection, key)])
+    return Session(session_id, owner, messages, decode_state(state), created_at, updated_at)
 
 
-def _save_messages(connection: sqlite3.Connection, session_id: str, bodies: list[bytes]) -> None:
+def _save_messages(connection: sqlite3.Connection, key: str | bytes, bodies: list[bytes]) -> None:
     """Bring the stored messages to `bodies`: as a rule the oldest go and the newest come."""
-    stored = _stored(connection, session_id)
+    stored = _stored(connection, key)
     gone = _gone([body for _, body in stored], bodies)
     connection.executemany(
         "DELETE FROM definable_session_message WHERE position = ?", [(position,) for position, _ in stored[:gone]]
     )
     connection.executemany(
         "INSERT INTO definable_session_message (session_id, body) VALUES (?, ?)",
-        [(session_id, body) for body in bodies[len(stored) - gone :]],
+        [(key, body) for body in bodies[len(stored) - gone :]],
     )
 
 
-def _stored(connection: sqlite3.Connection, session_id: str) -> list[tuple[int, bytes]]:
+def _stored(connection: sqlite3.Connection, key: str | bytes) -> list[tuple[int, bytes]]:
     return connection.execute(
-        "SELECT position, body FROM definable_session_message WHERE session_id = ? ORDER BY position", (session_id,)
+        "SELECT position, body FROM definable_session_message WHERE session_id = ? ORDER BY position", (key,)
     ).fetchall()
 
 

@@ -268,6 +268,16 @@ async def test_event_loops_in_threads_use_the_store_at_once(
         assert await store.load(f"s{number}") == Session(f"s{number}", messages=HISTORY[:4], state={"turn": 4})
 
 
+@pytest.mark.parametrize("odd", ["half \ud83d", "nul \x00", "\udc80"])
+async def test_ids_of_any_text_are_kept_apart_and_come_back(store: SessionStore, odd: str) -> None:
+    session = Session(odd, f"user {odd}", HISTORY[:1], {"of": odd})
+    await store.save(session)
+    await store.save(Session(ascii(odd), "another"))
+    assert await store.load(odd) == session
+    assert await store.delete(odd)
+    assert await store.load(odd) is None
+
+
 async def test_a_cancelled_save_is_whole_or_did_not_happen(store: SessionStore) -> None:
     """Cancelled at every moment that the event loop offers, and late enough for a store beyond a network."""
     old, new = Session("s", "ann", HISTORY[:1], {"v": 1}), Session("s", "ann", HISTORY * 4, {"v": 2})

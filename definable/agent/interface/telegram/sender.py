@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pydantic_core import to_json
-
 from definable.agent.interface.errors import InterfaceConnectionError
 from definable.agent.interface.media import Media
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
+from definable.json_text import json_bytes
 from definable.model.message import Image
 
 from .client import BotAPI, Upload
@@ -173,4 +172,4 @@ def _as_media(image: Image) -> Media:
 
 def _flat(parameters: Mapping[str, Any]) -> dict[str, str]:
     """Parameters as a form carries them."""
-    return {name: value if isinstance(value, str) else to_json(value).decode() for name, value in parameters.items()}
+    return {name: value if isinstance(value, str) else json_bytes(value).decode() for name, value in parameters.items()}

@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import to_json
-
 from definable.agent.trigger.base import Reply
+from definable.json_text import json_bytes, well_formed
 
 from .answer import BODYLESS, Answer
 
@@ -42,11 +41,6 @@ class Response:
         return answer.whole(self.status, headers, self.body)
 
 
-def json_bytes(value: Any) -> bytes:
-    """A value as JSON; what JSON cannot say is said as a string, and numbers that are none as null."""
-    return to_json(value, fallback=str, inf_nan_mode="null")
-
-
 def json_response(value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> Response:
     """A response with a value as JSON."""
     return Response(json_bytes(value), status, headers=headers)
@@ -66,7 +60,7 @@ def reply_response(reply: Reply) -> Response:
         case bytes():
             body, content_type = reply.body, b"application/octet-stream"
         case str():
-            body, content_type = reply.body.encode(), b"text/plain; charset=utf-8"
+            body, content_type = well_formed(reply.body).encode(), b"text/plain; charset=utf-8"
         case _:
             body, content_type = json_bytes(reply.body), b"application/json"
     return Response(body, reply.status, None if own_type else content_type, headers)

@@ -13,10 +13,10 @@ import anyio
 
 from definable.agent.run_event import RunEnded, RunEvent, RunStarted, TextDelta, ToolCallEnded, ToolCallStarted
 from definable.agent.runtime.run_registry import RunRecord
+from definable.json_text import json_bytes
 
 from .documents import execution_document, failure_document, record_document, run_document
 from .problem import Problem
-from .response import json_bytes
 from .server.asgi import Send
 
 KEEP_ALIVE = 15.0

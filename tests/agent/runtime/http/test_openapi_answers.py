@@ -18,11 +18,11 @@ from definable.agent.run_output import RunStatus, ToolExecution
 from definable.agent.runtime.health import health_of
 from definable.agent.runtime.http import documents, openapi_schemas
 from definable.agent.runtime.http.problem import Problem
-from definable.agent.runtime.http.response import json_bytes
 from definable.agent.runtime.run_registry import RunRecord
 from definable.agent.session.base import Session
 from definable.agent.trigger import Reply, Webhook
 from definable.errors import ModelError
+from definable.json_text import json_bytes
 from definable.model import Message, ModelRequest, OfflineModel, ToolCall
 from definable.testing import served
 

@@ -12,9 +12,9 @@ from loopback.agent_api import EventReader, Held, Serve, assert_problem, raw_cli
 from definable.agent import Agent
 from definable.agent.runtime import run_log, run_registry, workers
 from definable.agent.runtime.backoff import Backoff
-from definable.agent.trigger import EventTrigger, Reply, Webhook
+from definable.agent.trigger import EventTrigger, Reply, TriggerEvent, Webhook
 from definable.errors import ModelError
-from definable.model import OfflineModel
+from definable.model import ModelReply, ModelRequest, OfflineModel, ToolCall
 
 pytestmark = pytest.mark.anyio
 
@@ -352,3 +352,40 @@ async def test_head_of_events_waits_for_none(serve: Serve) -> None:
             assert response.headers["content-type"].startswith("text/event-stream")
             assert (await client.get("/health")).status_code == 200  # the connection is free
         hold.go_on.set()
+
+
+async def test_text_that_utf8_cannot_hold_breaks_no_answer(serve: Serve) -> None:
+    def listed() -> dict[str, str]:
+        """Name of a file that is not UTF-8."""
+        return {"caf\udce9": "half \ud83d"}
+
+    def answer(request: ModelRequest) -> ModelReply | str:
+        asked = request.messages[-1].role == "user"
+        return ModelReply(tool_calls=(ToolCall("listed", {}),)) if asked else "cut \ud83d"
+
+    agent = Agent(OfflineModel(answer), tools=[listed])
+    agent.on(Webhook("/text"))(lambda event: Reply("cut \ud83d"))
+    agent.on(Webhook("/json"))(lambda event: ["cut \ud83d", float("nan"), b"\xff"])
+
+    @agent.on(EventTrigger("message"))
+    def from_chat(event: TriggerEvent) -> dict[str, Any]:
+        return {"input": "look \ud83d", "session_id": "s", "user_id": "half \ud83d"}
+
+    async with serve(agent) as client:
+        await agent.aemit("message")
+        while not (runs := (await client.get("/runs")).json()["runs"]) or runs[0]["status"] != "completed":
+            await anyio.sleep(0.005)
+        assert runs[0]["user_id"] == "half \ufffd"
+        history = (await client.get("/sessions/s")).json()["messages"]
+        assert [message["content"] for message in history] == [
+            "look \ufffd",
+            "",
+            '{"caf\ufffd":"half \ufffd"}',
+            "cut \ufffd",
+        ]
+        assert (await client.post("/run", json={"input": "hi"})).json()["content"] == "cut \ufffd"
+        run_id = await accepted(client)
+        assert (await ended(client, run_id))["content"] == "cut \ufffd"
+        assert [name for _, name in await events_of(client, run_id)][-1] == "run_ended"
+        assert (await client.post("/text")).text == "cut \ufffd"
+        assert (await client.post("/json")).json() == ["cut \ufffd", None, "/w=="]

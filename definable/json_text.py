@@ -1,0 +1,92 @@
+"""JSON for whatever leaves the service: HTTP answers, server-sent events, tool results and chat messages; pure.
+
+Models and users bring text that UTF-8 cannot hold (half of a surrogate pair, an undecodable file name), bytes that are
+no text, and numbers that JSON lacks. None of it makes the encoding fail: one such value in a list would otherwise make
+the whole list an error for everybody who asks for it. What a store or a bus keeps has codecs that lose nothing.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import fields, is_dataclass
+from typing import Any, cast
+
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, to_json
+
+
+def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
+    """A value as JSON in UTF-8.
+
+    - A surrogate pair that was written in halves becomes its character, a lone half U+FFFD (`well_formed`).
+    - NaN and the infinities become `null`, which RFC 8259 has no numbers for.
+    - Bytes become the text that they are in UTF-8, or base64 where they are none.
+    - What JSON has no form for becomes its `str()`.
+
+    Raises:
+        ValueError: The value contains itself.
+    """
+    try:
+        return to_json(value, fallback=text_of, inf_nan_mode="null", indent=indent)
+    except PydanticSerializationError:  # rare, so that the usual value is looked at once
+        pass
+    try:
+        return to_json(_encodable(value), fallback=text_of, inf_nan_mode="null", indent=indent)
+    except RecursionError as error:
+        raise ValueError(f"a {type(value).__qualname__} that contains itself has no form in JSON") from error
+
+
+def well_formed(text: str) -> str:
+    """A text that UTF-8 can carry: a surrogate pair that was written in halves is its character, a lone half U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def text_of(value: object) -> str:
+    """`str(value)`, or the name of its type where that fails: a user's own `__str__` may raise."""
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__qualname__}>"
+
+
+def _encodable(value: Any) -> Any:
+    """The same, of text that UTF-8 can carry, keys included."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, bytes | bytearray):
+        return _text_or_base64(bytes(value))
+    if isinstance(value, BaseModel):
+        return _encodable(value.model_dump())
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _encodable(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value).items()
+        return {_key(key): _encodable(item) for key, item in items}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_encodable(item) for item in cast("list[Any]", value)]
+    return _leaf(value)
+
+
+def _key(key: Any) -> Any:
+    if isinstance(key, bytes):
+        return _text_or_base64(key)
+    return key if isinstance(key, int | float | None) else well_formed(text_of(key))
+
+
+def _leaf(value: Any) -> Any:
+    try:
+        to_json(value, fallback=text_of)
+    except PydanticSerializationError:
+        return well_formed(text_of(value))
+    return value
+
+
+def _text_or_base64(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return b64encode(data).decode()
