@@ -15,10 +15,12 @@ class Backoff:
     maximum: float = 60.0
     """Seconds."""
     jitter: float = 0.1
-    """The share of a delay that chance may add or take, so that those who fail together do not return together."""
+    """The share of a delay that chance may add or take, so that those who fail together do not return together. It
+    adds nothing beyond `maximum`."""
 
     def delay(self, failures: int) -> float:
         """Seconds to wait after so many failures in a row (1 or more)."""
         exponent = min(failures - 1, 64)  # beyond it the power would overflow long after the bound has taken over
         delay = min(self.initial * 2**exponent, self.maximum)
-        return delay * (1.0 + random.uniform(-self.jitter, self.jitter))
+        longest = min(delay * (1.0 + self.jitter), self.maximum)  # not cut off there: most would wait exactly as long
+        return random.uniform(delay * (1.0 - self.jitter), longest)

@@ -43,6 +43,7 @@ class Pace:
         backoff = 0.0
         if short_lived > 1:
             backoff = min(self.first_delay * 2.0 ** min(short_lived - 2, 32), self.longest_delay)
-            backoff *= random.uniform(0.9, 1.1)  # bots that were dropped together do not return together
+            # Bots that were dropped together do not return together.
+            backoff = random.uniform(0.9 * backoff, min(1.1 * backoff, self.longest_delay))
         floor = random.uniform(*self.invalid_session_wait) if recovery is Recovery.IDENTIFY else 0.0
         return max(backoff, floor)
