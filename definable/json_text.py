@@ -11,7 +11,6 @@ from base64 import b64encode
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
-from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
 
@@ -33,7 +32,7 @@ def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
     try:
         return to_json(_encodable(value), fallback=text_of, inf_nan_mode="null", indent=indent)
     except RecursionError as error:
-        raise ValueError(f"a {type(value).__qualname__} that contains itself has no form in JSON") from error
+        raise ValueError(f"circular reference: a {type(value).__qualname__} that contains itself is no JSON") from error
 
 
 def well_formed(text: str) -> str:
@@ -55,6 +54,8 @@ def text_of(value: object) -> str:
 
 def _encodable(value: Any) -> Any:
     """The same, of text that UTF-8 can carry, keys included."""
+    from pydantic import BaseModel  # heavy, and tools load without it
+
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, bytes | bytearray):
