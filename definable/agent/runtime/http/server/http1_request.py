@@ -100,7 +100,7 @@ class RequestParser:
         "_parser",
         "_progress",
         "_unproductive",
-        "_upgrade",
+        "_upgrading",
         "_url",
         "handover",
         "head_begun",
@@ -113,7 +113,8 @@ class RequestParser:
         self._headers: list[tuple[bytes, bytes]] = []
         self._begun: list[IncomingRequest] = []
         self._current: IncomingRequest | None = None
-        self._upgrade: IncomingRequest | None = None
+        self._upgrading: IncomingRequest | None = None
+        """A request whose `Upgrade` llhttp took at its word."""
         self._unproductive = 0
         """Bytes in a row that brought neither the end of a head nor some of a body."""
         self._progress = False
@@ -124,7 +125,7 @@ class RequestParser:
         self.refusal: int | None = None
         """The status that answers what is no request of ours, after all requests before it."""
         self.handover: bytes | None = None
-        """What a client has sent, from the head on with which it asks for another protocol."""
+        """What a client has sent, from the head on with which it asks for a WebSocket."""
         self._parser: HttpRequestParser | None = HttpRequestParser(self)
 
     def feed(self, data: bytes) -> list[IncomingRequest]:
@@ -138,22 +139,49 @@ class RequestParser:
         if self._ended:
             self.close()
             return begun
-        self._progress, self._fed = False, len(data)
+        self._progress = False
         idle = self._current is None and not self.head_begun
-        try:
-            parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            assert self._upgrade is not None
-            self.handover = head_of(self._upgrade) + data[upgrade.args[0] :]
-            self.close()
-        except HttpParserError as error:
-            if not self._ended:  # else it is about what follows the last request
-                self.refuse(self._status_of(error, data if idle else b""))
-        else:
-            self._unproductive = 0 if self._progress else self._unproductive + len(data)
-            if self._unproductive > self._max_head:
-                self.refuse(431 if self._current is None else 400)
+        while parser is not None:
+            self._fed = len(data)
+            try:
+                parser.feed_data(data)
+            except HttpParserUpgrade as upgrade:
+                data, idle = self._upgrade(data[upgrade.args[0] :]), False
+                parser = self._parser
+                continue
+            except HttpParserError as error:
+                if not self._ended:  # else it is about what follows the last request
+                    self.refuse(self._status_of(error, data if idle else b""))
+            else:
+                self._unproductive = 0 if self._progress else self._unproductive + len(data)
+                if self._unproductive > self._max_head:
+                    self.refuse(431 if self._current is None else 400)
+            break
         return begun
+
+    def _upgrade(self, rest: bytes) -> bytes:
+        """Hands a WebSocket handshake over; every other `Upgrade` is ignored (RFC 9110, section 7.8).
+
+        llhttp takes what follows a head with an `Upgrade` for another protocol. So a new one gets the same head without
+        it, and with that the same rules hold for such a request and for all that follow it.
+
+        Args:
+            rest: What has come in behind the head.
+
+        Returns:
+            What is to be parsed next, if the connection goes on.
+        """
+        request = self._upgrading
+        assert request is not None
+        if not asks_for_websocket(request):
+            self._parser = HttpRequestParser(self)
+            return head_of(request, without=b"upgrade") + rest
+        if has_body(request):  # RFC 6455 knows none, and its bytes would be taken for frames
+            self.refuse(400)
+            return b""
+        self.handover = head_of(request) + rest
+        self.close()
+        return b""
 
     def refuse(self, status: int) -> None:
         """Nothing more is taken: the request that is incomplete, if there is one, is answered with this status."""
@@ -189,10 +217,12 @@ class RequestParser:
             raise
         self._progress = True
         if parser.should_upgrade():
-            self._upgrade = request
-        else:
-            self._current = request
-            self._begun.append(request)
+            self._upgrading = request
+            return
+        if self._upgrading is not None:
+            request.headers, self._upgrading = self._upgrading.headers, None
+        self._current = request
+        self._begun.append(request)
 
     def on_body(self, data: bytes) -> None:
         assert self._current is not None
@@ -262,7 +292,23 @@ def check_codings(codings: bytes, version: str) -> None:
         raise Refused(501)
 
 
-def head_of(request: IncomingRequest) -> bytes:
-    """A request's head in bytes again, for another parser."""
-    lines = b"".join(b"%b: %b\r\n" % header for header in request.headers)
+def head_of(request: IncomingRequest, *, without: bytes = b"") -> bytes:
+    """A request's head in bytes again, for another parser, without the headers of one name."""
+    lines = b"".join(b"%b: %b\r\n" % header for header in request.headers if header[0] != without)
     return b"%b %b HTTP/%b\r\n%b\r\n" % (request.method.encode(), request.target, request.version.encode(), lines)
+
+
+def asks_for_websocket(request: IncomingRequest) -> bool:
+    """Whether a request whose `Connection` names an `Upgrade` asks for a WebSocket (RFC 6455, section 4.1)."""
+    if request.method != "GET" or request.version != "1.1":
+        return False
+    protocols = (value for name, value in request.headers if name == b"upgrade")
+    return any(token.strip().lower() == b"websocket" for value in protocols for token in value.split(b","))
+
+
+def has_body(request: IncomingRequest) -> bool:
+    """Whether a request's head announces a body."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0") != b"")
+        for name, value in request.headers
+    )

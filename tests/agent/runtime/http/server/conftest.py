@@ -15,8 +15,6 @@ from anyio.abc import ByteStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from definable.agent.runtime.http.server import HTTPServer, ServerLimits, bind, ssl_context
-from definable.agent.runtime.http.server.client import Client
-from definable.agent.runtime.http.server.transport import Transport
 
 TIME_LIMIT = 20.0
 """Seconds after which a hanging test is a failed one."""
@@ -241,18 +239,6 @@ class Served:
             await self.ended.wait()
 
 
-@pytest.fixture(params=["our own", "hypercorn's"])
-def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The way that HTTP/1.1 takes from its first byte on; on hypercorn's, else only what came in by an upgrade."""
-    if request.param != "our own":
-
-        async def speak_hypercorn(client: Client, transport: Transport, scheme: str) -> None:
-            await client._speak(transport, lambda host: client._h1(host, scheme))
-
-        monkeypatch.setattr(Client, "_speak_http1", speak_hypercorn)
-    return request.param
-
-
 Serving = Callable[..., AbstractAsyncContextManager[Served]]
 
 
@@ -278,7 +264,7 @@ def _is_socket(fd: str) -> bool:
 
 
 @pytest.fixture
-def serving(anyio_backend: str, lane: str) -> Serving:
+def serving(anyio_backend: str) -> Serving:
     """Serves an application; fails if a task or socket is left when the server has ended."""
 
     @asynccontextmanager

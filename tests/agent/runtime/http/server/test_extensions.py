@@ -1,4 +1,4 @@
-"""What our own lane offers beyond ASGI to the applications that know of it."""
+"""What the server offers beyond ASGI to the applications that know of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from definable.agent.runtime.http.server.asgi import WHOLE_BODY, WHOLE_RESPONSE
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lane", ["our own"], indirect=True)]
+pytestmark = pytest.mark.anyio
 
 HELLO = {"type": WHOLE_RESPONSE, "status": 200, "headers": [(b"x-a", b"b")], "body": b"hello"}
 

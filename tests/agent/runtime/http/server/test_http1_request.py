@@ -215,11 +215,48 @@ def test_what_is_neither_a_head_nor_a_body_yet_may_have_just_so_many_bytes(begun
     assert parser.refusal == status
 
 
-def test_an_upgrade_is_handed_over_with_all_that_came():
-    head = b"POST /ws HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\n"
+WEBSOCKET = b"GET /ws HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+
+
+def test_a_websocket_handshake_is_handed_over_with_all_that_came():
+    head = WEBSOCKET + b"Content-Length: 0\r\n\r\n"
     requests, parser = parsed(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n" + head[:40], head[40:] + b"ab", b"c", b"more")
     assert [request[1] for request in requests] == [b"/"]
     assert parser.handover.lower() == head.lower() + b"abcmore"
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 3", b"Transfer-Encoding: chunked"])
+def test_a_websocket_handshake_with_a_body_is_refused(framing):
+    requests, parser = parsed(WEBSOCKET + framing + b"\r\n\r\nabc")
+    assert (requests, parser.refusal, parser.handover) == ([], 400, None)
+
+
+UPGRADES = {
+    "cleartext HTTP/2": b"POST / HTTP/1.1\r\nHost: t\r\nUpgrade: h2c\r\n",
+    "a WebSocket by POST": b"POST / HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\n",
+    "a WebSocket by HTTP/1.0": b"GET / HTTP/1.0\r\nHost: t\r\nUpgrade: websocket\r\n",
+    "several": b"POST / HTTP/1.1\r\nHost: t\r\nUpgrade: foo/1\r\nUpgrade: bar\r\n",
+}
+
+
+@pytest.mark.parametrize("head", UPGRADES.values(), ids=UPGRADES)
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_every_other_upgrade_is_ignored_and_the_body_read(head, size):
+    stream = head + b"Connection: keep-alive, Upgrade\r\nContent-Length: 3\r\n\r\nabc"
+    stream += b"GET /next HTTP/1.1\r\nHost: t\r\n\r\n"
+    requests, parser = parsed(*(stream[at : at + size] for at in range(0, len(stream), size)))
+    assert [(request[1], request[5], request[6]) for request in requests] == [
+        (b"/", b"abc", True),
+        (b"/next", b"", True),
+    ]
+    assert (parser.refusal, parser.handover) == (None, None)
+    assert (b"connection", b"keep-alive, Upgrade") in requests[0][3]
+
+
+def test_a_thousand_ignored_upgrades_in_one_piece_are_a_thousand_requests():
+    requests, parser = parsed(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" * 1000)
+    assert len(requests) == 1000
+    assert parser.refusal is None
 
 
 def test_an_expectation_is_told():
