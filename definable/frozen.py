@@ -8,8 +8,9 @@ frozen one from then on.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, TypeVar, dataclass_transform
+from collections.abc import Callable
+from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
+from typing import Any, TypeVar, cast, dataclass_transform
 
 Class = TypeVar("Class", bound=type[Any])
 
@@ -43,7 +44,35 @@ def frozen(cls: Class) -> Class:
     init.__module__, init.__qualname__ = made.__module__, f"{made.__qualname__}.__init__"
     init.__annotations__ = made.__init__.__annotations__
     made.__init__ = init
+    made.__setattr__ = _refuse_change
     return made
+
+
+def made_when_asked_for(cls: type[Any], name: str, make: Callable[[Any], Any]) -> None:
+    """Have a frozen class make a field's value from what it was given when somebody asks for it, and then keep it.
+
+    Args:
+        cls: A class that `frozen` made.
+        name: The field.
+        make: From what the field was given, if that is not None, to its value; of that value it makes the same.
+    """
+    slot = cls.__dict__[name]
+
+    def value(self: Any) -> Any:
+        given = slot.__get__(self)
+        if given is None:
+            return None
+        made = make(given)
+        if made is not given:
+            slot.__set__(self, made)
+        return made
+
+    setattr(cls, name, property(value))
+
+
+def _refuse_change(self: Any, name: str, value: object) -> None:
+    kind = cast("type[Any]", type(self)).__name__
+    raise FrozenInstanceError(f"{kind} is read-only: dataclasses.replace(..., {name}=...) makes a changed one")
 
 
 def _parameter(each: Field[Any], known: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ def request_data(event: TriggerEvent) -> dict[str, Any]:
 def accepted_request(data: Mapping[str, Any]) -> tuple[Any, RawRequest]:
     """The parsed body and the request of an event whose delivery comes out of the bus."""
     request: Mapping[str, Any] = data["request"]
-    headers = Headers((name.encode("latin-1"), value.encode("latin-1")) for name, value in request["headers"])
+    headers = Headers(dict(request["headers"]))
     client, auth = request["client"], request["auth"]
     raw = RawRequest(
         method=request["method"],

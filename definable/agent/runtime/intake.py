@@ -134,7 +134,10 @@ class Intake:
         dedupe = webhook.dedupe
         if dedupe is None:
             return None
-        name = event.headers.get(dedupe) if isinstance(dedupe, str) else await call_user(dedupe, event)
+        if isinstance(dedupe, str):
+            name = None if event.headers is None else event.headers.get(dedupe)
+        else:
+            name = await call_user(dedupe, event)
         if name is None or name == "":
             return None
         return f"{self._triggers.key_of(webhook)}:{user_id!r}:{name}"  # one caller's names are not another's

@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from definable.agent.bus.base import Delivery, EventBus
 from definable.agent.bus.emitter import Emitter, inside_worker
-from definable.agent.trigger.base import NO_HEADERS, BaseTrigger, TriggerEvent
+from definable.agent.trigger.base import BaseTrigger, TriggerEvent
 from definable.agent.trigger.body import own_body
 from definable.agent.trigger.cron import Cron
 from definable.agent.trigger.headers import Headers
@@ -240,12 +240,12 @@ def source_kind(trigger: BaseTrigger) -> str:
 def event_of(trigger: BaseTrigger, delivery: Delivery) -> TriggerEvent:
     """The event that a delivery carries."""
     data: Mapping[str, Any] = delivery.data
-    body, timestamp, headers, raw = data.get("body"), data.get("timestamp"), NO_HEADERS, None
+    body, timestamp, headers, raw = data.get("body"), data.get("timestamp"), None, None
     if "request" in data:
         body, raw = accepted_request(data)
         headers = raw.headers
     elif "headers" in data:
-        headers = Headers((name.encode("latin-1"), value.encode("latin-1")) for name, value in data["headers"].items())
+        headers = Headers(data["headers"])
     if body:  # a copy: other triggers and later attempts get the same data
         body = own_body(body)
     return TriggerEvent(

@@ -6,6 +6,7 @@ Webhooks, cron jobs and event triggers derive from `BaseTrigger`; `runtime/dispa
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,12 +14,10 @@ from typing import Any, TypeAlias
 
 from definable.agent.random_id import random_id
 from definable.errors import ConfigurationError
-from definable.frozen import frozen
+from definable.frozen import frozen, made_when_asked_for
 
 from .headers import Headers
 from .program_name import qualified_name
-
-NO_HEADERS = Headers()
 
 Handler: TypeAlias = Callable[..., Any]
 """A function of one `TriggerEvent`, sync or async."""
@@ -47,18 +46,29 @@ class TriggerEvent:
 
     body: Any = None
     """Parsed JSON or form body, or the event's data; None when absent."""
-    headers: Headers = NO_HEADERS
-    """Of a webhook; looked up case-insensitively. Of a run that was accepted for later, those that name its trace."""
+    headers: Headers | None = None
+    """Of a webhook: a dict, looked up case-insensitively. Of a run that was accepted for later, those that name its
+    trace. None of every other event."""
     source: str = ""
     """`"POST /github"`, `"cron(0 9 * * *)"` or `"event(user_signup)"`."""
-    timestamp: float = 0.0
-    """Unix seconds; of a cron firing the nominal time."""
+    timestamp: float = field(default_factory=time.time)
+    """Unix seconds; of a cron firing the nominal time. Now, of an event that is made by hand."""
     raw: RawRequest | None = None
     """Of a webhook: the request."""
     id: str = field(default_factory=random_id)
     """The same over all attempts."""
     attempt: int = 1
     """1 for the first, then one more for each retry."""
+
+
+def decoded(headers: Mapping[str, str]) -> Headers:
+    """Headers as handlers get them, from those of a request or from a dict of one's own."""
+    return headers if headers.__class__ is Headers else Headers(headers)  # pyright: ignore[reportReturnType]
+
+
+# Most handlers ask for no headers, and decoding them is a tenth of what a webhook costs.
+made_when_asked_for(RawRequest, "headers", decoded)
+made_when_asked_for(TriggerEvent, "headers", decoded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,34 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, cast, overload
 
 Default = TypeVar("Default")
 
 
-class Headers(Mapping[str, str]):
-    """Immutable headers, looked up case-insensitively; repeated ones are joined by a comma (RFC 9110, 5.2).
+class Headers(dict[str, str]):
+    """Headers as a dict that finds a name whatever its case; it is read-only, and `dict(headers)` is a copy.
+
+    Names are in lower case, in the order in which they came in; repeated ones are joined by a comma (RFC 9110, 5.2).
 
     Args:
-        items: Names and values, as an ASGI scope has them. Most are never asked for, so they are decoded when one is.
+        items: Names and values: a mapping of text, or pairs of bytes, as an ASGI scope has them.
+
+    Example:
+        >>> Headers({"X-GitHub-Event": "push"})["x-github-event"]
+        'push'
+    """
+
+    __slots__ = ()
+
+    def __init__(self, items: Mapping[str, str] | Iterable[tuple[bytes, bytes]] = ()) -> None:
+        if isinstance(items, UndecodedHeaders):
+            super().__init__(items.decoded)
+        elif isinstance(items, Mapping):
+            super().__init__(joined(cast("Mapping[str, str]", items).items()))
+        else:
+            super().__init__(joined((name.decode("latin-1"), value.decode("latin-1")) for name, value in items))
+
+    @overload
+    def get(self, key: str, /) -> str | None: ...
+
+    @overload
+    def get(self, key: str, /, default: str | Default) -> str | Default: ...
+
+    def get(self, key: str, /, default: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The value of a header; `default` when it is absent."""
+        return super().get(key.lower(), default)
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name.lower())
+
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride] - it cannot be changed
+        return hash(frozenset(self.items()))
+
+    def __repr__(self) -> str:
+        return f"Headers({super().__repr__()})"
+
+    def __reduce__(self) -> tuple[type[Headers], tuple[dict[str, str]]]:
+        return Headers, (dict(self),)
+
+    def copy(self) -> dict[str, str]:
+        """A dict that can be changed, of names in lower case."""
+        return dict(self)
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("headers are read-only: change a copy, dict(event.headers)")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
+    clear = pop = popitem = setdefault = update = _refuse  # pyright: ignore[reportAssignmentType]
+
+
+class UndecodedHeaders(Mapping[str, str]):
+    """The headers of a request that nobody may ever ask for: decoded when somebody does.
+
+    Args:
+        items: Names and values, as an ASGI scope has them.
     """
 
     __slots__ = ("_decoded", "_items")
 
     def __init__(self, items: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        self._items = tuple(items)
-        self._decoded: dict[str, str] | None = None
+        self._items = items
+        self._decoded: Headers | None = None
 
     @property
-    def _values(self) -> dict[str, str]:
-        values = self._decoded
-        if values is None:
-            values = {}
-            for raw_name, raw_value in self._items:
-                name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-                values[name] = f"{values[name]}, {value}" if name in values else value
-            self._decoded = values
-        return values
+    def decoded(self) -> Headers:
+        """The same headers, decoded."""
+        if self._decoded is None:
+            self._decoded = Headers(self._items)
+        return self._decoded
 
     @overload
     def get(self, key: str, /) -> str | None: ...
@@ -39,23 +94,26 @@ class Headers(Mapping[str, str]):
     def get(self, key: str, /, default: str | Default) -> str | Default: ...
 
     def get(self, key: str, /, default: Any = None) -> Any:
-        """The value of a header; `default` when it is absent. `Mapping`'s own raises and catches an error for that."""
-        return self._values.get(key.lower(), default)
+        """The value of a header; `default` when it is absent."""
+        return self.decoded.get(key, default)
 
     def __getitem__(self, name: str) -> str:
-        return self._values[name.lower()]
+        return self.decoded[name]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._values
+        return name in self.decoded
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
+        return iter(self.decoded)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self.decoded)
 
-    def __hash__(self) -> int:
-        return hash(frozenset(self._values.items()))
 
-    def __repr__(self) -> str:
-        return f"Headers({self._values!r})"
+def joined(items: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Values by their names in lower case; those of one name are joined by a comma."""
+    values: dict[str, str] = {}
+    for name, value in items:
+        name = name.lower()
+        values[name] = f"{values[name]}, {value}" if name in values else value
+    return values

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
+import time
 from typing import Any
 
 import pytest
@@ -85,12 +87,23 @@ def test_takes_what_is_just_within_its_range() -> None:
 
 
 def test_events_are_frozen_and_have_ids_of_their_own() -> None:
+    before = time.time()
     event = TriggerEvent()
-    assert (event.body, dict(event.headers), event.raw, event.attempt) == (None, {}, None, 1)
-    assert (event.source, event.timestamp) == ("", 0.0)
+    assert (event.body, event.headers, event.raw, event.attempt, event.source) == (None, None, None, 1, "")
+    assert before <= event.timestamp <= time.time()
     assert event.id != TriggerEvent().id
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(dataclasses.FrozenInstanceError, match=r"dataclasses.replace\(..., body=...\)"):
         event.body = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("headers", [{"X-Event": "push"}, Headers([(b"X-Event", b"push")])])
+def test_an_event_made_by_hand_finds_its_headers_whatever_their_case(headers: Any) -> None:
+    event = TriggerEvent(headers=headers)
+    assert event.headers is not None
+    assert event.headers is event.headers
+    assert (event.headers["x-event"], event.headers.get("X-EVENT")) == ("push", "push")
+    assert dataclasses.replace(event, body=1).headers == {"x-event": "push"}
+    assert json.dumps(event.headers) == '{"x-event": "push"}'
 
 
 def test_a_request_is_frozen_and_belongs_to_nobody_by_default() -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from definable.agent.trigger import Headers
+from definable.agent.trigger.headers import UndecodedHeaders
 
 HEADERS = Headers([(b"Content-Type", b"text/plain"), (b"X-A", b"1"), (b"x-a", b"2"), (b"X-N", b"caf\xe9")])
 
@@ -34,3 +41,44 @@ def test_is_a_mapping() -> None:
     assert Headers([(b"A", b"1")]) == {"a": "1"}
     assert hash(Headers([(b"A", b"1")])) == hash(Headers([(b"a", b"1")]))
     assert Headers() == {}
+
+
+def test_is_a_dict_that_json_knows() -> None:
+    assert isinstance(HEADERS, dict)
+    assert json.loads(json.dumps(HEADERS)) == {"content-type": "text/plain", "x-a": "1, 2", "x-n": "café"}
+    assert {**HEADERS}["x-a"] == "1, 2"
+    assert HEADERS | {"b": "2"} == {**HEADERS, "b": "2"}
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value)), Headers])
+def test_a_copy_finds_names_whatever_their_case(again: Callable[[Headers], Headers]) -> None:
+    assert again(HEADERS) == HEADERS
+    assert again(HEADERS)["X-A"] == "1, 2"
+
+
+CHANGES: list[Callable[[Any], Any]] = [
+    lambda headers: headers.__setitem__("x-a", "3"),
+    lambda headers: headers.__delitem__("x-a"),
+    lambda headers: headers.update({"x-a": "3"}),
+    lambda headers: headers.setdefault("x-b", "3"),
+    lambda headers: headers.pop("x-a"),
+    lambda headers: headers.popitem(),
+    lambda headers: headers.clear(),
+    lambda headers: headers.__ior__({"x-a": "3"}),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_nobody_can_change_them_and_the_error_says_how_to_get_a_copy(change: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match=r"read-only: change a copy, dict\(event.headers\)"):
+        change(HEADERS)
+    changed = HEADERS.copy()
+    changed["x-a"] = "3"
+    assert (changed["x-a"], HEADERS["x-a"]) == ("3", "1, 2")
+
+
+def test_those_that_are_decoded_late_are_the_same() -> None:
+    late = UndecodedHeaders([(b"Content-Type", b"text/plain"), (b"X-A", b"1"), (b"x-a", b"2"), (b"X-N", b"caf\xe9")])
+    assert (late["X-a"], late.get("x-b"), late.get("x-b", "no"), "CONTENT-TYPE" in late) == ("1, 2", None, "no", True)
+    assert dict(late) == Headers(late) == HEADERS
+    assert len(late) == 3

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, quote
 import anyio
 
 from definable.agent.auth.base import AuthContext
-from definable.agent.trigger.headers import Headers
+from definable.agent.trigger.headers import UndecodedHeaders
 
 from .problem import Problem
 from .server.asgi import WHOLE_BODY, Message, Receive, Scope
@@ -37,7 +37,7 @@ class Request:
     def __init__(self, scope: Scope, receive: Receive, path_params: Mapping[str, str]) -> None:
         self.scope: Scope = scope
         self.path_params: Mapping[str, str] = path_params
-        self.headers: Headers = Headers(scope["headers"])
+        self.headers: UndecodedHeaders = UndecodedHeaders(scope["headers"])
         self.auth: AuthContext | None = None
         """Who is calling; None on a public endpoint."""
         self._receive = receive

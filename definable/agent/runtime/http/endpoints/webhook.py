@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from definable.agent.run_output import RunOutput
 from definable.agent.runtime.clock import current_clock
@@ -68,7 +69,8 @@ def outcome_response(outcome: Outcome | Duplicate) -> Response:
 
 def webhook_event(webhook: Webhook, request: Request, body: bytes) -> TriggerEvent:
     """What the handler of a webhook gets."""
-    scope, headers = request.scope, request.headers
+    scope = request.scope
+    headers: Any = request.headers  # decoded when the handler asks for them
     # By position: a class takes twice the time to be called by names.
     raw = RawRequest(
         scope["method"], scope["path"], request.path_params, request.query, headers, body, request.client, request.auth
