@@ -9,6 +9,7 @@ from definable.errors import ConfigurationError
 from definable.model.message import Message
 
 from .auth.base import is_provider
+from .auth.consult import check_platforms
 
 
 def check_parts(instructions: object, sessions: object, bus: object, auth: object) -> None:
@@ -34,6 +35,7 @@ def check_auth(auth: object) -> None:
     """
     if auth is not None and not is_provider(auth):
         raise ConfigurationError(f"auth={auth!r}: a provider, such as APIKeyAuth(keys), or None for everybody")
+    check_platforms(auth)
 
 
 def check_run(input: Any, session_id: Any = None, user_id: Any = None, metadata: Any = None) -> None:

@@ -25,6 +25,7 @@ from definable.agent import Agent, RunContext, RunOutput
 from definable.agent.bus import SQLiteBus
 from definable.agent.interface import InterfaceMessage
 from definable.agent.interface.host import InterfaceHost
+from definable.agent.interface.message import MessageEnd
 from definable.agent.runtime import AgentRuntime, ShutdownReport
 from definable.agent.runtime.clock import use_clock
 from definable.agent.session import SQLiteSessionStore
@@ -62,7 +63,7 @@ class JournalledChat(LineChat):
 
     journal: Journal
 
-    async def answer(self, message: InterfaceMessage, host: InterfaceHost) -> bool:
+    async def answer(self, message: InterfaceMessage, host: InterfaceHost) -> MessageEnd:
         try:
             done = await super().answer(message, host)
         except (Exception, SystemExit):

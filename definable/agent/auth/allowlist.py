@@ -18,7 +18,7 @@ class AllowlistAuth:
 
     One id may belong to different people on different platforms: name the platforms when more than one is served.
     What is given restricts: a user must be listed, and write in a listed chat, on a listed platform. An empty list
-    lets nobody in.
+    lets nobody in. It speaks on all messaging platforms, also where `platforms` names others: their users are refused.
 
     Args:
         user_ids: The platform's ids of the users.
@@ -45,6 +45,10 @@ class AllowlistAuth:
 
     def __repr__(self) -> str:
         return f"AllowlistAuth(<{len(self.user_ids)} users>)"
+
+    def speaks_on(self, platform: str) -> bool:
+        """Everywhere but over HTTP."""
+        return platform != "http"
 
     def authenticate(self, request: AuthRequest) -> AuthContext | None:
         """The sender of a message when it is listed; None otherwise."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable
+from typing import ClassVar
 
 from definable.errors import ConfigurationError
 
@@ -30,6 +31,7 @@ class APIKeyAuth:
 
     immediate = True
     """It neither waits nor blocks: see `consult.py`."""
+    platforms: ClassVar[frozenset[str]] = frozenset({"http"})
 
     def __init__(self, keys: str | Iterable[str], header: str = "X-API-Key") -> None:
         known = {keys} if isinstance(keys, str) else set(keys or ())

@@ -47,7 +47,12 @@ class AuthContext:
 
 @runtime_checkable
 class AuthProvider(Protocol):
-    """Decides who a caller is. `consult.py` names two attributes that a provider may have besides."""
+    """Decides who a caller is.
+
+    A provider may say where it speaks with an attribute `platforms`, such as `{"http"}`. Without it, or with None, it
+    is asked everywhere. A chat whose platform `agent.auth` does not speak for is open to everybody, and serving warns
+    of it; an HTTP endpoint is never open for that reason. `consult.py` names the other attributes that it may have.
+    """
 
     def authenticate(self, request: AuthRequest) -> AuthContext | Awaitable[AuthContext | None] | None:
         """The caller's identity, or None when it cannot be established; sync or async."""

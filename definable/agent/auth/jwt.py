@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from definable.errors import MissingExtra
 
@@ -41,6 +41,7 @@ class JWTAuth:
     """
 
     immediate = True
+    platforms: ClassVar[frozenset[str]] = frozenset({"http"})
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 import anyio
 
 from definable.agent.auth.base import AuthProvider, is_provider
+from definable.agent.auth.consult import check_platforms
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import ConfigurationError
@@ -22,7 +23,7 @@ from .config import InterfaceConfig
 from .hook import check_hook
 from .host import InterfaceHost, StartRun
 from .identity import IdentityResolver
-from .message import InterfaceMessage, InterfaceResponse
+from .message import InterfaceMessage, InterfaceResponse, MessageEnd
 from .pipeline import Pipeline
 from .session_manager import SessionManager
 
@@ -51,7 +52,8 @@ class BaseInterface(ABC):
         session_manager: The open conversations; one of its own when None. It may be shared.
         hooks: Called around every message; see `InterfaceHook`.
         identity_resolver: Knows one person on several platforms; None: every platform's user is somebody else.
-        auth: Who may write to the agent; None asks the agent's own provider, False lets in everybody.
+        auth: Who may write to the agent; False lets in everybody. None asks the agent's own provider, if that speaks on
+            this platform: `APIKeyAuth` and `JWTAuth` guard HTTP alone, and leave the chat open.
 
     Raises:
         ConfigurationError: `auth` is no provider, or one of the hooks has none of a hook's methods.
@@ -85,6 +87,7 @@ class BaseInterface(ABC):
     ) -> None:
         if auth is not None and auth is not False and not is_provider(auth):
             raise ConfigurationError(f"auth={auth!r}: a provider, False for everybody, None for the agent's")
+        check_platforms(auth)
         self.config: InterfaceConfig = InterfaceConfig() if config is None else config
         self.agent = agent
         self.session_manager: SessionManager = session_manager or SessionManager(self.config.session_ttl_seconds)
@@ -102,6 +105,11 @@ class BaseInterface(ABC):
     def name(self) -> str:
         """Names the interface in reports, logs and `/health`."""
         return self.config.platform or type(self).__name__
+
+    @property
+    def has_allow_list(self) -> bool:
+        """Whether settings of its own say who may write, apart from `auth`."""
+        return False
 
     @property
     def max_silence(self) -> float | None:
@@ -227,11 +235,11 @@ class BaseInterface(ABC):
             with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):  # files must not outlive a cancelled service
                 await identities.close()
 
-    async def answer(self, message: InterfaceMessage, host: InterfaceHost) -> bool:
+    async def answer(self, message: InterfaceMessage, host: InterfaceHost) -> MessageEnd:
         """Answer one accepted message; a failure goes to the hooks, and the user gets `error_message`.
 
         Returns:
-            False when it failed.
+            How it ended.
         """
         if self._pipeline is None or self._pipeline.host is not host:
             self._pipeline = Pipeline(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from definable.model.message import Image
@@ -52,3 +53,14 @@ class InterfaceResponse:
         """Whether there is nothing to send."""
         has_media = self.images or self.audio or self.videos or self.files
         return not (has_media or (self.content and self.content.strip()))
+
+
+class MessageEnd(Enum):
+    """How an accepted message ended."""
+
+    HANDLED = "handled"
+    """Answered, or dropped by a hook or a rate limit."""
+    REFUSED = "refused"
+    """Its user is not let in."""
+    FAILED = "failed"
+    """Not answered because of an error, which is logged."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import anyio
 
 from definable.agent.auth.base import AuthContext, AuthProvider, AuthRequest
-from definable.agent.auth.consult import consult
+from definable.agent.auth.consult import consult, speaks_on
 from definable.agent.isolation import Isolation
 from definable.agent.run_output import RunOutput
 from definable.agent.runner import RunRequest
@@ -21,7 +21,7 @@ from .errors import InterfaceRateLimitError
 from .hook import HookChain
 from .host import InterfaceHost
 from .identity import IdentityResolver
-from .message import InterfaceMessage, InterfaceResponse
+from .message import InterfaceMessage, InterfaceResponse, MessageEnd
 from .prompt import reply_text, run_input
 from .rate_limit import UserRateLimit
 from .sending import send_response
@@ -37,7 +37,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """Answers the messages of one interface; its steps read in their order in `_answer`.
+    """Answers the messages of one interface; its steps read in their order in `_admit` and `_answer`.
 
     Args:
         interface: Sends, shows typing, and holds the settings.
@@ -64,33 +64,35 @@ class Pipeline:
         self._sessions = sessions
         self._hooks = HookChain(hooks)
         self._identities = identities
-        self._auth = auth
+        self._auth: AuthProvider | Literal[False] | None = auth
         self._rate_limit = UserRateLimit(config.rate_limit_messages_per_minute)
         self._isolation = Isolation(f"interface {interface.name}")
         self._conversations = Conversations(
             host.sessions, config.max_session_history, sessions.session_ttl_seconds, host.name
         )
 
-    async def answer(self, message: InterfaceMessage) -> bool:
-        """Answer a message; False when that failed."""
+    async def answer(self, message: InterfaceMessage) -> MessageEnd:
+        """Answer a message; returns how it ended, raises nothing."""
         try:
             with self._isolation:
-                await self._answer(message)
+                return await self._admit(message)
         except Exception as error:
             await self._fail(message, error)
-            return False
-        return True
+        return MessageEnd.FAILED
 
-    async def _answer(self, message: InterfaceMessage) -> None:
+    async def _admit(self, message: InterfaceMessage) -> MessageEnd:
         if not await self._hooks.let_in(message):
-            return
-        provider = self._guard()
+            return MessageEnd.HANDLED
+        provider = guard_of(self._auth, self.host.auth(), message.platform)
         caller = None if provider is None else await consult(provider, auth_request(message))
         if provider is not None and caller is None:
             logger.info("%s: %r does not let in user %s", message.platform, provider, message.platform_user_id)
-            return
-        if not await self._is_within_rate(message):
-            return
+            return MessageEnd.REFUSED
+        if await self._is_within_rate(message):
+            await self._answer(message, caller)
+        return MessageEnd.HANDLED
+
+    async def _answer(self, message: InterfaceMessage, caller: AuthContext | None) -> None:
         session = await self._session(message, await self._user_id(message, caller))
         message = await self._hooks.before_respond(await self._interface.complete(message), session)
         await self._conversations.keep_state(session)
@@ -104,11 +106,6 @@ class Pipeline:
         response = await self._hooks.after_respond(message, response, session)
         await self._conversations.keep_state(session)
         await (self._send(message, response) if streamed is None else streamed.finish(response))
-
-    def _guard(self) -> AuthProvider | None:
-        if isinstance(self._auth, bool):
-            return None
-        return self.host.auth() if self._auth is None else self._auth
 
     async def _is_within_rate(self, message: InterfaceMessage) -> bool:
         refusal = self._rate_limit.take(f"{message.platform}:{message.platform_user_id}", anyio.current_time())
@@ -182,6 +179,23 @@ class Pipeline:
                 await self._send(message, InterfaceResponse(self._interface.config.error_message))
         except Exception as failure:
             logger.error("%s: the error message could not be sent: %s", self._interface.name, failure)
+
+
+def guard_of(
+    own: AuthProvider | Literal[False] | None, agents: AuthProvider | None, platform: str
+) -> AuthProvider | None:
+    """Who decides about the users of a chat; None: everybody is let in.
+
+    Args:
+        own: The interface's `auth`.
+        agents: The agent's provider, which guards the chat only if it speaks on its platform.
+        platform: The chat's.
+    """
+    if isinstance(own, bool):
+        return None
+    if own is not None:
+        return own
+    return agents if agents is not None and speaks_on(agents, platform) else None
 
 
 def auth_request(message: InterfaceMessage) -> AuthRequest:

@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from definable.agent.auth.consult import speaks_on
 from definable.agent.event_loop import current_backend
+from definable.agent.interface.pipeline import guard_of
 from definable.agent.trigger.cron import Cron
 
 from .log_text import Block
@@ -44,8 +46,31 @@ def warnings(runtime: AgentRuntime) -> Iterator[str]:
     if runtime.http is None and runtime.triggers.webhooks:
         paths = ", ".join(webhook.path for webhook in runtime.triggers.webhooks)
         yield f"enable_server=False, and nothing else takes requests: none will come to the webhooks {paths}"
+    if runtime.url is not None and agent.auth is not None and not speaks_on(agent.auth, "http"):
+        yield (
+            f"agent.auth is {agent.auth!r}, which lets in nobody over HTTP: endpoints without an auth of their own "
+            "answer 401. Add a provider for HTTP: CompositeAuth(APIKeyAuth(keys), ...)"
+        )
+    yield from _chat_warnings(runtime)
     if not getattr(agent.model, "has_key", True):
         yield f"the model {agent.model.id} has no API key: every run will fail until one is set"
+
+
+def _chat_warnings(runtime: AgentRuntime) -> Iterator[str]:
+    """Chats that everybody may write to although the agent has an auth provider, and those that nobody may."""
+    for supervisor in runtime.supervisors:
+        interface = supervisor.interface
+        platform = interface.config.platform or interface.name
+        provider = (interface.agent or runtime.agent).auth
+        if interface.auth is None and provider is not None and not interface.has_allow_list:
+            if guard_of(None, provider, platform) is None:
+                yield (
+                    f"{supervisor.name} is open to everybody who can write there: agent.auth is {provider!r}, which "
+                    f"does not judge the users of {platform}. Close it with auth=AllowlistAuth(user_ids) of the "
+                    "interface, or say auth=False there if it is meant"
+                )
+        elif interface.auth and not speaks_on(interface.auth, platform):
+            yield f"{supervisor.name} answers nobody: its auth={interface.auth!r} does not know users of {platform}"
 
 
 def is_loopback(host: str) -> bool:

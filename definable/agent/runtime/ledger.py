@@ -18,7 +18,7 @@ from .report import WorkCount
 
 
 class _Account:
-    __slots__ = ("active", "cancelled", "completed", "failed", "never_started")
+    __slots__ = ("active", "cancelled", "completed", "failed", "never_started", "refused")
 
     def __init__(self) -> None:
         self.active: int = 0
@@ -26,6 +26,7 @@ class _Account:
         self.failed: int = 0
         self.cancelled: int = 0
         self.never_started: int = 0
+        self.refused: int = 0
 
 
 class WorkLedger:
@@ -80,7 +81,9 @@ class WorkLedger:
     def counts(self) -> Mapping[str, WorkCount]:
         """The account so far; what is under way is in none of the numbers."""
         return {
-            source: WorkCount(account.completed, account.failed, account.cancelled, account.never_started)
+            source: WorkCount(
+                account.completed, account.failed, account.cancelled, account.never_started, account.refused
+            )
             for source, account in self._accounts.items()
         }
 
@@ -88,7 +91,7 @@ class WorkLedger:
 class Work:
     """One piece of accepted work, as long as it is under way."""
 
-    __slots__ = ("_account", "_ledger", "_token", "failed", "goes_on")
+    __slots__ = ("_account", "_ledger", "_token", "failed", "goes_on", "refused")
 
     def __init__(self, ledger: WorkLedger, account: _Account) -> None:
         self._ledger = ledger
@@ -98,6 +101,8 @@ class Work:
         """Set it when the work ends in an error that is dealt with inside."""
         self.goes_on: bool = False
         """Set it when the work is not at its end: it will be begun again, and counted then."""
+        self.refused: bool = False
+        """Set it when the work came from somebody who is not let in: it was not done."""
 
     def __enter__(self) -> Work:
         self._account.active += 1
@@ -113,6 +118,8 @@ class Work:
         account.active -= 1
         if kind is not None and not issubclass(kind, Exception):
             account.cancelled += 1
+        elif self.refused:
+            account.refused += 1
         elif not self.goes_on:
             account.completed += 1
             if kind is not None or self.failed:

@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from definable.agent.bus.base import Delivery, EventBus
 from definable.agent.bus.emitter import inside_worker
 from definable.agent.interface.inbox import Inbox
-from definable.agent.interface.message import InterfaceMessage
+from definable.agent.interface.message import InterfaceMessage, MessageEnd
 from definable.agent.interface.message_json import message_from_json, message_to_json
 
 from .ledger import Work, WorkLedger
@@ -40,7 +40,7 @@ class Mailbox:
         name: The interface's, among those of its agent; it must be the same after a restart.
         bus: Keeps what was accepted.
         ledger: Counts the messages, under the interface's name.
-        answer: Answers one message; False when that failed. Must not raise.
+        answer: Answers one message, and says how it ended. Must not raise.
         is_safe: Told of a message that this process need not finish any more: it has come to its end, or the bus keeps
             it over the end of the process.
         limit: How many messages may wait; beyond it `accept` waits for room.
@@ -52,7 +52,7 @@ class Mailbox:
         bus: EventBus,
         ledger: WorkLedger,
         *,
-        answer: Callable[[InterfaceMessage], Awaitable[bool]],
+        answer: Callable[[InterfaceMessage], Awaitable[MessageEnd]],
         is_safe: Callable[[InterfaceMessage], None],
         limit: int,
     ) -> None:
@@ -164,7 +164,8 @@ class Mailbox:
 
     async def _answer_and_settle(self, work: Work, accepted: Accepted) -> None:
         message, delivery = accepted.message, accepted.delivery
-        work.failed = not await self._answer(message)
+        ended = await self._answer(message)
+        work.failed, work.refused = ended is MessageEnd.FAILED, ended is MessageEnd.REFUSED
         end = delivery.dead("it was not answered; the log says why") if work.failed else delivery.ack()
         if await settled(delivery, end) and not self._bus.durable:
             self._is_safe(message)

@@ -18,6 +18,8 @@ class WorkCount:
     """Was begun and cut off by the stop."""
     never_started: int = 0
     """Was accepted and never begun."""
+    refused: int = 0
+    """Came from somebody who is not let in (messages of chats), and was not answered; in none of the other numbers."""
 
     def __add__(self, other: WorkCount) -> WorkCount:
         return WorkCount(
@@ -25,6 +27,7 @@ class WorkCount:
             self.failed + other.failed,
             self.cancelled + other.cancelled,
             self.never_started + other.never_started,
+            self.refused + other.refused,
         )
 
     @property
@@ -38,7 +41,12 @@ class WorkCount:
         return ", ".join(parts)
 
     def _others(self) -> tuple[tuple[str, int], ...]:
-        return (("failed", self.failed), ("cancelled", self.cancelled), ("never started", self.never_started))
+        return (
+            ("failed", self.failed),
+            ("refused", self.refused),
+            ("cancelled", self.cancelled),
+            ("never started", self.never_started),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,11 @@ class ShutdownReport:
     def never_started(self) -> int:
         """Over all sources: was accepted and never begun."""
         return self.total.never_started
+
+    @property
+    def refused(self) -> int:
+        """Over all sources: came from somebody who is not let in."""
+        return self.total.refused
 
     @property
     def clean(self) -> bool:

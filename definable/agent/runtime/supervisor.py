@@ -13,7 +13,7 @@ from definable.agent.bus.memory import DEFAULT_BUFFER
 from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.errors import InterfaceAuthenticationError
 from definable.agent.interface.host import InterfaceHost
-from definable.agent.interface.message import InterfaceMessage
+from definable.agent.interface.message import InterfaceMessage, MessageEnd
 from definable.agent.isolation import Isolation
 from definable.errors import DefinableError
 
@@ -204,13 +204,13 @@ class Supervisor:
         surprise = None if isinstance(error, DefinableError) else error
         logger.error("interface %s has failed for good: %s", self.name, error, exc_info=surprise)
 
-    async def _answer(self, message: InterfaceMessage) -> bool:
+    async def _answer(self, message: InterfaceMessage) -> MessageEnd:
         try:
             with self._isolation:
                 return await self.interface.answer(message, self._host)
         except Exception:
             logger.exception("%s: message %s was not answered", self.name, message.platform_message_id)
-            return False
+            return MessageEnd.FAILED
 
     def _tell_handled(self, message: InterfaceMessage) -> None:
         try:

@@ -31,6 +31,7 @@ from definable.agent.interface import (
 )
 from definable.agent.interface.base import Accept
 from definable.agent.interface.host import InterfaceHost
+from definable.agent.interface.message import MessageEnd
 from definable.agent.interface.splitting import split_text
 from definable.agent.runtime.interfaces import host_of
 from definable.agent.runtime.run_registry import RunRegistry
@@ -79,7 +80,8 @@ class Plain(BaseInterface):
         """A user writes to an agent; whether that was answered."""
         self._number += 1
         message = InterfaceMessage("board", "ann", "home", str(self._number), text="hi")
-        return await self.answer(message, host_of(self, agent, RunRegistry(agent.runner, 10)))
+        end = await self.answer(message, host_of(self, agent, RunRegistry(agent.runner, 10)))
+        return end is MessageEnd.HANDLED
 
     def actions(self) -> list[str]:
         return [action for _, action, _ in self.log]

@@ -23,6 +23,7 @@ from definable.agent.interface import (
 )
 from definable.agent.interface.base import Accept
 from definable.agent.interface.host import InterfaceHost
+from definable.agent.interface.message import MessageEnd
 from definable.agent.run_output import RunOutput
 from definable.agent.runner import RunRequest
 from definable.agent.runtime.backoff import Backoff
@@ -367,7 +368,7 @@ async def test_a_cut_off_drain_tells_messages_apart() -> None:
 
 async def test_an_answer_that_raises_takes_nothing_along(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Scripted):
-        async def answer(self, message: InterfaceMessage, host: InterfaceHost) -> bool:
+        async def answer(self, message: InterfaceMessage, host: InterfaceHost) -> MessageEnd:
             if message.platform_message_id == "1":
                 raise ZeroDivisionError
             return await super().answer(message, host)

@@ -35,6 +35,7 @@ class SignatureVerifier(ABC):
 
     needs_body: ClassVar[bool] = True
     immediate: ClassVar[bool] = True
+    platforms: ClassVar[frozenset[str]] = frozenset({"http"})
     scheme: ClassVar[str]
     """The sender, and the user id of its requests."""
 

@@ -93,6 +93,10 @@ class DiscordInterface(BaseInterface):
         self._rest: DiscordRest | None = None
 
     @property
+    def has_allow_list(self) -> bool:
+        return (self.config.allowed_guild_ids, self.config.allowed_channel_ids) != (None, None)
+
+    @property
     def max_silence(self) -> float | None:
         """Seconds without a word from the gateway after which the bot is not on line, whatever it believes."""
         return MAX_SILENCE

@@ -83,6 +83,10 @@ class TelegramInterface(BaseInterface):
         """Takes messages in, while the interface receives."""
 
     @property
+    def has_allow_list(self) -> bool:
+        return (self.config.allowed_user_ids, self.config.allowed_chat_ids) != (None, None)
+
+    @property
     def max_silence(self) -> float | None:
         """Of a poller: a poll that takes as long as it may, and half as much again; of a webhook: a few checks."""
         if self.config.mode == "webhook":
