@@ -36,3 +36,6 @@ class ServeOptions(TypedDict, total=False):
     """Runs at once over HTTP; beyond it a request is answered 503. 10,000 unless set."""
     max_connections: int
     """HTTP connections at once; 10,000 unless set."""
+    max_memory_bodies: int | None
+    """Bytes that all request bodies which are still coming in may hold together; one more is answered 503. Unless set
+    64 MiB, or twice the largest `max_body` of a webhook if that is more."""

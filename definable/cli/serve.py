@@ -38,6 +38,7 @@ from .target import Target, load_target, program_directory
 @click.option("--event-buffer", type=int, help="Deliveries that may wait on the default bus; 10000 unless set.")
 @click.option("--max-concurrent-runs", type=int, help="Runs at once over HTTP; 10000 unless set.")
 @click.option("--max-connections", type=int, help="HTTP connections at once; 10000 unless set.")
+@click.option("--max-memory-bodies", type=int, help="Bytes of all unfinished request bodies; 64 MiB unless set.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Lines for people (unless set), or JSON.")
 @click.option("--log-level", type=click.Choice(LEVELS), help="The lowest level that is logged; info unless set.")
 def serve(

@@ -238,6 +238,7 @@ class AgentRuntime:
         # Heavy, and an agent without HTTP never needs them.
         from .http.quart_app import create_quart_app
         from .http.service import HTTPService, build_routes
+        from .http.unfinished_bodies import UnfinishedBodies, memory_for_bodies
 
         agent = self.agent
 
@@ -255,7 +256,9 @@ class AgentRuntime:
             docs=self.name if self.settings.dev else None,
         )
         quart = create_quart_app(agent.name, [agent.blueprint] if agent.has_blueprint else [])
-        return HTTPService(self.settings, routes, quart, guard, self.ledger, lambda: self.draining)
+        largest = max((webhook.max_body for webhook in self.triggers.webhooks), default=0)
+        bodies = UnfinishedBodies(memory_for_bodies(self.settings.max_memory_bodies, largest))
+        return HTTPService(self.settings, routes, quart, guard, self.ledger, lambda: self.draining, bodies)
 
     @asynccontextmanager
     async def _opened(self) -> AsyncGenerator[None, None]:

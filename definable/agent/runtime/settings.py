@@ -35,6 +35,7 @@ class ServeSettings:
     event_workers: int = DEFAULT_WORKERS
     max_concurrent_runs: int = 10_000
     max_connections: int = 10_000
+    max_memory_bodies: int | None = None
     sockets: Sequence[socket.socket] = ()
     """Listening sockets in place of those that `host` and `port` name; closed with the server. Not an option of
     `serve`: in development mode a parent keeps them over restarts."""
@@ -54,5 +55,11 @@ class ServeSettings:
         for limit in ("event_buffer", "event_workers", "max_concurrent_runs", "max_connections"):
             if getattr(self, limit) < 1:
                 raise ConfigurationError(f"{limit}={getattr(self, limit)!r}: at least 1")
+        self._check_memory("max_memory_bodies")
         if self.keyfile is not None and self.certfile is None:
             raise ConfigurationError(f"keyfile={os.fspath(self.keyfile)!r} needs its certfile")
+
+    def _check_memory(self, name: str) -> None:
+        value: object = getattr(self, name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigurationError(f"{name}={value!r}: bytes, a whole number of at least 1")

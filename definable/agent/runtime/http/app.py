@@ -24,6 +24,7 @@ from .quart_app import ALLOW_SCOPE_KEY, MAX_CONTENT_LENGTH
 from .request import ClientGone, Request
 from .routes import NO_PARAMETERS, Match, Routes
 from .server.asgi import ASGIApp, Receive, Scope, Send
+from .unfinished_bodies import UnfinishedBodies
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class AgentApp:
         guard: Who guards what the fallback answers.
         ledger: Counts the requests.
         draining: Whether a stop has begun.
+        bodies: The unfinished bodies of all requests.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class AgentApp:
         guard: Callable[[], AuthProvider | None],
         ledger: WorkLedger,
         draining: Callable[[], bool],
+        bodies: UnfinishedBodies,
     ) -> None:
         self._routes = routes
         self._fallback = fallback
@@ -84,19 +87,20 @@ class AgentApp:
         self._uncounted = WorkLedger()
         """Of what is answered always: no drain waits for it, and it is in no report."""
         self._draining = draining
+        self._bodies = bodies
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request, or serve one WebSocket."""
         match = self._match(scope) if scope["type"] == "http" else NO_MATCH
         guarded = match.endpoint
         if guarded is not None and guarded.always:
-            return self._answer(guarded, Request(scope, receive, match.parameters), send, self._uncounted)
+            return self._answer(guarded, Request(scope, receive, match.parameters, self._bodies), send, self._uncounted)
         if self._draining():
             return refuse(scope, send, Problem(503, "the service is stopping", headers=[RETRY_AFTER]))
         if guarded is not None:
-            return self._answer(guarded, Request(scope, receive, match.parameters), send, self._ledger)
+            return self._answer(guarded, Request(scope, receive, match.parameters, self._bodies), send, self._ledger)
         scope[ALLOW_SCOPE_KEY] = match.allowed
-        return self._fall_back(Request(scope, receive, NO_PARAMETERS), send)
+        return self._fall_back(Request(scope, receive, NO_PARAMETERS, self._bodies), send)
 
     def _match(self, scope: Scope) -> Match[Guarded]:
         raw_path: bytes = scope.get("raw_path") or b""

@@ -64,10 +64,12 @@ def create_quart_app(name: str, blueprints: Iterable[Blueprint] = ()) -> Quart:
     folder = Path.cwd()
     app = app_class(name, static_folder=None, root_path=str(folder), instance_path=str(folder / "instance"))
     # Quart would send a traceback page to the client of an application in debug mode, which an environment variable
-    # switches on; and it would end a stream in silence after a minute.
+    # switches on; it would end a stream in silence after a minute, and a body that is still coming in.
     app.debug = False
     config = cast("dict[str, Any]", app.config)
-    config.update(PROPAGATE_EXCEPTIONS=False, RESPONSE_TIMEOUT=None, MAX_CONTENT_LENGTH=MAX_CONTENT_LENGTH)
+    config.update(
+        PROPAGATE_EXCEPTIONS=False, RESPONSE_TIMEOUT=None, BODY_TIMEOUT=None, MAX_CONTENT_LENGTH=MAX_CONTENT_LENGTH
+    )
     app.register_error_handler(HTTPException, _answer_http_exception)
     app.register_error_handler(Problem, _answer_problem)
     for blueprint in blueprints:

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, quote
 
-import anyio
-
 from definable.agent.auth.base import AuthContext
 from definable.agent.trigger.headers import UndecodedHeaders
 
 from .problem import Problem
 from .server.asgi import WHOLE_BODY, Message, Receive, Scope
-
-BODY_TIMEOUT = 30.0
-"""Seconds for a whole request body to come in."""
+from .unfinished_bodies import UnfinishedBodies, UnfinishedBody
 
 NO_QUERY: Mapping[str, str] = {}
 
@@ -30,17 +26,21 @@ class Request:
         scope: The ASGI scope.
         receive: The ASGI receive callable.
         path_params: The path's parameters.
+        bodies: The unfinished bodies of all requests.
     """
 
-    __slots__ = ("_body", "_receive", "auth", "headers", "path_params", "scope")
+    __slots__ = ("_bodies", "_body", "_receive", "auth", "headers", "path_params", "scope")
 
-    def __init__(self, scope: Scope, receive: Receive, path_params: Mapping[str, str]) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, path_params: Mapping[str, str], bodies: UnfinishedBodies
+    ) -> None:
         self.scope: Scope = scope
         self.path_params: Mapping[str, str] = path_params
         self.headers: UndecodedHeaders = UndecodedHeaders(scope["headers"])
         self.auth: AuthContext | None = None
         """Who is calling; None on a public endpoint."""
         self._receive = receive
+        self._bodies = bodies
         self._body: bytes | None = None
 
     @property
@@ -108,7 +108,8 @@ class Request:
             limit: Bytes it may have.
 
         Raises:
-            Problem: 413 when it has more, 408 when it does not come in time.
+            Problem: 413 when it has more, 408 when no byte of it comes for a while, 503 when all unfinished bodies
+                together hold too much.
             ClientGone: The client went away.
         """
         if self._body is not None:
@@ -119,10 +120,9 @@ class Request:
         declared = self.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:
             raise too_large(limit)
-        with anyio.move_on_after(BODY_TIMEOUT):
-            self._body = await self._read(limit)
-            return self._body
-        raise Problem(408, f"the request body did not come in within {BODY_TIMEOUT:g} seconds")
+        with self._bodies.reading() as unfinished:
+            body = self._body = await self._read(limit, unfinished)
+        return body
 
     async def gone(self) -> None:
         """Return when the client goes away; the body must have been read."""
@@ -136,20 +136,22 @@ class Request:
         body, self._body = self._body, None
         return {"type": "http.request", "body": body, "more_body": False}
 
-    async def _read(self, limit: int) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
+    async def _read(self, limit: int, unfinished: UnfinishedBody) -> bytes:
+        body = bytearray()  # a list would hold many times as much of a body that comes byte by byte
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > limit:
+            if len(body) + len(chunk) > limit:
                 raise too_large(limit)
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            more: bool = message.get("more_body", False)
+            if not more and not body:
+                return chunk
+            unfinished.grow(len(chunk))
+            body += chunk
+            if not more:
+                return bytes(body)
 
 
 def too_large(limit: int) -> Problem:

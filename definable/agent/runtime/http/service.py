@@ -35,6 +35,7 @@ from .endpoints.openapi import OpenAPIEndpoint
 from .quart_app import quart_lifespan
 from .routes import Routes
 from .server import ASGIApp, HTTPServer, ServerLimits, bind, close_all, ssl_context
+from .unfinished_bodies import UnfinishedBodies
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -53,6 +54,7 @@ class HTTPService:
         guard: Who guards what Quart answers.
         ledger: Counts the requests.
         draining: Whether a stop has begun.
+        bodies: The unfinished bodies of all requests.
     """
 
     def __init__(
@@ -63,13 +65,14 @@ class HTTPService:
         guard: Guard,
         ledger: WorkLedger,
         draining: Callable[[], bool],
+        bodies: UnfinishedBodies,
     ) -> None:
         self._settings = settings
         self._server: HTTPServer | None = None
         self._ended = anyio.Event()
         self.quart = quart
         """The Quart application that serves everything but the agent's endpoints."""
-        self.app: AgentApp = AgentApp(routes, cast("ASGIApp", quart), guard, ledger, draining)
+        self.app: AgentApp = AgentApp(routes, cast("ASGIApp", quart), guard, ledger, draining, bodies)
         """The ASGI application."""
 
     @contextmanager

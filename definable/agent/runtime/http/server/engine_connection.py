@@ -123,6 +123,7 @@ class EngineConnection:
             send,
             self._transport,
             multiplexed=isinstance(self._protocol, H2),
+            body_timeout=self._limits.body_timeout,
             last_call=self._farewell.must_end_by,
         )
         self._open_exchanges += 1

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import anyio
 import anyio.lowlevel
+
+from definable.agent.runtime.http.problem import send_problem
 
 from .asgi import ASGIApp, Message, Scope
 from .exchange import Exchange
 from .host import AppSend
 from .inbox import Inbox
+from .refusal import refusal
 from .transport import Transport
 
 
@@ -25,10 +29,11 @@ class EngineExchange(Exchange):
         protocol_send: Takes what the application sends.
         transport: Where the protocol writes, to join head and body.
         multiplexed: Whether other exchanges write there meanwhile.
+        body_timeout: Seconds of silence within the request's body.
         last_call: See `Exchange`.
     """
 
-    __slots__ = ("_head", "_multiplexed", "_protocol_send", "_transport", "inbox")
+    __slots__ = ("_body_is_whole", "_body_timeout", "_head", "_multiplexed", "_protocol_send", "_transport", "inbox")
 
     def __init__(
         self,
@@ -38,6 +43,7 @@ class EngineExchange(Exchange):
         transport: Transport,
         *,
         multiplexed: bool,
+        body_timeout: float,
         last_call: Callable[[], float],
     ) -> None:
         super().__init__(app, scope, last_call)
@@ -46,6 +52,8 @@ class EngineExchange(Exchange):
         self._protocol_send = protocol_send
         self._transport = transport
         self._multiplexed = multiplexed
+        self._body_timeout = body_timeout
+        self._body_is_whole = self._is_websocket
         self._head: Message | None = None
 
     @property
@@ -55,7 +63,21 @@ class EngineExchange(Exchange):
 
     async def receive(self) -> Message:
         """The application's ASGI `receive`."""
+        if self._body_is_whole:
+            return await self.inbox.get()
+        with anyio.move_on_after(self._body_timeout):
+            message = await self.inbox.get()
+            self._body_is_whole = not message.get("more_body", False)
+            return message
+        await self._give_up_body()
         return await self.inbox.get()
+
+    async def _give_up_body(self) -> None:
+        """Answers 408, if nothing was answered yet, and tells the application that its client is gone."""
+        if not self._started:
+            self._drop_head()
+            await send_problem(self._emit, refusal(408))
+        await self.inbox.put({"type": "http.disconnect"})
 
     async def send(self, message: Message) -> None:
         """The application's ASGI `send`. The head of a response waits for the first of its body, as ASGI allows."""

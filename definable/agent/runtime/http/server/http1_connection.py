@@ -157,9 +157,13 @@ class HTTP1Connection:
                 self._news = anyio.Event()
             await self._news.wait()
             return
+        parser = self._parser
+        until = self._clock() + self._limits.body_timeout if parser.in_body else inf
         try:
-            with anyio.CancelScope() as self._pulling:
+            with anyio.CancelScope(deadline=until) as self._pulling:
                 self._parse(self._unparsed or await self._transport.receive())
+            if self._pulling.cancelled_caught and parser.in_body and self._clock() >= self._pulling.deadline:
+                parser.refuse(408)
         finally:
             self._pulling = None
             self._tell()

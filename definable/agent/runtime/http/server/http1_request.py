@@ -183,6 +183,11 @@ class RequestParser:
         self.close()
         return b""
 
+    @property
+    def in_body(self) -> bool:
+        """Whether the body of a request is still coming in."""
+        return self._current is not None
+
     def refuse(self, status: int) -> None:
         """Nothing more is taken: the request that is incomplete, if there is one, is answered with this status."""
         self.refusal = status

@@ -24,6 +24,10 @@ class ServerLimits:
     """Seconds from the first byte of a request head to its last (on a new connection from the accept, with the TLS
     handshake); a slower one is answered 408."""
 
+    body_timeout: float = 30.0
+    """Seconds of silence within a request's body while the application waits for it; then it is answered 408. A body
+    that keeps coming may take as long as it needs."""
+
     keep_alive_timeout: float = 75.0
     """Seconds that a connection may stay open between two requests: more than the 60 s after which common load
     balancers drop it, so that they are the ones who close."""

@@ -6,7 +6,7 @@ from definable.agent.runtime.http.problem import Problem
 
 DETAILS = {
     400: "The request is not valid HTTP.",
-    408: "The request head did not arrive in time.",
+    408: "The request did not arrive in time.",
     431: "The request head is too large.",
     501: "The request uses a method or a transfer coding that this server does not know.",
     505: "This server speaks HTTP/1.0 and HTTP/1.1 here.",

@@ -6,12 +6,14 @@ import socket
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
 
 from definable.agent.runtime.http.server import HTTPServer, ServerLimits, bind
+from definable.agent.runtime.http.server.engine_exchange import EngineExchange
+from definable.agent.runtime.http.server.transport import Transport
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -161,6 +163,63 @@ async def test_a_request_may_take_an_hour() -> None:
         with served.connect(GET) as peer:
             assert (await peer.receive()).endswith(b"hello")
             assert anyio.current_time() == pytest.approx(60 * MINUTE)
+
+
+POST = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 500\r\n\r\n"
+
+
+async def count(scope: Any, receive: Any, send: Any) -> None:
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size, more = size + len(message["body"]), message["more_body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"%d" % size})
+
+
+async def test_a_body_may_take_hours_while_bytes_keep_coming() -> None:
+    async with serving(count) as served:
+        with served.connect(POST) as peer:
+            for _ in range(500):
+                await anyio.sleep(29)
+                peer.sock.sendall(b"x")
+            assert (await peer.receive()).endswith(b"500")
+
+
+async def test_thirty_seconds_of_silence_in_a_body_are_a_408() -> None:
+    async with serving(count) as served:
+        with served.connect(POST) as peer:
+            await anyio.sleep(20)
+            peer.sock.sendall(b"x")
+            assert (await peer.receive()).startswith(b"HTTP/1.1 408 ")
+            assert anyio.current_time() == pytest.approx(20 + 30)
+
+
+async def test_a_body_on_a_stream_of_many_has_30_seconds_of_silence_too() -> None:
+    sent: list[Any] = []
+
+    async def protocol_send(message: Any) -> None:
+        sent.append(message)
+
+    exchange = EngineExchange(
+        count,
+        {"type": "http", "method": "POST", "path": "/"},
+        protocol_send,
+        Transport(cast("Any", None), 1.0),
+        multiplexed=True,
+        body_timeout=30.0,
+        last_call=anyio.current_time,
+    )
+    async with anyio.create_task_group() as group:
+        group.start_soon(exchange.run)
+        for _ in range(3):
+            await exchange.inbox.put({"type": "http.request", "body": b"x", "more_body": True})
+            await anyio.sleep(29)
+        assert sent == []
+        await anyio.sleep(2)
+    assert [message.get("status") for message in sent if message is not None] == [408, None]
 
 
 async def test_a_client_that_reads_nothing_has_30_seconds() -> None:
