@@ -27,6 +27,9 @@ def request_data(event: TriggerEvent) -> dict[str, Any]:
             "headers": list(raw.headers.items()),
             "body": b64encode(raw.body).decode(),
             "client": raw.client,
+            "scheme": raw.scheme,
+            "raw_path": raw.raw_path.decode("latin-1"),
+            "query_string": raw.query_string,
             "auth": None if auth is None else [auth.user_id, dict(auth.metadata), auth.may_act_for_others],
         },
     }
@@ -46,5 +49,8 @@ def accepted_request(data: Mapping[str, Any]) -> tuple[Any, RawRequest]:
         body=b64decode(request["body"]),
         client=None if client is None else (client[0], client[1]),
         auth=None if auth is None else AuthContext(*auth),
+        scheme=request.get("scheme", "http"),  # not in what earlier versions stored
+        raw_path=request.get("raw_path", "").encode("latin-1"),
+        query_string=request.get("query_string", ""),
     )
     return parsed(headers.get("content-type", ""), raw.body), raw

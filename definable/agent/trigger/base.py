@@ -11,11 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 from definable.agent.random_id import random_id
 from definable.errors import ConfigurationError
 from definable.frozen import frozen, made_when_asked_for
 
+from .content import json_document, text_of
 from .headers import Headers
 from .program_name import qualified_name
 
@@ -34,10 +36,45 @@ class RawRequest:
     """Query parameters; of a repeated one, the last."""
     headers: Headers
     body: bytes
+    """As it was before it was compressed, where it came with a `Content-Encoding`."""
     client: tuple[str, int] | None
     """Address and port of the peer."""
     auth: Any = None
     """The `AuthContext` of the caller; None on a public endpoint."""
+    scheme: str = "http"
+    """`"http"` or `"https"`."""
+    raw_path: bytes = b""
+    """The path as it was sent, percent-encoded."""
+    query_string: str = ""
+    """The query as it was sent, percent-encoded, without its question mark."""
+
+    @property
+    def url(self) -> str:
+        """The whole URL as it was sent: what Twilio and others sign."""
+        path = self.raw_path.decode("latin-1") if self.raw_path else quote(self.path)
+        query = f"?{self.query_string}" if self.query_string else ""
+        return f"{self.scheme}://{self.headers.get('host', '')}{path}{query}"
+
+    @property
+    def query_params(self) -> Mapping[str, str]:
+        """Another name of `query`."""
+        return self.query
+
+    @property
+    def text(self) -> str:
+        """The body as text, by the charset that the sender names, UTF-8 otherwise.
+
+        What is no character in this charset becomes U+FFFD.
+        """
+        return text_of(self.headers.get("content-type", ""), self.body)
+
+    def json(self) -> Any:
+        """The body's value as JSON, whatever its content type.
+
+        Raises:
+            ValueError: It is not JSON.
+        """
+        return json_document(self.body)
 
 
 @frozen
@@ -45,7 +82,8 @@ class TriggerEvent:
     """What a trigger hands to its handler."""
 
     body: Any = None
-    """Parsed JSON or form body, or the event's data; None when absent."""
+    """Parsed JSON or form body, or the event's data; None when absent, and for a body that is neither: its bytes are
+    `raw.body`, its text `raw.text`."""
     headers: Headers | None = None
     """Of a webhook: a dict, looked up case-insensitively. Of a run that was accepted for later, those that name its
     trace. None of every other event."""

@@ -21,6 +21,9 @@ REQUEST = RawRequest(
     body=b'{"n": 1}',
     client=("127.0.0.1", 5000),
     auth=AuthContext("ann", {"role": "admin"}, may_act_for_others=True),
+    scheme="https",
+    raw_path=b"/github/%64efinable",
+    query_string="q=%31",
 )
 
 
@@ -46,4 +49,12 @@ def test_a_request_comes_out_as_it_went_in(request_: RawRequest) -> None:
 def test_a_body_that_is_no_text_comes_out_as_it_went_in() -> None:
     raw = bytes(range(256))
     body, request = over_the_bus(dataclasses.replace(REQUEST, headers=Headers(), body=raw))
-    assert body == request.body == raw
+    assert (body, request.body) == (None, raw)
+
+
+def test_a_request_that_an_earlier_version_accepted_is_taken() -> None:
+    data = request_data(TriggerEvent(raw=REQUEST))
+    for name in ("scheme", "raw_path", "query_string"):
+        del data["request"][name]
+    _, request = accepted_request(data)
+    assert request.url == "http:///github/definable"

@@ -113,6 +113,36 @@ def test_a_request_is_frozen_and_belongs_to_nobody_by_default() -> None:
         request.body = b""  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def request_with(content_type: str, body: bytes) -> RawRequest:
+    return RawRequest("POST", "/a b", {}, {}, Headers([(b"content-type", content_type.encode())]), body, None)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "text"),
+    [
+        ("text/plain", b"caf\xc3\xa9\xff", "café\ufffd"),
+        ("text/plain; Charset=ISO-8859-1", b"caf\xe9", "café"),
+        ("text/plain; charset=klingon", b"caf\xe9", "caf\ufffd"),
+        ("text/plain", b"\xef\xbb\xbfa", "a"),
+        ("", "é".encode("utf-16"), "é"),
+    ],
+)
+def test_text_of_a_request_is_in_the_charset_that_its_sender_names(content_type: str, body: bytes, text: str) -> None:
+    assert request_with(content_type, body).text == text
+
+
+def test_json_of_a_request_is_asked_for_whatever_its_type() -> None:
+    assert request_with("application/octet-stream", b'{"a": 1}').json() == {"a": 1}
+    with pytest.raises(ValueError, match="line 1"):
+        request_with("application/json", b"{").json()
+
+
+def test_a_url_is_as_it_was_sent_or_as_it_would_be() -> None:
+    assert request_with("", b"").url == "http:///a%20b"
+    sent = RawRequest("GET", "/b", {}, {}, Headers([(b"host", b"x:1")]), b"", None, None, "https", b"/%62", "q=%41")
+    assert sent.url == "https://x:1/%62?q=%41"
+
+
 def test_a_reply_has_its_defaults() -> None:
     assert Reply("x") == Reply(body="x", status=200, headers=None)
 

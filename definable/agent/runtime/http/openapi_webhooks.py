@@ -64,7 +64,7 @@ def responses(webhook: Webhook) -> dict[str, Any]:
         accepted = {"202": json_answer("Accepted, to be handled later.", Accepted) | {"headers": LOCATION}}
         if webhook.dedupe is not None:
             accepted["200"] = json_answer("Accepted before.", Acknowledged)
-        return accepted | problems([400, 408, 413])
+        return accepted | problems([400, 408, 413, 415])
     done = json_answer("Handled: what came of it.", WebhookRun, Acknowledged)
     done["content"]["application/json"]["schema"]["anyOf"].append({"description": "What the handler returned."})
-    return {"200": done, "default": OWN_REPLY} | problems([400, 404, 408, 409, 413, 502, 504])
+    return {"200": done, "default": OWN_REPLY} | problems([400, 404, 408, 409, 413, 415, 502, 504])

@@ -8,9 +8,13 @@ from urllib.parse import parse_qsl, quote
 from definable.agent.auth.base import AuthContext
 from definable.agent.trigger.headers import UndecodedHeaders
 
+from .content_coding import decoded
 from .problem import Problem
 from .server.asgi import WHOLE_BODY, Message, Receive, Scope
 from .unfinished_bodies import UnfinishedBodies, UnfinishedBody
+
+MAX_QUERY = 1_000
+"""Parameters of a query."""
 
 NO_QUERY: Mapping[str, str] = {}
 
@@ -55,9 +59,17 @@ class Request:
 
     @property
     def query(self) -> Mapping[str, str]:
-        """Query parameters; of a repeated one, the last."""
+        """Query parameters; of a repeated one, the last.
+
+        Raises:
+            Problem: 400, there are too many.
+        """
         query: bytes = self.scope["query_string"]
-        return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else NO_QUERY
+        if not query:
+            return NO_QUERY
+        if query.count(b"&") >= MAX_QUERY:
+            raise Problem(400, f"the query has more than {MAX_QUERY:,} parameters")
+        return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
 
     @property
     def client(self) -> tuple[str, int] | None:
@@ -122,6 +134,24 @@ class Request:
             raise too_large(limit)
         with self._bodies.reading() as unfinished:
             body = self._body = await self._read(limit, unfinished)
+        return body
+
+    async def content(self, limit: int) -> bytes:
+        """The whole body, decompressed where it was sent with a `Content-Encoding`.
+
+        Args:
+            limit: Bytes it may have, on its way and decompressed.
+
+        Raises:
+            Problem: As `body`; 415 when the coding is not understood, 400 when the body is not what it says.
+            ClientGone: The client went away.
+        """
+        body = self.body_at_once(limit)
+        if body is None:
+            body = await self.body(limit)
+        for name, _ in self.scope["headers"]:
+            if name == b"content-encoding":
+                return decoded(self.header(name), body, limit)
         return body
 
     async def gone(self) -> None:

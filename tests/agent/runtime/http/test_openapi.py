@@ -137,9 +137,9 @@ STATUSES = {
     "follow_run": "200 204 400 404 413",
     "show_session": "200 404",
     "forget_session": "204 404",
-    "post_orders_shop": "200 400 404 408 409 413 502 504 default",
-    "put_orders_shop": "200 202 400 408 413",
-    "post_later": "202 400 408 413",
+    "post_orders_shop": "200 400 404 408 409 413 415 502 504 default",
+    "put_orders_shop": "200 202 400 408 413 415",
+    "post_later": "202 400 408 413 415",
 }
 
 

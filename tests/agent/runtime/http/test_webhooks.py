@@ -18,6 +18,10 @@ from definable.model import OfflineModel
 
 pytestmark = pytest.mark.anyio
 
+BIG = {"a": "\x00", "b": 1e99, "c": 123456789012345678901234567890}
+
+PART = b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\n\r\n'
+
 
 @pytest.mark.parametrize("respond", ["wait", "accept"])
 async def test_a_handler_gets_the_whole_request(serve: Serve, respond: Any) -> None:
@@ -38,7 +42,10 @@ async def test_a_handler_gets_the_whole_request(serve: Serve, respond: Any) -> N
     assert raw is not None
     assert (raw.method, raw.path) == ("POST", "/github/ann/my repo.git")
     assert raw.path_params == {"owner": "ann", "repo": "my repo"}
-    assert raw.query == {"ref": "c", "empty": ""}
+    assert raw.query == raw.query_params == {"ref": "c", "empty": ""}
+    assert raw.query_string == "ref=a%26b&ref=c&empty="
+    assert raw.url == f"http://127.0.0.1:{port}/github/ann/my%20repo.git?ref=a%26b&ref=c&empty="
+    assert (raw.text, raw.json()) == ('{"x": [1, "é"]}', event.body)
     assert raw.body == b'{"x": [1, "\xc3\xa9"]}'
     assert raw.headers["host"] == f"127.0.0.1:{port}"
     assert raw.client is not None
@@ -86,13 +93,43 @@ async def test_paths_of_several_webhooks_that_fit_are_told_apart_by_method(serve
         ("application/x-www-form-urlencoded", b'{"a": 1}', {"a": 1}),
         ("application/x-www-form-urlencoded", b"{a=1", {"{a": "1"}),
         ("application/x-www-form-urlencoded", b"1", {"1": ""}),
-        ("text/plain; charset=utf-8", b"\xc3\xa9\xff", "é\ufffd"),
-        ("text/plain", b'{"a": 1}', '{"a": 1}'),
-        ("application/octet-stream", b"[1]", b"[1]"),
-        ("application/octet-stream", b"\x00\xff", b"\x00\xff"),
-        (None, b"plain", b"plain"),
+        ("text/plain; charset=utf-8", b"\xc3\xa9\xff", None),
+        ("text/plain", b'{"a": 1}', {"a": 1}),
+        ("text/plain; charset=UTF-8", b" \n[1, 2]", [1, 2]),
+        ("text/plain", b'{"a": 1', None),
+        ("text/plain", b"5", None),
+        ("application/octet-stream", b"[1]", None),
+        ("application/octet-stream", b"\x00\xff", None),
+        ("application/xml", b"<a/>", None),
+        (None, b"plain", None),
         (None, b' {"a": 1}', {"a": 1}),
-        (None, b"[NaN", b"[NaN"),
+        (None, b"[NaN", None),
+        ("text/json", b'{"a": 1}', {"a": 1}),
+        ("application/csp-report", b'{"a": 1}', {"a": 1}),
+        ("application/json, application/json", b'{"a": 1}', {"a": 1}),
+        ("application/json", b'{"a": "\\u0000", "b": 1e99, "c": 123456789012345678901234567890}', BIG),
+        # --- charsets
+        ("application/json", b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+        (None, b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+        ("application/json", '{"a": "é"}'.encode("utf-16"), {"a": "é"}),
+        ("application/json; charset=utf-16", '{"a": "é"}'.encode("utf-16"), {"a": "é"}),
+        ("application/json; charset=ISO-8859-1", b'{"a": "\xe9"}', {"a": "é"}),
+        ('application/json; charset="windows-1252"', b'{"a": "\x80"}', {"a": "€"}),
+        ("text/plain; charset=iso-8859-1", b'{"a": "\xe9"}', {"a": "é"}),
+        ("application/x-www-form-urlencoded; charset=ISO-8859-1", b"a=Andr%E9&b=\xe9", {"a": "André", "b": "é"}),
+        ("application/x-www-form-urlencoded", b"a=%80&charset=windows-1252", {"a": "€", "charset": "windows-1252"}),
+        ("application/x-www-form-urlencoded", b"_charset_=euc-kr&a=%B0%A1", {"_charset_": "euc-kr", "a": "가"}),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\ncontent-disposition: form-data; name="a"\r\n'
+            b"content-type: text/plain; charset=iso-8859-1\r\n\r\ncaf\xe9\r\n--x--\r\n",
+            {"a": "café"},
+        ),
+        # --- a form that holds JSON: GitHub, Slack
+        ("application/x-www-form-urlencoded", b"payload=%7B%22a%22%3A+1%7D", {"a": 1}),
+        ("application/x-www-form-urlencoded", b"payload=text", {"payload": "text"}),
+        ("application/x-www-form-urlencoded", b"payload=%7B&", {"payload": "{"}),
+        ("application/x-www-form-urlencoded", b"payload=%7B%7D&a=1", {"payload": "{}", "a": "1"}),
         (
             "multipart/form-data; boundary=x",
             b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\n\xc3\xa9\r\n'
@@ -120,10 +157,25 @@ async def test_bodies_are_parsed_by_their_type(
     [
         ("application/json", b"{"),
         ("application/json", b'{"a": Infinity}'),
+        ("application/json", b'{"a": [1e400]}'),
+        ("application/json", b'{"a": [[-1' + b"0" * 400 + b".5]]}"),
+        ("application/json", b'{"a": "hi \\ud83d"}'),
+        ("application/json", b'{"a": "\\ude00 hi"}'),
+        ("application/json", b"[" * 100_000),
+        ("application/json; charset=utf-16", b'{"a"}'),
+        ("application/json; charset=utf-8", b'{"a": "\xe9"}'),
+        ("application/x-www-form-urlencoded", b"a=Andr%E9"),
+        ("application/x-www-form-urlencoded", b"a=%ED%A0%80"),
+        ("application/x-www-form-urlencoded; charset=utf-8", b"a=%E9&charset=iso-8859-1"),
+        ("application/x-www-form-urlencoded", b"a=%E9&charset=punycode"),
         ("application/problem+json", b"\xff"),
         ("multipart/form-data; boundary=x", b"--x\r\nno end"),
         ("multipart/form-data", b"--x--"),
-        ("multipart/form-data; boundary=x", b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\n\r\n' * 1001),
+        ("multipart/form-data; boundary=" + "x" * 71, b"--" + b"x" * 71 + b"--"),
+        ("multipart/form-data; boundary=x", b"--x\r\ncontent-disposition: form-data\r\n\r\n1\r\n--x--"),
+        ("multipart/form-data; boundary=x", b"--x\r\n" + b"a: b\r\n" * 17 + PART[5:] + b"--x--"),
+        ("multipart/form-data; boundary=x", b"--x\r\na: " + b"b" * 8_192 + b"\r\n" + PART[5:] + b"--x--"),
+        ("multipart/form-data; boundary=x", b"--xy" + PART[3:] + b"--x--"),
     ],
 )
 async def test_a_body_that_is_not_what_it_says_is_a_400(respond: Any, content_type: str, body: bytes) -> None:
@@ -132,6 +184,44 @@ async def test_a_body_that_is_not_what_it_says_is_a_400(respond: Any, content_ty
         response = await client.post("/hook", content=body, headers={"content-type": content_type})
         assert_problem(response, 400)
     assert handler.events == []
+
+
+@pytest.mark.parametrize("respond", ["wait", "accept"])
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/x-www-form-urlencoded", b"&".join(b"f%d=" % number for number in range(1_001))),
+        ("multipart/form-data; boundary=x", PART * 1_001 + b"--x--"),
+    ],
+    ids=["urlencoded", "multipart"],
+)
+async def test_a_form_with_more_than_a_thousand_fields_is_a_413(respond: Any, content_type: str, body: bytes) -> None:
+    handler = Recorder()
+    async with serve_ourselves(agent_with(Webhook("/hook", respond=respond), handler)) as client:
+        response = await client.post("/hook", content=body, headers={"content-type": content_type})
+        assert_problem(response, 413)
+        assert "more than 1,000" in response.json()["detail"]
+    assert handler.events == []
+
+
+@pytest.mark.parametrize("path", ["/hook", "/run"])
+@pytest.mark.parametrize("charset", ["klingon", "punycode", "unicode_escape", "hex", "x" * 100])
+async def test_a_charset_that_is_not_known_is_a_415_that_names_it(path: str, charset: str) -> None:
+    handler = Recorder()
+    async with serve_ourselves(agent_with(Webhook("/hook"), handler)) as client:
+        headers = {"content-type": f"application/json; charset={charset}"}
+        response = await client.post(path, content=b'{"input": "hi"}', headers=headers)
+        assert_problem(response, 415)
+        assert charset[:50] in response.json()["detail"]
+    assert handler.events == []
+
+
+async def test_a_query_with_more_than_a_thousand_parameters_is_a_400(serve: Serve) -> None:
+    handler = Recorder()
+    async with serve(agent_with(Webhook("/hook"), handler)) as client:
+        assert (await client.post(f"/hook?{'a=1&' * 999}a=2")).status_code == 200
+        assert_problem(await client.post(f"/hook?{'a=1&' * 1_000}a=2"), 400)
+    assert len(handler.events) == 1
 
 
 # --- how large and how slow

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from definable.agent.run_event import RunEvent
 from definable.agent.run_stream import RunStream, follow_run
 from definable.agent.runner import RunRequest
-from definable.agent.runtime.http.body import is_json, json_value, media_type
+from definable.agent.runtime.http.body import json_value, media_and_charset
 from definable.agent.runtime.http.disconnect import hangup_watch, until_gone
 from definable.agent.runtime.http.documents import record_document, run_document
 from definable.agent.runtime.http.problem import Problem
@@ -23,6 +23,7 @@ from definable.agent.runtime.http.sse import KEEP_ALIVE, MEDIA_TYPE, send_events
 from definable.agent.runtime.intake import Intake
 from definable.agent.runtime.run_registry import RunRegistry
 from definable.agent.session.base import SessionStore
+from definable.agent.trigger.content import is_json
 from definable.errors import SessionNotFound
 
 from .base import Sendable, acting_user, may_go_on
@@ -57,13 +58,11 @@ class RunEndpoint:
     sessions: SessionStore
 
     async def __call__(self, request: Request) -> Sendable:
-        media = media_type(request.content_type)
+        media, charset = media_and_charset(request.content_type)
         if media and not is_json(media):
             raise Problem(415, f"the body must be application/json, not {media}")
-        body = request.body_at_once(MAX_RUN_BODY)
-        if body is None:
-            body = await request.body(MAX_RUN_BODY)
-        run = run_request(run_body(body), request)
+        body = await request.content(MAX_RUN_BODY)
+        run = run_request(run_body(body, charset), request)
         if run.session_id is not None:
             await self._check_session(request, run, run.session_id)
         if prefers_async(request):
@@ -150,14 +149,14 @@ def run_request(body: RunBody, request: Request) -> RunRequest:
     return RunRequest(body.input, body.session_id, user_id, body.metadata, None, request.headers)
 
 
-def run_body(body: bytes) -> RunBody:
+def run_body(body: bytes, charset: str | None = None) -> RunBody:
     """The validated body of `POST /run`.
 
     Raises:
         Problem: 400 when it is not JSON, 422 with the names of the fields that are wrong.
     """
     try:
-        return RunBody.model_validate(json_value(body))
+        return RunBody.model_validate(json_value(body, charset))
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
     errors = [{"field": ".".join(map(str, each["loc"])) or "body", "message": each["msg"]} for each in details]

@@ -30,9 +30,7 @@ class WebhookEndpoint:
     intake: Intake
 
     async def __call__(self, request: Request) -> Sendable:
-        body = request.body_at_once(self.webhook.max_body)
-        if body is None:
-            body = await request.body(self.webhook.max_body)
+        body = await request.content(self.webhook.max_body)
         event = webhook_event(self.webhook, request, body)
         user_id = None if request.auth is None else request.auth.user_id
         if self.webhook.respond == "accept":
@@ -73,6 +71,16 @@ def webhook_event(webhook: Webhook, request: Request, body: bytes) -> TriggerEve
     headers: Any = request.headers  # decoded when the handler asks for them
     # By position: a class takes twice the time to be called by names.
     raw = RawRequest(
-        scope["method"], scope["path"], request.path_params, request.query, headers, body, request.client, request.auth
+        scope["method"],
+        scope["path"],
+        request.path_params,
+        request.query,
+        headers,
+        body,
+        request.client,
+        request.auth,
+        scope["scheme"],
+        scope.get("raw_path") or b"",
+        scope["query_string"].decode("latin-1"),
     )
     return TriggerEvent(parsed(request.content_type, body), headers, webhook.source, current_clock().now(), raw)

@@ -1,0 +1,105 @@
+"""Multipart forms (RFC 7578): pure, in linear time, and bounded in what a part's header may hold."""
+
+from __future__ import annotations
+
+from definable.agent.trigger.content import text_of
+
+from .problem import Problem
+
+MAX_PARTS = 1_000
+"""Parts of a form."""
+
+MAX_BOUNDARY = 70
+"""Characters (RFC 2046, 5.1.1)."""
+
+MAX_PART_HEADER = 8 * 1024
+"""Bytes of all header lines of one part."""
+
+MAX_PART_LINES = 16
+"""Header lines of one part: three are defined (RFC 7578, 4.8)."""
+
+
+def multipart_fields(content_type: str, body: bytes) -> dict[str, str | bytes]:
+    """A multipart form's fields: text as strings, files as bytes; of a repeated one the last.
+
+    Raises:
+        Problem: 400, it is none; 413, it has more than `MAX_PARTS` parts.
+    """
+    fields: dict[str, str | bytes] = {}
+    for part in parts_of(boundary_of(content_type), body):
+        name, value = field_of(part)
+        fields[name] = value
+    return fields
+
+
+def boundary_of(content_type: str) -> bytes:
+    """What separates the parts.
+
+    Raises:
+        Problem: 400, the header names none, or one that is too long.
+    """
+    boundary = options(content_type).get("boundary", "")
+    if not 1 <= len(boundary) <= MAX_BOUNDARY:
+        raise malformed(f"its boundary must have 1 to {MAX_BOUNDARY} characters")
+    return boundary.encode("latin-1", "replace")
+
+
+def parts_of(boundary: bytes, body: bytes) -> list[bytes]:
+    """The parts, each from behind its boundary to before the next.
+
+    Raises:
+        Problem: 400, it does not begin or end as it should; 413, there are too many.
+    """
+    _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary, MAX_PARTS + 2)
+    end = next((number for number, part in enumerate(parts) if part.startswith(b"--")), None)
+    if (len(parts) if end is None else end) > MAX_PARTS:
+        raise Problem(413, f"the form has more than {MAX_PARTS:,} parts")
+    if end is None:
+        raise malformed("it has no end")
+    return parts[:end]
+
+
+def field_of(part: bytes) -> tuple[str, str | bytes]:
+    """A part's name and value.
+
+    Raises:
+        Problem: 400, its header is malformed or too large.
+    """
+    padding, begin, _ = part[: MAX_PART_HEADER + 2].partition(b"\r\n")
+    end = part.find(b"\r\n\r\n", len(padding), len(padding) + MAX_PART_HEADER)
+    if not begin or padding.strip(b" \t") or end < 0:
+        raise malformed(f"a part needs a header, of at most {MAX_PART_HEADER} bytes")
+    headers = part_headers(part[len(padding) + 2 : end])
+    disposition = options(headers.get("content-disposition", ""))
+    if "name" not in disposition:
+        raise malformed("a part has no name")
+    content = part[end + 4 :]
+    if "filename" in disposition:
+        return disposition["name"], content
+    return disposition["name"], text_of(headers.get("content-type", ""), content)
+
+
+def part_headers(lines: bytes) -> dict[str, str]:
+    """A part's header, by names in lower case.
+
+    Raises:
+        Problem: 400, it has too many lines.
+    """
+    found = lines.split(b"\r\n", MAX_PART_LINES)
+    if len(found) > MAX_PART_LINES:
+        raise malformed(f"a part has more than {MAX_PART_LINES} header lines")
+    pairs = (line.decode("utf-8", "replace").partition(":") for line in found)
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def options(header: str) -> dict[str, str]:
+    """The parameters of a header such as `Content-Disposition`."""
+    # Quart brings it along, so it is loaded where forms come in; an agent without HTTP never needs it.
+    from werkzeug.http import parse_options_header
+
+    return parse_options_header(header)[1]
+
+
+def malformed(why: str) -> Problem:
+    """The problem of a body that is no form."""
+    return Problem(400, f"the body is not a valid multipart form: {why}")
