@@ -26,6 +26,7 @@ from .limits import ServerLimits
 from .sockets import Address
 from .tls import handshake, negotiated
 from .transport import GONE, Transport
+from .websocket_message import MessageMemory
 
 
 class Client:
@@ -38,6 +39,7 @@ class Client:
         limits: The server's bounds.
         draining: Tells whether the server drains.
         clock: The event loop's, in seconds.
+        messages: What the messages of all WebSockets take.
         client: The peer's address.
         server: Our address.
     """
@@ -50,6 +52,7 @@ class Client:
         "_draining",
         "_head_due",
         "_limits",
+        "_messages",
         "_opening",
         "_server",
         "_sock",
@@ -65,6 +68,7 @@ class Client:
         draining: Callable[[], bool],
         clock: Callable[[], float],
         *,
+        messages: MessageMemory,
         client: Address,
         server: Address,
     ) -> None:
@@ -74,6 +78,7 @@ class Client:
         self._limits = limits
         self._draining = draining
         self._clock = clock
+        self._messages = messages
         self._client = client
         self._server = server
         self._head_due = clock() + limits.header_timeout
@@ -151,7 +156,13 @@ class Client:
     async def _speak(self, transport: Transport, speak: Callable[[Host], HTTPProtocol], data: bytes = b"") -> None:
         """One of hypercorn's protocols."""
         connection = self._connection = EngineConnection(
-            self._app, transport, self._limits, self._draining, speak=speak, head_due=self._head_due
+            self._app,
+            transport,
+            self._limits,
+            self._draining,
+            messages=self._messages,
+            speak=speak,
+            head_due=self._head_due,
         )
         await connection.run(data)
 

@@ -21,6 +21,7 @@ from .host import AppSend, Host, HTTPProtocol
 from .inbox import Inbox
 from .limits import ServerLimits
 from .transport import Transport
+from .websocket_message import MessageMemory
 
 log: logging.Logger = logging.getLogger("definable.http")
 
@@ -33,6 +34,7 @@ class EngineConnection:
         transport: The connection's bytes.
         limits: The server's bounds.
         draining: Tells whether the server drains.
+        messages: What the messages of all WebSockets take.
         speak: Makes the protocol.
         head_due: The time, on the event loop's clock, until which the first request head must have come.
     """
@@ -44,6 +46,7 @@ class EngineConnection:
         limits: ServerLimits,
         draining: Callable[[], bool],
         *,
+        messages: MessageMemory,
         speak: Callable[[Host], HTTPProtocol],
         head_due: float,
     ) -> None:
@@ -51,6 +54,8 @@ class EngineConnection:
         self._limits = limits
         self._draining = draining
         self._transport = transport
+        self.messages: MessageMemory = messages
+        """What the messages of all WebSockets take."""
         self._protocol = speak(self)
         self._farewell = Farewell(transport)
         self._exchanges = anyio.create_task_group()

@@ -87,6 +87,7 @@ class H1(H11Protocol):
             self.server,
             self.stream_send,
             STREAM_ID,
+            messages=self._host.messages,
         )
         self.stream = stream
         assert isinstance(self.connection, h11.Connection)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from .asgi import Message, Scope
+from .websocket_message import MessageMemory
 
 AppSend = Callable[[Message | None], Awaitable[None]]
 """Takes one application's messages into the protocol; None says that the application has ended."""
@@ -17,6 +18,11 @@ class Host(Protocol):
     @property
     def draining(self) -> bool:
         """Whether this connection must end with the exchange in progress."""
+        ...
+
+    @property
+    def messages(self) -> MessageMemory:
+        """What the messages of all WebSockets take."""
         ...
 
     async def write(self, data: bytes) -> None:

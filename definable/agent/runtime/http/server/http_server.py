@@ -23,6 +23,7 @@ from .hangups import ClientStream
 from .limits import ServerLimits
 from .overload import turn_away
 from .sockets import Address, Streams, streams
+from .websocket_message import MessageMemory
 
 log: logging.Logger = logging.getLogger("definable.http")
 
@@ -64,6 +65,7 @@ class HTTPServer:
         self._sockets = list(sockets)
         self._ssl_context = ssl_context
         self._limits = limits or ServerLimits()
+        self._messages = MessageMemory(self._limits.max_websocket_bytes)
         self._clients: set[Client] = set()
         self._unowned: set[socket.socket] = set()
         """Accepted, and no task has begun with them. An asyncio task that is cancelled before never begins: so all end
@@ -208,6 +210,7 @@ class HTTPServer:
                 self._limits,
                 self._is_draining,
                 self._streams.clock,
+                messages=self._messages,
                 client=address,
                 server=_address(sock.getsockname()),
             )

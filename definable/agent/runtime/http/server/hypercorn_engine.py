@@ -22,9 +22,6 @@ from .limits import ServerLimits
 NEVER = 2**62
 """Requests after which hypercorn would end a connection; ended in mid-use, an HTTP/2 one loses its other streams."""
 
-PING_INTERVAL = 20.0
-"""Seconds between two WebSocket pings, which keep proxies from dropping a quiet connection."""
-
 
 class EngineEvent:
     """hypercorn's idea of an event: it can be cleared, and setting it is awaited."""
@@ -94,7 +91,7 @@ def engine_config(limits: ServerLimits) -> Config:
     config.h2_max_concurrent_streams = limits.max_streams
     config.keep_alive_max_requests = NEVER
     config.websocket_max_message_size = limits.max_message_bytes
-    config.websocket_ping_interval = PING_INTERVAL
+    config.websocket_ping_interval = limits.ping_interval
     return config
 
 

@@ -28,6 +28,8 @@ class Inbox:
     def __init__(self) -> None:
         self._messages: deque[Message] = deque()
         self._size = 0
+        self._read = 0
+        """Bytes of the WebSocket message that was read last: the application has it until it asks for another."""
         self._end: Message | None = None
         self._changed = anyio.Event()
 
@@ -51,14 +53,24 @@ class Inbox:
             await self._changed.wait()
 
     async def get(self) -> Message:
-        """The next message, in order; after the last one the disconnect, each time it is asked for."""
+        """The next message, in order; after the last one the disconnect, each time it is asked for.
+
+        A WebSocket message counts as unread until the next one is asked for.
+        """
+        if self._read:
+            self._size -= self._read
+            self._read = 0
+            self._notify()
         while not self._messages:
             if self._end is not None:
                 await anyio.lowlevel.checkpoint()
                 return self._end
             await self._changed.wait()
         message = self._messages.popleft()
-        self._size -= _cost(message)
+        if message["type"] == "websocket.receive":
+            self._read = _cost(message)
+        else:
+            self._size -= _cost(message)
         self._notify()
         return message
 

@@ -39,7 +39,14 @@ class ServerLimits:
     """Concurrent requests on one HTTP/2 connection."""
 
     max_message_bytes: int = 16 * 1024 * 1024
-    """Bytes of one WebSocket message; more closes it with code 1009."""
+    """Bytes of one WebSocket message, inflated; more closes it with code 1009."""
+
+    max_websocket_bytes: int = 128 * 1024 * 1024
+    """Bytes that the unfinished and unread messages of all WebSockets take together, beyond 64 KiB of each; one more
+    message closes its connection with code 1013."""
+
+    ping_interval: float = 20.0
+    """Seconds until a WebSocket's first ping, and between two: they keep proxies from dropping a quiet connection."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

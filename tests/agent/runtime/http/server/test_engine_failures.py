@@ -17,6 +17,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request
 
 from definable.agent.runtime.http.server.transport import Transport
+from definable.agent.runtime.http.server.websocket import WebSocketStream
 
 pytestmark = pytest.mark.anyio
 
@@ -68,7 +69,7 @@ async def assert_serves_others(served: Any) -> None:
 
 
 async def test_what_a_client_sends_breaks_its_connection_alone(serving, breaks, caplog):
-    breaks(WSStream, "_handle_events")
+    breaks(WebSocketStream, "_handle_events")
     async with serving() as served, served.client() as client:
         await open_websocket(client)
         assert (await client.head()).status == 101
@@ -94,7 +95,7 @@ async def test_an_exchange_that_cannot_be_ended_ends_its_connection_alone(servin
 
 
 async def test_a_task_of_the_protocol_that_fails_ends_its_connection_alone(serving, breaks, caplog):
-    breaks(WSStream, "_send_pings")
+    breaks(WebSocketStream, "_send_pings")
     async with serving() as served, served.client() as client:
         await open_websocket(client)
         assert (await client.head()).status == 101

@@ -1,5 +1,8 @@
 """WebSockets over HTTP/1.1, driven by wsproto's client."""
 
+import struct
+import tracemalloc
+import zlib
 from contextlib import asynccontextmanager
 
 import anyio
@@ -17,6 +20,7 @@ from wsproto.events import (
     Request,
     TextMessage,
 )
+from wsproto.extensions import PerMessageDeflate
 
 from definable.agent.runtime.http.server import ServerLimits
 
@@ -33,10 +37,16 @@ class Client:
         await self.raw.send(self.connection.send(event))
 
     async def receive(self):
+        """What comes next, but for pings."""
+        while isinstance(event := await self.frame(), Ping):
+            pass
+        return event
+
+    async def frame(self):
         while not self.events:
             data = await self.raw.receive()
             self.connection.receive_data(data or None)
-            self.events.extend(event for event in self.connection.events() if not isinstance(event, Ping))
+            self.events.extend(self.connection.events())
         return self.events.pop(0)
 
 
@@ -174,3 +184,124 @@ async def test_an_accept_after_a_handshake_that_failed_is_not_heard(serving, cap
         await served.app.until(lambda: served.app.finished == 1)
         assert served.app.codes == [1006]
     assert not caplog.records
+
+
+def frame(payload, *, opcode=2, fin=True, compressed=False):
+    """A client's frame; the mask is zero, so that the payload stands there as it is."""
+    head = bytes([0x80 * fin | 0x40 * compressed | opcode])
+    size = len(payload)
+    length = (
+        bytes([0x80 | size])
+        if size < 126
+        else struct.pack("!BH" if size < 65536 else "!BQ", 254 + (size > 65535), size)
+    )
+    return head + length + bytes(4) + payload
+
+
+def deflated(data):
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+@asynccontextmanager
+async def connect_deflated(served):
+    async with served.client() as raw:
+        client = Client(raw)
+        client.connection = WSConnection(ConnectionType.CLIENT)
+        await client.send(Request(host="test", target="/ws", extensions=[PerMessageDeflate()]))
+        accepted = await client.receive()
+        assert [extension.name for extension in accepted.extensions] == ["permessage-deflate"]
+        yield client
+
+
+async def test_compressed_messages_come_back(serving):
+    async with serving() as served, connect_deflated(served) as client:
+        for text in ("grüezi", "", "x" * 300_000, "and again"):
+            await client.send(TextMessage(text))
+            back = ""
+            while True:
+                event = await client.receive()
+                back += event.data
+                if event.message_finished:
+                    break
+            assert back == text
+
+
+@pytest.mark.parametrize("fragments", [1, 3])
+async def test_a_compressed_message_is_not_inflated_beyond_the_limit(serving, fragments):
+    limit = 100_000
+    bomb = deflated(bytes(50_000_000))
+    pieces = [
+        bomb[start : start + len(bomb) // fragments + 1] for start in range(0, len(bomb), len(bomb) // fragments + 1)
+    ]
+    async with serving(limits=ServerLimits(max_message_bytes=limit)) as served, connect_deflated(served) as client:
+        await client.raw.send(frame(deflated(bytes(limit)), compressed=True))
+        back = 0
+        while back < limit:
+            back += len((await client.receive()).data)
+        tracemalloc.start()
+        try:
+            for number, piece in enumerate(pieces):
+                last = number == len(pieces) - 1
+                data = frame(piece, opcode=0 if number else 2, fin=last, compressed=not number)
+                await client.raw.send(data)
+            close = await client.receive()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert (close.code, close.reason) == (1009, f"messages have at most {limit} bytes")
+        assert peak < 20 * limit
+
+
+async def test_a_broken_frame_is_answered_with_the_code_that_says_so(serving):
+    async with serving() as served, connect(served) as client:
+        await client.receive()
+        await client.raw.send(frame(b"\xff\xfe", opcode=1))
+        assert (await client.receive()).code == 1007
+
+
+async def test_a_text_is_measured_in_bytes(serving):
+    async with serving(limits=ServerLimits(max_message_bytes=1000)) as served, connect(served) as client:
+        await client.receive()
+        await client.raw.send(frame(("ü" * 501).encode(), opcode=1))
+        assert (await client.receive()).code == 1009
+
+
+async def test_all_messages_that_nobody_reads_share_a_bound(serving, caplog):
+    limits = ServerLimits(max_message_bytes=300_000, max_websocket_bytes=500_000)
+    half = frame(bytes(290_000), fin=False)
+    async with serving(limits=limits) as served, connect(served) as first, connect(served) as second:
+        for client in (first, second):
+            await client.receive()
+            await client.raw.send(half)
+        async with connect(served) as third, connect(served) as small:
+            await third.receive()
+            await small.receive()
+            await third.raw.send(half)
+            close = await third.receive()
+            assert (close.code, close.reason) == (1013, "the server is out of memory for messages")
+            await small.send(TextMessage("still here"))
+            assert (await small.receive()).data == "still here"
+        await first.raw.send(frame(b"", opcode=0))
+        size = 0
+        while size < 290_000:
+            size += len((await first.receive()).data)
+        async with connect(served) as fourth:
+            await fourth.receive()
+            await fourth.send(BytesMessage(bytes(250_000)))
+            assert (await fourth.receive()).data
+    assert "1013" in caplog.text
+
+
+async def test_no_ping_comes_before_its_interval(serving):
+    async with serving() as served, connect(served) as client:
+        await client.receive()
+        await client.send(TextMessage("hello"))
+        assert (await client.frame()).data == "hello"
+
+
+async def test_a_quiet_connection_is_pinged(serving):
+    async with serving(limits=ServerLimits(ping_interval=0.05)) as served, connect(served) as client:
+        await client.receive()
+        for _ in range(2):
+            assert isinstance(await client.frame(), Ping)
