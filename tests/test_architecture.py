@@ -39,6 +39,7 @@ LAYERS = [
         "definable.agent.run_context",
         "definable.agent.run_output",
         "definable.agent.run_event",
+        "definable.agent.memory_size",
         "definable.agent.tools",
         "definable.agent.tool_schema",
         "definable.agent.tool_result",

@@ -39,3 +39,12 @@ class ServeOptions(TypedDict, total=False):
     max_memory_bodies: int | None
     """Bytes that all request bodies which are still coming in may hold together; one more is answered 503. Unless set
     64 MiB, or twice the largest `max_body` of a webhook if that is more."""
+    max_memory_queued: int
+    """Bytes that runs and webhooks which were accepted for later may hold in memory until they begin; beyond it a
+    request is answered 503. 256 MiB unless set."""
+    max_memory_runs: int
+    """Bytes that the outputs and events of recent runs may hold; beyond it the oldest are forgotten. 256 MiB unless
+    set."""
+    max_memory_answers: int
+    """Bytes of answers of 64 KiB and more that may be on their way to clients at once; beyond it a GET is answered 503.
+    256 MiB unless set."""

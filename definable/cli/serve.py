@@ -39,6 +39,9 @@ from .target import Target, load_target, program_directory
 @click.option("--max-concurrent-runs", type=int, help="Runs at once over HTTP; 10000 unless set.")
 @click.option("--max-connections", type=int, help="HTTP connections at once; 10000 unless set.")
 @click.option("--max-memory-bodies", type=int, help="Bytes of all unfinished request bodies; 64 MiB unless set.")
+@click.option("--max-memory-queued", type=int, help="Bytes that queued runs may hold; 268435456 unless set.")
+@click.option("--max-memory-runs", type=int, help="Bytes of what is remembered of runs; 268435456 unless set.")
+@click.option("--max-memory-answers", type=int, help="Bytes of large answers under way; 268435456 unless set.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Lines for people (unless set), or JSON.")
 @click.option("--log-level", type=click.Choice(LEVELS), help="The lowest level that is logged; info unless set.")
 def serve(

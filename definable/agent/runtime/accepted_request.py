@@ -1,16 +1,52 @@
-"""A webhook's event on its way through the event bus and back: JSON-able, since a bus may be more than memory. Pure."""
+"""What is accepted over HTTP on its way through the event bus and back: JSON-able, since a bus may be more than memory.
+
+Bodies travel as text, not as the values that they are parsed into: 1 MiB of JSON may be 25 MiB of values, and what is
+accepted may wait for long. Pure.
+"""
 
 from __future__ import annotations
 
+import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from typing import Any
 
 from definable.agent.auth.base import AuthContext
+from definable.agent.memory_size import OVERHEAD
+from definable.agent.runner import RunRequest
 from definable.agent.trigger.base import RawRequest, TriggerEvent
 from definable.agent.trigger.headers import Headers
 
 from .http.body import parsed
+
+MAX_PARSED = 1024
+"""Characters of JSON beyond which a body waits as text."""
+
+PARSED_FACTOR = 25
+"""Bytes that a character of JSON may hold once it is parsed: `{},` is a dict of 64 bytes and a reference."""
+
+
+def run_data(run: RunRequest) -> tuple[dict[str, Any], int]:
+    """What a delivery carries of a run that `POST /run` asks for, and how many bytes that holds in memory at most.
+
+    A large one is JSON in ASCII: a byte a character, where one emoji would make it four. A small one stays as it is, to
+    be read among dead letters.
+    """
+    asked = {"input": run.input, "session_id": run.session_id, "metadata": run.metadata}
+    text = json.dumps(asked, separators=(",", ":"))
+    if len(text) <= MAX_PARSED:
+        return {"body": asked}, OVERHEAD + len(text) * PARSED_FACTOR
+    return {"body_text": text}, OVERHEAD + len(text)
+
+
+def data_size(data: Mapping[str, Any]) -> int:
+    """Bytes that a waiting webhook holds in memory, about."""
+    request = data["request"]
+    return (
+        OVERHEAD * (2 + len(request["headers"]))
+        + len(request["body"])
+        + sum(len(name) + len(value) for name, value in request["headers"])
+    )
 
 
 def request_data(event: TriggerEvent) -> dict[str, Any]:

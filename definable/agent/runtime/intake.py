@@ -19,7 +19,7 @@ from definable.agent.trigger.base import Reply, TriggerEvent
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import EventBufferFull
 
-from .accepted_request import request_data
+from .accepted_request import data_size, request_data, run_data
 from .clock import current_clock
 from .dispatch import Dispatcher, Outcome
 from .run_registry import RunRecord, RunRegistry
@@ -61,17 +61,19 @@ class Intake:
         Raises:
             EventBufferFull: There is no room; nothing was accepted.
         """
-        body = {"input": run.input, "session_id": run.session_id, "metadata": run.metadata}
-        data = self._data(source, run.run_id, run.user_id) | {"body": body}
+        asked, size = run_data(run)
+        data = self._data(source, run.run_id, run.user_id) | asked
         if trace := trace_headers(run.headers):
             data["headers"] = trace
         self._check_room()
-        record = self._registry.queue(run, source)
+        record = self._registry.queue(run, source, size)
         try:
             await self._bus.publish(RUNS_KEY, data)
         except BaseException:
             self._registry.forget(record)
             raise
+        if self._bus.durable:
+            self._registry.release_memory(record)
         return record
 
     async def accept(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> str | Duplicate:
@@ -87,7 +89,7 @@ class Intake:
         key = await self._dedupe_key(webhook, event, user_id)
         data = self._data(event.source, run.run_id, user_id) | request_data(event) | {"dedupe_key": key}
         self._check_room()
-        record = self._registry.queue(run, event.source)
+        record = self._registry.queue(run, event.source, data_size(data))
         accepted = False
         try:
             accepted = await self._bus.publish(
@@ -96,6 +98,8 @@ class Intake:
         finally:
             if not accepted:
                 self._registry.forget(record)
+            elif self._bus.durable:
+                self._registry.release_memory(record)
         return run.run_id if accepted else Duplicate()
 
     def handle(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> Awaitable[Outcome]:

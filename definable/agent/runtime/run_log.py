@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import anyio
 
+from definable.agent.memory_size import event_size
 from definable.agent.run_event import Listener, RunEvent
 
 MAX_LOGGED = 10_000
 """Events that are kept of one run; the oldest are forgotten beyond it."""
+
+MAX_LOGGED_BYTES = 4 * 1024 * 1024
+"""Bytes of one run's events that are kept, its newest event in any case."""
 
 
 class RunLog:
@@ -17,12 +22,15 @@ class RunLog:
 
     Args:
         last_id: The number of the last event that an attempt before had.
+        on_growth: Is told how many bytes of events were added, or forgotten (negative).
     """
 
-    __slots__ = ("_changed", "_events", "ended", "last_id")
+    __slots__ = ("_bytes", "_changed", "_events", "_on_growth", "ended", "last_id")
 
-    def __init__(self, last_id: int = 0) -> None:
+    def __init__(self, last_id: int = 0, on_growth: Callable[[int], None] | None = None) -> None:
         self._events: deque[RunEvent] | tuple[RunEvent, ...] = ()  # most runs are never followed, and a deque is large
+        self._bytes = 0
+        self._on_growth = on_growth
         self.last_id: int = last_id
         """The number of the last event so far."""
         self.ended: bool = False
@@ -32,9 +40,10 @@ class RunLog:
     async def tell(self, event: RunEvent) -> None:
         """Keep an event; a run's listener."""
         if isinstance(self._events, tuple):
-            self._events = deque(self._events, MAX_LOGGED)
+            self._events = deque(self._events)
         self.last_id += 1
         self._events.append(event)
+        self._grow(event_size(event) - self._forget_oldest(self._events, event_size(event)))
         self._wake()
 
     def counted(self, listener: Listener) -> Listener:
@@ -50,6 +59,12 @@ class RunLog:
         """Forget all events but the last."""
         if self._events:
             self._events = (self._events[-1],)
+            self._grow(event_size(self._events[0]) - self._bytes)
+
+    def forget(self) -> None:
+        """Count for nothing more: the run is forgotten. Who follows it still has what there is."""
+        self._grow(-self._bytes)
+        self._on_growth = None
 
     def end(self, last: RunEvent | None = None) -> None:
         """There will be no more.
@@ -74,6 +89,18 @@ class RunLog:
         oldest = self.last_id - len(self._events) + 1
         number = max(last_id + 1, oldest)
         return number, self._events[number - oldest]
+
+    def _forget_oldest(self, events: deque[RunEvent], added: int) -> int:
+        """Forget what is beyond the bounds, and return its bytes."""
+        forgotten = 0
+        while len(events) > 1 and (len(events) > MAX_LOGGED or self._bytes + added - forgotten > MAX_LOGGED_BYTES):
+            forgotten += event_size(events.popleft())
+        return forgotten
+
+    def _grow(self, size: int) -> None:
+        self._bytes += size
+        if self._on_growth is not None and size:
+            self._on_growth(size)
 
     def _wake(self) -> None:
         if self._changed is not None:

@@ -6,21 +6,25 @@ Dispatch, `POST /run` and the interfaces start their runs here; `/runs` lists th
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import anyio
 
 from definable.agent.event_loop import Cancellable, cancel_scopes
 from definable.agent.isolation import Isolation
+from definable.agent.memory_size import output_size
 from definable.agent.run_event import Listener, RunEnded
 from definable.agent.run_output import RunOutput, RunStatus
 from definable.agent.runner import Runner, RunRequest
 from definable.errors import RunCancelled, RunError, ServeError
 
 from .clock import current_clock
+from .recent_runs import RecentRuns
 from .run_log import RunLog
+from .run_record import RunRecord as RunRecord
+from .settings import DEFAULT_MAX_MEMORY
 
 RUN = Isolation("a run")
 
@@ -35,31 +39,15 @@ MAX_RECENT_LOGS = 100
 """Ended runs whose events are remembered, beyond the last one."""
 
 
+Place: TypeAlias = tuple[int, int]
+"""Where a run stands in the list: 0 for queued ones, 1 for active, 2 for ended ones, and its place among them."""
+
+FIRST: Place = (0, sys.maxsize)
+"""Before all."""
+
+
 class TooManyRuns(ServeError):
-    """`max_concurrent_runs` are under way; try again later."""
-
-
-@dataclass(slots=True, eq=False)
-class RunRecord:
-    """A run that the service made or is making."""
-
-    run_id: str
-    source: str
-    session_id: str | None
-    user_id: str | None
-    created_at: float
-    """Unix seconds."""
-    status: RunStatus = RUNNING
-    output: RunOutput | None = None
-    """Of a run that completed."""
-    failure: Exception | None = None
-    """Why it failed, or was cancelled; without a traceback."""
-    log: RunLog = field(default_factory=RunLog)
-    """Its events, where somebody may ask for them later; at least its end."""
-    is_logged: bool = False
-    """Whether all of its events are logged."""
-    scope: Cancellable | None = None
-    """Around the run while it is under way."""
+    """`max_concurrent_runs` are under way, or those that wait hold `max_memory_queued`; try again later."""
 
 
 class RunRegistry:
@@ -70,37 +58,72 @@ class RunRegistry:
         max_concurrent: How many may be under way at once.
         others_help: Whether queued runs may be made by another process, which tells nobody: then the oldest are
             forgotten, where else a new one is refused.
+        max_queued_bytes: What queued runs may hold.
+        max_recent_bytes: What the outputs of ended runs and the logs of all may hold.
     """
 
-    def __init__(self, runner: Runner, max_concurrent: int, *, others_help: bool = False) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        max_concurrent: int,
+        *,
+        others_help: bool = False,
+        max_queued_bytes: int = DEFAULT_MAX_MEMORY,
+        max_recent_bytes: int = DEFAULT_MAX_MEMORY,
+    ) -> None:
         self._runner = runner
         self._others_help = others_help
         self._max_concurrent = max_concurrent
         self._places = anyio.Semaphore(max_concurrent, fast_acquire=True)
+        self._max_queued_bytes = max_queued_bytes
+        self._queued_bytes = 0
         self._queued: dict[str, RunRecord] = {}
         self._active: dict[str, RunRecord] = {}
-        self._recent: OrderedDict[str, RunRecord] = OrderedDict()
-        self._recent_logs: deque[RunLog] = deque()
+        self._recent = RecentRuns(max_recent_bytes)
+        self._last_place = 0
         self._new_scope: Callable[[], Cancellable] | None = None
 
-    def queue(self, request: RunRequest, source: str) -> RunRecord:
+    def queue(self, request: RunRequest, source: str, size: int = 0) -> RunRecord:
         """Note down a run that was accepted for later; its events will be logged.
 
+        Args:
+            request: What it is started with.
+            source: What it comes from.
+            size: Bytes that are held for it until it begins.
+
         Raises:
-            TooManyRuns: As many are queued as may be under way.
+            TooManyRuns: As many are queued as may be under way, or hold as much as they may.
         """
         if len(self._queued) >= self._max_concurrent and self._others_help:
             self.forget(next(iter(self._queued.values())))
         if len(self._queued) >= self._max_concurrent:
             raise TooManyRuns(f"{self._max_concurrent} runs wait already (max_concurrent_runs)")
-        record = self._queued[request.run_id] = self._record(request, source, QUEUED)
-        record.is_logged = True
+        if self._queued_bytes + size > self._max_queued_bytes:
+            raise TooManyRuns(f"runs that wait hold {self._queued_bytes} bytes already (max_memory_queued)")
+        record = self._record(request, source, QUEUED)
+        record.is_logged, record.size = True, size
+        record.log = RunLog(on_growth=self._recent.grow)
+        self._queued[request.run_id] = self._placed(record)
+        self._queued_bytes += size
         return record
+
+    def release_memory(self, record: RunRecord) -> None:
+        """What was held for a queued run is held elsewhere, on disk or by a broker."""
+        if self._queued.get(record.run_id) is record:
+            self._queued_bytes -= record.size
+            record.size = 0
 
     def forget(self, record: RunRecord) -> None:
         """Forget a queued run: it was not accepted after all, or ended without a run."""
-        self._queued.pop(record.run_id, None)
+        self._unqueue(record.run_id)
         record.log.end()
+
+    def _unqueue(self, run_id: str) -> RunRecord | None:
+        record = self._queued.pop(run_id, None)
+        if record is not None:
+            self._queued_bytes -= record.size
+            record.size = 0
+        return record
 
     def let_go(self) -> None:
         """Keep nobody who follows a queued run that another process may make: a stop would wait for its end."""
@@ -109,7 +132,7 @@ class RunRegistry:
 
     def end_queued(self, run_id: str, failure: Exception | None = None) -> None:
         """A promised run will not be made, if it is queued still: its handler failed, or asked for none."""
-        record = self._queued.pop(run_id, None)
+        record = self._unqueue(run_id)
         if record is None:
             return
         if record.status is QUEUED:
@@ -142,7 +165,7 @@ class RunRegistry:
         """
         if not self._takes_place():
             await self._wait_for_place(wait)
-        record = self._queued.pop(request.run_id, None) or self._record(request, source, RUNNING)
+        record = self._unqueue(request.run_id) or self._record(request, source, RUNNING)
         try:
             self._begin(record, request)
             with self._scope_of(record), RUN:
@@ -188,7 +211,22 @@ class RunRegistry:
 
     def records(self) -> Sequence[RunRecord]:
         """Queued runs, then active, then recent ones, each newest first."""
-        return (*reversed(self._queued.values()), *reversed(self._active.values()), *reversed(self._recent.values()))
+        return tuple(record for _, record in self.listed())
+
+    def listed(self, after: Place = FIRST) -> Iterator[tuple[Place, RunRecord]]:
+        """The records as `records` has them, each with its place.
+
+        A run changes its place when it begins and when it ends, only ever towards the end of the list: who goes through
+        the list in pieces may meet a run twice, and misses none.
+
+        Args:
+            after: Begin after this place.
+        """
+        groups = (reversed(self._queued.values()), reversed(self._active.values()), self._recent.newest_first())
+        for number, group in enumerate(groups):
+            for record in group if number >= after[0] else ():
+                if number > after[0] or record.place < after[1]:
+                    yield (number, record.place), record
 
     @property
     def active_count(self) -> int:
@@ -203,10 +241,12 @@ class RunRegistry:
             raise cancellation(record)
         record.status = RUNNING
         record.user_id, record.session_id = request.user_id, request.session_id
-        before = self._recent.pop(record.run_id, None)  # a retry takes the place of the attempt before it
+        before = self._recent.pop(record.run_id)  # a retry takes the place of the attempt before it
         if before is not None and before.is_logged:  # who follows has its events, and was told of its failure
-            record.is_logged, record.log = True, RunLog(before.log.last_id + (before.output is None))
-        self._active[record.run_id] = record
+            last_id = before.log.last_id + (before.output is None)
+            before.log.forget()
+            record.is_logged, record.log = True, RunLog(last_id, self._recent.grow)
+        self._active[record.run_id] = self._placed(record)
 
     def _scope_of(self, record: RunRecord) -> Cancellable:
         if self._new_scope is None:
@@ -229,13 +269,12 @@ class RunRegistry:
 
     def _keep(self, record: RunRecord, last: RunEnded | None = None) -> None:
         record.log.end(last)
-        self._recent[record.run_id] = record
-        if len(self._recent) > MAX_RECENT_RUNS:
-            self._recent.popitem(last=False)
-        if record.is_logged:
-            self._recent_logs.append(record.log)
-            if len(self._recent_logs) > MAX_RECENT_LOGS:
-                self._recent_logs.popleft().shrink()
+        size = 0 if record.output is None else output_size(record.output)
+        self._recent.add(self._placed(record), size, max_runs=MAX_RECENT_RUNS, max_logs=MAX_RECENT_LOGS)
+
+    def _placed(self, record: RunRecord) -> RunRecord:
+        self._last_place = record.place = self._last_place + 1
+        return record
 
 
 def cancellation(record: RunRecord) -> RunCancelled:

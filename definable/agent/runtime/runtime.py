@@ -86,7 +86,11 @@ class AgentRuntime:
         self.triggers: TriggerTable = TriggerTable(with_webhooks(agent.triggers, interfaces))
         self.bus: EventBus = MemoryBus(self.settings.event_buffer) if agent.bus is None else agent.bus
         self.registry: RunRegistry = RunRegistry(
-            agent.runner, self.settings.max_concurrent_runs, others_help=self.bus.shared
+            agent.runner,
+            self.settings.max_concurrent_runs,
+            others_help=self.bus.shared,
+            max_queued_bytes=self.settings.max_memory_queued,
+            max_recent_bytes=self.settings.max_memory_runs,
         )
         self.dispatcher: Dispatcher = Dispatcher(self.registry)
         self.supervisors: list[Supervisor] = supervised(

@@ -10,6 +10,20 @@ from dataclasses import dataclass
 from definable.agent.bus.memory import DEFAULT_BUFFER
 from definable.errors import ConfigurationError
 
+DEFAULT_MAX_MEMORY = 256 * 1024 * 1024
+"""Bytes of each of the `max_memory_...` bounds."""
+
+LIMITS = (
+    "event_buffer",
+    "event_workers",
+    "max_concurrent_runs",
+    "max_connections",
+    "max_memory_queued",
+    "max_memory_runs",
+    "max_memory_answers",
+)
+"""Options that are a number of at least 1."""
+
 DEFAULT_WORKERS = 100
 """Deliveries that are handled at once: handlers wait for models most of their time."""
 
@@ -36,6 +50,9 @@ class ServeSettings:
     max_concurrent_runs: int = 10_000
     max_connections: int = 10_000
     max_memory_bodies: int | None = None
+    max_memory_queued: int = DEFAULT_MAX_MEMORY
+    max_memory_runs: int = DEFAULT_MAX_MEMORY
+    max_memory_answers: int = DEFAULT_MAX_MEMORY
     sockets: Sequence[socket.socket] = ()
     """Listening sockets in place of those that `host` and `port` name; closed with the server. Not an option of
     `serve`: in development mode a parent keeps them over restarts."""
@@ -43,7 +60,7 @@ class ServeSettings:
     def __post_init__(self) -> None:
         if not isinstance(self.host, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"host={self.host!r}: an address or a host's name, such as '127.0.0.1'")
-        for name in ("port", "event_buffer", "event_workers", "max_concurrent_runs", "max_connections"):
+        for name in ("port", *LIMITS):
             if not isinstance(getattr(self, name), int):  # say the text of an environment variable
                 raise ConfigurationError(f"{name}={getattr(self, name)!r}: a whole number, such as int(...) of it")
         if not isinstance(self.shutdown_timeout, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -52,7 +69,7 @@ class ServeSettings:
             raise ConfigurationError(f"port={self.port!r}: 1 to 65535, or 0 for a free one")
         if not self.shutdown_timeout >= 0:
             raise ConfigurationError(f"shutdown_timeout={self.shutdown_timeout!r}: seconds, 0 or more")
-        for limit in ("event_buffer", "event_workers", "max_concurrent_runs", "max_connections"):
+        for limit in LIMITS:
             if getattr(self, limit) < 1:
                 raise ConfigurationError(f"{limit}={getattr(self, limit)!r}: at least 1")
         self._check_memory("max_memory_bodies")

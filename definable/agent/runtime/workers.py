@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -240,14 +241,16 @@ def source_kind(trigger: BaseTrigger) -> str:
 def event_of(trigger: BaseTrigger, delivery: Delivery) -> TriggerEvent:
     """The event that a delivery carries."""
     data: Mapping[str, Any] = delivery.data
-    body, timestamp, headers, raw = data.get("body"), data.get("timestamp"), None, None
+    timestamp, headers, raw = data.get("timestamp"), None, None
     if "request" in data:
         body, raw = accepted_request(data)
         headers = raw.headers
-    elif "headers" in data:
+    elif "body_text" in data:
+        body = json.loads(data["body_text"])
+    else:  # a copy: other triggers and later attempts get the same data
+        body = own_body(data.get("body"))
+    if headers is None and "headers" in data:
         headers = Headers(data["headers"])
-    if body:  # a copy: other triggers and later attempts get the same data
-        body = own_body(body)
     return TriggerEvent(
         body=body,
         headers=headers,

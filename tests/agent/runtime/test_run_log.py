@@ -11,6 +11,7 @@ import pytest
 from definable.agent import Agent, RunContext
 from definable.agent.run_event import TextDelta
 from definable.agent.runner import RunRequest
+from definable.agent.runtime import run_log
 from definable.agent.runtime.run_log import RunLog
 from definable.agent.runtime.run_registry import RunRegistry, without_traceback
 from definable.errors import ModelRateLimitError
@@ -140,3 +141,27 @@ class Demanding(Exception):
 )
 async def test_an_error_keeps_what_it_says(error: Exception) -> None:
     assert str(without_traceback(error)) == str(error)
+
+
+async def test_a_log_is_bounded_in_bytes_and_says_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_log, "MAX_LOGGED_BYTES", 3_000)
+    held: list[int] = []
+    log = RunLog(on_growth=held.append)
+    for number in range(10):
+        await log.tell(TextDelta(f"{number}" * 1_000))
+        assert 0 < sum(held) <= 3_000
+    assert await log.after(0) == (9, TextDelta("8" * 1_000))
+    await log.tell(TextDelta("x" * 10_000))  # the newest is kept in any case
+    assert await log.after(0) == (11, TextDelta("x" * 10_000))
+    assert sum(held) > 10_000
+    log.forget()
+    assert sum(held) == 0
+    assert await log.after(0) == (11, TextDelta("x" * 10_000))  # for those who follow it
+
+
+async def test_a_retry_counts_for_its_own_output_alone() -> None:
+    registry = RunRegistry(Agent("offline").runner, 10, max_recent_bytes=100_000)
+    for number in range(20):
+        await registry.run(RunRequest("x" * 30_000, run_id="same"), "test")
+        await registry.run(RunRequest("hi", run_id=f"{number}"), "test")
+    assert len(registry.records()) == 21

@@ -17,9 +17,18 @@ def test_has_its_defaults() -> None:
     assert (settings.certfile, settings.keyfile, settings.sockets) == (None, None, ())
     assert (settings.event_buffer, settings.event_workers) == (10_000, 100)
     assert (settings.max_concurrent_runs, settings.max_connections) == (10_000, 10_000)
+    assert {settings.max_memory_queued, settings.max_memory_runs, settings.max_memory_answers} == {2**28}
 
 
-LIMITS = ("event_buffer", "event_workers", "max_concurrent_runs", "max_connections")
+LIMITS = (
+    "event_buffer",
+    "event_workers",
+    "max_concurrent_runs",
+    "max_connections",
+    "max_memory_queued",
+    "max_memory_runs",
+    "max_memory_answers",
+)
 
 
 @pytest.mark.parametrize(

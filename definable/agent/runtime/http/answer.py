@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
+from .answer_memory import LARGE, AnswerMemory
 from .server.asgi import WHOLE_RESPONSE, Message, Scope, Send
 
 BODYLESS = frozenset({204, 304})
@@ -16,13 +17,15 @@ class Answer:
     Args:
         scope: The request's ASGI scope.
         send: Its ASGI `send`.
+        memory: Bounds what large answers hold.
     """
 
-    __slots__ = ("_scope", "_send", "started")
+    __slots__ = ("_scope", "_send", "memory", "started")
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, memory: AnswerMemory) -> None:
         self._scope = scope
         self._send = send
+        self.memory: AnswerMemory = memory
         self.started: bool = False
 
     def __call__(self, message: Message) -> Awaitable[None]:
@@ -37,7 +40,20 @@ class Answer:
             status: Its status.
             headers: Its headers, less the length, which is added.
             body: Its body; empty, where a response of this status has none.
+
+        Raises:
+            Problem: 503, the request may as well come again, and large answers to others hold too much.
         """
+        if len(body) >= LARGE:
+            return self._large(status, headers, body)
+        return self._sent(status, headers, body)
+
+    async def _large(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        refusable = self._scope["method"] in ("GET", "HEAD")  # what came of others was worked for, and is not lost
+        with self.memory.held(len(body), refusable=refusable):
+            await self._sent(status, headers, body)
+
+    def _sent(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Awaitable[None]:
         if WHOLE_RESPONSE in (self._scope.get("extensions") or ()) and self._scope["method"] != "HEAD":
             self.started = True
             return self._send({"type": WHOLE_RESPONSE, "status": status, "headers": headers, "body": body})

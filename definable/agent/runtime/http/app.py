@@ -13,9 +13,11 @@ from urllib.parse import unquote
 from definable.agent.auth.base import AuthProvider
 from definable.agent.isolation import Isolation, isolated
 from definable.agent.runtime.ledger import WorkLedger
+from definable.agent.runtime.settings import DEFAULT_MAX_MEMORY
 from definable.agent.trigger.webhook import DEFAULT_MAX_BODY
 
 from .answer import Answer
+from .answer_memory import AnswerMemory
 from .endpoints import Endpoint
 from .failure import RETRY_AFTER, is_worth_a_traceback, problem_of
 from .gatekeeper import admitted
@@ -69,6 +71,7 @@ class AgentApp:
         ledger: Counts the requests.
         draining: Whether a stop has begun.
         bodies: The unfinished bodies of all requests.
+        max_answer_bytes: What large answers that are on their way may hold.
     """
 
     def __init__(
@@ -79,8 +82,10 @@ class AgentApp:
         ledger: WorkLedger,
         draining: Callable[[], bool],
         bodies: UnfinishedBodies,
+        max_answer_bytes: int = DEFAULT_MAX_MEMORY,
     ) -> None:
         self._routes = routes
+        self._memory = AnswerMemory(max_answer_bytes)
         self._fallback = fallback
         self._guard = guard
         self._ledger = ledger
@@ -121,7 +126,7 @@ class AgentApp:
 
     async def _answer(self, guarded: Guarded, request: Request, send: Send, ledger: WorkLedger) -> None:
         """Answer a request to one of the agent's endpoints."""
-        answer = Answer(request.scope, send)
+        answer = Answer(request.scope, send, self._memory)
         with ledger.work("http") as work:
             try:
                 guard = guarded.guard()

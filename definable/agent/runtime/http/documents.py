@@ -49,6 +49,14 @@ def record_document(record: RunRecord) -> dict[str, Any]:
     return document
 
 
+def summary_document(record: RunRecord) -> dict[str, Any]:
+    """A run in a list: where it stands and what it cost, without what was said in it."""
+    document = record_document(record)
+    document.pop("content", None)
+    document.pop("tool_calls", None)
+    return document
+
+
 def failure_document(failure: Exception) -> dict[str, Any]:
     """Why a run has no output, as its caller may know it."""
     problem = problem_of(failure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .endpoints.run import RunBody
+from .endpoints.runs import DEFAULT_LIMIT, MAX_LIMIT, PLACE
 from .openapi_responses import LOCATION, json_answer, problems
 from .openapi_schemas import CompletedRun, Event, Health, Run, RunList, RunState, Session, reference
 from .sse import MEDIA_TYPE as EVENT_STREAM
@@ -35,6 +36,20 @@ LAST_EVENT_ID: dict[str, Any] = {
     "in": "header",
     "description": "The last event that the client has: those after it are sent.",
     "schema": {"type": "string", "pattern": "^[0-9]+$"},
+}
+
+LIMIT: dict[str, Any] = {
+    "name": "limit",
+    "in": "query",
+    "description": "How many runs are wanted at most.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+}
+
+AFTER: dict[str, Any] = {
+    "name": "after",
+    "in": "query",
+    "description": "The `next` of the page before.",
+    "schema": {"type": "string", "pattern": f"^{PLACE.pattern}$"},
 }
 
 PREFERENCE_APPLIED: dict[str, Any] = {
@@ -79,7 +94,10 @@ def list_runs() -> dict[str, Any]:
         "operationId": "list_runs",
         "tags": ["runs"],
         "summary": "List recent and active runs",
-        "responses": {"200": json_answer("The runs.", RunList)},
+        "description": "Queued runs, then active, then ended ones, each newest first. A run that goes on between two "
+        "pages may be in both; none is missed.",
+        "parameters": [LIMIT, AFTER],
+        "responses": {"200": json_answer("The runs.", RunList), **problems([422])},
     }
 
 

@@ -113,6 +113,26 @@ class RunState(Document):
     """Why it failed or was cancelled; absent where neither happened."""
 
 
+class RunSummary(Document):
+    """A run in a list: less what was said in it."""
+
+    run_id: str
+    session_id: str | None
+    user_id: str | None
+    status: RunStatus
+    source: str
+    """The endpoint, trigger or interface that started it."""
+    created_at: float
+    """Unix seconds."""
+    model: str | None = None
+    """The model that answered; like what follows, absent unless the run has ended well."""
+    usage: Usage | None = None
+    duration: float | None = None
+    """Seconds."""
+    problem: Problem | None = None
+    """Why it failed or was cancelled; absent where neither happened."""
+
+
 class Event(Document):
     """One server-sent event of a run."""
 
@@ -125,9 +145,11 @@ class Event(Document):
 
 
 class RunList(Document):
-    """The most recent runs that the caller may see: queued, active and ended ones, each newest first."""
+    """A page of the runs that the caller may see: queued, active and ended ones, each newest first."""
 
-    runs: list[CompletedRun | RunState]
+    runs: list[RunSummary]
+    next: str | None
+    """The `after` of the next page; null on the last one."""
 
 
 class Message(Document):
@@ -195,6 +217,7 @@ RESPONSES: tuple[type[Document], ...] = (
     Run,
     CompletedRun,
     RunState,
+    RunSummary,
     RunList,
     Event,
     Session,

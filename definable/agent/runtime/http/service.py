@@ -72,7 +72,9 @@ class HTTPService:
         self._ended = anyio.Event()
         self.quart = quart
         """The Quart application that serves everything but the agent's endpoints."""
-        self.app: AgentApp = AgentApp(routes, cast("ASGIApp", quart), guard, ledger, draining, bodies)
+        self.app: AgentApp = AgentApp(
+            routes, cast("ASGIApp", quart), guard, ledger, draining, bodies, settings.max_memory_answers
+        )
         """The ASGI application."""
 
     @contextmanager

@@ -11,10 +11,12 @@ from typing import Any, TypeAlias
 
 import anyio
 
+from definable.agent.memory_size import encoded_size
 from definable.agent.run_event import RunEnded, RunEvent, RunStarted, TextDelta, ToolCallEnded, ToolCallStarted
 from definable.agent.runtime.run_registry import RunRecord
 from definable.json_text import json_bytes
 
+from .answer import Answer
 from .documents import execution_document, failure_document, record_document, run_document
 from .problem import Problem
 from .server.asgi import Send
@@ -37,7 +39,7 @@ HEADERS = [
 ]
 
 
-async def send_events(send: Send, events: AsyncIterator[tuple[int, StreamedEvent]], last_id: int = 0) -> None:
+async def send_events(send: Answer, events: AsyncIterator[tuple[int, StreamedEvent]], last_id: int = 0) -> None:
     """Answer an ASGI request with a run's events; what they raise becomes the last event.
 
     Args:
@@ -49,19 +51,34 @@ async def send_events(send: Send, events: AsyncIterator[tuple[int, StreamedEvent
     await send({"type": "http.response.body", "body": b"", "more_body": True})  # a server may hold the head back for it
     more = True
     while more:
-        chunk = b": keep-alive\n\n"
+        event: StreamedEvent | None = None
         try:
             with anyio.move_on_after(KEEP_ALIVE):
                 last_id, event = await anext(events)
-                chunk = encoded(last_id, event)
         except StopAsyncIteration:
-            chunk, more = b"", False
+            more = False
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         except anyio.get_cancelled_exc_class():
             await send_last_word(send, last_id + 1)
             raise
         except Exception as error:
-            chunk, more = encoded_failure(last_id + 1, error), False
-        await send({"type": "http.response.body", "body": chunk, "more_body": more})
+            more = False
+            chunk = encoded_failure(last_id + 1, error)
+            await send({"type": "http.response.body", "body": chunk, "more_body": False})
+        else:
+            await send_event(send, last_id, event)
+
+
+async def send_event(send: Answer, number: int, event: StreamedEvent | None) -> None:
+    """Send one event, or a comment where there was none for a while.
+
+    A large one waits before it is encoded: each of those who follow a run would hold a copy of it until it is read.
+    """
+    if event is None:
+        await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
+        return
+    async with send.memory.waited_for(0 if isinstance(event, RunRecord) else encoded_size(event)):
+        await send({"type": "http.response.body", "body": encoded(number, event), "more_body": True})
 
 
 async def send_no_events(send: Send) -> None:

@@ -51,6 +51,7 @@ def record(**state: Any) -> RunRecord:
 async def test_the_schemas_are_those_of_the_documents() -> None:
     as_documented(openapi_schemas.Run, documents.run_document(OUTPUT))
     as_documented(openapi_schemas.CompletedRun, documents.record_document(record(output=OUTPUT)))
+    as_documented(openapi_schemas.RunSummary, documents.summary_document(record(output=OUTPUT)), absent={"problem"})
     as_documented(openapi_schemas.RunState, documents.record_document(record()), absent={"problem"})
     failed = record(status=RunStatus.FAILED, failure=ModelError("no"))
     as_documented(openapi_schemas.RunState, documents.record_document(failed))
@@ -155,6 +156,7 @@ async def test_what_is_answered_about_runs_and_sessions_is_documented() -> None:
             ("show_run", 200, "GET", path, {}),
             ("show_run", 404, "GET", "/runs/no", {}),
             ("list_runs", 200, "GET", "/runs", {}),
+            ("list_runs", 422, "GET", "/runs?limit=0", {}),
             ("cancel_run", 404, "DELETE", "/runs/no", {}),
             ("cancel_run", 409, "DELETE", path, {}),
             ("show_session", 200, "GET", f"/sessions/{session}", {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -283,9 +284,9 @@ async def test_events_of_a_retry_follow_those_of_the_attempt_that_failed(
 async def test_runs_are_listed_newest_first_and_bounded(serve: Serve) -> None:
     async with serve(Agent("offline")) as client:
         for number in range(105):
-            await client.post("/run", json={"input": str(number)})
+            await client.post("/run", json={"input": "hi", "session_id": str(number)})
         runs = (await client.get("/runs")).json()["runs"]
-    assert [run["content"] for run in runs] == [str(number) for number in range(104, 4, -1)]
+    assert [run["session_id"] for run in runs] == [str(number) for number in range(104, 4, -1)]
 
 
 async def test_a_run_that_nobody_knows_is_a_404(serve: Serve) -> None:
@@ -389,3 +390,124 @@ async def test_text_that_utf8_cannot_hold_breaks_no_answer(serve: Serve) -> None
         assert [name for _, name in await events_of(client, run_id)][-1] == "run_ended"
         assert (await client.post("/text")).text == "cut \ufffd"
         assert (await client.post("/json")).json() == ["cut \ufffd", None, "/w=="]
+
+
+async def pages_of(client: httpx2.AsyncClient, limit: int) -> list[list[str]]:
+    """The ids of all runs, page by page."""
+    pages: list[list[str]] = []
+    after: dict[str, str] = {}
+    while not pages or after:
+        document = (await client.get("/runs", params={"limit": limit, **after})).json()
+        pages.append([run["run_id"] for run in document["runs"]])
+        after = {} if document["next"] is None else {"after": document["next"]}
+    return pages
+
+
+async def test_runs_are_listed_in_pages_without_what_was_said_in_them(serve: Serve) -> None:
+    blocker, hold = Held(), Held("secret reply")
+    agent = Agent(OfflineModel(hold))
+    agent.on(EventTrigger("block"))(blocker)
+    async with serve(agent, event_workers=2) as client:
+        hold.go_on.set()
+        over = [(await client.post("/run", json={"input": "secret question"})).json()["run_id"] for _ in range(3)]
+        hold.go_on = anyio.Event()
+        agent.emit("block")
+        await blocker.until(lambda blocker: blocker.arrived == 1)
+        waiting = [await accepted(client) for _ in range(3)]  # one is begun, two are queued
+        await hold.until(lambda hold: hold.arrived == 4)
+        expected = [waiting[2], waiting[1], waiting[0], *reversed(over)]
+        for limit in (1, 2, 3, 5, 6, 7):
+            assert await pages_of(client, limit) == [expected[i : i + limit] for i in range(0, 6, limit)]
+        whole = await client.get("/runs")
+        assert (whole.json()["next"], "secret" in whole.text) == (None, False)
+        assert whole.json()["runs"][-1]["usage"]["output_tokens"] > 0
+        blocker.go_on.set()
+        hold.go_on.set()
+
+
+async def test_a_run_that_goes_on_between_two_pages_is_not_missed(serve: Serve) -> None:
+    hold = Held("done")
+    async with serve(Agent(OfflineModel(hold)), event_workers=1) as client:
+        ids = [await accepted(client) for _ in range(4)]
+        await hold.until(lambda hold: hold.arrived == 1)
+        first = (await client.get("/runs", params={"limit": 2})).json()
+        hold.go_on.set()
+        for run_id in ids:
+            await ended(client, run_id)
+        second = (await client.get("/runs", params={"limit": 10, "after": first["next"]})).json()
+        assert {run["run_id"] for page in (first, second) for run in page["runs"]} == set(ids)
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=1001", "limit=-1", "limit=", "limit=x", "limit=%D9%A3", "limit=1e2", f"limit={9:09999}"]
+)
+async def test_a_limit_that_is_none_is_a_422(query: str) -> None:
+    async with serve_ourselves(Agent("offline")) as client:
+        document = assert_problem(await client.get(f"/runs?{query}"), 422)
+        assert document["errors"][0]["field"] == "limit"
+
+
+@pytest.mark.parametrize("after", ["", "x", "3.1", "0.-1", "1", "run_1", "0.\u0663", "0." + "9" * 30])
+async def test_an_after_that_no_page_has_named_is_a_422(after: str) -> None:
+    async with serve_ourselves(Agent("offline")) as client:
+        document = assert_problem(await client.get("/runs", params={"after": after}), 422)
+        assert document["errors"][0]["field"] == "after"
+
+
+async def test_what_waits_is_bounded_in_bytes_and_nothing_is_lost(serve: Serve) -> None:
+    blocker = Held()
+    agent = Agent("offline")
+    agent.on(EventTrigger("block"))(blocker)
+    hooked: list[int] = []
+    agent.on(Webhook("/later", respond="accept"))(lambda event: hooked.append(len(event.raw.body)))
+    async with serve(agent, event_workers=1, max_memory_queued=2_000_000) as client:
+        agent.emit("block")
+        await blocker.until(lambda blocker: blocker.arrived == 1)
+        body = {"input": "x" * 600_000, "metadata": {"a": []}}
+        ids = [await accepted(client, **body) for _ in range(3)]
+        for response in (
+            await client.post("/run", json=body, headers={"prefer": "respond-async"}),
+            await client.post("/later", content=b"x" * 600_000),
+        ):
+            assert_problem(response, 503)
+            assert response.headers["retry-after"] == "1"
+        assert (await client.post("/run", json=body)).status_code == 200  # who waits holds his own
+        blocker.go_on.set()
+        for run_id in ids:
+            assert len((await ended(client, run_id))["content"]) == 600_000
+        assert (await client.post("/later", content=b"x" * 600_000)).status_code == 202  # there is room again
+        while hooked != [600_000]:
+            await anyio.sleep(0.005)
+
+
+async def test_what_is_remembered_of_runs_is_bounded_in_bytes(serve: Serve) -> None:
+    async with serve(Agent("offline"), max_memory_runs=1_000_000) as client:
+        ids = [(await client.post("/run", json={"input": "x" * 100_000})).json()["run_id"] for _ in range(20)]
+        found = [(await client.get(f"/runs/{run_id}")).status_code for run_id in ids]
+        assert found == sorted(found, reverse=True)  # the oldest are forgotten
+        assert 3 <= found.count(200) <= 10
+        big = await accepted(client, "y" * 800_000)  # more than there is room for: the newest is kept in any case
+        assert len((await ended(client, big))["content"]) == 800_000
+        assert (await events_of(client, big))[-1][1] == "run_ended"
+        assert [run["run_id"] for run in (await client.get("/runs")).json()["runs"]] == [big]
+
+
+async def test_large_answers_that_nobody_reads_are_bounded_in_bytes(serve: Serve) -> None:
+    """A client that does not read holds its answer; others are told to come later, and a run's own answer is given."""
+    async with serve(Agent("offline"), max_memory_answers=30_000_000) as client:
+        run_id = (await client.post("/run", json={"input": "x" * 1_000_000})).json()["run_id"]
+        request = b"GET /runs/%b HTTP/1.1\r\nhost: x\r\n\r\n" % run_id.encode()
+        async with AsyncExitStack() as idle:
+            statuses: list[int] = []
+            for _ in range(16):
+                raw = await idle.enter_async_context(raw_client(client))
+                await raw.send(request * 20)  # more than what the operating system buffers
+            while 503 not in statuses:
+                statuses.append((await client.get(f"/runs/{run_id}")).status_code)
+            refused = await client.get(f"/runs/{run_id}")
+            assert_problem(refused, 503)
+            assert refused.headers["retry-after"] == "5"
+            assert (await client.post("/run", json={"input": "y" * 100_000})).status_code == 200
+            assert (await client.get("/health")).status_code == 200
+        while (await client.get(f"/runs/{run_id}")).status_code != 200:
+            await anyio.sleep(0.01)

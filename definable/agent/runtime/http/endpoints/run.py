@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from definable.agent.run_event import RunEvent
 from definable.agent.run_stream import RunStream, follow_run
 from definable.agent.runner import RunRequest
+from definable.agent.runtime.http.answer import Answer
 from definable.agent.runtime.http.body import json_value, media_and_charset
 from definable.agent.runtime.http.disconnect import hangup_watch, until_gone
 from definable.agent.runtime.http.documents import record_document, run_document
 from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.response import Response, json_response
-from definable.agent.runtime.http.server.asgi import Send
 from definable.agent.runtime.http.sse import KEEP_ALIVE, MEDIA_TYPE, send_events
 from definable.agent.runtime.intake import Intake
 from definable.agent.runtime.run_registry import RunRegistry
@@ -97,20 +97,20 @@ class LiveRun:
     registry: RunRegistry
     run: RunRequest
 
-    async def send(self, send: Send) -> None:
+    async def send(self, answer: Answer) -> None:
         """Make the run and send its events; raises what the run raises, also after it was sent as the last event.
 
         A run that cannot begin raises before anything is sent, unless its session's turn is long in coming.
         """
-        await until_gone(self.request, lambda: self._stream(send))
+        await until_gone(self.request, lambda: self._stream(answer))
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, answer: Answer) -> None:
         async with follow_run(lambda listener: self.registry.run(self.run, SOURCE, listener)) as stream:
             first: RunEvent | None = None
             with anyio.move_on_after(KEEP_ALIVE):
                 first = await anext(stream)
             try:
-                await send_events(send, NumberedEvents(first, stream))
+                await send_events(answer, NumberedEvents(first, stream))
             finally:  # a server may say that the client is gone as soon as the last event is out
                 if stream.failure is not None:
                     raise stream.failure

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from definable.agent.auth.base import AuthContext
 from definable.agent.run_event import RunEvent
 from definable.agent.run_output import RunStatus
+from definable.agent.runtime.http.answer import Answer
 from definable.agent.runtime.http.disconnect import until_gone
-from definable.agent.runtime.http.documents import record_document
+from definable.agent.runtime.http.documents import record_document, summary_document
 from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.response import Response, json_response
-from definable.agent.runtime.http.server.asgi import Send
 from definable.agent.runtime.http.sse import send_events, send_no_events
-from definable.agent.runtime.run_registry import RunRecord, RunRegistry
+from definable.agent.runtime.run_registry import FIRST, Place, RunRecord, RunRegistry
 
 from .base import Sendable, may_see
 
-MAX_LISTED = 100
+DEFAULT_LIMIT, MAX_LIMIT = 100, 1_000
 """Runs in one answer of `GET /runs`."""
+
+PLACE = re.compile(r"([012])\.([0-9]{1,18})")
+"""`after` of `GET /runs`, as `next` has it."""
 
 MAX_DIGITS = 18
 """Of a `Last-Event-ID`."""
@@ -40,13 +46,36 @@ def visible_run(registry: RunRegistry, run_id: str, auth: AuthContext | None) ->
 
 @dataclass(frozen=True, slots=True)
 class RunsEndpoint:
-    """`GET /runs`: queued runs, then active, then recent ones, each newest first."""
+    """`GET /runs`: queued runs, then active, then recent ones, each newest first; in pages, and without contents."""
 
     registry: RunRegistry
 
     async def __call__(self, request: Request) -> Sendable:
-        visible = (record for record in self.registry.records() if may_see(request.auth, record.user_id))
-        return json_response({"runs": [record_document(record) for record in islice(visible, MAX_LISTED)]})
+        limit, after = page_of(request.query)
+        listed = self.registry.listed(after)
+        visible = ((place, record) for place, record in listed if may_see(request.auth, record.user_id))
+        page = list(islice(visible, limit + 1))
+        document: dict[str, Any] = {"runs": [summary_document(record) for _, record in page[:limit]], "next": None}
+        if len(page) > limit:
+            document["next"] = "{}.{}".format(*page[limit - 1][0])
+        return json_response(document)
+
+
+def page_of(query: Mapping[str, str]) -> tuple[int, Place]:
+    """How many runs are wanted, and after which place.
+
+    Raises:
+        Problem: 422, `limit` or `after` is not what it must be.
+    """
+    limit, after = query.get("limit", f"{DEFAULT_LIMIT}"), query.get("after")
+    if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:MAX_DIGITS]) <= MAX_LIMIT):
+        raise Problem(
+            422, f"limit is a number from 1 to {MAX_LIMIT}", errors=[{"field": "limit", "message": "is wrong"}]
+        )
+    place = None if after is None else PLACE.fullmatch(after)
+    if after is not None and place is None:
+        raise Problem(422, "after is the `next` of an earlier page", errors=[{"field": "after", "message": "is wrong"}])
+    return int(limit), FIRST if place is None else (int(place[1]), int(place[2]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +127,12 @@ class FollowedRun:
     request: Request
     events: LoggedEvents
 
-    async def send(self, send: Send) -> None:
+    async def send(self, answer: Answer) -> None:
         """Send the events until the run ends or the client leaves; to HEAD, that there are any."""
         if self.request.method == "HEAD":
-            await send_no_events(send)
+            await send_no_events(answer)
             return
-        await until_gone(self.request, lambda: send_events(send, self.events, self.events.last_id))
+        await until_gone(self.request, lambda: send_events(answer, self.events, self.events.last_id))
 
 
 class LoggedEvents:

@@ -57,6 +57,8 @@ def outcome_response(outcome: Outcome | Duplicate) -> Response:
             return DUPLICATE
         case Reply():
             return reply_response(outcome)
+        case Returned(bytes() as value):  # as the text that it is: base64 that nobody has asked for helps nobody
+            return json_response(value.decode())
         case Returned(value):
             return json_response(value)
         case RunOutput():

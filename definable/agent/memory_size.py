@@ -1,0 +1,89 @@
+"""How many bytes values hold in memory, about: what the bounds of stores and of the run registry count; pure.
+
+Texts and bytes are counted as Python holds them (a text with one emoji takes four bytes a character), what is around
+them by a flat figure. Exact enough for a bound, and cheap enough for every run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from definable.model.message import Message
+
+from .run_event import RunEnded, RunEvent, TextDelta, ToolCallEnded, ToolCallStarted
+from .run_output import RunOutput, ToolExecution
+
+OVERHEAD = 200
+"""Bytes of an object with a few fields."""
+
+MAX_VISITED = 10_000
+"""Parts of one value that are looked at; what lies beyond is taken to be like them."""
+
+
+def messages_size(messages: Iterable[Message]) -> int:
+    """Bytes of messages, their images and tool calls included."""
+    return sum(map(message_size, messages))
+
+
+def message_size(message: Message) -> int:
+    """Bytes of a message."""
+    size = OVERHEAD + sys.getsizeof(message.content)
+    for image in message.images:
+        size += OVERHEAD + len(image.data or b"") + len(image.url or "")
+    for call in message.tool_calls:
+        size += OVERHEAD + sys.getsizeof(call.arguments)
+    return size
+
+
+def output_size(output: RunOutput) -> int:
+    """Bytes of a run's output; its content counts twice, as a part of its messages too, unless it is the same text."""
+    size = OVERHEAD + messages_size(output.messages) + sum(map(execution_size, output.tool_calls))
+    if output.messages and output.content is output.messages[-1].content:
+        return size
+    return size + value_size(output.content)
+
+
+def execution_size(execution: ToolExecution) -> int:
+    """Bytes of a tool call with its result."""
+    return OVERHEAD + sys.getsizeof(execution.arguments) + sys.getsizeof(execution.result)
+
+
+def event_size(event: RunEvent) -> int:
+    """Bytes of an event of a run; of its end without the output, which the run's record holds."""
+    match event:
+        case TextDelta(text):
+            return OVERHEAD + sys.getsizeof(text)
+        case ToolCallStarted(call):
+            return OVERHEAD + sys.getsizeof(call.arguments)
+        case ToolCallEnded(execution):
+            return OVERHEAD + execution_size(execution)
+        case _:
+            return OVERHEAD
+
+
+def encoded_size(event: RunEvent) -> int:
+    """Bytes of an event as it is sent, about."""
+    if isinstance(event, RunEnded):
+        output = event.output
+        return OVERHEAD + value_size(output.content) + sum(map(execution_size, output.tool_calls))
+    return event_size(event)
+
+
+def value_size(value: Any) -> int:
+    """Bytes of any value with what it holds: containers, and objects by their attributes."""
+    size, visited, waiting = 0, 0, [value]
+    while waiting and visited < MAX_VISITED:
+        part = waiting.pop()
+        visited += 1
+        size += sys.getsizeof(part, OVERHEAD)
+        if isinstance(part, Mapping):
+            items = cast("Mapping[Any, Any]", part)
+            waiting += items.keys()
+            waiting += items.values()
+        elif isinstance(part, list | tuple | set | frozenset):
+            waiting += cast("Iterable[Any]", part)
+        elif attributes := getattr(part, "__dict__", None):
+            waiting += attributes.values()
+    return size + size // max(visited, 1) * len(waiting)

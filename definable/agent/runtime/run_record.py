@@ -1,0 +1,37 @@
+"""What the service remembers of one run: `run_registry` makes the records, `/runs` shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from definable.agent.event_loop import Cancellable
+from definable.agent.run_output import RunOutput, RunStatus
+
+from .run_log import RunLog
+
+
+@dataclass(slots=True, eq=False)
+class RunRecord:
+    """A run that the service made or is making."""
+
+    run_id: str
+    source: str
+    session_id: str | None
+    user_id: str | None
+    created_at: float
+    """Unix seconds."""
+    status: RunStatus = RunStatus.RUNNING
+    output: RunOutput | None = None
+    """Of a run that completed."""
+    failure: Exception | None = None
+    """Why it failed, or was cancelled; without a traceback."""
+    log: RunLog = field(default_factory=RunLog)
+    """Its events, where somebody may ask for them later; at least its end."""
+    is_logged: bool = False
+    """Whether all of its events are logged."""
+    scope: Cancellable | None = None
+    """Around the run while it is under way."""
+    size: int = 0
+    """Bytes that are held for it, less its log: of what it was asked while it is queued, of its output at last."""
+    place: int = 0
+    """Its place among the queued, the active or the ended runs: higher than that of those before."""
