@@ -37,7 +37,9 @@ class SecretFinder(logging.Handler):
         self.found: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = f"{self.format(record)} {record.__dict__}"
+        # Without the exception itself: `format` shows it, also one whose own `__repr__` fails.
+        rest = {name: value for name, value in vars(record).items() if name != "exc_info"}
+        text = f"{self.format(record)} {rest}"
         self.found += [f"{secret!r} in {text!r}" for secret in PLANTED if secret in text]
 
 

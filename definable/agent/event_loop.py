@@ -67,8 +67,10 @@ def is_cancelled() -> bool:
 
     On asyncio it may be that of another task, or of a future, which the code awaits: it is raised there too.
     """
-    if current_backend() == "trio" or anyio.get_current_task().has_pending_cancellation():
+    if anyio.get_current_task().has_pending_cancellation():
         return True
+    if current_backend() == "trio":  # it raises one of a scope that the code has left open, and that is closed by now
+        return False
     import asyncio  # it runs, so it is loaded
 
     task = asyncio.current_task()

@@ -1,32 +1,47 @@
-"""Keeps what the user's code raises from taking down what runs it: tools, hooks, handlers, runs and interfaces."""
+"""Keeps what the user's code raises from taking down what runs it: tools, hooks, handlers, runs and interfaces.
+
+What leaves the user's code is one of three: a failure of that code alone, which is logged and counted; a cancellation
+of ours; or `KeyboardInterrupt`, which ends the service.
+"""
 
 from __future__ import annotations
 
+import logging
 from types import TracebackType
 from typing import cast
 
 import anyio
 
+from .error_text import can_be_shown, error_text
 from .event_loop import is_cancelled
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def is_failure(error: BaseException) -> bool:
     """Whether what user code raised is a failure of it alone, in a task that anybody may cancel: the caller's.
 
-    So is `SystemExit`, also out of a task group, and on asyncio the cancellation of another task that the code awaits;
-    `KeyboardInterrupt` and a cancellation of the task are not.
+    So is every exception that is no `Exception`, also out of a task group: `SystemExit`, the panic of an extension
+    written in Rust, and on asyncio the cancellation of another task that the code awaits. `KeyboardInterrupt` and a
+    cancellation of the task are not.
     """
-    return _is_plain(error) or (isinstance(error, anyio.get_cancelled_exc_class()) and not is_cancelled())
+    if isinstance(error, Exception):
+        return True
+    if _has(error, KeyboardInterrupt) or _is_closing(error):
+        return False
+    return not (_has(error, anyio.get_cancelled_exc_class()) and is_cancelled())
 
 
 def isolated(error: BaseException, whose: str) -> BaseException:
     """What user code raised in a task of ours, as what runs it may see it: plain errors only.
 
-    `sys.exit()` becomes a `RuntimeError`, also out of a task group, and so does the cancellation of another task that
-    the code awaits, which asyncio lets through. Cancel scopes alone cancel our tasks: one that the code has cancelled
-    itself is a failure as well. A cancellation by a scope goes on, and everything else; so does every cancellation of
-    a task that is a foreign ASGI server's. (In a task that the code itself starts, asyncio ends the event loop at a
-    `SystemExit`, and nothing can keep it from that.)
+    An exception that is no `Exception` becomes a `RuntimeError`, also out of a task group: `sys.exit()`, a Rust
+    extension's panic, and the cancellation of another task that the code awaits, which asyncio lets through. So does
+    one whose `__repr__` fails, which trio's nurseries would ask for. Cancel scopes alone cancel our tasks: one that the
+    code has cancelled itself is a failure as well. `KeyboardInterrupt` goes on, and so does a cancellation by a scope,
+    without the failures that a group has beside it, which are logged; and every cancellation of a task that is a
+    foreign ASGI server's. (In a task that the code itself starts, asyncio ends the event loop at a `SystemExit`, and
+    nothing can keep it from that.)
 
     Args:
         error: What it raised.
@@ -36,11 +51,18 @@ def isolated(error: BaseException, whose: str) -> BaseException:
         The same, or another that it is the cause of.
     """
     if isinstance(error, Exception):
+        return error if can_be_shown(error) else failure_of(error, whose)
+    if _has(error, KeyboardInterrupt) or _is_closing(error):
         return error
-    stray = isinstance(error, anyio.get_cancelled_exc_class()) and not _is_cancelled_from_outside()
-    if not (stray or _is_plain(error)):
-        return error
-    failure = RuntimeError(f"{whose} raised {error!r}")
+    cancelled = anyio.get_cancelled_exc_class()
+    if _has(error, cancelled) and _is_cancelled_from_outside():
+        return _cancellation_alone(error, cancelled, whose)
+    return failure_of(error, whose)
+
+
+def failure_of(error: BaseException, whose: str) -> RuntimeError:
+    """An `Exception` in place of one that is none."""
+    failure = RuntimeError(f"{whose} raised {error_text(error)}")
     failure.__cause__ = error
     return failure
 
@@ -67,10 +89,44 @@ class Isolation:
             raise failure
 
 
-def _is_plain(error: BaseException) -> bool:
+def is_cut_off(error: BaseException) -> bool:
+    """Whether what leaves a piece of work is no failure of it: the work was cut off.
+
+    To be asked where `isolated` has seen to what user code raises.
+    """
+    if isinstance(error, Exception):
+        return False
+    if _has(error, KeyboardInterrupt) or isinstance(error, GeneratorExit):
+        return True
+    return _has(error, anyio.get_cancelled_exc_class())
+
+
+def _has(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether an exception is of a kind, or a group that has one of it."""
     if isinstance(error, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", error).split((Exception, SystemExit))[1] is None
-    return isinstance(error, Exception | SystemExit)
+        return cast("BaseExceptionGroup[BaseException]", error).subgroup(kind) is not None
+    return isinstance(error, kind)
+
+
+def _is_closing(error: BaseException) -> bool:
+    """Whether a coroutine is being closed, since its event loop has ended: no code of it may run on."""
+    if not isinstance(error, GeneratorExit):
+        return False
+    try:
+        anyio.get_current_task()
+    except anyio.NoEventLoopError:
+        return True
+    return False
+
+
+def _cancellation_alone(error: BaseException, cancelled: type[BaseException], whose: str) -> BaseException:
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    cancellations, failures = group.split(cancelled)
+    if failures is not None:
+        logger.error("%s failed while it was cancelled: %s", whose, error_text(failures), exc_info=failures)
+    return group if cancellations is None else cancellations
 
 
 def _is_cancelled_from_outside() -> bool:

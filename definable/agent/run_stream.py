@@ -9,7 +9,7 @@ from typing import TypeAlias
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from .event_loop import is_cancelled
+from .isolation import failure_of, is_failure
 from .run_event import Listener, RunEvent
 from .run_output import RunOutput
 
@@ -74,10 +74,7 @@ async def _run(make_run: MakeRun, stream: RunStream, send: MemoryObjectSendStrea
     with send:
         try:
             stream.output = await make_run(tell)
-        except (Exception, SystemExit) as error:  # in a task of ours an exit would end asyncio's event loop
-            stream.failure = error
-        except anyio.get_cancelled_exc_class() as stray:
-            if is_cancelled():
+        except BaseException as error:  # in a task of ours an exit would end asyncio's event loop
+            if not is_failure(error):
                 raise
-            stream.failure = RuntimeError(f"the run raised {stray!r}")
-            stream.failure.__cause__ = stray
+            stream.failure = error if isinstance(error, Exception | SystemExit) else failure_of(error, "the run")

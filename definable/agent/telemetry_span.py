@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
 from definable.model.message import ModelReply, Usage
 
+from .error_text import UNREADABLE, error_message
 from .run_output import RunOutput, ToolExecution
 
 
@@ -79,8 +80,12 @@ class RecordedSpan:
     def _failed(self, error: BaseException) -> None:
         self._span.set_attribute("error.type", error_type(error))
         if isinstance(error, Exception):
-            self._span.record_exception(error)
-            self._span.set_status(Status(StatusCode.ERROR, str(error)))
+            message = error_message(error)
+            if message is UNREADABLE:  # `record_exception` would ask for it again
+                self._span.add_event("exception", {"exception.type": error_type(error), "exception.message": message})
+            else:
+                self._span.record_exception(error)
+            self._span.set_status(Status(StatusCode.ERROR, message))
         else:  # a cancellation: cut off from outside
             self._span.set_status(Status(StatusCode.ERROR, "cancelled"))
 

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from definable.json_text import json_bytes, well_formed
+
+from .error_text import error_text, sole_member
 
 MAX_ERROR_LENGTH = 2_000
 """Characters of an exception's message that the model is shown."""
@@ -47,19 +49,7 @@ class ToolResult:
 
 def describe_exception(exception: BaseException) -> str:
     """`ExceptionType: message`, on the cause itself where exception groups hold a single one."""
-    cause = _single_cause(exception)
-    try:
-        message = str(cause)
-    except Exception:  # the user's own __str__
-        message = ""
-    if len(message) > MAX_ERROR_LENGTH:
-        message = f"{message[:MAX_ERROR_LENGTH]}..."
-    name = type(cause).__name__
-    return f"{name}: {message}" if message else name
-
-
-def _single_cause(exception: BaseException) -> BaseException:
-    if not isinstance(exception, BaseExceptionGroup):
-        return exception
-    group = cast("BaseExceptionGroup[BaseException]", exception)
-    return _single_cause(group.exceptions[0]) if len(group.exceptions) == 1 else group
+    text = error_text(exception)
+    name = type(sole_member(exception)).__name__
+    limit = len(name) + len(": ") + MAX_ERROR_LENGTH
+    return text if len(text) <= limit else f"{text[:limit]}..."

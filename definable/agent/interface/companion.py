@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import anyio
 
 from definable.agent.isolation import Isolation
+from definable.errors import DefinableError
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ async def with_companion(
 
     Args:
         work: What is done; what it raises comes out as it is.
-        companion: What goes on beside it; what it raises is logged at debug, and ends the companion alone.
+        companion: What goes on beside it; what it raises is logged, and ends the companion alone.
         dismiss: Tells the companion that the work is over, and it is waited for; None: it is cancelled then.
     """
     failure: Exception | None = None
@@ -50,5 +51,6 @@ async def _accompany(companion: Callable[[], Coroutine[Any, Any, None]]) -> None
     try:
         with COMPANION:  # in a task of its own, where asyncio would end the event loop at a `SystemExit`
             await companion()
-    except Exception:
-        logger.debug("what went on beside a piece of work failed", exc_info=True)
+    except Exception as error:  # a platform that cannot be reached says so elsewhere
+        level = logging.DEBUG if isinstance(error, DefinableError | OSError) else logging.WARNING
+        logger.log(level, "what went on beside a piece of work failed", exc_info=True)

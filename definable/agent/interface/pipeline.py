@@ -11,6 +11,7 @@ import anyio
 
 from definable.agent.auth.base import AuthContext, AuthProvider, AuthRequest
 from definable.agent.auth.consult import consult, speaks_on
+from definable.agent.error_text import error_text
 from definable.agent.isolation import Isolation
 from definable.agent.run_output import RunOutput
 from definable.agent.runner import RunRequest
@@ -166,11 +167,10 @@ class Pipeline:
     async def _fail(self, message: InterfaceMessage, error: Exception) -> None:
         surprise = None if isinstance(error, DefinableError) else error
         logger.error(
-            "%s: message %s was not answered: %s: %s",
+            "%s: message %s was not answered: %s",
             self._interface.name,
             message.platform_message_id,
-            type(error).__name__,
-            error,
+            error_text(error),
             exc_info=surprise,
         )
         await self._hooks.tell_error(error, message)
@@ -178,7 +178,7 @@ class Pipeline:
             with self._isolation:
                 await self._send(message, InterfaceResponse(self._interface.config.error_message))
         except Exception as failure:
-            logger.error("%s: the error message could not be sent: %s", self._interface.name, failure)
+            logger.error("%s: the error message could not be sent: %s", self._interface.name, error_text(failure))
 
 
 def guard_of(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from definable.agent.error_text import error_text
 from definable.agent.run_event import Listener, RunEvent
 from definable.agent.run_output import RunOutput
 
@@ -142,7 +143,7 @@ class StreamedReply:
         try:
             await self._for_sure(partial(self._interface.delete, self._message, posted))
         except Exception as error:  # the reply itself is there
-            logger.warning("%s: a message could not be taken back: %s", self._interface.name, error)
+            logger.warning("%s: a message could not be taken back: %s", self._interface.name, error_text(error))
 
 
 def wait_after(error: InterfaceRateLimitError | InterfaceConnectionError, tries: int) -> float | None:

@@ -19,7 +19,7 @@ async def while_typing(
     """Do a piece of work, showing all the while that somebody is at it.
 
     Args:
-        show: Shows it for a few seconds; what it raises is logged at debug, and ends the showing alone.
+        show: Shows it for a few seconds; what it raises is logged, and ends the showing alone.
         interval: Seconds after which it must be shown again.
         work: What is done.
     """

@@ -13,6 +13,7 @@ from types import TracebackType
 import anyio
 
 from definable.agent.bus.emitter import inside_accepted_work
+from definable.agent.isolation import is_cut_off
 
 from .report import WorkCount
 
@@ -116,13 +117,13 @@ class Work:
         inside_accepted_work.reset(self._token)
         account = self._account
         account.active -= 1
-        if kind is not None and not issubclass(kind, Exception):
+        if error is not None and is_cut_off(error):
             account.cancelled += 1
         elif self.refused:
             account.refused += 1
         elif not self.goes_on:
             account.completed += 1
-            if kind is not None or self.failed:
+            if error is not None or self.failed:
                 account.failed += 1
         if self._ledger.awaited is not None:
             self._ledger.ended()

@@ -7,6 +7,8 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
+from definable.agent.error_text import error_message
+
 IDS = ("run_id", "session_id", "trigger_id")
 
 STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", *IDS})
@@ -32,7 +34,7 @@ class JSONFormatter(logging.Formatter):
             kind = type(record.exc_info[1])
             fields["exception"] = {
                 "type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
-                "message": str(record.exc_info[1]),
+                "message": error_message(record.exc_info[1]),
                 "traceback": self.formatException(record.exc_info),
             }
         fields |= {name: value for name, value in vars(record).items() if name not in STANDARD and name not in fields}

@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from definable.agent.bus.base import Delivery, EventBus
 from definable.agent.bus.emitter import inside_worker
+from definable.agent.error_text import error_message
 from definable.agent.interface.inbox import Inbox
 from definable.agent.interface.message import InterfaceMessage, MessageEnd
 from definable.agent.interface.message_json import message_from_json, message_to_json
@@ -140,8 +141,10 @@ class Mailbox:
         except ValueError as error:
             with self._ledger.work(self.name) as work:
                 work.failed = True
-                logger.error("%s: delivery %s cannot be read and is dead: %s", self.name, delivery.id, error)
-                await settled(delivery, delivery.dead(str(error)))
+                logger.error(
+                    "%s: delivery %s cannot be read and is dead: %s", self.name, delivery.id, error_message(error)
+                )
+                await settled(delivery, delivery.dead(error_message(error)))
         else:
             inbox.put((message.platform, message.platform_chat_id), Accepted(message, delivery))
 

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import anyio
 
+from definable.agent.error_text import error_message
 from definable.agent.event_loop import Cancellable, cancel_scopes
 from definable.agent.isolation import Isolation
 from definable.agent.memory_size import output_size
@@ -287,4 +288,4 @@ def without_traceback(error: Exception) -> Exception:
     try:
         return copy.copy(error)
     except Exception:  # its own `__init__` wants more than the arguments that it keeps
-        return RunError(str(error))
+        return RunError(error_message(error))

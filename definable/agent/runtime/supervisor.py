@@ -10,6 +10,7 @@ import anyio
 
 from definable.agent.bus.base import EventBus
 from definable.agent.bus.memory import DEFAULT_BUFFER
+from definable.agent.error_text import error_text
 from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.errors import InterfaceAuthenticationError
 from definable.agent.interface.host import InterfaceHost
@@ -186,7 +187,7 @@ class Supervisor:
                 return
 
     async def _wait_after(self, error: Exception, failures: int) -> None:
-        delay, reason = self._backoff.delay(failures), f"{type(error).__name__}: {error}"
+        delay, reason = self._backoff.delay(failures), error_text(error)
         is_known, self.error, self._state = reason == self.error and failures > 1, reason, InterfaceState.RESTARTING
         logger.log(
             logging.DEBUG if is_known else logging.ERROR,  # once, not at every try
@@ -200,9 +201,9 @@ class Supervisor:
         await anyio.sleep(delay)
 
     def _fail(self, error: Exception) -> None:
-        self._state, self.error = InterfaceState.FAILED, str(error)
+        self._state, self.error = InterfaceState.FAILED, error_text(error)
         surprise = None if isinstance(error, DefinableError) else error
-        logger.error("interface %s has failed for good: %s", self.name, error, exc_info=surprise)
+        logger.error("interface %s has failed for good: %s", self.name, error_text(error), exc_info=surprise)
 
     async def _answer(self, message: InterfaceMessage) -> MessageEnd:
         try:

@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from definable.agent.bus.base import Delivery, EventBus
 from definable.agent.bus.emitter import Emitter, inside_worker
+from definable.agent.error_text import error_message, error_text
 from definable.agent.trigger.base import BaseTrigger, TriggerEvent
 from definable.agent.trigger.body import own_body
 from definable.agent.trigger.cron import Cron
@@ -190,7 +191,7 @@ class Workers:
                 wait_for_place=True,
             )
         except RunCancelled as cancelled:  # somebody asked for it by the run's id: an end like another
-            logger.info("%s: %s", trigger.source, cancelled)
+            logger.info("%s: %s", trigger.source, error_message(cancelled))
             await settled(delivery, delivery.ack())
         except Exception as error:
             if may_retry(trigger, delivery.attempt, error):
@@ -214,7 +215,7 @@ class Workers:
         dedupe_key = delivery.data.get("dedupe_key")
         if dedupe_key is not None:  # what has failed may be delivered again
             await settled(delivery, self._bus.release(dedupe_key))
-        await settled(delivery, delivery.dead(f"{type(error).__name__}: {error}"))
+        await settled(delivery, delivery.dead(error_text(error)))
 
     def _end_promise(self, delivery: Delivery, failure: Exception | None = None) -> None:
         """Somebody was told a run's id: say that it has ended, also when the handler asked for no run."""

@@ -25,7 +25,7 @@ from .problem import Problem, send_problem
 from .quart_app import ALLOW_SCOPE_KEY, MAX_CONTENT_LENGTH
 from .request import ClientGone, Request
 from .routes import NO_PARAMETERS, Match, Routes
-from .server.asgi import ASGIApp, Receive, Scope, Send
+from .server.asgi import ASGIApp, Message, Receive, Scope, Send
 from .unfinished_bodies import UnfinishedBodies
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -148,8 +148,14 @@ class AgentApp:
                     await send_problem(send, problem, close=problem.status in BODY_UNREAD)
 
     async def _fall_back(self, request: Request, send: Send) -> None:
-        with self._ledger.work("http"), ROUTE:
-            await self._answer_by_fallback(request, send)
+        with self._ledger.work("http") as work, ROUTE:
+
+            def watched(message: Message) -> Awaitable[None]:
+                if message["type"] == "http.response.start" and message["status"] >= 500:
+                    work.failed = True
+                return send(message)
+
+            await self._answer_by_fallback(request, watched)
 
     async def _answer_by_fallback(self, request: Request, send: Send) -> None:
         guard = self._guard()

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
+from definable.agent.error_text import error_text
+
 from .app import refuse
 from .problem import Problem
 from .server.asgi import Message, Receive, Scope, Send
@@ -58,7 +60,7 @@ class LifespanApp:
                 phase = "shutdown"
                 await receive()  # lifespan.shutdown
         except Exception as error:
-            failure: Message = {"type": f"lifespan.{phase}.failed", "message": f"{type(error).__name__}: {error}"}
+            failure: Message = {"type": f"lifespan.{phase}.failed", "message": error_text(error)}
             await send(failure)
         else:
             await send({"type": "lifespan.shutdown.complete"})

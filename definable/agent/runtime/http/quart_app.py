@@ -46,6 +46,8 @@ ALLOW_SCOPE_KEY = "definable.allow"
 
 BACKGROUND_TASK = Isolation("a background task")
 
+ROUTE = Isolation("a route")
+
 WEBSOCKET_BUFFER = 10
 """Messages that wait for a WebSocket route; then its client is not read from."""
 
@@ -135,7 +137,8 @@ class _HTTPConnection(ASGIHTTPConnection):
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch)
-            response = await self.app.handle_request(request)
+            with ROUTE:  # before the group sees it: what is no `Exception`, or cannot be shown
+                response = await self.app.handle_request(request)
             timeout: Any = getattr(response, "timeout", ...)
             with anyio.move_on_after(None if timeout is ... else timeout):
                 await self._send_response(cast(Any, watched_send), response)
@@ -177,7 +180,8 @@ class _WebsocketConnection(ASGIWebsocketConnection):
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(watch)
-                await self.handle_websocket(websocket, send)
+                with ROUTE:
+                    await self.handle_websocket(websocket, send)
                 tasks.cancel_scope.cancel()
         finally:
             self._messages.close()

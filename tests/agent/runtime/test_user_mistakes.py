@@ -1,0 +1,168 @@
+"""Everyday mistakes of user code, at every place where user code runs: each fails alone, and is named in the log.
+
+One table, mistakes by places by backends. A served agent meets the mistake once; the next request, event, firing and
+message are then served as if nothing had been, and the report tells the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+from fallible_service import LIMIT, PLACES, QUIET, REQUESTS, Chat, Service, agent_of
+
+from definable.agent.runtime import TextFormatter
+from definable.testing import Served, served
+
+pytestmark = pytest.mark.anyio
+
+
+# --- what is raised
+
+
+class PanicException(BaseException):
+    """What an extension written in Rust raises (pyo3): no `Exception`."""
+
+
+class Speechless(Exception):
+    """Its message cannot be shown."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+    __repr__ = __str__
+
+
+class Wordless(Exception):
+    """Its message is no string."""
+
+    def __str__(self) -> str:
+        return 42  # type: ignore[return-value]
+
+
+class SpeechlessPanic(BaseException):
+    """No `Exception`, and its message cannot be shown."""
+
+    def __str__(self) -> str:
+        raise PanicException("no words")
+
+    __repr__ = __str__
+
+
+def panic() -> None:
+    raise PanicException("called `Option::unwrap()` on a `None` value")
+
+
+def leave() -> None:
+    sys.exit(3)
+
+
+def close() -> None:
+    raise GeneratorExit
+
+
+def speechless() -> None:
+    raise Speechless
+
+
+def wordless() -> None:
+    raise Wordless
+
+
+def speechless_panic() -> None:
+    raise SpeechlessPanic
+
+
+def group() -> None:
+    raise BaseExceptionGroup("several", [PanicException("one"), ValueError("two")])
+
+
+def stray_cancellation() -> None:
+    raise asyncio.CancelledError
+
+
+RAISED: dict[str, Callable[[], None]] = {
+    "panic": panic,
+    "exit": leave,
+    "generator exit": close,
+    "speechless": speechless,
+    "wordless": wordless,
+    "speechless panic": speechless_panic,
+    "group": group,
+    "stray cancellation": stray_cancellation,
+}
+"""What is raised, by sync code and async code alike."""
+
+
+@pytest.mark.parametrize("mistake", RAISED)
+@pytest.mark.parametrize("place", PLACES)
+async def test_what_user_code_raises_fails_alone(place: str, mistake: str, caplog: pytest.LogCaptureFixture) -> None:
+    await fail_alone(place, RAISED[mistake], caplog)
+
+
+async def fail_alone(
+    place: str, make_mistake: Callable[[], Awaitable[None] | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Have the mistake made at a place, then see that all is well."""
+    caplog.set_level(logging.DEBUG, "definable")
+    service = Service(place, make_mistake)
+    chat = Chat(service)
+    with anyio.fail_after(LIMIT):
+        async with served(agent_of(service), chat) as target:
+            status = await provoke(target, service, chat)
+            if place in REQUESTS:
+                assert status == (202 if place == "accepted webhook" else 200 if place in QUIET else 500)
+            assert service.made.is_set()
+            assert is_named(place, caplog.records)
+            await all_is_well(target, service, chat)
+    report = target.runtime.report
+    assert report is not None and report.clean
+    failed = sum(count.failed for count in report.sources.values())
+    assert failed == (0 if place in (*QUIET, "receive", "typing", "handled") else 1)
+
+
+async def provoke(target: Served, service: Service, chat: Chat) -> int | None:
+    """Have the mistake made; the status of the answer where somebody waits for one."""
+    if service.place in REQUESTS:
+        path, body = REQUESTS[service.place]
+        status = (await target.client.post(path, json=body)).status_code
+    else:
+        status = None
+        if service.place == "event":
+            target.runtime.agent.emit("happened")
+        elif service.place == "cron":
+            await target.runtime.fire(service.firing)
+        else:
+            chat.say()
+    await service.made.wait()
+    await target.runtime.ledger.idle()
+    return status
+
+
+async def all_is_well(target: Served, service: Service, chat: Chat) -> None:
+    """Every place works."""
+    for place, (path, body) in REQUESTS.items():
+        response = await target.client.post(path, json=body)
+        assert response.status_code == (202 if place == "accepted webhook" else 200), (place, response.text)
+    service.events.clear()
+    target.runtime.agent.emit("happened")
+    await service.until("event")
+    await target.runtime.fire(service.firing)
+    await service.until("cron")
+    await (await target.client.post("/accept", json={})).aread()
+    await service.until("accepted")
+    if service.place != "receive":  # it is tried again after a second
+        chat.say()
+        await service.until("sent")
+        health = await target.client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (200, "ok")
+
+
+def is_named(place: str, records: list[logging.LogRecord]) -> bool:
+    """Whether the log, as people read it, says that something failed; and every line of it can be written."""
+    lines = [TextFormatter().format(record) for record in records]
+    return any(record.levelno >= logging.WARNING for record in records) and bool(lines)
