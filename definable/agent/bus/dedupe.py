@@ -1,11 +1,26 @@
-"""Which dedupe keys were seen: pure, bounded by time and by number. Used by `MemoryBus` and `SQLiteBus`."""
+"""Which dedupe keys were seen: pure, bounded by time, by number and by size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import blake2b
 
 MAX_KEYS = 100_000
 """The oldest keys are forgotten beyond it."""
+
+
+DIGEST_SIZE = 20
+"""Bytes of a key's digest."""
+
+
+def digest(key: str) -> str:
+    """What is kept of a dedupe key, whatever its length: whoever sends a webhook may choose it."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=DIGEST_SIZE).hexdigest()
+
+
+def is_digest(stored: str) -> bool:
+    """Whether a stored key is a digest; earlier versions stored keys as they were."""
+    return len(stored) == 2 * DIGEST_SIZE and not set(stored) - set("0123456789abcdef")
 
 
 def _tell_nobody(key: str) -> None: ...

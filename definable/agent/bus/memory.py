@@ -12,6 +12,7 @@ import anyio
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed
 
 from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus
+from .dedupe import digest
 from .memory_line import DeliveryStreams, MemoryDeliveries, MemoryDelivery, MemoryLine
 
 DEFAULT_BUFFER = 10_000
@@ -56,23 +57,25 @@ class MemoryBus(EventBus):
         self, name: str, data: Mapping[str, Any], *, dedupe_key: str | None = None, dedupe_ttl: float = DEDUPE_TTL
     ) -> bool:
         line = self._opened()
-        while (delivery := line.new(name, data, dedupe_key, dedupe_ttl)) is None:
-            if await line.certain(dedupe_key):
+        key = None if dedupe_key is None else digest(dedupe_key)
+        while (delivery := line.new(name, data, key, dedupe_ttl)) is None:
+            if await line.certain(key):
                 return False
-        await line.bring(delivery, dedupe_key)
+        await line.bring(delivery, key)
         return True
 
     def publish_nowait(
         self, name: str, data: Mapping[str, Any], *, dedupe_key: str | None = None, dedupe_ttl: float = DEDUPE_TTL
     ) -> bool:
         line = self._opened()
-        delivery = line.new(name, data, dedupe_key, dedupe_ttl)
+        key = None if dedupe_key is None else digest(dedupe_key)
+        delivery = line.new(name, data, key, dedupe_ttl)
         if delivery is None:
             return False
         try:
             line.send.send_nowait(delivery)
         except anyio.WouldBlock:
-            line.withdraw(delivery, dedupe_key)
+            line.withdraw(delivery, key)
             raise EventBufferFull(
                 f"the event buffer is full ({self._buffer} wait): try later, wait with `await agent.aemit(...)`, "
                 "or raise event_buffer"
@@ -80,14 +83,14 @@ class MemoryBus(EventBus):
         return True
 
     async def claim(self, key: str, ttl: float) -> bool:
-        line = self._opened()
+        line, key = self._opened(), digest(key)
         while not line.dedupe.claim(key, ttl, anyio.current_time()):
             if await line.certain(key):
                 return False
         return True
 
     async def release(self, key: str) -> None:
-        self._opened().dedupe.release(key)
+        self._opened().dedupe.release(digest(key))
 
     @property
     def room(self) -> float:

@@ -13,10 +13,10 @@ from definable.agent.storage.redis_address import RedisAddress
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, StorageError
 
 from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus
-from .dedupe import DedupeWindow
+from .dedupe import DedupeWindow, digest
 from .event_json import encode_data
 from .memory import DEFAULT_BUFFER
-from .redis_turn import Publication, storable
+from .redis_turn import Publication
 
 if TYPE_CHECKING:
     from .redis_line import RedisLine
@@ -121,12 +121,13 @@ class RedisBus(EventBus):
         self, name: str, data: Mapping[str, Any], *, dedupe_key: str | None = None, dedupe_ttl: float = DEDUPE_TTL
     ) -> bool:
         line, encoded = self._accepting(), encode_data(name, data)
+        key = None if dedupe_key is None else digest(dedupe_key)
         publication: Publication | None = None
         with anyio.move_on_after(self._timeout):
             while line.writer.publications >= self._buffer:
                 await line.writer.turned()
                 self._accepting()
-            publication = line.publication(name, encoded, _stored(dedupe_key), dedupe_ttl, is_awaited=True)
+            publication = line.publication(name, encoded, _encoded(key), dedupe_ttl, is_awaited=True)
             try:
                 await publication.turn.done.wait()
             finally:
@@ -134,8 +135,8 @@ class RedisBus(EventBus):
         self._check_published(publication)
         assert publication is not None
         accepted = publication.id not in publication.turn.refused
-        if dedupe_key is not None:
-            self._taken.claim(dedupe_key, dedupe_ttl, anyio.current_time())
+        if key is not None:
+            self._taken.claim(key, dedupe_ttl, anyio.current_time())
         return accepted
 
     def _check_published(self, publication: Publication | None) -> None:
@@ -162,18 +163,20 @@ class RedisBus(EventBus):
                 f"the event buffer is full ({self._buffer} wait for Redis): try later, wait with "
                 "`await agent.aemit(...)`, or raise RedisBus(buffer=...)"
             )
-        if dedupe_key is not None and not self._taken.claim(dedupe_key, dedupe_ttl, anyio.current_time()):
+        key = None if dedupe_key is None else digest(dedupe_key)
+        if key is not None and not self._taken.claim(key, dedupe_ttl, anyio.current_time()):
             return False
-        line.publication(name, encoded, _stored(dedupe_key), dedupe_ttl, is_awaited=False)
+        line.publication(name, encoded, _encoded(key), dedupe_ttl, is_awaited=False)
         return True
 
     async def claim(self, key: str, ttl: float) -> bool:
-        return await self._opened().claim(storable(key), ttl)
+        return await self._opened().claim(digest(key).encode(), ttl)
 
     async def release(self, key: str) -> None:
         line = self._opened()
+        key = digest(key)
         self._taken.release(key)
-        await line.release(storable(key))
+        await line.release(key.encode())
 
     @property
     def room(self) -> float:
@@ -235,5 +238,5 @@ class RedisBus(EventBus):
         return line
 
 
-def _stored(key: str | None) -> bytes | None:
-    return None if key is None else storable(key)
+def _encoded(key: str | None) -> bytes | None:
+    return None if key is None else key.encode()

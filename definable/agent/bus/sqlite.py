@@ -14,12 +14,13 @@ from definable.agent.storage import SQLiteFile, Synchronous
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed
 
 from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus
+from .dedupe import digest
 from .event_json import encode_data
 from .memory import DEFAULT_BUFFER
 from .sqlite_delivery import SQLiteDeliveries
 from .sqlite_line import SQLiteLine
 from .sqlite_owner import owned
-from .sqlite_tables import SCHEMA, list_dead, load, storable
+from .sqlite_tables import SCHEMA, list_dead, load
 
 
 class SQLiteBus(EventBus):
@@ -115,7 +116,7 @@ class SQLiteBus(EventBus):
         while line.writer.publications >= self._buffer:
             await line.writer.turned()
             self._accepting()
-        key = None if dedupe_key is None else storable(dedupe_key)
+        key = None if dedupe_key is None else digest(dedupe_key)
         if key is not None and not await line.keys.take_surely(key, dedupe_ttl):
             return False
         await line.publish(name, encoded, key, dedupe_ttl)
@@ -130,17 +131,17 @@ class SQLiteBus(EventBus):
                 f"the event buffer is full ({self._buffer} wait to be written): try later, wait with "
                 "`await agent.aemit(...)`, or raise SQLiteBus(buffer=...)"
             )
-        key = None if dedupe_key is None else storable(dedupe_key)
+        key = None if dedupe_key is None else digest(dedupe_key)
         if key is not None and not line.keys.take(key, dedupe_ttl):
             return False
         line.publish_soon(name, encoded, key, dedupe_ttl)
         return True
 
     async def claim(self, key: str, ttl: float) -> bool:
-        return await self._opened().keys.claim(storable(key), ttl)
+        return await self._opened().keys.claim(digest(key), ttl)
 
     async def release(self, key: str) -> None:
-        self._opened().keys.release(storable(key))
+        self._opened().keys.release(digest(key))
 
     @property
     def room(self) -> float:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from definable.errors import StorageError
 
 from .base import DeadLetter
+from .dedupe import digest, is_digest
 from .event_json import decode_data
 from .sqlite_batch import Batch
 
@@ -113,6 +114,11 @@ def load(connection: sqlite3.Connection, now: float) -> Stored:
     connection.execute("DELETE FROM definable_event_key WHERE expires_at <= ?", (now,))
     last, count = connection.execute("SELECT coalesce(max(position), 0), count(*) FROM definable_event").fetchone()
     keys = connection.execute("SELECT key, expires_at FROM definable_event_key ORDER BY expires_at").fetchall()
+    earlier = [key for key, _ in keys if not is_digest(key)]
+    if earlier:  # of a version that stored keys as they were
+        update = "UPDATE OR REPLACE definable_event_key SET key = ? WHERE key = ?"
+        connection.executemany(update, [(digest(key), key) for key in earlier])
+        keys = [(key if is_digest(key) else digest(key), expires_at) for key, expires_at in keys]
     return Stored(last, count, _next_due(connection), keys)
 
 

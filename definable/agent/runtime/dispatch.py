@@ -47,6 +47,11 @@ Outcome: TypeAlias = RunOutput | Reply | Returned | None
 """What an event came to: a run, the handler's own response, its value, or None for a mere acknowledgement."""
 
 
+def is_success(outcome: Outcome) -> bool:
+    """Whether a sender that waits for what came of its event is answered 2xx."""
+    return not isinstance(outcome, Reply) or 200 <= outcome.status < 300
+
+
 class Dispatcher:
     """Calls handlers and starts the runs that they ask for."""
 

@@ -5,25 +5,29 @@ The run and webhook endpoints call it. What is accepted for later comes back out
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio
 
 from definable.agent.bus.base import EventBus
+from definable.agent.bus.dedupe import digest
 from definable.agent.calling import call_user
 from definable.agent.runner import RunRequest
 from definable.agent.telemetry import trace_headers
-from definable.agent.trigger.base import Reply, TriggerEvent
+from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.webhook import Webhook
-from definable.errors import EventBufferFull
+from definable.errors import EventBufferFull, EventBusError, StorageError
 
 from .accepted_request import data_size, request_data, run_data
 from .clock import current_clock
-from .dispatch import Dispatcher, Outcome
+from .dispatch import Dispatcher, Outcome, is_success
 from .run_registry import RunRecord, RunRegistry
 from .triggers import RUNS_KEY, TriggerTable
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -37,6 +41,11 @@ RELEASE_TIMEOUT = 5.0
 @dataclass(frozen=True, slots=True)
 class Duplicate:
     """The delivery was accepted before; it is not handled again."""
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """The delivery is being handled already; whether that ends well is not known yet."""
 
 
 class Intake:
@@ -111,28 +120,40 @@ class Intake:
         webhook: Webhook,
         event: TriggerEvent,
         user_id: str | None,
-        answer_of: Callable[[Outcome | Duplicate], Answer],
+        answer_of: Callable[[Outcome | Duplicate | InFlight], Answer],
     ) -> Answer:
         """Handle a delivery that may be a repeat, and make the answer of what came of it.
 
-        One that failed may come again, also one that failed in its answer: its sender hears of no success.
+        One that is not answered 2xx may come again, also one that failed in its answer: its sender hears of no success.
         """
         key = await self._dedupe_key(webhook, event, user_id)
         if key is None:
             return answer_of(await self.handle(webhook, event, user_id))
-        if not await self._bus.claim(key, DEDUPE_TTL):
-            return answer_of(Duplicate())
-        done = False
+        handling = f"{key}:in flight"
+        if not await self._bus.claim(handling, DEDUPE_TTL):
+            return answer_of(InFlight())
+        taken = [handling]
         try:
+            if not await self._bus.claim(key, DEDUPE_TTL):
+                return answer_of(Duplicate())
+            taken.insert(0, key)  # released first: in between, a repeat must not be taken for one of what is done
             outcome = await self.handle(webhook, event, user_id)
             answer = answer_of(outcome)
-            done = not (isinstance(outcome, Reply) and outcome.status >= 500)
+            if is_success(outcome):
+                taken.remove(key)
             return answer
         finally:
-            if not done:
-                # Shielded: also a delivery that a stop cut off may come again. Bounded, for a broker that is away.
-                with anyio.move_on_after(RELEASE_TIMEOUT, shield=True):
+            await self._release(taken, webhook)
+
+    async def _release(self, keys: Sequence[str], webhook: Webhook) -> None:
+        """Forget keys. A bus that fails must not change the answer: what was done is done."""
+        try:
+            # Shielded: also a delivery that a stop cut off may come again. Bounded, for a broker that is away.
+            with anyio.move_on_after(RELEASE_TIMEOUT, shield=True):
+                for key in keys:
                     await self._bus.release(key)
+        except (StorageError, EventBusError):
+            logger.warning("%s: the event bus failed to release a delivery; a repeat may get 409", webhook.source)
 
     async def _dedupe_key(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> str | None:
         dedupe = webhook.dedupe
@@ -144,7 +165,8 @@ class Intake:
             name = await call_user(dedupe, event)
         if name is None or name == "":
             return None
-        return f"{self._triggers.key_of(webhook)}:{user_id!r}:{name}"  # one caller's names are not another's
+        # One caller's names are not another's. Of any length: what the bus carries must not be.
+        return digest(f"{self._triggers.key_of(webhook)}:{user_id!r}:{name}")
 
     def _check_room(self) -> None:
         if self._bus.room < 1:

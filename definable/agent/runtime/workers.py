@@ -22,7 +22,7 @@ from definable.errors import RunCancelled
 
 from .accepted_request import accepted_request
 from .clock import current_clock
-from .dispatch import RETRY_BACKOFF, Dispatcher, may_retry
+from .dispatch import RETRY_BACKOFF, Dispatcher, is_success, may_retry
 from .lane import Entry, Lane, lane_of
 from .ledger import Work, WorkLedger
 from .run_registry import RunRegistry
@@ -183,7 +183,7 @@ class Workers:
 
     async def _attempt(self, work: Work, trigger: BaseTrigger, delivery: Delivery) -> None:
         try:
-            await self._dispatcher.dispatch(
+            outcome = await self._dispatcher.dispatch(
                 trigger,
                 event_of(trigger, delivery),
                 user_id=delivery.data.get("user_id"),
@@ -200,6 +200,8 @@ class Workers:
                 await self._give_up(work, trigger, delivery, error)
         else:
             self._end_promise(delivery)
+            if not is_success(outcome):
+                await self._release_key(delivery)
             await settled(delivery, delivery.ack())
 
     async def _retry(self, work: Work, trigger: BaseTrigger, delivery: Delivery, error: Exception) -> None:
@@ -212,10 +214,14 @@ class Workers:
         logger.error("%s failed (id %s, attempt %d)", trigger.source, delivery.id, delivery.attempt, exc_info=error)
         work.failed = True
         self._end_promise(delivery, error)
-        dedupe_key = delivery.data.get("dedupe_key")
-        if dedupe_key is not None:  # what has failed may be delivered again
-            await settled(delivery, self._bus.release(dedupe_key))
+        await self._release_key(delivery)
         await settled(delivery, delivery.dead(error_text(error)))
+
+    async def _release_key(self, delivery: Delivery) -> None:
+        """What has failed may be delivered again."""
+        dedupe_key = delivery.data.get("dedupe_key")
+        if dedupe_key is not None:
+            await settled(delivery, self._bus.release(dedupe_key))
 
     def _end_promise(self, delivery: Delivery, failure: Exception | None = None) -> None:
         """Somebody was told a run's id: say that it has ended, also when the handler asked for no run."""

@@ -32,8 +32,9 @@ class Webhook(BaseTrigger):
         auth: None inherits `agent.auth`; False makes the endpoint public; a provider applies to it alone.
         respond: `"wait"` answers when the work is done; `"accept"` answers 202 at once, and the work goes through the
             event bus.
-        dedupe: A header's name, or a callable of the event, whose value names the delivery: a repeat is answered
-            `{"status": "duplicate"}` and not run again.
+        dedupe: A header's name, or a callable of the event, whose value names the delivery: within a day a repeat is
+            answered `{"status": "duplicate"}` and not run again, or 409 while the first is still handled. What is not
+            answered 2xx may come again.
         max_body: The largest body, in bytes; a larger one is answered 413.
         timeout: Seconds that handler and run may take together; None for no limit.
         max_concurrency: How many requests are handled at once; None for no limit.

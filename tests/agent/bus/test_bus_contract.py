@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import anyio
@@ -123,6 +124,20 @@ async def test_a_repeated_dedupe_key_is_refused(bus: EventBus) -> None:
         assert not await bus.publish("job", {}, dedupe_key="k1")
         with anyio.fail_after(LIMIT):
             await bus.drain()
+
+
+async def test_long_dedupe_keys_are_told_apart_and_cost_no_more_than_short_ones(bus: EventBus) -> None:
+    async with bus.open():
+        assert await bus.publish("job", {}, dedupe_key="x" * 60_000)
+        assert not await bus.publish("job", {}, dedupe_key="x" * 60_000)
+        assert not await bus.claim("x" * 60_000, 60)
+        tracemalloc.start()
+        try:
+            for number in range(200):
+                assert await bus.claim(f"{number}{'x' * 60_000}", 60)
+            assert tracemalloc.get_traced_memory()[0] < 60_000 * 20
+        finally:
+            tracemalloc.stop()
 
 
 async def test_a_dedupe_key_is_forgotten_after_its_time_to_live(bus: EventBus) -> None:

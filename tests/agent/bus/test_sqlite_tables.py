@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pytest
 
+from definable.agent.bus.dedupe import digest
 from definable.agent.bus.sqlite_batch import Batch, Row
 from definable.agent.bus.sqlite_tables import MOVED_AT_ONCE, SCHEMA, Order, Receipt, carry_out, list_dead, load
 
@@ -112,10 +113,11 @@ def test_the_last_ten_thousand_dead_letters_are_kept(connection: sqlite3.Connect
 
 
 def test_keys_are_written_forgotten_and_expire(connection: sqlite3.Connection) -> None:
-    keys = {"long": NOW + 10, "short": NOW, "longer": NOW + 20, "gone": NOW + 30}
+    long, short, longer, gone = map(digest, ("long", "short", "longer", "gone"))
+    keys = {long: NOW + 10, short: NOW, longer: NOW + 20, gone: NOW + 30}
     carry_out(connection, Batch(keys=keys), NOTHING)
-    carry_out(connection, Batch(keys={"longer": NOW + 5}, forgotten={"gone"}), NOTHING)
-    assert list(load(connection, NOW).keys) == [("longer", NOW + 5), ("long", NOW + 10)]
+    carry_out(connection, Batch(keys={longer: NOW + 5}, forgotten={gone}), NOTHING)
+    assert list(load(connection, NOW).keys) == [(longer, NOW + 5), (long, NOW + 10)]
 
 
 def test_data_that_cannot_be_read_is_dead_and_says_why_and_the_next_is_taken(connection: sqlite3.Connection) -> None:
@@ -125,3 +127,12 @@ def test_data_that_cannot_be_read_is_dead_and_says_why_and_the_next_is_taken(con
     [letter] = list_dead(connection)
     assert (letter.id, letter.data, letter.attempt, letter.died_at) == ("the id", {}, 1, NOW)
     assert letter.why.startswith("a stored event cannot be read: ")
+
+
+def test_keys_that_an_earlier_version_stored_are_known_by_their_digests(connection: sqlite3.Connection) -> None:
+    insert = "INSERT INTO definable_event_key VALUES (?, ?)"
+    connection.executemany(insert, [("job@12.000", NOW + 1), (digest("new"), NOW + 2), ("old", NOW)])
+    expected = [(digest("job@12.000"), NOW + 1), (digest("new"), NOW + 2)]
+    for _ in range(2):
+        assert [*load(connection, NOW).keys] == expected
+    assert connection.execute("SELECT key, expires_at FROM definable_event_key ORDER BY 2").fetchall() == expected

@@ -14,10 +14,11 @@ from definable.agent.bus import Delivery, EventBufferFull, MemoryBus
 from definable.agent.runner import RunRequest
 from definable.agent.runtime.clock import current_clock
 from definable.agent.runtime.dispatch import Dispatcher
-from definable.agent.runtime.intake import DEDUPE_TTL, Duplicate, Intake
+from definable.agent.runtime.intake import DEDUPE_TTL, Duplicate, InFlight, Intake
 from definable.agent.runtime.run_registry import RunRegistry
 from definable.agent.runtime.triggers import RUNS_KEY, TriggerTable
 from definable.agent.trigger import Headers, RawRequest, Reply, TriggerEvent, Webhook
+from definable.errors import StorageError
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -183,14 +184,43 @@ async def test_a_function_may_name_the_delivery() -> None:
 
 @pytest.mark.parametrize(
     ("result", "may_come_again"),
-    [(Reply(status=500), True), (Reply(status=503), True), (Reply(status=499), False), (None, False), ("hi", False)],
+    [
+        *[(Reply(status=status), True) for status in (500, 503, 499, 400, 302, 304, 301)],
+        *[(Reply(status=status), False) for status in (200, 201, 204, 299)],
+        (None, False),
+        ("hi", False),
+        (5, False),
+    ],
 )
-async def test_what_was_answered_with_a_server_error_may_come_again(result: Any, may_come_again: bool) -> None:
+async def test_what_was_not_answered_2xx_may_come_again(result: Any, may_come_again: bool) -> None:
     async with opened(dedupe="X-Id") as setup:
         setup.result = result
         await setup.handle(event("1"))
         await setup.handle(event("1"))
         assert len(setup.handled) == (2 if may_come_again else 1)
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+async def test_a_repeat_of_what_is_being_handled_is_told_so_until_it_has_ended(ends_well: bool) -> None:
+    async with opened(dedupe="X-Id") as setup:
+        begun, go_on = anyio.Event(), anyio.Event()
+
+        async def handler(event: TriggerEvent) -> Reply:
+            begun.set()
+            await go_on.wait()
+            return Reply(status=200 if ends_well else 400)
+
+        setup.webhook.handler = handler
+        async with anyio.create_task_group() as group:
+            group.start_soon(setup.handle, event("1"))
+            await begun.wait()
+            for _ in range(2):
+                assert isinstance(await setup.handle(event("1")), InFlight)
+            setup.webhook.handler = setup._handle
+            assert (await setup.handle(event("2"))).content == "done"
+            go_on.set()
+        assert isinstance(await setup.handle(event("1")), Duplicate) is ends_well
+        assert isinstance(await setup.handle(event("1")), Duplicate)
 
 
 async def test_what_failed_may_come_again() -> None:
@@ -213,7 +243,7 @@ async def test_what_was_cut_off_may_come_again() -> None:
         assert len(setup.handled) == 1
 
 
-@pytest.mark.parametrize(("seconds", "is_forgotten"), [(4.5, True), (60, False)])
+@pytest.mark.parametrize(("seconds", "is_forgotten"), [(2, True), (60, False)])
 async def test_a_bus_that_is_slow_to_forget_what_was_cut_off_is_waited_for_but_not_without_end(
     seconds: float, is_forgotten: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,4 +261,25 @@ async def test_a_bus_that_is_slow_to_forget_what_was_cut_off_is_waited_for_but_n
             await setup.handle(event("1"))
         assert anyio.current_time() - began <= 1 + 5.5
         setup.webhook.handler = setup._handle
-        assert isinstance(await setup.handle(event("1")), Duplicate) is not is_forgotten
+        assert isinstance(await setup.handle(event("1")), InFlight) is not is_forgotten
+
+
+async def test_what_was_done_is_answered_though_the_bus_fails_to_release_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(dedupe="X-Id") as setup:
+
+        async def fail(key: str) -> None:
+            raise StorageError("Redis is away")
+
+        monkeypatch.setattr(setup.bus, "release", fail)
+        assert (await setup.handle(event("1"))).content == "done"
+    assert "POST /hook: the event bus failed to release a delivery" in caplog.text
+
+
+async def test_names_of_any_length_are_kept_by_their_digest() -> None:
+    async with opened(respond="accept", dedupe="X-Id") as setup:
+        await setup.accept(event("x" * 60_000))
+        assert isinstance(await setup.accept(event("x" * 60_000)), Duplicate)
+        assert isinstance(await setup.accept(event("x" * 60_001)), str)
+        assert len((await setup.published()).data["dedupe_key"]) == 40

@@ -16,7 +16,7 @@ PROBLEMS = {
     403: "The caller may not act for the user that it names.",
     404: "There is no such thing, or it is another user's.",
     408: "The request body did not come in in time.",
-    409: "It cannot be done any more: the run was cancelled, or has ended already.",
+    409: "It cannot be done now: the run was cancelled, or has ended already, or the delivery is being handled.",
     413: "The request body is too large.",
     415: "The request body is of a type that is not understood.",
     422: "A field is wrong or missing; `errors` names it.",
@@ -29,6 +29,7 @@ PROBLEMS = {
 
 PROBLEM_HEADERS: dict[int, dict[str, Any]] = {
     401: {"WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}}},
+    409: {"Retry-After": {"description": "Seconds to wait, where that helps.", "schema": {"type": "integer"}}},
     503: {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}},
 }
 

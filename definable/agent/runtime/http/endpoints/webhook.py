@@ -9,9 +9,10 @@ from definable.agent.run_output import RunOutput
 from definable.agent.runtime.clock import current_clock
 from definable.agent.runtime.dispatch import Outcome, Returned
 from definable.agent.runtime.http.body import parsed
+from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.response import Response, json_response, reply_response
-from definable.agent.runtime.intake import Duplicate, Intake
+from definable.agent.runtime.intake import Duplicate, InFlight, Intake
 from definable.agent.trigger.base import RawRequest, Reply, TriggerEvent
 from definable.agent.trigger.webhook import Webhook
 
@@ -20,6 +21,10 @@ from .base import Sendable
 STATUS_OK = Response(b'{"status":"ok"}')
 
 DUPLICATE = Response(b'{"status":"duplicate"}')
+
+
+HANDLED_BY_THEN = (b"retry-after", b"5")
+"""Seconds: senders that wait mostly do so for 5 to 10."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +53,19 @@ def accepted_response(request: Request, accepted: str | Duplicate) -> Response:
     return json_response({"status": "accepted", "run_id": accepted}, 202, headers)
 
 
-def outcome_response(outcome: Outcome | Duplicate) -> Response:
-    """What a sender that waited is told."""
+def outcome_response(outcome: Outcome | Duplicate | InFlight) -> Response:
+    """What a sender that waited is told.
+
+    Raises:
+        Problem: 409, the delivery is being handled already.
+    """
     match outcome:
         case None:
             return STATUS_OK
         case Duplicate():
             return DUPLICATE
+        case InFlight():
+            raise Problem(409, "this delivery is being handled already: try again later", headers=[HANDLED_BY_THEN])
         case Reply():
             return reply_response(outcome)
         case Returned(bytes() as value):  # as the text that it is: base64 that nobody has asked for helps nobody
