@@ -15,6 +15,7 @@ DefinableError
 │       ├── ModelRateLimitError       429; `retry_after` in seconds where the provider says it
 │       ├── ModelTimeoutError         no answer in time (also a TimeoutError)
 │       ├── ModelConnectionError      the provider cannot be reached, or the connection broke
+│       │   └── TooManyOpenFiles      there is no file descriptor for a connection to it
 │       ├── ModelRequestError         the provider refuses the request (400, 404, 422 ...)
 │       └── ModelResponseError        an answer that is cut off or cannot be understood, or a provider's 5xx
 ├── SessionNotFound (LookupError)     no such session, or it belongs to somebody else
@@ -44,6 +45,7 @@ __all__ = [
     "ModelRateLimitError",
     "ModelTimeoutError",
     "ModelConnectionError",
+    "TooManyOpenFiles",
     "ModelRequestError",
     "ModelResponseError",
     "SessionNotFound",
@@ -128,6 +130,10 @@ class ModelTimeoutError(ModelError, TimeoutError):
 
 class ModelConnectionError(ModelError):
     """The provider cannot be reached, or the connection broke."""
+
+
+class TooManyOpenFiles(ModelConnectionError):
+    """This process, or its system, has no file descriptor left for a connection: the provider was not asked."""
 
 
 class ModelRequestError(ModelError):

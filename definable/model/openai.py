@@ -24,7 +24,7 @@ import anyio
 from anyio.lowlevel import current_token
 from anyio.to_thread import run_sync
 
-from ..errors import ConfigurationError, ModelAuthenticationError, ModelConnectionError
+from ..errors import ConfigurationError, ModelAuthenticationError, ModelConnectionError, TooManyOpenFiles
 from .message import ModelDelta, ModelReply, ModelRequest
 from .openai_request import encode_request
 
@@ -164,6 +164,10 @@ class OpenAIChat:
                 self._key, base_url, timeout=self.timeout, max_retries=self.max_retries, **self._http_options
             )
         except Exception as error:  # what the HTTP client makes of them: InvalidURL, ImportError, OSError ...
+            from .openai_errors import lacks_descriptors  # loads the SDK, which is loaded here
+
+            if lacks_descriptors(error):
+                raise TooManyOpenFiles(f"no client for {self.id} can be made: {error}") from error
             raise ModelConnectionError(
                 f"no client for {self.id} can be made: {error} (check base_url= or OPENAI_BASE_URL, and the "
                 "environment's proxies and SSL_CERT_FILE)"

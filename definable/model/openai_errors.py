@@ -5,6 +5,7 @@ Loaded with the SDK, when an `OpenAIChat` is first used.
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from ..errors import (
     ModelRequestError,
     ModelResponseError,
     ModelTimeoutError,
+    TooManyOpenFiles,
 )
 from .openai_response import ProviderError, excerpt
 from .retry import Failure, parse_retry_after
@@ -108,11 +110,31 @@ def _timeout_failure(error: Exception, where: str, timeout: float) -> Failure:
 
 def _connection_failure(error: Exception, where: str) -> Failure:
     cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
+    if lacks_descriptors(error):
+        text = f"cannot reach {where}: this process has too many open files (raise LimitNOFILE= of systemd, ulimit -n)"
+        return Failure(TooManyOpenFiles(text), transient=True)
     if isinstance(cause, (httpx2.UnsupportedProtocol, httpx2.TooManyRedirects, httpx2.DecodingError)):
         return Failure(ModelConnectionError(f"cannot talk to {where}: {_said(cause)}"), transient=False)
     if isinstance(cause, (httpx2.ConnectError, httpx2.ProxyError)):
         return Failure(ModelConnectionError(f"cannot reach {where}: {_said(cause)}"), transient=True)
     return Failure(ModelConnectionError(f"the connection to {where} broke: {_said(cause)}"), transient=True)
+
+
+def lacks_descriptors(error: BaseException | None) -> bool:
+    """Whether an exception, or one that led to it, is the system's lack of file descriptors."""
+    seen: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        cause = waiting.pop()
+        if cause is None or cause in seen:
+            continue
+        if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        seen.append(cause)
+        waiting += (cause.__cause__, cause.__context__)
+        if isinstance(cause, BaseExceptionGroup):
+            waiting += cast("BaseExceptionGroup[BaseException]", cause).exceptions
+    return False
 
 
 def _said(error: BaseException | None) -> str:

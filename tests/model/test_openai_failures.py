@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
+import resource
 import socket
+import sys
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import anyio
@@ -12,6 +17,7 @@ import httpx2
 import pytest
 from loopback.openai_server import BrokenStream, Completion, Fault, Page, Problem
 
+from definable.agent.runtime.http.failure import problem_of
 from definable.errors import (
     ModelAuthenticationError,
     ModelConnectionError,
@@ -20,6 +26,7 @@ from definable.errors import (
     ModelRequestError,
     ModelResponseError,
     ModelTimeoutError,
+    TooManyOpenFiles,
 )
 from definable.model import Message, ModelRequest, OpenAIChat, retry
 from definable.model.openai_errors import explain
@@ -164,6 +171,43 @@ async def test_a_server_that_is_not_there_is_named(anyio_backend: str, stream: b
         with anyio.fail_after(10), pytest.raises(ModelConnectionError, match=f"cannot reach {url}") as caught:
             await ask(model, stream)
         assert "sk-pass" not in str(caught.value)
+        await model.aclose()
+
+
+@pytest.fixture
+def no_descriptors(anyio_backend: str) -> Iterator[Callable[[], None]]:
+    """Takes all file descriptors of this process."""
+    with ExitStack() as taken:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+
+        def take_all() -> None:
+            used = max(int(fd) for fd in os.listdir("/proc/self/fd")) + 1
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
+            with suppress(OSError):
+                while True:
+                    taken.callback(os.close, os.dup(0))
+
+        yield take_all
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("asked_before", [False, True])
+async def test_no_descriptor_for_a_connection_is_said_and_not_laid_on_the_provider(
+    anyio_backend: str, stream: bool, asked_before: bool, no_descriptors: Callable[[], None]
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+        model = OpenAIChat("gpt-4o", api_key="sk-x", base_url=url, max_retries=0)
+        if asked_before:  # so that there is a client, without a connection
+            with pytest.raises(ModelConnectionError, match="cannot reach"):
+                await ask(model, stream)
+        no_descriptors()
+        with anyio.fail_after(10), pytest.raises(TooManyOpenFiles, match="(?i)too many open files") as caught:
+            await ask(model, stream)
+        assert problem_of(caught.value).status == 503
         await model.aclose()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -34,11 +35,21 @@ from .endpoints.docs import docs_endpoints
 from .endpoints.openapi import OpenAPIEndpoint
 from .quart_app import quart_lifespan
 from .routes import Routes
-from .server import ASGIApp, HTTPServer, ServerLimits, bind, close_all, ssl_context
+from .server import (
+    ASGIApp,
+    HTTPServer,
+    ServerLimits,
+    bind,
+    close_all,
+    connections_within_descriptors,
+    ssl_context,
+)
 from .unfinished_bodies import UnfinishedBodies
 
 if TYPE_CHECKING:
     from quart import Quart
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 Guard: TypeAlias = Callable[[], AuthProvider | None]
 """Who guards an endpoint, asked at every request; None lets everybody in."""
@@ -89,7 +100,7 @@ class HTTPService:
         tls = None if settings.certfile is None else ssl_context(settings.certfile, settings.keyfile)
         sockets = list(settings.sockets) or bind(settings.host, settings.port)
         try:
-            limits = ServerLimits(max_connections=settings.max_connections)
+            limits = ServerLimits(max_connections=_allowed_connections(settings.max_connections))
             self._server = HTTPServer(self.app, sockets, ssl_context=tls, limits=limits)
             yield url_of(settings.host, sockets[0].getsockname()[1], secure=tls is not None)
         finally:
@@ -157,6 +168,18 @@ def build_routes(
         endpoint = WebhookEndpoint(webhook, intake)
         routes.add(webhook.method, webhook.path, Guarded(endpoint, guard_of(webhook, guard), webhook.max_body))
     return routes
+
+
+def _allowed_connections(wanted: int) -> int:
+    allowed = connections_within_descriptors(wanted)
+    if allowed < wanted:
+        logger.warning(
+            "max_connections=%d is more than this process can have: it takes %d connections at once, which leaves file "
+            "descriptors for model calls and stores; raise the hard limit (LimitNOFILE= of systemd, ulimit -Hn)",
+            wanted,
+            allowed,
+        )
+    return allowed
 
 
 def nobody() -> None:

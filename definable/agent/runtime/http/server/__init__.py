@@ -1,7 +1,8 @@
 """The HTTP server: HTTP/1.1 of our own, hypercorn's network-free protocols for the rest; the same on trio and asyncio.
 
 - `bind` and `ssl_context` fail early, before anything of the service has started.
-- `HTTPServer` listens, accepts, counts, drains; `overload` answers one connection too many.
+- `HTTPServer` listens, accepts, counts, drains; at the limit, which `descriptors` knows too, `Evictions` ends who has
+  been idle for the longest, and `overload` answers one connection too many.
 - `Client` is one client: its TLS handshake, then a connection on a `Transport` (bytes) that ends with a `Farewell`:
   - `HTTP1Connection`, which nearly all requests take: `RequestParser` and `ResponseWriter` (pure), and an
     `HTTP1Exchange`, one call of the ASGI application, after another;
@@ -12,6 +13,7 @@ Above it stand the ASGI entry of this package's parent and the runtime; below it
 """
 
 from .asgi import ASGIApp, Message, Receive, Scope, Send
+from .descriptors import connections_within_descriptors
 from .http_server import HTTPServer
 from .limits import ServerLimits
 from .sockets import bind, close_all
@@ -22,6 +24,7 @@ __all__ = [
     "ServerLimits",
     "bind",
     "close_all",
+    "connections_within_descriptors",
     "ssl_context",
     "ASGIApp",
     "Scope",

@@ -84,6 +84,11 @@ class AsyncioSocket(asyncio.Protocol, ClientStream):
 
     # What its owner asks for.
 
+    @property
+    def has_received(self) -> bool:
+        """See `hangups.ClientStream`."""
+        return bool(self._received)
+
     def on_hangup(self, tell: Callable[[], object] | None) -> None:
         """See `hangups.ClientStream`. A peer that sends ahead more than `HIGH_WATER` may hang up unnoticed."""
         self._tell = tell

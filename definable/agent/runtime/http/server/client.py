@@ -8,7 +8,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable
 from math import inf
-from socket import socket
+from socket import MSG_PEEK, socket
 
 import anyio
 from anyio.streams.tls import TLSStream
@@ -19,7 +19,7 @@ from .farewell import Farewell
 from .h1 import H1
 from .h2 import H2
 from .hangups import ClientStream
-from .host import Host, HTTPProtocol
+from .host import Host, HTTPProtocol, Wait
 from .http1_connection import HTTP1Connection
 from .hypercorn_engine import engine_config
 from .limits import ServerLimits
@@ -115,6 +115,25 @@ class Client:
         An `EngineConnection` and the TLS handshake see to their own.
         """
         return self._connection.due if isinstance(self._connection, HTTP1Connection) else inf
+
+    @property
+    def wait(self) -> Wait | None:
+        """The wait for a request's head or the TLS handshake; None while there is something to answer."""
+        if self._connection is not None:
+            return self._connection.wait
+        if self._opening is not None and self._opening.cancel_called:
+            return None
+        return Wait(False, self._head_due - self._limits.header_timeout, True)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something has come in that the connection has not seen yet."""
+        if self._stream.has_received:
+            return True
+        try:
+            return bool(self._sock.recv(1, MSG_PEEK))
+        except OSError:  # nothing, or nobody
+            return False
 
     async def _secured(self, tls: ssl.SSLContext) -> TLSStream | None:
         """Makes the TLS handshake; None, and all closed, if the client fails at it."""

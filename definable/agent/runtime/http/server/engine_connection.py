@@ -17,7 +17,7 @@ from .asgi import ASGIApp, Message, Scope
 from .engine_exchange import EngineExchange
 from .farewell import LAST_CALL, Farewell
 from .h2 import H2
-from .host import AppSend, Host, HTTPProtocol
+from .host import AppSend, Host, HTTPProtocol, Wait
 from .inbox import Inbox
 from .limits import ServerLimits
 from .transport import Transport
@@ -64,6 +64,9 @@ class EngineConnection:
         self._reading = anyio.CancelScope(deadline=head_due)
         self._open_exchanges = 0
         self._idle = True
+        self._asked = False
+        """Whether there has been a request."""
+        self._idle_since = head_due - limits.header_timeout
         self._awaits_head = False
         self._closing = False
 
@@ -90,6 +93,13 @@ class EngineConnection:
         if self._idle and not self._transport.writing:
             self._stop_reading()
 
+    @property
+    def wait(self) -> Wait | None:
+        """See `client.Client`."""
+        if not self._idle or self._closing or self._transport.writing:
+            return None
+        return Wait(False, self._idle_since, not self._asked)
+
     # What the protocol asks for: see `host.Host`.
 
     @property
@@ -113,7 +123,9 @@ class EngineConnection:
             raise BrokenResourceError
         self._idle = idle
         self._awaits_head = idle
-        self._reading.deadline = anyio.current_time() + self._limits.keep_alive_timeout if idle else inf
+        self._asked = True
+        self._idle_since = anyio.current_time()
+        self._reading.deadline = self._idle_since + self._limits.keep_alive_timeout if idle else inf
         if idle:
             await self._transport.flush()
 

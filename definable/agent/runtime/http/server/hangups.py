@@ -21,6 +21,11 @@ class ClientStream(ByteStream):
         """Whether it does, on this system."""
         return True
 
+    @property
+    def has_received(self) -> bool:
+        """Whether it holds bytes that nobody has taken yet; what waits in the system's buffer is not among them."""
+        return False
+
     @abstractmethod
     def on_hangup(self, tell: Callable[[], object] | None) -> None:
         """Has the event loop call `tell` once the client hangs up, soon if it has already; None: nobody any more."""

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .asgi import Message, Scope
 from .websocket_message import MessageMemory
 
 AppSend = Callable[[Message | None], Awaitable[None]]
 """Takes one application's messages into the protocol; None says that the application has ended."""
+
+
+class Wait(NamedTuple):
+    """A connection's wait for the head of a request; the lesser of two is the more futile one."""
+
+    has_begun: bool
+    """Whether some of the head has come."""
+    since: float
+    """On the event loop's clock."""
+    is_first: bool
+    """Whether there was no request on this connection before."""
 
 
 class Host(Protocol):

@@ -18,6 +18,7 @@ import anyio.lowlevel
 from .asgi import UNTIL_HANGUP, WHOLE_BODY, WHOLE_RESPONSE, ASGIApp, Scope
 from .farewell import Farewell
 from .hangups import ClientStream, UntilHangup
+from .host import Wait
 from .http1_exchange import HTTP1Exchange
 from .http1_request import IncomingRequest, RequestParser
 from .http1_response import whole_response
@@ -54,6 +55,7 @@ class HTTP1Connection:
 
     __slots__ = (
         "_app",
+        "_asked",
         "_awaits_head",
         "_client",
         "_clock",
@@ -105,6 +107,8 @@ class HTTP1Connection:
         self._waiting = anyio.CancelScope()
         """Around everything; cancelled only while no exchange is in progress."""
         self._idle = True
+        self._asked = False
+        """Whether there has been a request."""
         self._awaits_head = False
         self.gone: bool = False
         """Whether nothing will arrive at the client any more."""
@@ -127,8 +131,9 @@ class HTTP1Connection:
                     handover = await self._answer_all()
                 except Exception:
                     log.exception("a connection failed")
-            if self._waiting.cancelled_caught and self._parser.head_begun and not self._draining():
-                await self._refuse(408)  # a head that has begun: silence is not answered
+            overdue = self._waiting.cancelled_caught and self.due <= self._clock()
+            if overdue and self._parser.head_begun and not self._draining():
+                await self._refuse(408)  # a head that has begun: silence is not answered, nor who gives way to another
         finally:
             self._parser.close()
             if handover is None:
@@ -139,6 +144,15 @@ class HTTP1Connection:
         """Ends the connection: now if nothing is in progress, else with the exchange that is."""
         if self._idle:
             self._waiting.cancel()
+
+    @property
+    def wait(self) -> Wait | None:
+        """See `client.Client`."""
+        if not self._idle or self._waiting.cancel_called:
+            return None
+        limits = self._limits
+        patience = limits.keep_alive_timeout if self._awaits_head else limits.header_timeout
+        return Wait(self._parser.head_begun, self.due - patience, not self._asked)
 
     # What an exchange asks for: see `http1_exchange.Client`.
 
@@ -216,7 +230,7 @@ class HTTP1Connection:
 
     def _await_head(self) -> None:
         self._farewell.lingers = False
-        self._idle = True
+        self._idle = self._asked = True
         begun = self._parser.head_begun
         self._awaits_head = not begun
         limits = self._limits

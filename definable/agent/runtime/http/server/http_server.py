@@ -19,6 +19,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from .asgi import ASGIApp
 from .client import Client
+from .eviction import Evictions
 from .hangups import ClientStream
 from .limits import ServerLimits
 from .overload import turn_away
@@ -35,6 +36,9 @@ ACCEPT_BATCH = 64
 
 LATENESS = 1 / 20
 """So late, as a part of the shortest time limit, may the end of a connection be that exceeds one."""
+
+EVICTED_WHEN_EXHAUSTED = 16
+"""Connections that are ended at once when the system has no descriptor for a new one: 160 a second."""
 
 MAX_TURNED_AWAY = 128
 """Connections beyond the limit that are being told so; more are closed without a word."""
@@ -75,6 +79,7 @@ class HTTPServer:
         self._exhausted = False
         self._draining = False
         self._streams: Streams | None = None
+        self._evictions: Evictions | None = None
         self._is_draining: Callable[[], bool] = lambda: self._draining
         self._arrival = anyio.Event()
         """Set when a client has come."""
@@ -124,6 +129,7 @@ class HTTPServer:
     async def _watched(self) -> AsyncGenerator[None]:
         """Ends the connections whose clients keep them waiting for too long, while the context is open."""
         self._streams = streams()
+        self._evictions = Evictions(self._clients, self._streams.clock)
         # Shielded: connections that are cut off wait for their clients' last word still. It ends right after them.
         with_clients = anyio.CancelScope(shield=True)
         async with anyio.create_task_group() as watch:
@@ -181,11 +187,21 @@ class HTTPServer:
 
     def _report_exhausted(self, error: OSError) -> None:
         if not self._exhausted:
-            log.error("cannot accept connections: %s; trying again until it works", error.strerror)
+            log.error(
+                "cannot accept connections: %s; idle ones are closed, and it is tried again until it works",
+                error.strerror,
+            )
         self._exhausted = True
+        for _ in range(EVICTED_WHEN_EXHAUSTED):
+            if not self._evict():
+                break
+
+    def _evict(self) -> bool:
+        return self._evictions is not None and self._evictions.evict()
 
     def _admit(self, sock: socket.socket, client: Address, connections: TaskGroup) -> None:
-        if self._accepted < self._limits.max_connections:
+        # The evicted one goes while the new one comes; the reserve of descriptors covers both.
+        if self._accepted < self._limits.max_connections or self._evict():
             self._accepted += 1
             self._unowned.add(sock)
             connections.start_soon(self._serve_connection, sock, client, name="connection")

@@ -307,12 +307,13 @@ async def test_a_connection_beyond_the_limit_is_told_so(serving):
     async with serving(limits=ServerLimits(max_connections=2)) as served:
         async with served.client() as first, served.client() as second:
             for client in (first, second):
-                await client.get("/echo")
-                await client.response()
+                await client.get("/hold")
+            await served.app.until(lambda: served.app.arrived == 2)
             async with served.client() as third:
                 response = await third.response()
                 assert (response.status, response.headers["retry-after"]) == (503, "1")
                 assert json.loads(response.body)["status"] == 503
+            served.app.release.set()
         async with httpx2.AsyncClient(base_url=served.url) as client:
             await served.until_no_connections()
             assert (await client.get("/echo")).status_code == 200
@@ -321,8 +322,8 @@ async def test_a_connection_beyond_the_limit_is_told_so(serving):
 async def test_of_the_connections_beyond_the_limit_128_at_once_are_told_so(serving, monkeypatch):
     monkeypatch.setattr(overload, "PATIENCE", 20.0)  # for as long as it takes here to connect them all
     async with serving(limits=ServerLimits(max_connections=1)) as served, served.client() as first:
-        await first.get("/echo")
-        await first.response()
+        await first.get("/hold")
+        await served.app.until(lambda: served.app.arrived == 1)
         async with AsyncExitStack() as stack:
             beyond = [await stack.enter_async_context(served.client()) for _ in range(140)]
             told = [await client.receive() for client in beyond]

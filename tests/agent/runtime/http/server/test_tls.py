@@ -128,10 +128,25 @@ async def test_a_handshake_that_does_not_come_ends_with_the_time_for_a_head(serv
 @needs_backend
 async def test_a_connection_beyond_the_limit_is_closed_before_a_handshake(serving, server_tls, client_tls):
     async with serving(tls=server_tls, limits=ServerLimits(max_connections=1)) as served, served.client() as first:
-        await TLSStream.wrap(first.stream, hostname="127.0.0.1", ssl_context=client_tls)
+        stream = await TLSStream.wrap(first.stream, hostname="127.0.0.1", ssl_context=client_tls)
+        await stream.send(b"GET /hold HTTP/1.1\r\nHost: t\r\n\r\n")
+        await served.app.until(lambda: served.app.arrived == 1)
         async with served.client() as second:
             assert await second.rest() == b""
         assert served.server.open_connections == 1
+
+
+@needs_backend
+@pytest.mark.parametrize("http2", [False, True, None], ids=["HTTP/1", "HTTP/2", "handshake"])
+async def test_an_idle_tls_connection_gives_way_to_a_new_one(serving, server_tls, client_tls, http2):
+    limits = ServerLimits(max_connections=1)
+    async with serving(tls=server_tls, limits=limits) as served, served.client() as silent:
+        async with httpx2.AsyncClient(base_url=served.url, verify=client_tls, http2=bool(http2)) as idle:
+            if http2 is not None:
+                assert (await idle.get("/echo")).status_code == 200
+            async with httpx2.AsyncClient(base_url=served.url, verify=client_tls) as client:
+                assert (await client.get("/echo")).status_code == 200
+        assert await silent.rest() == b""
 
 
 @needs_backend
