@@ -205,7 +205,7 @@ async def test_no_descriptor_for_a_connection_is_said_and_not_laid_on_the_provid
             with pytest.raises(ModelConnectionError, match="cannot reach"):
                 await ask(model, stream)
         no_descriptors()
-        with anyio.fail_after(10), pytest.raises(TooManyOpenFiles, match="(?i)too many open files") as caught:
+        with anyio.fail_after(10), pytest.raises(TooManyOpenFiles, match=r"(?i)too many open files") as caught:
             await ask(model, stream)
         assert problem_of(caught.value).status == 503
         await model.aclose()
