@@ -165,6 +165,8 @@ class EngineConnection:
             if timed_out:
                 await protocol.head_timed_out()
             await protocol.disconnected()
+        if self._idle and isinstance(protocol, H2):
+            self._farewell.lingers = True  # a request may be on its way: the client is to read which ones were answered
         if self._idle or self._farewell.lingers:  # no response is due any more, whatever an application still does
             await self._farewell.close()
 

@@ -6,9 +6,12 @@ offered, so browsers open an HTTP/1.1 connection for them.
 
 from __future__ import annotations
 
+import logging
 from typing import cast
 
 import anyio
+import anyio.lowlevel
+from h2.connection import ConnectionState
 from h2.errors import ErrorCodes
 from h2.events import RequestReceived
 from h2.exceptions import H2Error, ProtocolError
@@ -22,8 +25,11 @@ from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.typing import Event as IOEvent
 from priority.priority import PriorityError
 
+from .h2_frames import FrameMeter, FrameRefused
 from .host import Host
 from .hypercorn_engine import engine_arguments
+
+log: logging.Logger = logging.getLogger("definable.http")
 
 BODY_SIZE = 65_536
 """Bytes of a response body handed to flow control at once: the unit in which a slow client's progress is judged."""
@@ -105,6 +111,7 @@ class H2(H2Protocol):
             },
         )
         self._write_timeout = write_timeout
+        self._meter = FrameMeter(anyio.current_time, self.connection.max_inbound_frame_size)
 
     async def open(self) -> None:
         """Sends our settings."""
@@ -113,7 +120,15 @@ class H2(H2Protocol):
     async def data(self, data: bytes) -> None:
         """Takes bytes from the client; whatever is no HTTP/2 ends the connection."""
         try:
-            await self.handle(RawData(data))
+            for piece, pause in self._meter.pieces(data):
+                await self.handle(RawData(piece))
+                if pause:
+                    await anyio.lowlevel.checkpoint()
+        except FrameRefused as refused:
+            log.info("ended the HTTP/2 connection of %s: %s", self.client and self.client[0], refused)
+            self._say_goodbye(refused.code)
+            await self._flush()
+            await self.send(Closed())
         except (H2Error, PriorityError, LookupError, ValueError):  # hypercorn lets malformed frames through as these
             await self.send(Closed())
 
@@ -122,8 +137,17 @@ class H2(H2Protocol):
         await self.handle(Closed())
         for buffer in list(self.stream_buffers.values()):
             await buffer.close()
-        self.connection.close_connection()
+        self._say_goodbye(ErrorCodes.NO_ERROR)
         await self._flush()
+
+    def _say_goodbye(self, code: ErrorCodes) -> None:
+        """Says which requests were answered, once.
+
+        Not before the last one has been, though RFC 9113 (section 6.8) lets a server say so when a drain begins:
+        clients on h2, httpx among them, read nothing more then (https://github.com/python-hyper/h2/issues/1181).
+        """
+        if self.connection.state_machine.state is not ConnectionState.CLOSED:
+            self.connection.close_connection(code)
 
     async def head_timed_out(self) -> None:
         """Nothing: a head is a frame, and a connection without requests is just closed."""
@@ -151,6 +175,8 @@ class H2(H2Protocol):
 
     async def _send_data(self, stream_id: int) -> None:
         buffer = self._buffer(stream_id)
+        if buffer is not None and buffer.buffer:
+            self._meter.sent_data()
         await super()._send_data(stream_id)
         if buffer is not None and stream_id not in self.stream_buffers:
             buffer.ended.set()

@@ -78,28 +78,28 @@ class _Wire(ByteStream):
     """
 
     def __init__(self, stream: ByteStream) -> None:
-        self._stream = stream
+        self.stream = stream
         self._writing = anyio.Lock(fast_acquire=True)
         self.closing = False
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         if self.closing:
             raise EndOfStream
-        return await self._stream.receive(max_bytes)
+        return await self.stream.receive(max_bytes)
 
     async def send(self, item: bytes) -> None:
         async with self._writing:
-            await self._stream.send(item)
+            await self.stream.send(item)
 
     async def send_eof(self) -> None:
-        await self._stream.send_eof()
+        await self.stream.send_eof()
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        await self.stream.aclose()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        return self._stream.extra_attributes  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return self.stream.extra_attributes  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 async def handshake(stream: ByteStream, context: ssl.SSLContext) -> TLSStream:
@@ -118,3 +118,10 @@ async def notify_close(stream: TLSStream) -> None:
     assert isinstance(wire, _Wire)
     wire.closing = True
     await stream.unwrap()
+
+
+def beneath(stream: TLSStream) -> ByteStream:
+    """The connection that a TLS stream runs over, for what still comes after `notify_close`."""
+    wire = stream.transport_stream
+    assert isinstance(wire, _Wire)
+    return wire.stream

@@ -15,7 +15,7 @@ from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 from anyio.streams.tls import TLSStream
 
 from .hangups import ClientStream
-from .tls import notify_close
+from .tls import beneath, notify_close
 
 GONE = (EndOfStream, BrokenResourceError, ClosedResourceError, OSError)
 """What a stream raises once the peer is not there (TLS failures are `OSError`s)."""
@@ -136,11 +136,15 @@ class Transport:
         if self.broken:
             return
         try:
-            if not isinstance(self._stream, TLSStream):  # there is no half-close in TLS
-                await self._stream.send_eof()
+            stream = self._stream
+            if isinstance(stream, TLSStream):
+                await notify_close(stream)
+                self.broken = True  # nothing can follow
+                stream = beneath(stream)
+            await stream.send_eof()
             unread = MAX_LINGER
             while unread > 0:
-                unread -= len(await self._stream.receive())
+                unread -= len(await stream.receive())
         except GONE:
             pass
 
