@@ -48,13 +48,14 @@ def frozen(cls: Class) -> Class:
     return made
 
 
-def made_when_asked_for(cls: type[Any], name: str, make: Callable[[Any], Any]) -> None:
+def made_when_asked_for(cls: type[Any], name: str, make: Callable[[Any], Any], doc: str) -> None:
     """Have a frozen class make a field's value from what it was given when somebody asks for it, and then keep it.
 
     Args:
         cls: A class that `frozen` made.
         name: The field.
         make: From what the field was given, if that is not None, to its value; of that value it makes the same.
+        doc: What the field is.
     """
     slot = cls.__dict__[name]
 
@@ -67,12 +68,15 @@ def made_when_asked_for(cls: type[Any], name: str, make: Callable[[Any], Any]) -
             slot.__set__(self, made)
         return made
 
-    setattr(cls, name, property(value))
+    setattr(cls, name, property(value, doc=doc))
 
 
 def _refuse_change(self: Any, name: str, value: object) -> None:
     kind = cast("type[Any]", type(self)).__name__
-    raise FrozenInstanceError(f"{kind} is read-only: dataclasses.replace(..., {name}=...) makes a changed one")
+    way_out = f"dataclasses.replace(..., {name}=...) makes a changed one"
+    if isinstance(getattr(self, name, None), dict):
+        way_out = f"change what is in the dict, .{name}.update(...), or " + way_out
+    raise FrozenInstanceError(f"{kind} is read-only: {way_out}")
 
 
 def _parameter(each: Field[Any], known: dict[str, Any]) -> str:

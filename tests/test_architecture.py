@@ -25,6 +25,7 @@ LAYERS = [
         "definable.half_read_body",
         "definable.json_text",
         "definable.lazy_exports",
+        "definable.original_library",
     ],
     ["definable.model"],
     [
@@ -58,6 +59,7 @@ LAYERS = [
         "definable.agent.telemetry_span",
     ],
     ["definable.agent.run_loop", "definable.agent.output_type", "definable.agent.runner", "definable.agent.run_stream"],
+    ["definable.agent.override", "definable.agent.parts"],
     ["definable.agent.agent"],
     ["definable.agent.interface"],
     ["definable.agent.runtime"],

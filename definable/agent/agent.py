@@ -6,9 +6,10 @@ agent, and a script that only runs the agent never loads it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 import anyio
 
@@ -16,13 +17,23 @@ from definable.errors import ConfigurationError, ServeError
 from definable.model.base import Model
 from definable.model.message import Message
 from definable.model.resolve import resolve_model
+from definable.original_library import AGENT_ARGUMENTS, unknown_arguments
 
-from .arguments import check_interface, check_parts, check_run
+from .arguments import (
+    NoArguments,
+    OriginalEmit,
+    OriginalRun,
+    check_interface,
+    check_parts,
+    check_run,
+    event_name,
+    run_input,
+)
 from .blocking import run_blocking
-from .bus.emitter import Emitter
 from .hook import HookPoint
+from .parts import CLOSE_TIMEOUT, AgentParts
 from .run_output import RunOutput
-from .run_stream import RunStream, follow_run
+from .run_stream import FollowedRun, RunStream, follow_run
 from .runner import Instructions, Runner, RunRequest
 from .serve_options import ServeOptions
 from .session.memory import MemorySessionStore
@@ -48,11 +59,8 @@ MAX_HISTORY = 100
 
 DEFAULT_NAME = "agent"
 
-CLOSE_TIMEOUT = 5.0
-"""Seconds that closing the model's connections may take at the end of `Agent.run`."""
 
-
-class Agent:
+class Agent(AgentParts):
     """An AI agent that can be run, and served.
 
     Args:
@@ -94,7 +102,10 @@ class Agent:
         max_turns: int = 10,
         max_history: int = MAX_HISTORY,
         run_timeout: float | None = None,
+        **unknown: Unpack[NoArguments],
     ) -> None:
+        if unknown:
+            unknown_arguments("Agent()", unknown, parameters_of(Agent), AGENT_ARGUMENTS)
         if max_turns < 1:
             raise ConfigurationError(f"max_turns={max_turns!r}: at least 1")
         if max_history < 1:
@@ -103,9 +114,7 @@ class Agent:
         if run_timeout is not None and not run_timeout > 0:
             raise ConfigurationError(f"run_timeout={run_timeout!r}: seconds, greater than 0, or None")
         self.name: str = name or DEFAULT_NAME
-        self.auth = auth
-        self.bus = bus
-        self.runner: Runner = Runner(
+        runner = Runner(
             model=resolve_model(model),
             instructions=instructions,
             tools=tools,
@@ -116,40 +125,28 @@ class Agent:
             run_timeout=run_timeout,
             name=self.name,
         )
+        super().__init__(runner, bus, auth)
         self.triggers: TriggerRegistry = TriggerRegistry()
-        self.interfaces: list[BaseInterface] = []
-        self.emitter: Emitter = Emitter(bus)
         self._blueprint: Blueprint | None = None
-        self.runtime: AgentRuntime | None = None
-        """What serves the agent now; None while nothing does."""
 
     def __repr__(self) -> str:
         return f"<Agent {self.name!r} on {self.model.id}>"
-
-    @property
-    def model(self) -> Model:
-        """The language model."""
-        return self.runner.model
-
-    @property
-    def sessions(self) -> SessionStore:
-        """Where conversations are kept."""
-        return self.runner.sessions
 
     # --- run
 
     async def arun(
         self,
-        input: str | Message,
+        input: str | Message | None = None,
         *,
         session_id: str | None = None,
         user_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        **original: Unpack[OriginalRun],
     ) -> RunOutput:
         """Run the agent once.
 
         Args:
-            input: What the user says.
+            input: What the user says; `instruction` is another name of it.
             session_id: The conversation to go on with; None begins one. Runs of one session are made one after the
                 other, in arrival order.
             user_id: Whose run it is. A session belongs to the user who began it.
@@ -160,16 +157,18 @@ class Agent:
             RunError: The run failed: `ModelError`, `MaxTurnsExceeded`, `RunTimeout`, `OutputValidationError`.
             SessionNotFound: The session belongs to another user.
         """
+        input = run_input("arun", input, original)
         check_run(input, session_id, user_id, metadata)
         return await self.runner.run(RunRequest(input, session_id, user_id, metadata))
 
     def arun_stream(
         self,
-        input: str | Message,
+        input: str | Message | None = None,
         *,
         session_id: str | None = None,
         user_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        **original: Unpack[OriginalRun],
     ) -> AbstractAsyncContextManager[RunStream]:
         """Run the agent once and follow it: `async with agent.arun_stream("hi") as events`.
 
@@ -177,22 +176,24 @@ class Agent:
         `RunEnded` with the output; it raises what the run raises. Leaving the context early cancels the run.
 
         Args:
-            input: What the user says.
+            input: What the user says; `instruction` is another name of it.
             session_id: The conversation to go on with; None begins one.
             user_id: Whose run it is.
             metadata: Anything, for tools, hooks and callable instructions.
         """
+        input = run_input("arun_stream", input, original)
         check_run(input, session_id, user_id, metadata)
         request = RunRequest(input, session_id, user_id, metadata)
-        return follow_run(lambda listener: self.runner.run(request, listener))
+        return FollowedRun(follow_run(lambda listener: self.runner.run(request, listener)))
 
     def run(
         self,
-        input: str | Message,
+        input: str | Message | None = None,
         *,
         session_id: str | None = None,
         user_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        **original: Unpack[OriginalRun],
     ) -> RunOutput:
         """Run the agent once, from code without an event loop; see `arun`.
 
@@ -200,9 +201,11 @@ class Agent:
             RuntimeError: An event loop runs in this thread: `await agent.arun(...)` there.
         """
 
+        checked = run_input("run", input, original)
+
         async def run_and_close() -> RunOutput:
             try:
-                return await self.arun(input, session_id=session_id, user_id=user_id, metadata=metadata)
+                return await self.arun(checked, session_id=session_id, user_id=user_id, metadata=metadata)
             finally:
                 with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):  # the connections belong to this loop, which ends
                     await self.model.aclose()
@@ -228,14 +231,18 @@ class Agent:
 
         return register
 
-    def add_interface(self, interface: BaseInterface) -> None:
+    def add_interface(self, interface: BaseInterface) -> Self:
         """Serve a messaging interface along with the agent.
+
+        Returns:
+            The agent.
 
         Raises:
             ConfigurationError: It is no interface.
         """
         check_interface(interface)
         self.interfaces.append(interface)
+        return self
 
     @property
     def before_request(self) -> HookPoint:
@@ -268,30 +275,30 @@ class Agent:
 
     # --- events
 
-    def emit(self, name: str, data: Any = None) -> None:
+    def emit(self, name: str | None = None, data: Any = None, **original: Unpack[OriginalEmit]) -> None:
         """Fire an event: every `EventTrigger` that matches gets it, some time later. Never blocks.
 
         May be called from async code, sync code and other threads; before serving starts the event is kept until it
         does.
 
         Args:
-            name: The event's name.
+            name: The event's name; `event_name` is another name of it.
             data: A dict becomes the body as it is; anything else becomes `{"data": ...}`; None is no body.
 
         Raises:
             EventBufferFull: There is no room, nothing was accepted.
             EventBusClosed: The agent is stopping or has stopped, nothing was accepted.
         """
-        self.emitter.emit(name, data)
+        self.emitter.emit(event_name(name, original), data)
 
-    async def aemit(self, name: str, data: Any = None) -> None:
+    async def aemit(self, name: str | None = None, data: Any = None, **original: Unpack[OriginalEmit]) -> None:
         """Fire an event as `emit` does, but wait for room. When it returns, the bus has accepted the event.
 
         Raises:
             EventBusClosed: The agent is stopping or has stopped, nothing was accepted.
             EventBufferFull: Before serving starts: the buffer is full.
         """
-        await self.emitter.aemit(name, data)
+        await self.emitter.aemit(event_name(name, original), data)
 
     async def fire(self, trigger: BaseTrigger) -> None:
         """Fire a trigger by hand, as if its time had come. Only while the agent serves.
@@ -390,3 +397,8 @@ class Agent:
         from .runtime.entry import asgi  # the runtime stands to the right of the agent
 
         return asgi(self, interfaces, options)
+
+
+def parameters_of(cls: type) -> list[str]:
+    """The keywords that a class is called with."""
+    return [each.name for each in inspect.signature(cls).parameters.values() if each.kind is not each.VAR_KEYWORD]

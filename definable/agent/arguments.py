@@ -3,13 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from definable.errors import ConfigurationError
 from definable.model.message import Message
+from definable.original_library import RUN_ARGUMENTS, unknown_arguments
 
 from .auth.base import is_provider
 from .auth.consult import check_platforms
+
+RUN_PARAMETERS = ("input", "session_id", "user_id", "metadata")
+"""What a run can be started with; a handler's dict holds the same."""
+
+
+class NoArguments(TypedDict):
+    """Keyword arguments of which there are none: what is given in spite of that is refused with the way out."""
+
+
+class OriginalRun(TypedDict, total=False):
+    """What a run's arguments are called in programs of the original library."""
+
+    instruction: str | Message
+    """The input."""
+
+
+class OriginalEmit(TypedDict, total=False):
+    """What the arguments of `emit` are called in programs of the original library."""
+
+    event_name: str
+    """The event's name."""
+
+
+def run_input(function: str, input: str | Message | None, original: OriginalRun) -> str | Message:
+    """A run's input, by whichever name it was given.
+
+    Raises:
+        ConfigurationError: There is none, or there are two.
+        TypeError: Another argument was given.
+    """
+    if original:
+        if original.keys() != {"instruction"}:
+            unknown_arguments(f"{function}()", original.keys() - {"instruction"}, RUN_PARAMETERS, RUN_ARGUMENTS)
+        if input is not None:
+            raise ConfigurationError(f"{function}() got input and instruction, which are two names of one argument")
+        input = original.get("instruction")
+    if input is None:
+        raise ConfigurationError(f"{function}() needs an input: {function}('What is new?')")
+    return input
+
+
+def event_name(name: str | None, original: OriginalEmit) -> str:
+    """An event's name, by whichever argument it was given.
+
+    Raises:
+        TypeError: Another argument was given.
+    """
+    if original.keys() - {"event_name"}:
+        unknown_arguments("emit()", original.keys() - {"event_name"}, ("name", "data"), {})
+    return original.get("event_name", "") if name is None else name
 
 
 def check_parts(instructions: object, sessions: object, bus: object, auth: object) -> None:

@@ -7,6 +7,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from definable.frozen import frozen
+from definable.original_library import CONTEXT_ATTRIBUTES, unknown_attribute
 
 if TYPE_CHECKING:
     # An edge for the type alone: triggers stand to the right of runs.
@@ -28,6 +29,11 @@ class RunContext:
     """The caller's, as given to `arun`."""
     session_state: dict[str, Any] = field(default_factory=dict[str, Any])
     """Kept with the session: what a run puts in is there in the session's next run."""
+
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_attribute("RunContext", name, CONTEXT_ATTRIBUTES)
 
 
 current_run: ContextVar[RunContext | None] = ContextVar("definable_current_run", default=None)

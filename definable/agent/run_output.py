@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from definable.frozen import frozen
 from definable.model.message import Message, Usage
+from definable.original_library import OUTPUT_ATTRIBUTES, unknown_attribute
 
 
 class RunStatus(StrEnum):
@@ -64,3 +65,8 @@ class RunOutput:
     """Unix seconds."""
     duration: float = 0.0
     """Seconds from the call to the end."""
+
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_attribute("RunOutput", name, OUTPUT_ATTRIBUTES)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import TypeAlias
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import NoReturn, TypeAlias
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -62,6 +63,32 @@ async def follow_run(make_run: MakeRun) -> AsyncGenerator[RunStream, None]:
             group.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+class FollowedRun(AbstractAsyncContextManager[RunStream]):
+    """What `Agent.arun_stream` returns: a context, and a clear error for who iterates over it.
+
+    Args:
+        following: The context.
+    """
+
+    def __init__(self, following: AbstractAsyncContextManager[RunStream]) -> None:
+        self._following = following
+
+    async def __aenter__(self) -> RunStream:
+        return await self._following.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._following.__aexit__(kind, error, traceback)
+
+    def __aiter__(self) -> NoReturn:
+        # An async generator that is left in the middle of a run would leave its task group open behind it.
+        raise TypeError(
+            "arun_stream() is a context: async with agent.arun_stream(...) as events, "
+            "and within it async for event in events"
+        )
 
 
 async def _run(make_run: MakeRun, stream: RunStream, send: MemoryObjectSendStream[RunEvent]) -> None:

@@ -22,7 +22,8 @@ def resolve_model(model: Model | str) -> Model:
     """Return the model that a string names; a `Model` is returned as it is.
 
     Args:
-        model: A `Model`, `"provider/id"` (the id may hold slashes itself), or `"offline"`.
+        model: A `Model`, `"provider/id"` (the id may hold slashes itself), `"offline"`, or an id alone, which is one of
+            OpenAI's.
 
     Raises:
         ConfigurationError: No such provider, an empty id, or something that is no model.
@@ -42,6 +43,9 @@ def _from_string(name: str) -> Model:
     provider, slash, model_id = name.partition("/")
     if provider in PROVIDERS and model_id:
         return PROVIDERS[provider](model_id)
-    if not slash and provider not in PROVIDERS:
-        raise ConfigurationError(f'the model {name!r} names no provider: write "provider/id", one of {_KNOWN}')
-    raise ConfigurationError(f"unknown model {name!r}: it is one of {_KNOWN}")
+    if not slash and name.strip() and name.strip().lower() not in (*PROVIDERS, OfflineModel.id):
+        return OpenAIChat(name)
+    raise ConfigurationError(
+        f"unknown model {name!r}: it is one of {_KNOWN}; other providers are reached by their OpenAI-compatible API, "
+        "OpenAIChat(id, base_url=..., api_key=...)"
+    )

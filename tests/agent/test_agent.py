@@ -312,8 +312,7 @@ def test_a_part_that_cannot_work_is_refused_where_it_is_given(part: str, wrong: 
         Agent("offline", **{part: wrong})
 
 
-def test_an_auth_that_was_set_and_cannot_work_is_refused_where_the_agent_is_served() -> None:
+def test_an_auth_that_cannot_work_is_refused_where_it_is_set() -> None:
     agent = Agent("offline")
-    agent.auth = APIKeyAuth  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(ConfigurationError, match=r"auth=<class .*APIKeyAuth'>: a provider, such as APIKeyAuth"):
-        agent.running(port=0)
+        agent.auth = APIKeyAuth  # pyright: ignore[reportAttributeAccessIssue]

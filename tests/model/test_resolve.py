@@ -23,7 +23,12 @@ def test_a_model_is_taken_as_it_is() -> None:
     assert resolve_model(model) is model
 
 
-@pytest.mark.parametrize("name", ["gpt-4o", "acme/gpt", "openai", "openai/", "/gpt", "", "offline/x", "Offline"])
+def test_an_id_alone_is_one_of_openais() -> None:
+    model = resolve_model("gpt-4o-mini")
+    assert isinstance(model, OpenAIChat) and model.id == "gpt-4o-mini"
+
+
+@pytest.mark.parametrize("name", ["acme/gpt", "openai", "openai/", "/gpt", "", " ", "offline/x", "Offline", "OpenAI"])
 def test_other_strings_are_refused_with_what_exists(name: str) -> None:
     with pytest.raises(ConfigurationError, match='"openai/<id>", "offline"'):
         resolve_model(name)

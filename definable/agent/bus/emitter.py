@@ -80,6 +80,18 @@ class Emitter:
         self._blocked = 0
         """Workers that wait for room: on the bus, or behind a trigger's limit."""
 
+    def expect(self, bus: EventBus | None) -> None:
+        """Serving will open another bus.
+
+        Raises:
+            ConfigurationError: An event from before cannot be carried by it.
+        """
+        with self._lock:
+            if bus is not None:
+                for name, body in self._early:
+                    bus.check(f"event({name})", {"body": body})
+            self._bus = bus
+
     def emit(self, name: str, data: Any = None) -> None:
         """Accept an event or raise at once; see `Agent.emit`."""
         body = event_body(name, data)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         InterfaceRateLimitError,
     )
     from .hook import InterfaceHook
-    from .identity import IdentityResolver
+    from .identity import IdentityResolver, PlatformIdentity
     from .logging_hook import LoggingHook
     from .media import Media
     from .message import InterfaceMessage, InterfaceResponse
@@ -54,6 +54,7 @@ __all__ = [
     "LoggingHook",
     "AllowlistHook",
     "IdentityResolver",
+    "PlatformIdentity",
     "SQLiteIdentityResolver",
     "TelegramInterface",
     "TelegramConfig",
@@ -80,6 +81,7 @@ __getattr__: GetAttribute = lazy_exports(
         "LoggingHook": ".logging_hook",
         "AllowlistHook": ".allowlist_hook",
         "IdentityResolver": ".identity",
+        "PlatformIdentity": ".identity",
         "SQLiteIdentityResolver": ".sqlite_identity",
         "TelegramInterface": ".telegram",
         "TelegramConfig": ".telegram",

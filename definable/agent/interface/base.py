@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import anyio
 
@@ -18,8 +18,9 @@ from definable.agent.auth.consult import check_platforms
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import ConfigurationError
+from definable.original_library import INTERFACE_ATTRIBUTES, INTERFACE_METHODS, unknown_attribute
 
-from .config import InterfaceConfig
+from .config import InterfaceConfig, configured
 from .hook import check_hook
 from .host import InterfaceHost, StartRun
 from .identity import IdentityResolver
@@ -54,9 +55,11 @@ class BaseInterface(ABC):
         identity_resolver: Knows one person on several platforms; None: every platform's user is somebody else.
         auth: Who may write to the agent; False lets in everybody. None asks the agent's own provider, if that speaks on
             this platform: `APIKeyAuth` and `JWTAuth` guard HTTP alone, and leave the chat open.
+        settings: Fields of the config, by name: in place of a config, or beside it, and then they count.
 
     Raises:
         ConfigurationError: `auth` is no provider, or one of the hooks has none of a hook's methods.
+        TypeError: There is no such setting.
 
     Example:
         A custom interface implements two methods:
@@ -70,6 +73,8 @@ class BaseInterface(ABC):
                     await write_line(response.content)
     """
 
+    config_type: ClassVar[type[InterfaceConfig]] = InterfaceConfig
+    """What the interface is configured with."""
     typing_interval: ClassVar[float] = 4.0
     """Seconds after which `typing` is called again while the agent runs."""
     edit_interval: ClassVar[float] = 1.0
@@ -84,11 +89,12 @@ class BaseInterface(ABC):
         hooks: Sequence[object] = (),
         identity_resolver: IdentityResolver | None = None,
         auth: AuthProvider | Literal[False] | None = None,
+        **settings: Any,
     ) -> None:
         if auth is not None and auth is not False and not is_provider(auth):
             raise ConfigurationError(f"auth={auth!r}: a provider, False for everybody, None for the agent's")
         check_platforms(auth)
-        self.config: InterfaceConfig = InterfaceConfig() if config is None else config
+        self.config: InterfaceConfig = configured(self.config_type, config, settings, type(self).__name__)
         self.agent = agent
         self.session_manager: SessionManager = session_manager or SessionManager(self.config.session_ttl_seconds)
         self.hooks: Sequence[object] = tuple(hooks)
@@ -100,6 +106,34 @@ class BaseInterface(ABC):
         """When the platform was last heard of, in seconds of the event loop's clock; None: not since the start."""
         self._pipeline: Pipeline | None = None
         self._is_open = False
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        originals = [name for name in INTERFACE_METHODS if name in vars(cls)]
+        if originals and cls.receive is BaseInterface.receive:
+            raise TypeError(
+                f"{cls.__name__} implements {', '.join(originals)} of the original library: here a platform implements "
+                "receive(accept), which runs until it is cancelled, and send(message, response)"
+            )
+
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_attribute(type(self).__name__, name, INTERFACE_ATTRIBUTES)
+
+    def add_hook(self, hook: object) -> Self:
+        """Call a hook around every message, after those that are there.
+
+        Returns:
+            The interface.
+
+        Raises:
+            ConfigurationError: It has none of a hook's methods.
+        """
+        check_hook(hook)
+        self.hooks = (*self.hooks, hook)
+        self._pipeline = None  # the next message makes one with the hook
+        return self
 
     @property
     def name(self) -> str:

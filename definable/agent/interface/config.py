@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from definable.errors import ConfigurationError
+from definable.original_library import unknown_arguments
+
+Config = TypeVar("Config", bound="InterfaceConfig")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,12 @@ class InterfaceConfig:
     rate_limit_messages_per_minute: int = 30
     """Per user."""
 
+    if not TYPE_CHECKING:  # the dataclass's own signature is what a type checker shall see
+
+        def __new__(cls, *_: Any, **settings: Any) -> Self:
+            check_settings(cls, settings, cls.__name__)
+            return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for name in ("max_session_history", "session_ttl_seconds", "max_concurrent_requests", "max_message_length"):
             if not getattr(self, name) > 0:
@@ -50,7 +60,44 @@ class InterfaceConfig:
         Raises:
             TypeError: There is no such setting.
         """
+        check_settings(type(self), changes, "with_updates")
         return replace(self, **changes)
+
+
+def check_settings(kind: type[InterfaceConfig], settings: Mapping[str, Any], function: str) -> None:
+    """Refuse a setting that a kind of config does not have.
+
+    Raises:
+        TypeError: There is one; the message names the nearest that there is.
+    """
+    known = [each.name for each in fields(kind)]
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        unknown_arguments(f"{function}()", unknown, known, {})
+
+
+def configured(kind: type[Config], config: object, settings: Mapping[str, Any], owner: str) -> Config:
+    """The config of an interface, from the one it was given, from settings given as keywords, or from both.
+
+    Args:
+        kind: The interface's class of configs.
+        config: What it was given; None for nothing.
+        settings: Keywords, which come before what the config says.
+        owner: The interface's class.
+
+    Raises:
+        ConfigurationError: It is no config of that kind, or there is none and one is needed.
+        TypeError: There is no such setting.
+    """
+    check_settings(kind, settings, owner)
+    if config is None:
+        try:
+            return kind(**settings)
+        except TypeError as error:  # a setting that has no default is missing
+            raise ConfigurationError(f"{owner}() needs a {kind.__name__}, or its settings: {error}") from error
+    if not isinstance(config, kind):
+        raise ConfigurationError(f"{owner}(config={type(config).__name__}): a {kind.__name__}, or its settings by name")
+    return config.with_updates(**settings) if settings else config
 
 
 def check_token_is_text(token: object) -> None:

@@ -20,14 +20,24 @@ class InterfaceError(DefinableError):
     Args:
         message: What happened.
         status: The HTTP status that says it best; None where none does.
+        platform: The interface's platform, where it is known: `"telegram"`.
+        status_code: The same as `status`.
     """
 
     status: int | None = None
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, platform: str = "", status_code: int | None = None
+    ) -> None:
         super().__init__(message)
-        if status is not None:
-            self.status = status
+        self.platform = platform
+        if status is not None or status_code is not None:
+            self.status = status_code if status is None else status
+
+    @property
+    def status_code(self) -> int | None:
+        """The same as `status`."""
+        return self.status
 
 
 class InterfaceAuthenticationError(InterfaceError):
@@ -42,12 +52,23 @@ class InterfaceRateLimitError(InterfaceError):
     Args:
         message: What happened.
         retry_after: Seconds to wait, where it is known.
+        platform: The interface's platform, where it is known.
+        status: The HTTP status; 429 unless set.
+        status_code: The same as `status`.
     """
 
     status: int | None = 429
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        status: int | None = None,
+        platform: str = "",
+        status_code: int | None = None,
+    ) -> None:
+        super().__init__(message, status=status, platform=platform, status_code=status_code)
         self.retry_after = retry_after
 
 

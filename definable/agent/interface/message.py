@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Any
 
+from definable.frozen import frozen
 from definable.model.message import Image
 
 from .media import Media
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InterfaceMessage:
     """A message that came in, normalised."""
 
@@ -36,7 +37,7 @@ class InterfaceMessage:
     """Unix seconds."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InterfaceResponse:
     """What goes back."""
 

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from contextlib import AsyncExitStack
+from typing import Self
 
+import anyio
+
+from definable.agent.interface.identity import PlatformIdentity
 from definable.agent.storage import SQLiteFile, from_sqlite, to_sqlite
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that closing the file may take."""
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS identity ("
     " platform TEXT NOT NULL, platform_user_id TEXT NOT NULL, canonical_user_id TEXT NOT NULL,"
     " PRIMARY KEY (platform, platform_user_id)) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS identity_by_user ON identity (canonical_user_id)",
+    # A table of its own, so that files from before it are read as they are.
+    "CREATE TABLE IF NOT EXISTS identity_detail ("
+    " platform TEXT NOT NULL, platform_user_id TEXT NOT NULL, username TEXT, linked_at REAL NOT NULL,"
+    " PRIMARY KEY (platform, platform_user_id)) WITHOUT ROWID",
 )
 
 
@@ -22,18 +34,26 @@ class SQLiteIdentityResolver:
     Works without `initialize` too, at the cost of opening the file for every call.
 
     Args:
-        db_path: The file; made when it does not exist.
+        db_path: The file, `identity.db` unless set; made when it does not exist.
 
     Raises:
         ConfigurationError: The path names no file on disk.
     """
 
-    def __init__(self, db_path: str | os.PathLike[str]) -> None:
+    def __init__(self, db_path: str | os.PathLike[str] = "identity.db") -> None:
         self._file = SQLiteFile(db_path, _SCHEMA)
         self._leases: list[AsyncExitStack] = []
 
     def __repr__(self) -> str:
         return f"SQLiteIdentityResolver({os.fspath(self._file.path)!r})"
+
+    async def __aenter__(self) -> Self:
+        await self.initialize()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):  # the file must not outlive a cancelled block
+            await self.close()
 
     async def initialize(self) -> None:
         """Hold the file open.
@@ -65,13 +85,25 @@ class SQLiteIdentityResolver:
 
         return await self._file.read(work)
 
-    async def link(self, platform: str, platform_user_id: str, canonical_user_id: str) -> None:
-        """Let the platform's user be this canonical user from now on."""
+    async def link(
+        self, platform: str, platform_user_id: str, canonical_user_id: str, username: str | None = None
+    ) -> None:
+        """Let the platform's user be this canonical user from now on.
+
+        Args:
+            platform: `"telegram"`.
+            platform_user_id: As the platform knows the user.
+            canonical_user_id: Whom the user is linked to.
+            username: The user's name there, for whoever reads `get_identities`.
+        """
 
         def work(connection: sqlite3.Connection) -> None:
             statement = "INSERT OR REPLACE INTO identity VALUES (?, ?, ?)"
             names = (platform, platform_user_id, canonical_user_id)
             connection.execute(statement, [to_sqlite(name) for name in names])
+            known_as = None if username is None else to_sqlite(username)
+            detail = "INSERT OR REPLACE INTO identity_detail VALUES (?, ?, ?, ?)"
+            connection.execute(detail, (to_sqlite(platform), to_sqlite(platform_user_id), known_as, time.time()))
 
         await self._file.write(work)
 
@@ -79,17 +111,32 @@ class SQLiteIdentityResolver:
         """Take back a link; False when there was none."""
 
         def work(connection: sqlite3.Connection) -> bool:
+            names = (to_sqlite(platform), to_sqlite(platform_user_id))
+            connection.execute("DELETE FROM identity_detail WHERE platform = ? AND platform_user_id = ?", names)
             statement = "DELETE FROM identity WHERE platform = ? AND platform_user_id = ?"
-            return connection.execute(statement, (to_sqlite(platform), to_sqlite(platform_user_id))).rowcount > 0
+            return connection.execute(statement, names).rowcount > 0
 
         return await self._file.write(work)
 
-    async def get_identities(self, canonical_user_id: str) -> list[tuple[str, str]]:
+    async def get_identities(self, canonical_user_id: str) -> list[PlatformIdentity]:
         """The (platform, platform user) pairs that are linked to a canonical user, in their order."""
 
-        def work(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-            query = "SELECT platform, platform_user_id FROM identity WHERE canonical_user_id = ? ORDER BY 1, 2"
+        def work(connection: sqlite3.Connection) -> list[PlatformIdentity]:
+            query = (
+                "SELECT platform, platform_user_id, username, coalesce(linked_at, 0) FROM identity"
+                " LEFT JOIN identity_detail USING (platform, platform_user_id)"
+                " WHERE canonical_user_id = ? ORDER BY 1, 2"
+            )
             rows = connection.execute(query, (to_sqlite(canonical_user_id),)).fetchall()
-            return [(from_sqlite(platform), from_sqlite(user)) for platform, user in rows]
+            return [
+                PlatformIdentity(
+                    from_sqlite(platform),
+                    from_sqlite(user),
+                    canonical_user_id,
+                    None if username is None else from_sqlite(username),
+                    linked_at,
+                )
+                for platform, user, username, linked_at in rows
+            ]
 
         return await self._file.read(work)

@@ -168,6 +168,8 @@ def run_arguments(decision: Any) -> dict[str, Any] | None:
     if not isinstance(decision, Mapping):
         return None
     arguments = dict(cast("Mapping[str, Any]", decision))
+    if "instruction" in arguments and "input" not in arguments:  # what the original library calls it
+        arguments["input"] = arguments.pop("instruction")
     unknown = arguments.keys() - RUN_ARGUMENTS
     if unknown:
         raise ConfigurationError(

@@ -26,7 +26,7 @@ from .logs import ensure_visible
 from .plain_errors import plain_errors
 from .report import ShutdownReport
 from .runtime import AgentRuntime
-from .settings import ServeSettings
+from .settings import settings_of
 from .signals import STUCK_MARGIN, SignalWatcher
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def serve(agent: Agent, interfaces: Sequence[BaseInterface], backend: Backend, o
     """Serve in an event loop of our own; see `Agent.serve`."""
     if backend not in ("asyncio", "trio"):
         raise ConfigurationError(f"backend={backend!r}: 'asyncio' or 'trio'")
-    settings = ServeSettings(**options)
+    settings = settings_of(options)
     if loading.get():
         raise ServeReached(agent, interfaces, backend, options)
     ensure_visible()
@@ -130,7 +130,7 @@ async def aserve(
     """Serve in the caller's event loop; see `Agent.aserve`."""
     if loading.get():
         raise ServeReached(agent, interfaces, current_backend(), options)
-    runtime = AgentRuntime(agent, interfaces, ServeSettings(**options))
+    runtime = AgentRuntime(agent, interfaces, settings_of(options))
     return await _serve(runtime, SignalWatcher(runtime.stop, exit_after=None), task_status=task_status)
 
 
@@ -141,7 +141,7 @@ def running(
     if loading.get():
         return _reached(agent, interfaces, options)
     options.setdefault("handle_signals", False)
-    return _running(AgentRuntime(agent, interfaces, ServeSettings(**options)))
+    return _running(AgentRuntime(agent, interfaces, settings_of(options)))
 
 
 @asynccontextmanager
@@ -179,7 +179,7 @@ def asgi(agent: Agent, interfaces: Sequence[BaseInterface], options: ServeOption
     from .http.lifespan import LifespanApp  # an agent without HTTP never needs it
 
     options["handle_signals"] = False  # they are the server's
-    settings = ServeSettings(**options)
+    settings = settings_of(options)
     return LifespanApp(lambda: _running(AgentRuntime(agent, interfaces, settings, foreign_server=True)))
 
 

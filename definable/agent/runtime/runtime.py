@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -20,6 +20,7 @@ from definable.agent.bus.emitter import inside_accepted_work
 from definable.agent.bus.memory import MemoryBus
 from definable.agent.event_loop import EventLoopHandle
 from definable.agent.interface.base import BaseInterface
+from definable.agent.serve_options import ServeOptions
 from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import ConfigurationError, EventBusClosed, ServeError
@@ -38,7 +39,7 @@ from .plain_errors import plain_errors
 from .report import ShutdownReport
 from .run_registry import RunRegistry
 from .served_models import in_service
-from .settings import ServeSettings
+from .settings import ServeSettings, settings_of
 from .triggers import TriggerTable
 from .watchdog import Watchdog
 from .workers import Workers
@@ -63,26 +64,30 @@ class AgentRuntime:
         interfaces: Messaging interfaces, beside the agent's own.
         settings: How to serve.
         foreign_server: Another ASGI server listens for us (`agent.asgi()`).
+        options: The options of `serve`, in place of settings.
     """
 
     def __init__(
         self,
         agent: Agent,
-        interfaces: Sequence[BaseInterface] = (),
+        interfaces: Sequence[BaseInterface] | None = None,
         settings: ServeSettings | None = None,
         *,
         foreign_server: bool = False,
+        **options: Unpack[ServeOptions],
     ) -> None:
         check_auth(agent.auth)
         self.agent = agent
-        self.settings: ServeSettings = ServeSettings() if settings is None else settings
+        if options and settings is not None:
+            raise ConfigurationError("AgentRuntime(...) takes settings, or the options of serve, and not both")
+        self.settings: ServeSettings = settings_of(options) if settings is None else settings
         self.name: str = self.settings.name or agent.name
         self.url: str | None = None
         """Where HTTP is served; None without a server, or before it is bound."""
         self.report: ShutdownReport | None = None
         """The account, once the runtime has ended."""
         self.ledger: WorkLedger = WorkLedger()
-        interfaces = all_interfaces(agent, interfaces)
+        interfaces = all_interfaces(agent, interfaces or ())
         self.triggers: TriggerTable = TriggerTable(with_webhooks(agent.triggers, interfaces))
         self.bus: EventBus = MemoryBus(self.settings.event_buffer) if agent.bus is None else agent.bus
         self.registry: RunRegistry = RunRegistry(

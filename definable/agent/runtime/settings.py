@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from definable.agent.bus.memory import DEFAULT_BUFFER
+from definable.agent.serve_options import ServeOptions
 from definable.errors import ConfigurationError
+from definable.original_library import unknown_arguments
 
 DEFAULT_MAX_MEMORY = 256 * 1024 * 1024
 """Bytes of each of the `max_memory_...` bounds."""
@@ -80,3 +82,16 @@ class ServeSettings:
         value: object = getattr(self, name)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ConfigurationError(f"{name}={value!r}: bytes, a whole number of at least 1")
+
+
+def settings_of(options: ServeOptions) -> ServeSettings:
+    """The settings that `serve` was called with.
+
+    Raises:
+        TypeError: There is no such option; the message names the nearest that there is.
+        ConfigurationError: A value is out of its range, or two cannot be combined.
+    """
+    known = ServeOptions.__annotations__
+    if unknown := [name for name in options if name not in known]:
+        unknown_arguments("serve()", unknown, known, {})
+    return ServeSettings(**options)

@@ -105,8 +105,8 @@ def decoded(headers: Mapping[str, str]) -> Headers:
 
 
 # Most handlers ask for no headers, and decoding them is a tenth of what a webhook costs.
-made_when_asked_for(RawRequest, "headers", decoded)
-made_when_asked_for(TriggerEvent, "headers", decoded)
+made_when_asked_for(RawRequest, "headers", decoded, "The request's; looked up case-insensitively.")
+made_when_asked_for(TriggerEvent, "headers", decoded, "Of a webhook: a dict, looked up case-insensitively.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Reply:
 
 
 class BaseTrigger(ABC):
-    """What all triggers have in common; a trigger of your own defines `source`.
+    """What all triggers have in common; a trigger of your own defines `source`, or its alias `name`.
 
     Args:
         timeout: Seconds that handler and run may take together; None for no limit.
@@ -152,10 +152,20 @@ class BaseTrigger(ABC):
         self.handler: Handler | None = None
         """Set by `Agent.on`."""
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if cls.name is not BaseTrigger.name and cls.source is BaseTrigger.source:
+            setattr(cls, "source", property(lambda self: self.name))  # noqa: B010 - it is declared read-only
+
     @property
     @abstractmethod
     def source(self) -> str:
         """Where this trigger's events come from, as `TriggerEvent.source` says it."""
+
+    @property
+    def name(self) -> str:
+        """The same as `source`."""
+        return self.source
 
     @property
     def key(self) -> str:

@@ -84,6 +84,10 @@ class Cron(BaseTrigger):
         """The first firing strictly after an instant; both in Unix seconds."""
         return self._schedule.next_after(unix_seconds)
 
+    def next_run(self, base_time: float) -> float:
+        """The same as `next_after`."""
+        return self._schedule.next_after(base_time)
+
     def upcoming(self, n: int, after: float) -> list[float]:
         """The next `n` firings strictly after an instant; all in Unix seconds."""
         return self._schedule.upcoming(n, after)

@@ -14,7 +14,8 @@ class EventTrigger(BaseTrigger):
     """Fires for emitted events.
 
     Args:
-        pattern: An event's name, or a glob over names: `*`, `?` and `[...]`, with regard to case (`fnmatch`).
+        event_name: An event's name, or a glob over names: `*`, `?` and `[...]`, with regard to case (`fnmatch`).
+        pattern: The same as `event_name`.
         timeout: Seconds that handler and run may take together; None for no limit.
         max_concurrency: How many events are handled at once; None for no limit but the workers'.
         retries: How often a failed event is tried again, with exponential backoff and jitter; off by default.
@@ -29,21 +30,28 @@ class EventTrigger(BaseTrigger):
 
     def __init__(
         self,
-        pattern: str,
+        event_name: str = "",
         *,
+        pattern: str = "",
         timeout: float | None = None,
         max_concurrency: int | None = None,
         retries: int = 0,
     ) -> None:
         super().__init__(timeout=timeout, max_concurrency=max_concurrency, retries=retries)
+        pattern = event_name or pattern
         if not isinstance(pattern, str) or not pattern.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"EventTrigger({pattern!r}): the name of an event, or a glob such as 'user.*'")
-        self.pattern = pattern
+        self.pattern: str = pattern
         self._glob = re.compile(translate(pattern))
 
     @property
     def source(self) -> str:
         return f"event({self.pattern})"
+
+    @property
+    def event_name(self) -> str:
+        """The same as `pattern`."""
+        return self.pattern
 
     def matches(self, name: str) -> bool:
         """Whether events of this name fire the trigger."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NoReturn, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
 Default = TypeVar("Default")
 
@@ -60,11 +60,18 @@ class Headers(dict[str, str]):
         """A dict that can be changed, of names in lower case."""
         return dict(self)
 
-    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError("headers are read-only: change a copy, dict(event.headers)")
+    if not TYPE_CHECKING:  # a type checker would call these no dict's
 
-    __setitem__ = __delitem__ = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
-    clear = pop = popitem = setdefault = update = _refuse  # pyright: ignore[reportAssignmentType]
+        def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+            """Refused: headers are read-only.
+
+            Raises:
+                TypeError: Always.
+            """
+            raise TypeError("headers are read-only: change a copy, dict(event.headers)")
+
+        __setitem__ = __delitem__ = __ior__ = _refuse
+        clear = pop = popitem = setdefault = update = _refuse
 
 
 class UndecodedHeaders(Mapping[str, str]):

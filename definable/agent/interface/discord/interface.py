@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import anyio
 
 from definable.agent.auth.base import AuthProvider
 from definable.agent.bus.dedupe import DedupeWindow
 from definable.agent.interface.base import Accept, BaseInterface
+from definable.agent.interface.config import InterfaceConfig
 from definable.agent.interface.errors import InterfaceConnectionError
 from definable.agent.interface.identity import IdentityResolver
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
@@ -59,24 +60,27 @@ class DiscordInterface(BaseInterface):
         hooks: Called around every message; see `InterfaceHook`.
         identity_resolver: Knows one person on several platforms.
         auth: Who may write to the agent; None asks the agent's own provider, False lets in everybody.
+        settings: Fields of the config, by name: `DiscordInterface(bot_token=...)`.
 
     Example:
         >>> agent.serve(DiscordInterface(DiscordConfig(bot_token=os.environ["DISCORD_TOKEN"])))  # doctest: +SKIP
     """
 
+    config_type: ClassVar[type[InterfaceConfig]] = DiscordConfig
     config: DiscordConfig  # pyright: ignore[reportIncompatibleVariableOverride] - set once
     typing_interval: ClassVar[float] = 8.0
     """Seconds; Discord shows it for ten."""
 
     def __init__(
         self,
-        config: DiscordConfig,
+        config: DiscordConfig | None = None,
         *,
         agent: Agent | None = None,
         session_manager: SessionManager | None = None,
         hooks: Sequence[object] = (),
         identity_resolver: IdentityResolver | None = None,
         auth: AuthProvider | Literal[False] | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(
             config,
@@ -85,6 +89,7 @@ class DiscordInterface(BaseInterface):
             hooks=hooks,
             identity_resolver=identity_resolver,
             auth=auth,
+            **settings,
         )
         self.pace: Pace = Pace()
         """How fast the gateway is connected to again."""

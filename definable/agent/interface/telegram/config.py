@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -41,6 +42,8 @@ class TelegramConfig(InterfaceConfig):
     webhook_url: str | None = None
     """Where Telegram reaches this service: `"https://bot.example.com"`, with or without `webhook_path`."""
     webhook_path: str = "/webhook/telegram"
+    webhook_port: int | None = None
+    """Of the original library, and without effect: updates come to the port that the service listens on."""
     webhook_secret: str | None = field(default=None, repr=False)
     """What proves that an update comes from Telegram: 1 to 256 of `A-Z a-z 0-9 _ -`; made up when None."""
     allowed_user_ids: Iterable[str | int] | None = None
@@ -77,6 +80,12 @@ class TelegramConfig(InterfaceConfig):
         object.__setattr__(self, "base_url", _checked_url("base_url", self.base_url))
 
     def _check_mode(self) -> None:
+        if self.webhook_port is not None:
+            warnings.warn(
+                f"webhook_port={self.webhook_port!r} has no effect: Telegram's updates come to the service's own port, "
+                f"agent.serve(port={self.webhook_port!r})",
+                stacklevel=5,
+            )
         if self.mode not in ("polling", "webhook"):
             raise ConfigurationError(f"mode={self.mode!r}: 'polling' or 'webhook'")
         if self.webhook_secret is not None and not _SECRET.fullmatch(self.webhook_secret):

@@ -6,10 +6,11 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from definable.agent.auth.base import AuthProvider
 from definable.agent.interface.base import Accept, BaseInterface, WebhookHandler
+from definable.agent.interface.config import InterfaceConfig
 from definable.agent.interface.errors import InterfaceConnectionError, InterfaceMessageError
 from definable.agent.interface.identity import IdentityResolver
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
@@ -51,19 +52,22 @@ class TelegramInterface(BaseInterface):
         hooks: Called around every message.
         identity_resolver: Knows one person on several platforms.
         auth: Who may write to the agent.
+        settings: Fields of the config, by name: `TelegramInterface(bot_token=...)`.
     """
 
+    config_type: ClassVar[type[InterfaceConfig]] = TelegramConfig
     config: TelegramConfig  # pyright: ignore[reportIncompatibleVariableOverride] - set once
 
     def __init__(
         self,
-        config: TelegramConfig,
+        config: TelegramConfig | None = None,
         *,
         agent: Agent | None = None,
         session_manager: SessionManager | None = None,
         hooks: Sequence[object] = (),
         identity_resolver: IdentityResolver | None = None,
         auth: AuthProvider | Literal[False] | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(
             config,
@@ -72,9 +76,11 @@ class TelegramInterface(BaseInterface):
             hooks=hooks,
             identity_resolver=identity_resolver,
             auth=auth,
+            **settings,
         )
         self.username: str | None = None
         """The bot's own, once Telegram has told it."""
+        config = self.config
         self._secret = config.webhook_secret or secrets.token_urlsafe(32)
         self._sender = Sender(config)
         self._poller = Poller(config)

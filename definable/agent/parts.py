@@ -1,0 +1,150 @@
+"""The parts of an agent that can be set until it is served, and overridden in tests; `Agent` derives from them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack
+
+import anyio
+
+from definable.errors import ServeError
+from definable.model.base import Model
+from definable.model.resolve import resolve_model
+from definable.original_library import AGENT_ATTRIBUTES, unknown_attribute
+
+from .arguments import check_auth, check_parts
+from .bus.emitter import Emitter
+from .override import Overrides, overridden
+from .runner import Runner
+
+if TYPE_CHECKING:
+    from .auth.base import AuthProvider
+    from .bus.base import EventBus
+    from .interface.base import BaseInterface
+    from .runtime.runtime import AgentRuntime
+    from .session.base import SessionStore
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that closing the model's connections may take."""
+
+
+class Parts(NamedTuple):
+    """What `override` may change."""
+
+    model: Model
+    sessions: SessionStore
+    bus: EventBus | None
+    interfaces: list[BaseInterface]
+    emitter: Emitter
+
+
+class AgentParts:
+    """What an agent is made of.
+
+    Args:
+        runner: Makes its runs.
+        bus: Carries work that is done later; None: a `MemoryBus` of each serving's own.
+        auth: Who may call.
+    """
+
+    def __init__(self, runner: Runner, bus: EventBus | None, auth: AuthProvider | None) -> None:
+        self.runner = runner
+        self.interfaces: list[BaseInterface] = []
+        self.emitter: Emitter = Emitter(bus)
+        self.runtime: AgentRuntime | None = None
+        """What serves the agent now; None while nothing does."""
+        self._bus = bus
+        self._auth = auth
+
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute of an agent's
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_attribute("Agent", name, AGENT_ATTRIBUTES)
+
+    @property
+    def model(self) -> Model:
+        """The language model."""
+        return self.runner.model
+
+    @model.setter
+    def model(self, model: Model | str) -> None:
+        self._check_not_served("model")
+        self.runner.model = resolve_model(model)
+
+    @property
+    def sessions(self) -> SessionStore:
+        """Where conversations are kept."""
+        return self.runner.sessions
+
+    @sessions.setter
+    def sessions(self, sessions: SessionStore) -> None:
+        check_parts(None, sessions, None, None)
+        self._check_not_served("sessions")
+        self.runner.sessions = sessions
+
+    @property
+    def bus(self) -> EventBus | None:
+        """What carries work that is done later; None: a `MemoryBus` of each serving's own."""
+        return self._bus
+
+    @bus.setter
+    def bus(self, bus: EventBus | None) -> None:
+        check_parts(None, None, bus, None)
+        self._check_not_served("bus")
+        self.emitter.expect(bus)
+        self._bus = bus
+
+    @property
+    def auth(self) -> AuthProvider | None:
+        """Who may call; may be set while the agent is served too."""
+        return self._auth
+
+    @auth.setter
+    def auth(self, auth: AuthProvider | None) -> None:
+        check_auth(auth)
+        self._auth = auth
+
+    def _check_not_served(self, part: str) -> None:
+        if self.runtime is not None:
+            raise ServeError(f"agent.{part} cannot be set while the agent is served: stop it first")
+
+    def override(self, **parts: Unpack[Overrides]) -> AbstractContextManager[Self]:
+        """Let the agent have other parts while a context is open: for tests of an agent that a module defines.
+
+        `with agent.override(model=OfflineModel(script), interfaces=[]): ...` may hold runs and whole servings. What is
+        emitted within is handled within. Contexts may be nested. The agent is changed for all tasks and threads: two
+        tests that override one agent at once need two processes.
+
+        Args:
+            parts: `model`, `bus`, `sessions` and `interfaces`, as `Agent(...)` and `add_interface` take them.
+
+        Raises:
+            ServeError: The agent is being served.
+            ConfigurationError: One of the parts is not what it should be.
+        """
+        return overridden(self, parts)
+
+    def restore(self, before: Parts) -> None:
+        """Have the parts again that `parts` gave; for `override` alone."""
+        self.runner.model, self.runner.sessions, self._bus, self.interfaces, self.emitter = before
+
+    @property
+    def parts(self) -> Parts:
+        """What `override` may change."""
+        return Parts(self.model, self.sessions, self._bus, self.interfaces, self.emitter)
+
+    # --- for programs of the original library: here nothing has to be opened or closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """`run` has closed what it opened."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the model's connections, which `arun` keeps for the next run."""
+        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):  # also when it is left by a cancellation
+            await self.model.aclose()
