@@ -6,7 +6,7 @@ nor handlers: a delivery is a name, some data and its account.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -70,6 +70,46 @@ class DeadLetter:
     why: str
     died_at: float
     """Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRun:
+    """A run that somebody was promised by its id, whose delivery waits in the bus or is in hand."""
+
+    run_id: str
+    source: str
+    user_id: str | None
+    accepted_at: float
+    """Unix seconds."""
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> WaitingRun | None:
+        """The run that a delivery with this data promises; None when it promises none."""
+        run_id, source, user_id, at = (data.get(key) for key in ("run_id", "source", "user_id", "timestamp"))
+        if not (isinstance(run_id, str) and isinstance(source, str) and isinstance(at, int | float)):
+            return None
+        return cls(run_id, source, user_id if isinstance(user_id, str) else None, at)
+
+
+@runtime_checkable
+class RemembersRuns(Protocol):
+    """An event bus that can say after a restart which runs it still holds; one that cannot does without."""
+
+    async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
+        """The runs that were promised and are not settled, oldest first.
+
+        Args:
+            names: Whom their deliveries are for.
+            limit: How many are wanted at most.
+
+        Raises:
+            StorageError: What keeps the work failed.
+        """
+        ...
+
+
+MAX_SCANNED = 64 * 1024 * 1024
+"""Bytes of deliveries that `waiting_runs` reads at most: a start must not wait for a long queue of large ones."""
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import anyio
 from definable.agent.storage.redis_address import RedisAddress
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, StorageError
 
-from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus
+from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus, WaitingRun
 from .dedupe import DedupeWindow, digest
 from .event_json import encode_data
 from .memory import DEFAULT_BUFFER
@@ -222,6 +222,9 @@ class RedisBus(EventBus):
         with anyio.move_on_after(self._timeout):
             await line.writer.all_told()
         return await line.dead_letters()
+
+    async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
+        return await self._opened().waiting_runs(names, limit)
 
     async def replay(self, letter_id: str) -> bool:
         return await self._accepting().replay(letter_id)

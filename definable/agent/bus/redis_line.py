@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -20,12 +20,13 @@ from definable.agent.storage.redis_link import RedisAway, RedisLink, linked
 from definable.agent.storage.redis_script import Script
 from definable.errors import EventBusClosed, StorageError
 
-from .base import DeadLetter
+from .base import DeadLetter, WaitingRun
 from .event_json import decode_data
 from .redis_hands import RedisDelivery, RedisHands, delivery_of
 from .redis_scripts import CLAIM, CLOSE, LIST_DEAD, OPEN, PASSED, RELEASE, REPLAY, SCRIPTS
 from .redis_taker import Entry, RedisTaker
 from .redis_turn import Publication, Turn, milliseconds, readable
+from .redis_waiting import waiting_runs
 from .redis_writer import RedisWriter
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -170,6 +171,10 @@ class RedisLine:
             DeadLetter(id.decode(), readable(name), decode_data(data), attempt, readable(why), at / 1000)
             for id, name, data, attempt, why, at in letters
         ]
+
+    async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
+        """The promised runs that are not settled."""
+        return await waiting_runs(self._commands, self._keys, self._args, names, limit)
 
     async def replay(self, letter_id: str) -> bool:
         """Bring a dead letter back to life."""

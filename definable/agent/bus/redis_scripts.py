@@ -298,6 +298,19 @@ return result
 )
 """Returns: id, name, data, attempt, why, when (Unix ms) of each."""
 
+LIST_LATER = Script(
+    _BEGINNING
+    + """
+local result = {}
+for _, packed in ipairs(redis.call('ZRANGE', later, 0, arg() - 1)) do
+  local e = cmsgpack.unpack(packed)
+  result[#result + 1] = {e[2], e[3]}
+end
+return result
+"""
+)
+"""Arguments: how many are wanted. Returns: name, data of each, the first that is due first."""
+
 REPLAY = Script(
     _BEGINNING
     + """
@@ -313,4 +326,4 @@ return last
 )
 """Bring a dead letter back to life. Args: its id. Returns: its entry in the line, empty when there is none."""
 
-SCRIPTS = (TURN, SWEEP, HEARTBEAT, OPEN, CLOSE, PASSED, CLAIM, RELEASE, LIST_DEAD, REPLAY)
+SCRIPTS = (TURN, SWEEP, HEARTBEAT, OPEN, CLOSE, PASSED, CLAIM, RELEASE, LIST_DEAD, LIST_LATER, REPLAY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,14 +13,14 @@ import anyio
 from definable.agent.storage import SQLiteFile, Synchronous
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed
 
-from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus
+from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus, WaitingRun
 from .dedupe import digest
 from .event_json import encode_data
 from .memory import DEFAULT_BUFFER
 from .sqlite_delivery import SQLiteDeliveries
 from .sqlite_line import SQLiteLine
 from .sqlite_owner import owned
-from .sqlite_tables import SCHEMA, list_dead, load
+from .sqlite_tables import SCHEMA, list_dead, list_waiting_runs, load
 
 
 class SQLiteBus(EventBus):
@@ -183,6 +183,9 @@ class SQLiteBus(EventBus):
     async def dead_letters(self) -> Sequence[DeadLetter]:
         await self._opened().writer.all_written()
         return await self._file.read(list_dead)
+
+    async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
+        return await self._file.read(lambda connection: list_waiting_runs(connection, names, limit))
 
     async def replay(self, letter_id: str) -> bool:
         return await self._accepting().replay(letter_id)

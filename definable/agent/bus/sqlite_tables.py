@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from definable.errors import StorageError
 
-from .base import DeadLetter
+from .base import MAX_SCANNED, DeadLetter, WaitingRun
 from .dedupe import digest, is_digest
 from .event_json import decode_data
 from .sqlite_batch import Batch
@@ -136,6 +136,28 @@ def list_dead(connection: sqlite3.Connection) -> Sequence[DeadLetter]:
     """The dead letters, oldest first; of those that cannot be read, all but their data."""
     rows = connection.execute("SELECT id, name, data, attempt, why, died_at FROM definable_event_dead ORDER BY number")
     return [DeadLetter(id, name, _readable(data), attempt, why, at) for id, name, data, attempt, why, at in rows]
+
+
+def list_waiting_runs(connection: sqlite3.Connection, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
+    """The promised runs of deliveries that are not settled, oldest first."""
+    marks = ", ".join("?" * len(names))
+    rows = connection.execute(
+        f"""SELECT data FROM (
+            SELECT 0 AS later, position AS number, data FROM definable_event WHERE name IN ({marks})
+            UNION ALL SELECT 1, number, data FROM definable_event_later WHERE name IN ({marks})
+        ) ORDER BY later, number LIMIT ?""",
+        [*map(storable, names), *map(storable, names), limit],
+    )
+    found: list[WaitingRun] = []
+    scanned = 0
+    for (data,) in rows:
+        scanned += len(data)
+        if scanned > MAX_SCANNED:
+            break
+        run = WaitingRun.of(_readable(data))
+        if run is not None:
+            found.append(run)
+    return found
 
 
 def storable(text: str) -> str:

@@ -148,7 +148,8 @@ class Dispatcher:
         request = RunRequest(**arguments, trigger=event)
         if run_id is not None:
             request = replace(request, run_id=run_id)
-        return await self._registry.run(request, event.source, wait=wait)
+        attempt = None if run_id is None else event.attempt
+        return await self._registry.run(request, event.source, wait=wait, attempt=attempt)
 
 
 def may_retry(trigger: BaseTrigger, attempt: int, error: Exception) -> bool:

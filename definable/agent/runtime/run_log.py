@@ -46,6 +46,10 @@ class RunLog:
         self._grow(event_size(event) - self._forget_oldest(self._events, event_size(event)))
         self._wake()
 
+    def begin(self, last_id: int, on_growth: Callable[[int], None]) -> None:
+        """Have the ids of events, of which there is none yet, begin behind `last_id`."""
+        self.last_id, self._on_growth = last_id, on_growth
+
     def counted(self, listener: Listener) -> Listener:
         """A listener whose events are counted here and not kept."""
 

@@ -29,9 +29,17 @@ class RunRecord:
     """Its events, where somebody may ask for them later; at least its end."""
     is_logged: bool = False
     """Whether all of its events are logged."""
+    is_kept: bool = False
+    """Whether its delivery outlives this process, so that it is made again when it is cut off."""
     scope: Cancellable | None = None
     """Around the run while it is under way."""
     size: int = 0
     """Bytes that are held for it, less its log: of what it was asked while it is queued, of its output at last."""
+
+    @property
+    def will_go_on(self) -> bool:
+        """Whether it has not ended, and will be made also if this process ends."""
+        return self.is_kept and self.status in (RunStatus.QUEUED, RunStatus.RUNNING)
+
     place: int = 0
     """Its place among the queued, the active or the ended runs: higher than that of those before."""

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import anyio
 
+from definable.agent.bus.base import WaitingRun
 from definable.agent.error_text import error_message
 from definable.agent.event_loop import Cancellable, cancel_scopes
 from definable.agent.isolation import Isolation
@@ -36,6 +37,9 @@ COMPLETED, FAILED, CANCELLED = RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.
 MAX_RECENT_RUNS = 1_000
 """Ended runs that are remembered."""
 
+ATTEMPT_IDS = 1_000_000_000
+"""Ids of the events of one attempt at a promised run; those of the next, by whatever process, are beyond."""
+
 MAX_RECENT_LOGS = 100
 """Ended runs whose events are remembered, beyond the last one."""
 
@@ -59,6 +63,7 @@ class RunRegistry:
         max_concurrent: How many may be under way at once.
         others_help: Whether queued runs may be made by another process, which tells nobody: then the oldest are
             forgotten, where else a new one is refused.
+        durable: Whether the deliveries of promised runs outlive this process: a run that is cut off is made again.
         max_queued_bytes: What queued runs may hold.
         max_recent_bytes: What the outputs of ended runs and the logs of all may hold.
     """
@@ -69,11 +74,14 @@ class RunRegistry:
         max_concurrent: int,
         *,
         others_help: bool = False,
+        durable: bool = False,
         max_queued_bytes: int = DEFAULT_MAX_MEMORY,
         max_recent_bytes: int = DEFAULT_MAX_MEMORY,
     ) -> None:
         self._runner = runner
         self._others_help = others_help
+        self._durable = durable
+        self._has_let_go = False
         self._max_concurrent = max_concurrent
         self._places = anyio.Semaphore(max_concurrent, fast_acquire=True)
         self._max_queued_bytes = max_queued_bytes
@@ -101,10 +109,17 @@ class RunRegistry:
             raise TooManyRuns(f"{self._max_concurrent} runs wait already (max_concurrent_runs)")
         if self._queued_bytes + size > self._max_queued_bytes:
             raise TooManyRuns(f"runs that wait hold {self._queued_bytes} bytes already (max_memory_queued)")
-        record = self._record(request, source, QUEUED)
-        record.is_logged, record.size = True, size
+        return self._queue(self._record(request, source, QUEUED), size)
+
+    def recall(self, run: WaitingRun) -> None:
+        """Know a run again that was promised before this process began, and that the bus still holds."""
+        if self.find(run.run_id) is None:
+            self._queue(RunRecord(run.run_id, run.source, None, run.user_id, run.accepted_at, QUEUED), 0)
+
+    def _queue(self, record: RunRecord, size: int) -> RunRecord:
+        record.is_logged, record.size, record.is_kept = True, size, self._durable
         record.log = RunLog(on_growth=self._recent.grow)
-        self._queued[request.run_id] = self._placed(record)
+        self._queued[record.run_id] = self._placed(record)
         self._queued_bytes += size
         return record
 
@@ -127,8 +142,16 @@ class RunRegistry:
         return record
 
     def let_go(self) -> None:
-        """Keep nobody who follows a queued run that another process may make: a stop would wait for its end."""
-        for record in self._queued.values() if self._others_help else ():
+        """Keep nobody who follows a queued run that another process will make: a stop would wait for its end."""
+        self._has_let_go = True
+        for record in self._queued.values():
+            if record.is_kept or self._others_help:
+                record.log.end()
+
+    def lose(self, run_id: str) -> None:
+        """Another process makes the run by now: who follows it here learns no more, and may ask there."""
+        record = self._queued.get(run_id)
+        if record is not None:
             record.log.end()
 
     def end_queued(self, run_id: str, failure: Exception | None = None) -> None:
@@ -149,6 +172,7 @@ class RunRegistry:
         *,
         runner: Runner | None = None,
         wait: bool = False,
+        attempt: int | None = None,
     ) -> RunOutput:
         """Make a run.
 
@@ -158,6 +182,7 @@ class RunRegistry:
             listener: Told what happens as it happens.
             runner: Makes this run in place of the registry's own.
             wait: Whether to wait for a place when `max_concurrent` runs are under way.
+            attempt: Of a run that was promised: which one this is; others may have been made by other processes.
 
         Raises:
             TooManyRuns: `max_concurrent` runs are under way, and `wait` is False.
@@ -168,7 +193,7 @@ class RunRegistry:
             await self._wait_for_place(wait)
         record = self._unqueue(request.run_id) or self._record(request, source, RUNNING)
         try:
-            self._begin(record, request)
+            self._begin(record, request, attempt)
             with self._scope_of(record), RUN:
                 output = await (runner or self._runner).run(request, self._listener_of(record, listener))
                 record.output, record.session_id, record.status = output, output.session_id, COMPLETED
@@ -237,17 +262,27 @@ class RunRegistry:
     def _record(self, request: RunRequest, source: str, status: RunStatus) -> RunRecord:
         return RunRecord(request.run_id, source, request.session_id, request.user_id, current_clock().now(), status)
 
-    def _begin(self, record: RunRecord, request: RunRequest) -> None:
+    def _begin(self, record: RunRecord, request: RunRequest, attempt: int | None) -> None:
         if record.status is CANCELLED:  # while it waited for its turn
             raise cancellation(record)
         record.status = RUNNING
         record.user_id, record.session_id = request.user_id, request.session_id
         before = self._recent.pop(record.run_id)  # a retry takes the place of the attempt before it
         if before is not None and before.is_logged:  # who follows has its events, and was told of its failure
-            last_id = before.log.last_id + (before.output is None)
             before.log.forget()
-            record.is_logged, record.log = True, RunLog(last_id, self._recent.grow)
+            self._log_on(record, before.log.last_id + (before.output is None))
+        elif attempt is not None and (not record.is_logged or record.log.ended or not record.log.last_id):
+            self._log_on(record, max(record.log.last_id, (attempt - 1) * ATTEMPT_IDS))
         self._active[record.run_id] = self._placed(record)
+
+    def _log_on(self, record: RunRecord, last_id: int) -> None:
+        """Log the run's events behind those of attempts before; who follows it already goes on."""
+        record.is_logged, record.is_kept = True, self._durable
+        if record.log.ended or record.log.last_id:
+            record.log.forget()
+            record.log = RunLog(last_id, self._recent.grow)
+        else:
+            record.log.begin(last_id, self._recent.grow)
 
     def _scope_of(self, record: RunRecord) -> Cancellable:
         if self._new_scope is None:
@@ -264,9 +299,18 @@ class RunRegistry:
         record.scope = None
         if self._active.get(record.run_id) is record:
             del self._active[record.run_id]
+        if record.status is RUNNING and record.is_kept:  # cut off from outside: the bus hands it out again
+            self._requeue(record)
+            return
         if record.status is RUNNING:  # cut off from outside
             record.status, record.failure = CANCELLED, cancellation(record)
         self._keep(record, None if record.output is None or record.is_logged else RunEnded(record.output))
+
+    def _requeue(self, record: RunRecord) -> None:
+        record.status = QUEUED
+        self._queued[record.run_id] = self._placed(record)
+        if self._has_let_go:
+            record.log.end()
 
     def _keep(self, record: RunRecord, last: RunEnded | None = None) -> None:
         record.log.end(last)

@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from definable.agent.agent import Agent
 from definable.agent.arguments import check_auth
+from definable.agent.bus.base import RemembersRuns
 from definable.agent.bus.emitter import inside_accepted_work
 from definable.agent.bus.memory import MemoryBus
 from definable.agent.event_loop import EventLoopHandle
@@ -23,7 +24,7 @@ from definable.agent.interface.base import BaseInterface
 from definable.agent.serve_options import ServeOptions
 from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.webhook import Webhook
-from definable.errors import ConfigurationError, EventBusClosed, ServeError
+from definable.errors import ConfigurationError, EventBusClosed, ServeError, StorageError
 
 from .banner import banner, warnings
 from .clock import current_clock
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
     from .supervisor import Supervisor
 
 logger: logging.Logger = logging.getLogger("definable")
+
+FOLLOWERS_SHARE = 0.5
+"""Of the time that a stop has: the part in which who follows a run that is queued on a durable bus may hold it up."""
 
 
 class AgentRuntime:
@@ -94,6 +98,7 @@ class AgentRuntime:
             agent.runner,
             self.settings.max_concurrent_runs,
             others_help=self.bus.shared,
+            durable=self.bus.durable,
             max_queued_bytes=self.settings.max_memory_queued,
             max_recent_bytes=self.settings.max_memory_runs,
         )
@@ -285,6 +290,7 @@ class AgentRuntime:
             yield
 
     async def _start(self, children: TaskGroup) -> None:
+        await self._recall_runs()
         await children.start(self.workers.run)
         self.agent.emitter.begin()
         if self.http is not None:
@@ -292,6 +298,18 @@ class AgentRuntime:
         for supervisor in self.supervisors:
             children.start_soon(supervisor.run)
         self._cron_scope = await children.start(self._run_cron)
+
+    async def _recall_runs(self) -> None:
+        """Know the runs again that were promised before a restart and still wait in the bus."""
+        if not isinstance(self.bus, RemembersRuns):
+            return
+        try:  # half of the places, so that there is room for new ones
+            runs = await self.bus.waiting_runs(self.triggers.promising, self.settings.max_concurrent_runs // 2)
+        except StorageError as error:
+            logger.warning("runs accepted before this start are not listed until they begin: %s", error)
+            return
+        for run in runs:
+            self.registry.recall(run)
 
     async def _run_cron(self, *, task_status: TaskStatus[anyio.CancelScope]) -> None:
         with anyio.CancelScope() as scope:
@@ -328,15 +346,15 @@ class AgentRuntime:
         assert self._cron_scope is not None
         self.agent.emitter.refuse("the agent is stopping")
         self._cron_scope.cancel()
-        self.registry.let_go()
+        if self.bus.shared:
+            self.registry.let_go()
         for supervisor in self.supervisors:
             supervisor.stop_receiving()
         if self.http is not None:
             self.http.drain()
 
     async def _accepted_work_done(self) -> None:
-        if self.http is not None:
-            await self.http.ended()
+        await self._requests_done()
         for supervisor in self.supervisors:
             await supervisor.received.wait()
         await self._cron_ended.wait()
@@ -351,6 +369,14 @@ class AgentRuntime:
             supervisor.release()
         for supervisor in self.supervisors:
             await supervisor.ended.wait()
+
+    async def _requests_done(self) -> None:
+        """Wait for the last request; not for ever for who follows a run that may be made after a restart only."""
+        if self.http is not None:
+            with anyio.move_on_after(self.settings.shutdown_timeout * FOLLOWERS_SHARE):
+                await self.http.ended()
+            self.registry.let_go()
+            await self.http.ended()
 
     async def _close_account(self) -> None:
         assert self._start_scope is not None

@@ -50,6 +50,11 @@ class TriggerTable:
         self.crons: Sequence[Cron] = self._of(Cron)
         self.events: Sequence[EventTrigger] = self._of(EventTrigger)
 
+    @property
+    def promising(self) -> Sequence[str]:
+        """The keys of triggers whose callers are promised a run by its id: accepted runs and webhooks."""
+        return (RUNS_KEY, *[self.key_of(webhook) for webhook in self.webhooks if webhook.respond == "accept"])
+
     def key_of(self, trigger: BaseTrigger) -> str:
         """The key of a trigger.
 

@@ -179,6 +179,8 @@ class Workers:
         """Somebody else has it by now, and counts it."""
         work.goes_on = True
         self.lost += 1
+        if (run_id := delivery.data.get("run_id")) is not None:
+            self._registry.lose(run_id)
         logger.warning("%s was cut off: the lease of delivery %s is lost", trigger.source, delivery.id)
 
     async def _attempt(self, work: Work, trigger: BaseTrigger, delivery: Delivery) -> None:

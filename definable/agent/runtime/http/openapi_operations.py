@@ -126,7 +126,8 @@ def follow_run() -> dict[str, Any]:
         "operationId": "follow_run",
         "tags": ["runs"],
         "summary": "Follow a run",
-        "description": "Leaving does not cancel the run.",
+        "description": "Leaving does not cancel the run. A stream that ends without a last event was cut off, say by a "
+        "stop of a service on a durable bus: follow the run again with `Last-Event-ID`.",
         "parameters": [in_path("run_id"), LAST_EVENT_ID],
         "responses": {
             "200": {"description": "The run's events, until it ends.", "content": STREAM},

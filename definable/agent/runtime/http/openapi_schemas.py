@@ -137,7 +137,7 @@ class Event(Document):
     """One server-sent event of a run."""
 
     id: str
-    """Its number within the run, from 1."""
+    """Its number within the run, from 1; ids grow, also over attempts that a restart begins anew."""
     event: Literal["run_started", "text_delta", "tool_call_started", "tool_call_ended", "run_ended", "run_failed"]
     """The last one of a run is `run_ended` or `run_failed`."""
     data: str = Field(json_schema_extra={"contentMediaType": "application/json"})

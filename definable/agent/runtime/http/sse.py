@@ -6,7 +6,7 @@ the last event says how the run ended, also when it failed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
 import anyio
@@ -39,13 +39,21 @@ HEADERS = [
 ]
 
 
-async def send_events(send: Answer, events: AsyncIterator[tuple[int, StreamedEvent]], last_id: int = 0) -> None:
+async def send_events(
+    send: Answer,
+    events: AsyncIterator[tuple[int, StreamedEvent]],
+    last_id: int = 0,
+    *,
+    will_go_on: Callable[[], bool] = lambda: False,
+) -> None:
     """Answer an ASGI request with a run's events; what they raise becomes the last event.
 
     Args:
         send: The ASGI `send` of a request whose response has not started.
         events: Ids and events. Waiting for the next one must bear a cancellation without loss.
         last_id: The id of the last event that the client has.
+        will_go_on: Whether the run will be made although this stream is cut off: then it ends without a last event, and
+            the client may follow the run elsewhere or later.
     """
     await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
     await send({"type": "http.response.body", "body": b"", "more_body": True})  # a server may hold the head back for it
@@ -59,7 +67,7 @@ async def send_events(send: Answer, events: AsyncIterator[tuple[int, StreamedEve
             more = False
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except anyio.get_cancelled_exc_class():
-            await send_last_word(send, last_id + 1)
+            await send_last_word(send, None if will_go_on() else last_id + 1)
             raise
         except Exception as error:
             more = False
@@ -87,9 +95,14 @@ async def send_no_events(send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def send_last_word(send: Send, number: int) -> None:
-    """End a stream that a stop cuts off; without effect where it is the client that has gone."""
-    chunk = encoded_failure(number, Problem(503, "the service is stopping"))
+async def send_last_word(send: Send, number: int | None) -> None:
+    """End a stream that a stop cuts off; without effect where it is the client that has gone.
+
+    Args:
+        send: The ASGI `send`.
+        number: The id of the failure that the client is told; None when there is none.
+    """
+    chunk = b"" if number is None else encoded_failure(number, Problem(503, "the service is stopping"))
     # Shielded, because a client that waits is owed the end. Bounded, for one that does not read.
     with anyio.move_on_after(LAST_WORD, shield=True):
         await send({"type": "http.response.body", "body": chunk, "more_body": False})

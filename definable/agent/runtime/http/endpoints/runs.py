@@ -132,7 +132,10 @@ class FollowedRun:
         if self.request.method == "HEAD":
             await send_no_events(answer)
             return
-        await until_gone(self.request, lambda: send_events(answer, self.events, self.events.last_id))
+        await until_gone(
+            self.request,
+            lambda: send_events(answer, self.events, self.events.last_id, will_go_on=lambda: self.events.will_go_on),
+        )
 
 
 class LoggedEvents:
@@ -155,7 +158,12 @@ class LoggedEvents:
     def all_seen(self) -> bool:
         """Whether the client has the last event there will be."""
         log = self._record.log
-        return log.ended and self.last_id >= log.last_id + (self._record.output is None)
+        return log.ended and not self.will_go_on and self.last_id >= log.last_id + (self._record.output is None)
+
+    @property
+    def will_go_on(self) -> bool:
+        """Whether the run will be made although this process ends."""
+        return self._record.will_go_on
 
     def __aiter__(self) -> LoggedEvents:
         return self
