@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TypedDict
 
 
@@ -48,3 +49,11 @@ class ServeOptions(TypedDict, total=False):
     max_memory_answers: int
     """Bytes of answers of 64 KiB and more that may be on their way to clients at once; beyond it a GET is answered 503.
     256 MiB unless set."""
+    cors: Sequence[str]
+    """Origins whose web pages may call the service from a browser, such as `["https://app.example"]`; `["*"]` is every
+    origin. None unless set: pages of other origins are refused."""
+    allowed_hosts: Sequence[str]
+    """Host names that the service answers to, beside addresses and names of this machine. Unless set, a service on a
+    loopback address answers to those alone, any other to every name."""
+    public: Sequence[str]
+    """Paths of routes of your own that need no credentials, or globs over whole paths: `["/status", "/pages/*"]`."""

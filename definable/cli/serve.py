@@ -42,6 +42,13 @@ from .target import Target, load_target, program_directory
 @click.option("--max-memory-queued", type=int, help="Bytes that queued runs may hold; 268435456 unless set.")
 @click.option("--max-memory-runs", type=int, help="Bytes of what is remembered of runs; 268435456 unless set.")
 @click.option("--max-memory-answers", type=int, help="Bytes of large answers under way; 268435456 unless set.")
+@click.option("--cors", multiple=True, metavar="ORIGIN", help="An origin whose web pages may call; repeatable.")
+@click.option(
+    "--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="A host name to answer to; repeatable."
+)
+@click.option(
+    "--public", multiple=True, metavar="PATH", help="A route of your own without auth, or a glob; repeatable."
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Lines for people (unless set), or JSON.")
 @click.option("--log-level", type=click.Choice(LEVELS), help="The lowest level that is logged; info unless set.")
 def serve(
@@ -57,7 +64,7 @@ def serve(
       definable serve app:agent --port 9000
       definable serve path/to/app.py --dev
     """
-    given = cast("ServeOptions", {name: value for name, value in options.items() if value is not None})
+    given = cast("ServeOptions", {name: value for name, value in options.items() if value not in (None, ())})
     try:
         ServeSettings(**given)
         if given.get("dev") and Inheritance.find() is None and os.name == "posix":

@@ -229,7 +229,13 @@ async def raw_client(client: httpx2.AsyncClient) -> AsyncIterator[RawClient]:
 
 def raw_run(body: bytes = b'{"input":"hi"}', *headers: bytes) -> bytes:
     """A whole `POST /run` as bytes."""
-    lines = [b"POST /run HTTP/1.1", b"host: x", b"content-length: %d" % len(body), *headers]
+    lines = [
+        b"POST /run HTTP/1.1",
+        b"host: x",
+        b"content-type: application/json",
+        b"content-length: %d" % len(body),
+        *headers,
+    ]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 

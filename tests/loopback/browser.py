@@ -1,6 +1,6 @@
 """A headless Chromium, driven through chromedriver by the W3C WebDriver protocol (https://www.w3.org/TR/webdriver2/).
 
-Plain HTTP, so that it works the same on both backends. No name resolves in it: it reaches nothing but 127.0.0.1.
+Plain HTTP, so that it works the same on both backends. It reaches nothing but 127.0.0.1: names lead there, or nowhere.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from anyio.streams.text import TextReceiveStream
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
     *("--disable-quic", "--disable-sync", "--disable-background-networking", "--disable-component-update"),
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 
 PATIENCE_MS = 15_000
@@ -57,6 +56,15 @@ class Browser:
     async def open(self, url: str) -> None:
         """Go to a page, and wait until it has loaded."""
         await self._post("url", url=url)
+
+    async def run(self, script: str, *arguments: Any) -> Any:
+        """What the body of an async JavaScript function returns in the page."""
+        wrapped = f"const done = arguments[arguments.length - 1]; (async (...args) => {{ {script} }})(...arguments)"
+        finished = f"{wrapped}.then(value => done({{value}}), error => done({{error: String(error)}}))"
+        result = await self._post("execute/async", script=finished, args=list(arguments))
+        if "error" in result:
+            raise RuntimeError(f"the page's script failed: {result['error']}")
+        return result.get("value")
 
     async def title(self) -> str:
         """The page's title."""
@@ -98,13 +106,21 @@ class Browser:
 
 
 @asynccontextmanager
-async def browsing(programs: tuple[str, str], profile: Path) -> AsyncGenerator[Browser]:
-    """A browser with an empty profile, while the context is open."""
+async def browsing(programs: tuple[str, str], profile: Path, names: tuple[str, ...] = ()) -> AsyncGenerator[Browser]:
+    """A browser with an empty profile, while the context is open.
+
+    Args:
+        programs: The browser and its driver.
+        profile: An empty directory.
+        names: Host names that lead to 127.0.0.1; no other leads anywhere.
+    """
     browser, driver = programs
+    here = "".join(f"MAP {name} 127.0.0.1, " for name in names)
+    resolver = f"--host-resolver-rules={here}MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
     capabilities = {
         "browserName": "chrome",
-        "timeouts": {"implicit": PATIENCE_MS},
-        "goog:chromeOptions": {"binary": browser, "args": [*FLAGS, f"--user-data-dir={profile}"]},
+        "timeouts": {"implicit": PATIENCE_MS, "script": PATIENCE_MS},
+        "goog:chromeOptions": {"binary": browser, "args": [*FLAGS, resolver, f"--user-data-dir={profile}"]},
         "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"},
     }
     async with driving(driver) as url, httpx2.AsyncClient(timeout=60, trust_env=False) as client:

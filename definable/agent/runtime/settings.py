@@ -12,6 +12,10 @@ from definable.agent.serve_options import ServeOptions
 from definable.errors import ConfigurationError
 from definable.original_library import unknown_arguments
 
+from .http.cross_origin import OriginPolicy
+from .http.host_names import HostPolicy
+from .http.public_paths import PublicPaths
+
 DEFAULT_MAX_MEMORY = 256 * 1024 * 1024
 """Bytes of each of the `max_memory_...` bounds."""
 
@@ -55,6 +59,9 @@ class ServeSettings:
     max_memory_queued: int = DEFAULT_MAX_MEMORY
     max_memory_runs: int = DEFAULT_MAX_MEMORY
     max_memory_answers: int = DEFAULT_MAX_MEMORY
+    cors: Sequence[str] = ()
+    allowed_hosts: Sequence[str] = ()
+    public: Sequence[str] = ()
     sockets: Sequence[socket.socket] = ()
     """Listening sockets in place of those that `host` and `port` name; closed with the server. Not an option of
     `serve`: in development mode a parent keeps them over restarts."""
@@ -77,6 +84,16 @@ class ServeSettings:
         self._check_memory("max_memory_bodies")
         if self.keyfile is not None and self.certfile is None:
             raise ConfigurationError(f"keyfile={os.fspath(self.keyfile)!r} needs its certfile")
+        self._check_lists()
+
+    def _check_lists(self) -> None:
+        for option in ("cors", "allowed_hosts", "public"):
+            values = getattr(self, option)
+            if isinstance(values, str) or not isinstance(values, Sequence):
+                raise ConfigurationError(f"{option}={values!r}: a list, such as [{values!r}]")
+        OriginPolicy(self.cors)
+        HostPolicy(self.allowed_hosts)
+        PublicPaths(self.public)
 
     def _check_memory(self, name: str) -> None:
         value: object = getattr(self, name)

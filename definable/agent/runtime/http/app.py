@@ -6,9 +6,9 @@ The HTTP server calls it for every request, or a foreign ASGI server does throug
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, replace
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from definable.agent.auth.base import AuthProvider
 from definable.agent.isolation import Isolation, isolated
@@ -18,12 +18,16 @@ from definable.agent.trigger.webhook import DEFAULT_MAX_BODY
 
 from .answer import Answer
 from .answer_memory import AnswerMemory
+from .browser_gate import BrowserGate
+from .cross_origin import Headers
 from .endpoints import Endpoint
 from .failure import RETRY_AFTER, is_worth_a_traceback, problem_of
 from .gatekeeper import admitted
 from .problem import Problem, send_problem
+from .public_paths import PublicPaths
 from .quart_app import ALLOW_SCOPE_KEY, MAX_CONTENT_LENGTH
 from .request import ClientGone, Request
+from .response import Response
 from .routes import NO_PARAMETERS, Match, Routes
 from .server.asgi import ASGIApp, Message, Receive, Scope, Send
 from .unfinished_bodies import UnfinishedBodies
@@ -56,6 +60,8 @@ class Guarded:
     slashes: bool = False
     """Whether a parameter of its path may hold a slash, which a client encodes: ids may, what a webhook's handler may
     take for a file's name may not."""
+    takes_visits: bool = True
+    """Whether pages of other sites may link to it, where it answers GET: not where a GET has an effect."""
 
 
 NO_MATCH: Match[Guarded] = Match()
@@ -72,6 +78,9 @@ class AgentApp:
         draining: Whether a stop has begun.
         bodies: The unfinished bodies of all requests.
         max_answer_bytes: What large answers that are on their way may hold.
+        gate: What browsers' requests are asked first.
+        public: The paths of what the fallback answers to everybody.
+        fallback_methods: The methods that the fallback answers on a path; OPTIONS only where it does so by itself.
     """
 
     def __init__(
@@ -83,6 +92,10 @@ class AgentApp:
         draining: Callable[[], bool],
         bodies: UnfinishedBodies,
         max_answer_bytes: int = DEFAULT_MAX_MEMORY,
+        *,
+        gate: BrowserGate,
+        public: PublicPaths,
+        fallback_methods: Callable[[str], Collection[str]],
     ) -> None:
         self._routes = routes
         self._memory = AnswerMemory(max_answer_bytes)
@@ -93,10 +106,44 @@ class AgentApp:
         """Of what is answered always: no drain waits for it, and it is in no report."""
         self._draining = draining
         self._bodies = bodies
+        self._gate = gate
+        self._public = public
+        self._fallback_methods = fallback_methods
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request, or serve one WebSocket."""
+        if scope.get("root_path"):
+            scope = below_root(scope)
         match = self._match(scope) if scope["type"] == "http" else NO_MATCH
+        headers: Headers = dict(scope["headers"])
+        if self._gate.concerns(headers):
+            return self._answer_browser(scope, receive, send, match, headers)
+        return self._dispatch(scope, receive, send, match)
+
+    def _answer_browser(
+        self, scope: Scope, receive: Receive, send: Send, match: Match[Guarded], headers: Headers
+    ) -> Awaitable[None]:
+        """Answer a request that a page may have sent: a preflight by itself, and only those that may call."""
+        send = self._gate.readable(send, headers)
+        guarded = match.endpoint
+        always = guarded is not None and guarded.always
+        try:
+            if not always:
+                self._gate.check_host(headers)
+            preflight = self._gate.preflight(scope, headers) if scope["type"] == "http" else None
+            if preflight is not None:
+                return Response(b"", 204, None, preflight).send(Answer(scope, send, self._memory))
+            if guarded is None:
+                is_guarded = self._fallback_guard(scope) is not None
+                self._gate.check_page(scope, headers, is_guarded=is_guarded, takes_visits=True)
+            elif not always:
+                is_guarded, takes_visits = guarded.guard() is not None, guarded.takes_visits
+                self._gate.check_page(scope, headers, is_guarded=is_guarded, takes_visits=takes_visits)
+        except Problem as problem:
+            return refuse(scope, send, problem)
+        return self._dispatch(scope, receive, send, match)
+
+    def _dispatch(self, scope: Scope, receive: Receive, send: Send, match: Match[Guarded]) -> Awaitable[None]:
         guarded = match.endpoint
         if guarded is not None and guarded.always:
             return self._answer(guarded, Request(scope, receive, match.parameters, self._bodies), send, self._uncounted)
@@ -104,8 +151,35 @@ class AgentApp:
             return refuse(scope, send, Problem(503, "the service is stopping", headers=[RETRY_AFTER]))
         if guarded is not None:
             return self._answer(guarded, Request(scope, receive, match.parameters, self._bodies), send, self._ledger)
-        scope[ALLOW_SCOPE_KEY] = match.allowed
+        if match.allowed:
+            answer = self._answer_of_method(scope, send, match.allowed)
+            if answer is not None:
+                return answer
+            scope[ALLOW_SCOPE_KEY] = match.allowed
         return self._fall_back(Request(scope, receive, NO_PARAMETERS, self._bodies), send)
+
+    def _answer_of_method(self, scope: Scope, send: Send, allowed: tuple[str, ...]) -> Awaitable[None] | None:
+        """What tells of the methods of a path: OPTIONS is answered by itself, a method that a public endpoint does not
+        have is refused without asking for credentials. None where the fallback has the method, or has to be asked."""
+        path, method = local_path(scope), scope["method"]
+        others = self._fallback_methods(path)
+        if method in others:
+            return None
+        methods = {*allowed, *others}
+        if method == "OPTIONS":
+            return Response(b"", 204, None, [allow_header(methods | {"OPTIONS"})]).send(
+                Answer(scope, send, self._memory)
+            )
+        found = [self._match({**scope, "method": each}).endpoint for each in allowed]
+        if any(guarded is not None and guarded.guard() is None for guarded in found):
+            problem = Problem(405, "The method is not allowed for this path.", headers=[allow_header(methods)])
+            return send_problem(send, problem)
+        return None
+
+    def _fallback_guard(self, scope: Scope) -> AuthProvider | None:
+        """Who guards what the fallback answers."""
+        guard = self._guard()
+        return None if guard is None or local_path(scope) in self._public else guard
 
     def _match(self, scope: Scope) -> Match[Guarded]:
         raw_path: bytes = scope.get("raw_path") or b""
@@ -158,7 +232,7 @@ class AgentApp:
             await self._answer_by_fallback(request, watched)
 
     async def _answer_by_fallback(self, request: Request, send: Send) -> None:
-        guard = self._guard()
+        guard = self._fallback_guard(request.scope)
         if guard is not None:
             try:
                 request.scope[AUTH_SCOPE_KEY] = await admitted(guard, request, MAX_CONTENT_LENGTH)
@@ -168,6 +242,24 @@ class AgentApp:
                 await refuse(request.scope, send, problem)
                 return
         await self._fallback(request.scope, request.replay, send)
+
+
+def below_root(scope: Scope) -> Scope:
+    """A scope whose path holds `root_path`, as ASGI says, also behind servers and proxies that leave it out.
+
+    hypercorn and granian give the path as it was requested: without the prefix where a proxy has taken it off.
+    """
+    root: str = scope["root_path"].rstrip("/")
+    if not root or scope["path"].startswith(f"{root}/"):
+        return scope
+    raw_path: bytes | None = scope.get("raw_path")
+    raw = None if raw_path is None else quote(root).encode() + raw_path
+    return {**scope, "path": root + scope["path"], "raw_path": raw}
+
+
+def allow_header(methods: Iterable[str]) -> tuple[bytes, bytes]:
+    """The methods of a path (RFC 9110, 10.2.1)."""
+    return b"allow", ", ".join(sorted(methods)).encode()
 
 
 def local_path(scope: Scope) -> str:

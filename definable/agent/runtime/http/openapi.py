@@ -41,7 +41,6 @@ def openapi_document(
     paths = built_in_paths()
     for operation in [operation for item in paths.values() for operation in item.values()]:
         guard(operation, auth, security)
-    guard_run(paths["/run"]["post"], auth)
     add_webhooks(paths, webhooks, auth, security)
     return {
         "openapi": VERSION,
@@ -77,16 +76,10 @@ def add_webhooks(
 
 def guard(operation: dict[str, Any], provider: AuthProvider | None, security: SecuritySchemes) -> None:
     """Say who may call an operation, and what those who may not are answered, or anybody of a service in trouble."""
-    statuses = [500, 503]
+    statuses = [403, 421, 500, 503]
     if provider is not None:
         statuses.append(401)
         if needs_body(provider):
             statuses += [408, 413]
     operation["security"] = security.requirements(provider)
     operation["responses"].update(problems(statuses))
-
-
-def guard_run(operation: dict[str, Any], provider: AuthProvider | None) -> None:
-    """Say that a known caller may not act for anybody."""
-    if provider is not None:
-        operation["responses"].update(problems([403]))

@@ -15,6 +15,7 @@ from functools import partial
 from inspect import isgenerator
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import anyio
 from quart import Blueprint, Quart, Response, has_request_context, request
@@ -77,6 +78,18 @@ def create_quart_app(name: str, blueprints: Iterable[Blueprint] = ()) -> Quart:
     for blueprint in blueprints:
         app.register_blueprint(blueprint)
     return app
+
+
+def own_methods(app: Quart, path: str) -> set[str]:
+    """The methods of an application's routes on a path; OPTIONS only where a route of the user's own answers it."""
+    adapter = app.url_map.bind("localhost")
+    methods = set(adapter.allowed_methods(path))
+    if (
+        "OPTIONS" in methods
+        and cast(Any, adapter.match(path, "OPTIONS", return_rule=True)[0]).provide_automatic_options
+    ):
+        methods.remove("OPTIONS")
+    return methods
 
 
 @asynccontextmanager
@@ -233,7 +246,7 @@ class _App(Quart):
     async def handle_http_exception(self, error: HTTPException) -> HTTPException | ResponseReturnValue:
         """Answers with a problem; a redirect to the canonical path without Werkzeug's HTML page."""
         if isinstance(error, RequestRedirect):
-            return Response(b"", error.code, {"location": error.new_url})
+            return Response(b"", error.code, {"location": relative(error.new_url)})
         return await super().handle_http_exception(error)
 
     async def handle_websocket_exception(self, error: Exception) -> Any:
@@ -274,6 +287,13 @@ class _AsyncioApp(_App):
 
 class _TrioApp(_App, QuartTrio):
     """Quart, on trio."""
+
+
+def relative(url: str) -> str:
+    """A URL of this service without scheme and host, which are others in front of a proxy (RFC 9110, 10.2.2)."""
+    parts = urlsplit(url)
+    path = f"/{parts.path.lstrip('/')}"  # two slashes would begin a host
+    return f"{path}?{parts.query}" if parts.query else path
 
 
 def _only(error: BaseException) -> Exception:

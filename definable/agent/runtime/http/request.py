@@ -96,7 +96,7 @@ class Request:
 
     def link(self, path: str) -> bytes:
         """A reference to another of the agent's endpoints, below what the application is mounted under."""
-        return f"{quote(self.scope.get('root_path', ''))}{path}".encode()
+        return f"{quote(self.scope.get('root_path', '').rstrip('/'))}{path}".encode()
 
     def body_at_once(self, limit: int) -> bytes | None:
         """The whole body, if it has come in; None where `body` must wait for it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import anyio
@@ -19,6 +20,8 @@ from definable.agent.session.base import SessionStore
 from definable.agent.trigger.webhook import Webhook
 
 from .app import AgentApp, Guarded
+from .browser_gate import BrowserGate
+from .cross_origin import OriginPolicy
 from .endpoints import (
     CancelRunEndpoint,
     Endpoint,
@@ -33,7 +36,9 @@ from .endpoints import (
 )
 from .endpoints.docs import docs_endpoints
 from .endpoints.openapi import OpenAPIEndpoint
-from .quart_app import quart_lifespan
+from .host_names import HostPolicy, is_loopback
+from .public_paths import PublicPaths
+from .quart_app import own_methods, quart_lifespan
 from .routes import Routes
 from .server import (
     ASGIApp,
@@ -83,8 +88,20 @@ class HTTPService:
         self._ended = anyio.Event()
         self.quart = quart
         """The Quart application that serves everything but the agent's endpoints."""
+        self._gate = BrowserGate(
+            OriginPolicy(settings.cors), HostPolicy(settings.allowed_hosts) if settings.allowed_hosts else None
+        )
         self.app: AgentApp = AgentApp(
-            routes, cast("ASGIApp", quart), guard, ledger, draining, bodies, settings.max_memory_answers
+            routes,
+            cast("ASGIApp", quart),
+            guard,
+            ledger,
+            draining,
+            bodies,
+            settings.max_memory_answers,
+            gate=self._gate,
+            public=PublicPaths(settings.public),
+            fallback_methods=partial(own_methods, quart),
         )
         """The ASGI application."""
 
@@ -99,6 +116,8 @@ class HTTPService:
         settings = self._settings
         tls = None if settings.certfile is None else ssl_context(settings.certfile, settings.keyfile)
         sockets = list(settings.sockets) or bind(settings.host, settings.port)
+        if all(is_loopback(str(sock.getsockname()[0])) for sock in sockets):
+            self._gate.hosts = HostPolicy(settings.allowed_hosts)
         try:
             limits = ServerLimits(max_connections=_allowed_connections(settings.max_connections))
             self._server = HTTPServer(self.app, sockets, ssl_context=tls, limits=limits)
@@ -166,7 +185,8 @@ def build_routes(
             routes.add("GET", path, Guarded(endpoint, nobody))
     for webhook in webhooks:
         endpoint = WebhookEndpoint(webhook, intake)
-        routes.add(webhook.method, webhook.path, Guarded(endpoint, guard_of(webhook, guard), webhook.max_body))
+        guarded = Guarded(endpoint, guard_of(webhook, guard), webhook.max_body, takes_visits=False)
+        routes.add(webhook.method, webhook.path, guarded)
     return routes
 
 

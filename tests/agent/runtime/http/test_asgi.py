@@ -210,7 +210,8 @@ async def test_a_server_may_leave_out_what_asgi_lets_it_leave_out() -> None:
 
 async def test_a_run_is_made_behind_a_server_whose_extensions_are_none() -> None:
     app = Agent("offline").asgi()
-    scope = {"type": "http", "method": "POST", "path": "/run", "extensions": None}
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/run", "extensions": None, "headers": headers}
     async with app.lifespan():
         start, _ = await answer_of(app, scope, {"type": "http.request", "body": b'{"input": "hi"}'})
     assert start["status"] == 200

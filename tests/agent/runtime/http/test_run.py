@@ -148,6 +148,9 @@ async def test_unknown_paths_are_404_and_wrong_methods_405_with_allow(serve: Ser
             assert set(response.headers["allow"].replace(" ", "").split(",")) == allowed
 
 
+JSON = b"content-type: application/json"
+
+
 async def test_a_body_beyond_the_limit_is_a_413_whether_or_not_it_is_declared(serve: Serve) -> None:
     async with serve(Agent("offline")) as client:
         for head, body in [
@@ -156,7 +159,7 @@ async def test_a_body_beyond_the_limit_is_a_413_whether_or_not_it_is_declared(se
             (b"transfer-encoding: chunked", b"".join(b"10000\r\n%b\r\n" % (b" " * 65_536) for _ in range(17))),
         ]:
             async with raw_client(client) as raw:
-                await raw.send(b"POST /run HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n%b" % (head, body))
+                await raw.send(b"POST /run HTTP/1.1\r\nhost: x\r\n%b\r\n%b\r\n\r\n%b" % (JSON, head, body))
                 answer = await raw.until(b"}")
             assert b" 413 " in answer
             assert b"application/problem+json" in answer

@@ -159,6 +159,9 @@ async def test_past_the_grace_a_stream_ends_with_an_honest_event_and_is_counted(
     assert runtime.report.duration < 2
 
 
+HALF_BODY = b"POST /run HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"
+
+
 async def test_idle_stalled_and_half_sent_connections_hold_up_no_stop(anyio_backend: str) -> None:
     agent = Agent(OfflineModel("word " * 500_000))
     async with nothing_left(anyio_backend):
@@ -167,7 +170,7 @@ async def test_idle_stalled_and_half_sent_connections_hold_up_no_stop(anyio_back
                 await idle.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
                 await idle.until(b"}")
                 await half_head.send(b"POST /run HT")
-                await half_body.send(b"POST /run HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+                await half_body.send(HALF_BODY)
                 await not_reading.send(KINDS["streamed"])
                 await not_reading.until(b"run_started")
                 await anyio.sleep(0.05)
@@ -195,7 +198,10 @@ async def test_the_account_tells_failures_of_the_service_from_refusals() -> None
     async with agent.running(host="127.0.0.1", port=0, enable_server=True) as runtime:
         async with httpx2.AsyncClient(base_url=runtime.url or "") as client:
             answers = [await client.post("/run", json={"input": text}) for text in ["hi", *failures]]
-            answers += [await client.post("/run", content=b"{"), await client.get("/runs/no")]
+            answers += [
+                await client.post("/run", content=b"{", headers={"content-type": "application/json"}),
+                await client.get("/runs/no"),
+            ]
             assert [each.status_code for each in answers] == [200, 500, 502, 504, 400, 404]
     assert runtime.report is not None
     assert runtime.report.sources["http"] == WorkCount(completed=6, failed=3)

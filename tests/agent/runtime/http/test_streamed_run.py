@@ -87,7 +87,9 @@ async def test_a_run_that_cannot_begin_is_a_plain_problem(serve: Serve) -> None:
         await client.post("/run", json={"input": "hi", "session_id": "s", "user_id": "ann"})
         body = {"input": "hi", "session_id": "s", "user_id": "bob"}
         assert_problem(await client.post("/run", json=body, headers=EVENTS), 404)
-        assert_problem(await client.post("/run", content=b"{", headers=EVENTS), 400)
+        assert_problem(
+            await client.post("/run", content=b"{", headers={**EVENTS, "content-type": "application/json"}), 400
+        )
         assert_problem(await client.post("/run", json={}, headers=EVENTS), 422)
 
 
@@ -234,7 +236,8 @@ async def test_an_event_that_is_no_json_ends_the_stream_with_a_problem(caplog: p
 async def test_http_1_0_clients_get_the_events_until_the_connection_ends() -> None:
     async with serve_ourselves(Agent("offline")) as client, raw_client(client) as raw:
         body = b'{"input":"hi"}'
-        await raw.send(b"POST /run HTTP/1.0\r\ncontent-length: 14\r\naccept: text/event-stream\r\n\r\n" + body)
+        head = b"content-type: application/json\r\ncontent-length: 14\r\naccept: text/event-stream\r\n\r\n"
+        await raw.send(b"POST /run HTTP/1.0\r\n" + head + body)
         answer = await raw.rest()
     assert b"transfer-encoding" not in answer.lower()
     assert b"event: run_ended" in answer

@@ -59,8 +59,9 @@ class RunEndpoint:
 
     async def __call__(self, request: Request) -> Sendable:
         media, charset = media_and_charset(request.content_type)
-        if media and not is_json(media):
-            raise Problem(415, f"the body must be application/json, not {media}")
+        if not is_json(media):  # other types a page of another origin may send without a preflight
+            said = f", not {media}" if media else "; the request has no Content-Type"
+            raise Problem(415, f"the body must be application/json{said}")
         body = await request.content(MAX_RUN_BODY)
         run = run_request(run_body(body, charset), request)
         if run.session_id is not None:
