@@ -1,18 +1,27 @@
-"""Sessions in this process's memory: the default, bounded in number and in age."""
+"""Sessions in this process's memory: the default, bounded in number, in bytes and in age."""
 
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
+from definable.agent.memory_size import OVERHEAD, messages_size, value_size
 from definable.errors import ConfigurationError
+from definable.model.message import Message
 
 from .base import Session, checked_ttl
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_BYTES = 256 * 1024 * 1024
+"""Bytes that sessions may hold unless said otherwise."""
 
 
 class MemorySessionStore:
@@ -22,12 +31,15 @@ class MemorySessionStore:
         max_sessions: How many are kept; beyond it the least recently used one is forgotten.
         ttl: Seconds since its last use (load or save) after which a session is forgotten; None for never.
         clock: Tells seconds, of any origin, and never goes back.
+        max_bytes: What they may hold in memory, about; beyond it the least recently used are forgotten, but for the one
+            that was saved last, whatever it holds. A run has its session in hand and saves it whole, also one that
+            was forgotten meanwhile.
 
     Raises:
         ConfigurationError: A value is out of its range.
     """
 
-    __slots__ = ("_clock", "_lock", "_max_sessions", "_sessions", "_ttl")
+    __slots__ = ("_bytes", "_clock", "_has_warned", "_lock", "_max_bytes", "_max_sessions", "_sessions", "_ttl")
 
     def __init__(
         self,
@@ -35,15 +47,21 @@ class MemorySessionStore:
         ttl: float | None = 24 * 3600.0,
         *,
         clock: Callable[[], float] = time.monotonic,
+        max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> None:
         if max_sessions < 1:
             raise ConfigurationError(f"max_sessions={max_sessions!r}: at least 1")
+        if not isinstance(max_bytes, int) or max_bytes < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"max_bytes={max_bytes!r}: a whole number of bytes, at least 1")
         self._max_sessions = max_sessions
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._has_warned = False
         self._ttl = checked_ttl(ttl)
         self._clock = clock
         self._lock = threading.Lock()  # `Agent.run` brings event loops in other threads
-        self._sessions: OrderedDict[str, tuple[float, Session]] = OrderedDict()
-        """Each with the time of its last use, which is also their order."""
+        self._sessions: OrderedDict[str, _Kept] = OrderedDict()
+        """In the order of their last use."""
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None, None]:
@@ -57,9 +75,9 @@ class MemorySessionStore:
             kept = self._sessions.get(session_id)
             if kept is None:
                 return None
-            session = kept[1]
-            self._keep(session)
-        return _with_own_state(session)
+            kept.used_at = self._clock()
+            self._sessions.move_to_end(session_id)
+        return _with_own_state(kept.session)
 
     async def save(self, session: Session) -> None:
         """Keep the session, in place of what was there under its id.
@@ -70,34 +88,77 @@ class MemorySessionStore:
         session = _with_own_state(session)
         with self._lock:
             self._forget_expired()
-            self._keep(session)
+            before = self._forget(session.session_id)
+            kept = _Kept(self._clock(), session, _messages_size(session.messages, before), _rest_size(session))
+            self._sessions[session.session_id] = kept
+            self._bytes += kept.size
             if len(self._sessions) > self._max_sessions:
-                self._sessions.popitem(last=False)
+                self._forget_oldest()
+            while self._bytes > self._max_bytes and len(self._sessions) > 1:
+                self._warn()
+                self._forget_oldest()
 
     async def delete(self, session_id: str) -> bool:
         """Forget the session; False when there was none."""
         with self._lock:
             self._forget_expired()
-            return self._sessions.pop(session_id, None) is not None
+            return self._forget(session_id) is not None
 
     def __len__(self) -> int:
         with self._lock:
             self._forget_expired()
             return len(self._sessions)
 
-    def _keep(self, session: Session) -> None:
-        self._sessions[session.session_id] = (self._clock(), session)
-        self._sessions.move_to_end(session.session_id)
+    def _forget(self, session_id: str) -> _Kept | None:
+        kept = self._sessions.pop(session_id, None)
+        if kept is not None:
+            self._bytes -= kept.size
+        return kept
+
+    def _forget_oldest(self) -> None:
+        self._bytes -= self._sessions.popitem(last=False)[1].size
 
     def _forget_expired(self) -> None:
         if self._ttl is None:
             return
         horizon = self._clock() - self._ttl
-        while self._sessions:
-            session_id, (used_at, _) = next(iter(self._sessions.items()))
-            if used_at > horizon:
-                return
-            del self._sessions[session_id]
+        while self._sessions and next(iter(self._sessions.values())).used_at <= horizon:
+            self._forget_oldest()
+
+    def _warn(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "sessions in memory hold more than max_bytes=%d: the least recently used are forgotten from now on, "
+                "and their users begin anew; raise MemorySessionStore(max_bytes=...), or keep them in a SQLiteSessionStore",
+                self._max_bytes,
+            )
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A session in the store."""
+
+    used_at: float
+    session: Session
+    messages_size: int
+    rest_size: int
+
+    @property
+    def size(self) -> int:
+        return self.messages_size + self.rest_size
+
+
+def _messages_size(messages: tuple[Message, ...], before: _Kept | None) -> int:
+    """Bytes of a session's messages; as a rule a run has only added some to those that were there before."""
+    old = () if before is None else before.session.messages
+    if before is None or not old or len(messages) < len(old) or messages[len(old) - 1] is not old[-1]:
+        return messages_size(messages)
+    return before.messages_size + messages_size(messages[len(old) :])
+
+
+def _rest_size(session: Session) -> int:
+    return OVERHEAD + len(session.session_id) + (value_size(session.state) if session.state else 0)
 
 
 def _with_own_state(session: Session) -> Session:

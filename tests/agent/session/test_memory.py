@@ -6,12 +6,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import pytest
 
+from definable.agent import Agent, RunContext
 from definable.agent.session import MemorySessionStore, Session
 from definable.errors import ConfigurationError
+from definable.model import Message
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +43,74 @@ async def test_expired_sessions_take_no_room() -> None:
 def test_there_is_room_for_one_at_least(max_sessions: int) -> None:
     with pytest.raises(ConfigurationError, match="max_sessions"):
         MemorySessionStore(max_sessions)
+
+
+async def test_sessions_are_bounded_in_bytes_and_the_least_recently_used_are_forgotten(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = MemorySessionStore(max_bytes=1_000_000)
+    for number in range(9):
+        await store.save(Session(f"{number}", messages=(Message("user", "x" * 100_000),)))
+    assert len(store) == 9
+    await store.load("0")
+    assert caplog.messages == []
+    await store.save(Session("long", messages=(Message("user", "\N{GRINNING FACE}" * 50_000),)))  # 4 bytes each
+    assert await store.load("1") is None
+    assert await store.load("2") is None
+    assert await store.load("0") is not None
+    for number in range(20):
+        await store.save(Session(f"{number}", state={"notes": ["y" * 100_000]}))
+    assert 7 <= len(store) <= 9
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "max_bytes=1000000" in caplog.text
+
+
+async def test_a_session_larger_than_the_bound_is_kept_while_it_is_the_newest() -> None:
+    store = MemorySessionStore(max_bytes=1_000)
+    await store.save(Session("a", messages=(Message("user", "x" * 10_000),)))
+    assert await store.load("a") is not None
+    await store.save(Session("b"))
+    assert await store.load("a") is None
+    assert await store.load("b") is not None
+
+
+async def test_what_is_forgotten_overwritten_or_cut_takes_no_room() -> None:
+    now = 0.0
+    store = MemorySessionStore(max_bytes=1_000_000, ttl=10, clock=lambda: now)
+    messages = tuple(Message("user", "x" * 100_000) for _ in range(8))
+    for turn in range(50):
+        for count in (1, 4, 8, 6, 2):
+            await store.save(Session("a", messages=messages[turn % 3 : turn % 3 + count]))
+        await store.save(Session("b", messages=messages[:1]))
+        await store.delete("b")
+    now = 10.0
+    assert len(store) == 0
+    for number in range(9):
+        await store.save(Session(f"{number}", messages=messages[:1]))
+    assert len(store) == 9
+
+
+@pytest.mark.parametrize("max_bytes", [0, -1, 1.5, "1", None])
+def test_a_bound_in_bytes_is_a_number(max_bytes: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"max_bytes=.* at least 1"):
+        MemorySessionStore(max_bytes=max_bytes)
+
+
+async def test_a_run_keeps_its_session_though_others_have_crowded_it_out() -> None:
+    store = MemorySessionStore(max_bytes=100_000)
+    agent = Agent("offline", sessions=store)
+
+    @agent.before_request
+    async def crowd(context: RunContext) -> None:
+        if context.input == "slow":
+            for number in range(5):
+                await store.save(Session(f"{number}", messages=(Message("user", "x" * 50_000),)))
+
+    await agent.arun("first", session_id="s")
+    await agent.arun("slow", session_id="s")
+    session = await store.load("s")
+    assert session is not None
+    assert [message.content for message in session.messages] == ["first", "first", "slow", "slow"]
 
 
 async def test_a_state_may_hold_any_object_that_can_be_copied() -> None:
