@@ -10,7 +10,8 @@ from definable.frozen import frozen
 from definable.original_library import CONTEXT_ATTRIBUTES, unknown_attribute
 
 if TYPE_CHECKING:
-    # An edge for the type alone: triggers stand to the right of runs.
+    # Edges for the types alone: they stand to the right of runs.
+    from .auth.base import AuthContext
     from .trigger.base import TriggerEvent
 
 
@@ -26,9 +27,12 @@ class RunContext:
     trigger: TriggerEvent | None = None
     """The event whose handler started the run; None when it was called."""
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
-    """The caller's, as given to `arun`."""
+    """The caller's, as given to `arun`, or by a client in the JSON of `POST /run`."""
     session_state: dict[str, Any] = field(default_factory=dict[str, Any])
     """Kept with the session: what a run puts in is there in the session's next run."""
+    auth: AuthContext | None = None
+    """Who asked for the run, as the auth provider says, with the claims of a token in its `metadata`; None where nobody
+    was asked. The `metadata` above is what the caller wrote, and proves nothing."""
 
     if not TYPE_CHECKING:  # a type checker would take every name for an attribute
 

@@ -34,6 +34,7 @@ from .telemetry import run_span
 from .tools import Tool, index_tools
 
 if TYPE_CHECKING:
+    from .auth.base import AuthContext
     from .trigger.base import TriggerEvent
 
 COMPLETED = RunStatus.COMPLETED
@@ -54,6 +55,11 @@ class RunRequest:
     headers: Mapping[str, str] | None = None
     """Of the HTTP request that asks for it, looked up case-insensitively: they may name a trace."""
     run_id: str = field(default_factory=lambda: f"run_{random_id(12)}")
+    auth: AuthContext | None = None
+    """Who asks for it; None where nobody was asked."""
+    namespace: str = ""
+    """Tells its caller's runs and sessions from others' (`AuthContext.namespace`): a session that it begins without an
+    id gets one that begins with it. Empty: the service's own."""
 
 
 class Runner:
@@ -167,7 +173,8 @@ class Runner:
         if request.session_id is not None:
             return self._run_in_turn(request, request.session_id, listener, begun)
         # Nobody else can know the id: there is no turn to wait for, and nothing to load.
-        return self._run(request, Session(f"session_{random_id(12)}", request.user_id), listener, begun)
+        session_id = f"{request.namespace}session_{random_id(12)}"
+        return self._run(request, Session(session_id, request.user_id), listener, begun)
 
     async def _run_in_turn(
         self, request: RunRequest, session_id: str, listener: Listener | None, begun: list[RunContext] | None
@@ -181,7 +188,7 @@ class Runner:
             if session is None:
                 session = Session(session_id, request.user_id)
             elif session.user_id != request.user_id:
-                raise SessionNotFound(f"there is no session {request.session_id!r}")
+                raise SessionNotFound(f"there is no session {session_id.removeprefix(request.namespace)!r}")
             return await self._run(request, session, listener, begun)
 
     async def _run(
@@ -259,7 +266,16 @@ class Runner:
 
 def _context(request: RunRequest, session_id: str, state: dict[str, Any]) -> RunContext:
     metadata = dict(request.metadata) if request.metadata else {}
-    return RunContext(request.run_id, session_id, request.user_id, request.input, request.trigger, metadata, state)
+    return RunContext(
+        request.run_id,
+        session_id,
+        request.user_id,
+        request.input,
+        request.trigger,
+        metadata,
+        state,
+        request.auth,
+    )
 
 
 def _output(

@@ -6,7 +6,7 @@ from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
     from .allowlist import AllowlistAuth
-    from .api_key import APIKeyAuth
+    from .api_key import APIKey, APIKeyAuth
     from .base import AuthContext, AuthProvider, AuthRequest
     from .composite import CompositeAuth
     from .jwt import JWTAuth
@@ -16,6 +16,7 @@ __all__ = [
     "AuthProvider",
     "AuthContext",
     "AuthRequest",
+    "APIKey",
     "APIKeyAuth",
     "JWTAuth",
     "AllowlistAuth",
@@ -32,6 +33,7 @@ __getattr__: GetAttribute = lazy_exports(
         "AuthProvider": ".base",
         "AuthContext": ".base",
         "AuthRequest": ".base",
+        "APIKey": ".api_key",
         "APIKeyAuth": ".api_key",
         "JWTAuth": ".jwt",
         "AllowlistAuth": ".allowlist",

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from definable.errors import ConfigurationError
 
-from .base import AuthContext, AuthRequest
+from .base import AuthContext, AuthRequest, platform_identity
 
 Ids: TypeAlias = str | int | Iterable[str | int]
 """One id or several; platforms with numeric ids may be given numbers."""
@@ -51,14 +51,15 @@ class AllowlistAuth:
         return platform != "http"
 
     def authenticate(self, request: AuthRequest) -> AuthContext | None:
-        """The sender of a message when it is listed; None otherwise."""
+        """The sender of a message when it is listed, as `telegram:42`; None otherwise."""
         if request.platform == "http" or request.user_id is None or request.user_id not in self.user_ids:
             return None
         if self.chat_ids is not None and request.chat_id not in self.chat_ids:
             return None
         if self.platforms is not None and request.platform not in self.platforms:
             return None
-        return AuthContext(request.user_id, {"platform": request.platform, "auth_method": "allowlist"})
+        user_id = platform_identity(request.platform, request.user_id)
+        return AuthContext(user_id, {"platform": request.platform, "auth_method": "allowlist"})
 
 
 def id_set(argument: str, ids: Ids) -> frozenset[str]:

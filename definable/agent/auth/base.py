@@ -5,9 +5,14 @@ Called by the HTTP endpoints and by the messaging interfaces; a provider that ra
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
+from urllib.parse import quote
+
+NAMESPACED = re.compile("(?:service|user|sender)~[^~]*~")
+"""What the ids of callers' sessions begin with: a token's `sub` may be any text, also that of a key or a sender."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,43 @@ class AuthContext:
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     may_act_for_others: bool = False
     """Whether the caller may name another user that it acts for, as a service with an API key does."""
+    scopes: frozenset[str] | None = None
+    """What the caller may do: `"run"`, `"read"`, `"admin"` (everything, with everybody's sessions and runs); None: all
+    but `"admin"`."""
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether the caller sees everybody's sessions and runs."""
+        return self.scopes is not None and "admin" in self.scopes
+
+    def may(self, scope: str) -> bool:
+        """Whether the caller has a scope."""
+        return self.scopes is None or scope in self.scopes or "admin" in self.scopes
+
+    @property
+    def namespace(self) -> str:
+        """Begins the ids of the caller's sessions in the store: the same id of two callers is two sessions."""
+        is_sender = self.metadata.get("auth_method") == "signature"
+        kind = "service" if self.may_act_for_others else "sender" if is_sender else "user"
+        return f"{kind}~{quote(self.user_id, safe='', errors='surrogatepass').replace('~', '%7E')}~"
+
+    def session_key(self, session_id: str) -> str:
+        """The id in the store, and for `arun`, of the session that this caller calls `session_id`.
+
+        Args:
+            session_id: As the caller has it in requests and answers.
+
+        Example:
+            A webhook's handler goes on with a session that its caller began with `POST /run`:
+
+                return {"input": "go on", "session_id": event.raw.auth.session_key("trip")}
+        """
+        return self.namespace + session_id
+
+
+def platform_identity(platform: str, user_id: str) -> str:
+    """The user id of a messaging platform's user: `telegram:42`."""
+    return f"{platform}:{user_id}"
 
 
 @runtime_checkable

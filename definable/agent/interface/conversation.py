@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import OrderedDict
+from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 
@@ -38,10 +39,17 @@ class Conversations:
         self._states: OrderedDict[str, dict[str, Any]] = OrderedDict()
         """The states as they are stored, by session id: what differs was changed by a hook."""
 
-    async def begin(self, session: InterfaceSession, user_id: str) -> None:
-        """Make a session the user's: the conversation of before a restart when it is young enough, else a new one."""
+    async def begin(self, session: InterfaceSession, user_id: str, *, former_user_id: str | None = None) -> None:
+        """Make a session the user's: the conversation of before a restart when it is young enough, else a new one.
+
+        Args:
+            session: The open conversation.
+            user_id: Whose it is.
+            former_user_id: A former name of the same user: a stored conversation of this chat that it owns becomes the
+                user's.
+        """
         if self._store is not None:
-            await self._find(self._store, session, user_id)
+            await self._find(self._store, session, user_id, former_user_id)
         session.user_id = user_id  # at last: where the store failed, the next message tries again
 
     async def go_on(self, session: InterfaceSession) -> None:
@@ -56,9 +64,14 @@ class Conversations:
             nothing = Session(session.session_id, session.user_id)
             self._show(session, await self._store.load(session.session_id) or nothing)
 
-    async def _find(self, store: SessionStore, session: InterfaceSession, user_id: str) -> None:
+    async def _find(
+        self, store: SessionStore, session: InterfaceSession, user_id: str, former_user_id: str | None
+    ) -> None:
         name = self._name_of(session)
-        former = await self._former(store, name, user_id)
+        former = await self._former(store, name, {user_id, former_user_id})
+        if former is not None and former.user_id != user_id:
+            former = replace(former, user_id=user_id)
+            await store.save(former)
         if former is not None and former.session_id != self._known.get(name):  # else it has ended here
             session.session_id = former.session_id
             self._show(session, former)
@@ -91,10 +104,12 @@ class Conversations:
             await self._store.save(stored)
         self._show(session, stored)
 
-    async def _former(self, store: SessionStore, name: str, user_id: str) -> Session | None:
+    async def _former(self, store: SessionStore, name: str, owners: Container[str | None]) -> Session | None:
         pointer = await store.load(name)
         former = None if pointer is None else await store.load(str(pointer.state.get("session_id")))
-        if former is None or former.user_id != user_id or time.time() - former.updated_at > self._ttl:
+        if former is None or former.user_id is None or former.user_id not in owners:
+            return None
+        if time.time() - former.updated_at > self._ttl:
             return None
         return former
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import anyio
 
-from definable.agent.auth.base import AuthContext, AuthProvider, AuthRequest
+from definable.agent.auth.base import AuthContext, AuthProvider, AuthRequest, platform_identity
 from definable.agent.auth.consult import consult, speaks_on
 from definable.agent.error_text import error_text
 from definable.agent.isolation import Isolation
@@ -109,7 +109,7 @@ class Pipeline:
         await (self._send(message, response) if streamed is None else streamed.finish(response))
 
     async def _is_within_rate(self, message: InterfaceMessage) -> bool:
-        refusal = self._rate_limit.take(f"{message.platform}:{message.platform_user_id}", anyio.current_time())
+        refusal = self._rate_limit.take(identity_of(message), anyio.current_time())
         if refusal is None:
             return True
         if refusal.is_first:  # once: whoever floods is neither answered nor logged at every message
@@ -125,7 +125,7 @@ class Pipeline:
             canonical = await self._identities.resolve(message.platform, message.platform_user_id)
             if canonical is not None:
                 return canonical
-        return f"{message.platform}:{message.platform_user_id}" if caller is None else caller.user_id
+        return identity_of(message) if caller is None else caller.user_id
 
     async def _session(self, message: InterfaceMessage, user_id: str) -> InterfaceSession:
         key = (message.platform, message.platform_user_id, message.platform_chat_id)
@@ -134,7 +134,7 @@ class Pipeline:
             self._sessions.remove(*key)
             session = self._sessions.get_or_create(*key)
         if session.user_id is None:
-            await self._conversations.begin(session, user_id)
+            await self._conversations.begin(session, user_id, former_user_id=former_identity_of(message, user_id))
         else:
             await self._conversations.go_on(session)
         return session
@@ -153,7 +153,11 @@ class Pipeline:
         streamed: StreamedReply | None,
     ) -> RunOutput:
         metadata = {"message": message, "auth": None if caller is None else caller.metadata}
-        request = RunRequest(run_input(message), session.session_id, session.user_id, metadata)
+        # A chat's own users are nobody else's, whatever the `sub` of a token says.
+        namespace = "chat~" if session.user_id == identity_of(message) else ""
+        request = RunRequest(
+            run_input(message), session.session_id, session.user_id, metadata, auth=caller, namespace=namespace
+        )
         run = partial(self.host.start_run, request)
         if streamed is not None and self.host.stream_run is not None:
             run = partial(streamed.follow, partial(self.host.stream_run, request))
@@ -196,6 +200,16 @@ def guard_of(
     if own is not None:
         return own
     return agents if agents is not None and speaks_on(agents, platform) else None
+
+
+def identity_of(message: InterfaceMessage) -> str:
+    """Who a platform's user is where no resolver knows better: no other platform's, and no user of the web."""
+    return platform_identity(message.platform, message.platform_user_id)
+
+
+def former_identity_of(message: InterfaceMessage, user_id: str) -> str | None:
+    """What a conversation of this user may be owned by in a store: earlier versions left the platform out."""
+    return message.platform_user_id if user_id == identity_of(message) else None
 
 
 def auth_request(message: InterfaceMessage) -> AuthRequest:

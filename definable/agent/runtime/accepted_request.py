@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from definable.agent.auth.base import AuthContext
@@ -49,6 +49,22 @@ def data_size(data: Mapping[str, Any]) -> int:
     )
 
 
+def auth_to_json(auth: AuthContext | None) -> list[Any] | None:
+    """What a delivery carries of who asked for it."""
+    if auth is None:
+        return None
+    scopes = None if auth.scopes is None else sorted(auth.scopes)
+    return [auth.user_id, dict(auth.metadata), auth.may_act_for_others, scopes]
+
+
+def auth_from_json(fields: Sequence[Any] | None) -> AuthContext | None:
+    """The `AuthContext` of `auth_to_json`'s list, also of one that an older version wrote, without scopes."""
+    if fields is None:
+        return None
+    scopes = fields[3] if len(fields) > 3 else None
+    return AuthContext(fields[0], fields[1], fields[2], None if scopes is None else frozenset(scopes))
+
+
 def request_data(event: TriggerEvent) -> dict[str, Any]:
     """What a delivery carries of a webhook's event: the body as it came, which is parsed again when it is handled."""
     raw = event.raw
@@ -66,7 +82,7 @@ def request_data(event: TriggerEvent) -> dict[str, Any]:
             "scheme": raw.scheme,
             "raw_path": raw.raw_path.decode("latin-1"),
             "query_string": raw.query_string,
-            "auth": None if auth is None else [auth.user_id, dict(auth.metadata), auth.may_act_for_others],
+            "auth": auth_to_json(auth),
         },
     }
 
@@ -75,7 +91,7 @@ def accepted_request(data: Mapping[str, Any]) -> tuple[Any, RawRequest]:
     """The parsed body and the request of an event whose delivery comes out of the bus."""
     request: Mapping[str, Any] = data["request"]
     headers = Headers(dict(request["headers"]))
-    client, auth = request["client"], request["auth"]
+    client = request["client"]
     raw = RawRequest(
         method=request["method"],
         path=request["path"],
@@ -84,7 +100,7 @@ def accepted_request(data: Mapping[str, Any]) -> tuple[Any, RawRequest]:
         headers=headers,
         body=b64decode(request["body"]),
         client=None if client is None else (client[0], client[1]),
-        auth=None if auth is None else AuthContext(*auth),
+        auth=auth_from_json(request["auth"]),
         scheme=request.get("scheme", "http"),  # not in what earlier versions stored
         raw_path=request.get("raw_path", "").encode("latin-1"),
         query_string=request.get("query_string", ""),

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, cast
 import anyio
 
 from definable.agent.arguments import check_run
+from definable.agent.auth.base import AuthContext
 from definable.agent.calling import call_user
 from definable.agent.isolation import isolated
 from definable.agent.run_context import current_trigger, mark
@@ -43,6 +44,24 @@ class Returned:
     value: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who asked for what a handler does."""
+
+    user_id: str | None
+    """Whose run it is, unless the handler says."""
+    run_id: str | None
+    """The run's id, where it was promised to somebody."""
+    auth: AuthContext | None
+
+    def request(self, arguments: dict[str, Any], event: TriggerEvent) -> RunRequest:
+        """The run that a handler asks for. One for a user that the handler named is no caller's, but the service's."""
+        user_id = arguments.setdefault("user_id", self.user_id)
+        namespace = self.auth.namespace if self.auth is not None and user_id == self.user_id else ""
+        request = RunRequest(**arguments, trigger=event, auth=self.auth, namespace=namespace)
+        return request if self.run_id is None else replace(request, run_id=self.run_id)
+
+
 Outcome: TypeAlias = RunOutput | Reply | Returned | None
 """What an event came to: a run, the handler's own response, its value, or None for a mere acknowledgement."""
 
@@ -66,6 +85,7 @@ class Dispatcher:
         *,
         user_id: str | None = None,
         run_id: str | None = None,
+        auth: AuthContext | None = None,
         wait_for_place: bool = False,
     ) -> Outcome:
         """Handle an event once, within the trigger's timeout.
@@ -75,6 +95,7 @@ class Dispatcher:
             event: What its handler gets.
             user_id: Whose run it is, unless the handler says.
             run_id: The run's id, where it was promised to somebody.
+            auth: Who asked for it, where that is not the sender of a webhook's request.
             wait_for_place: Whether the run waits when too many are under way, rather than fail.
 
         Raises:
@@ -82,15 +103,16 @@ class Dispatcher:
             TooManyRuns: Too many runs are under way.
             Exception: What the handler or the run raised.
         """
+        asked = Asked(user_id, run_id, auth or caller_of(event))
         token = current_trigger.set(event)
         try:
             span = trigger_span(event, trigger, waited_for=not wait_for_place)
             with span:
                 try:
                     if trigger.timeout is None:
-                        return await self._decide_and_run(trigger, event, user_id, run_id, wait_for_place)
+                        return await self._decide_and_run(trigger, event, asked, wait_for_place)
                     with anyio.move_on_after(trigger.timeout):
-                        return await self._decide_and_run(trigger, event, user_id, run_id, wait_for_place)
+                        return await self._decide_and_run(trigger, event, asked, wait_for_place)
                 except BaseException as error:
                     raise isolated(error, "a handler")  # noqa: B904 - it is the same, or has its cause
                 raise RunTimeout(f"{event.source} did not end within timeout={trigger.timeout:g} seconds")
@@ -131,9 +153,7 @@ class Dispatcher:
             place = self._places[trigger] = anyio.Semaphore(max_concurrency)
         return place
 
-    async def _decide_and_run(
-        self, trigger: BaseTrigger, event: TriggerEvent, user_id: str | None, run_id: str | None, wait: bool
-    ) -> Outcome:
+    async def _decide_and_run(self, trigger: BaseTrigger, event: TriggerEvent, asked: Asked, wait: bool) -> Outcome:
         assert trigger.handler is not None
         decision = await call_user(trigger.handler, event)
         while decision is not None and inspect.isawaitable(decision):
@@ -144,12 +164,20 @@ class Dispatcher:
         if arguments is None:
             logger.debug("the handler of %s returned %r", event.source, decision)
             return Returned(decision)
-        arguments.setdefault("user_id", user_id)
-        request = RunRequest(**arguments, trigger=event)
-        if run_id is not None:
-            request = replace(request, run_id=run_id)
-        attempt = None if run_id is None else event.attempt
+        request = asked.request(arguments, event)
+        attempt = None if asked.run_id is None else event.attempt
         return await self._registry.run(request, event.source, wait=wait, attempt=attempt)
+
+
+def caller_of(event: TriggerEvent) -> AuthContext | None:
+    """Who sent a webhook's request, as its auth provider says; None for other events and on public endpoints."""
+    return None if event.raw is None else event.raw.auth
+
+
+def namespace_of(event: TriggerEvent) -> str:
+    """What tells the runs and sessions of an event's sender from others'; empty where nobody was asked who it is."""
+    auth = caller_of(event)
+    return "" if auth is None else auth.namespace
 
 
 def may_retry(trigger: BaseTrigger, attempt: int, error: Exception) -> bool:

@@ -21,9 +21,9 @@ from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import EventBufferFull, EventBusError, StorageError
 
-from .accepted_request import data_size, request_data, run_data
+from .accepted_request import auth_to_json, data_size, request_data, run_data
 from .clock import current_clock
-from .dispatch import Dispatcher, Outcome, is_success
+from .dispatch import Dispatcher, Outcome, is_success, namespace_of
 from .run_registry import RunRecord, RunRegistry
 from .triggers import RUNS_KEY, TriggerTable
 
@@ -71,7 +71,7 @@ class Intake:
             EventBufferFull: There is no room; nothing was accepted.
         """
         asked, size = run_data(run)
-        data = self._data(source, run.run_id, run.user_id) | asked
+        data = self._data(source, run.run_id, run.user_id) | asked | {"auth": auth_to_json(run.auth)}
         if trace := trace_headers(run.headers):
             data["headers"] = trace
         self._check_room()
@@ -94,7 +94,7 @@ class Intake:
         Raises:
             EventBufferFull: There is no room; nothing was accepted.
         """
-        run = RunRequest("", user_id=user_id)
+        run = RunRequest("", user_id=user_id, namespace=namespace_of(event))
         key = await self._dedupe_key(webhook, event, user_id)
         data = self._data(event.source, run.run_id, user_id) | request_data(event) | {"dedupe_key": key}
         self._check_room()

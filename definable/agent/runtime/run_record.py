@@ -35,11 +35,12 @@ class RunRecord:
     """Around the run while it is under way."""
     size: int = 0
     """Bytes that are held for it, less its log: of what it was asked while it is queued, of its output at last."""
+    namespace: str = ""
+    """Of whoever asked for it; empty: the service itself."""
+    place: int = 0
+    """Its place among the queued, the active or the ended runs: higher than that of those before."""
 
     @property
     def will_go_on(self) -> bool:
         """Whether it has not ended, and will be made also if this process ends."""
         return self.is_kept and self.status in (RunStatus.QUEUED, RunStatus.RUNNING)
-
-    place: int = 0
-    """Its place among the queued, the active or the ended runs: higher than that of those before."""

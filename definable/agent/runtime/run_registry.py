@@ -260,13 +260,21 @@ class RunRegistry:
         return len(self._active)
 
     def _record(self, request: RunRequest, source: str, status: RunStatus) -> RunRecord:
-        return RunRecord(request.run_id, source, request.session_id, request.user_id, current_clock().now(), status)
+        return RunRecord(
+            request.run_id,
+            source,
+            request.session_id,
+            request.user_id,
+            current_clock().now(),
+            status,
+            namespace=request.namespace,
+        )
 
     def _begin(self, record: RunRecord, request: RunRequest, attempt: int | None) -> None:
         if record.status is CANCELLED:  # while it waited for its turn
             raise cancellation(record)
         record.status = RUNNING
-        record.user_id, record.session_id = request.user_id, request.session_id
+        record.user_id, record.session_id, record.namespace = request.user_id, request.session_id, request.namespace
         before = self._recent.pop(record.run_id)  # a retry takes the place of the attempt before it
         if before is not None and before.is_logged:  # who follows has its events, and was told of its failure
             before.log.forget()

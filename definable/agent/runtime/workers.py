@@ -20,7 +20,7 @@ from definable.agent.trigger.cron import Cron
 from definable.agent.trigger.headers import Headers
 from definable.errors import RunCancelled
 
-from .accepted_request import accepted_request
+from .accepted_request import accepted_request, auth_from_json
 from .clock import current_clock
 from .dispatch import RETRY_BACKOFF, Dispatcher, is_success, may_retry
 from .lane import Entry, Lane, lane_of
@@ -190,6 +190,7 @@ class Workers:
                 event_of(trigger, delivery),
                 user_id=delivery.data.get("user_id"),
                 run_id=delivery.data.get("run_id"),
+                auth=auth_from_json(delivery.data.get("auth")),
                 wait_for_place=True,
             )
         except RunCancelled as cancelled:  # somebody asked for it by the run's id: an end like another

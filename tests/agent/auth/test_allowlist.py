@@ -14,7 +14,7 @@ def message(user_id: str | None = "7", platform: str = "telegram", chat_id: str 
 
 def test_a_listed_user_is_accepted_with_platform_and_method() -> None:
     context = AllowlistAuth({"7"}).authenticate(message())
-    assert context == AuthContext("7", {"platform": "telegram", "auth_method": "allowlist"})
+    assert context == AuthContext("telegram:7", {"platform": "telegram", "auth_method": "allowlist"})
     assert not context.may_act_for_others
 
 

@@ -79,7 +79,7 @@ ATTEMPTS: list[tuple[AuthProvider, dict[str, Any], tuple[str, bool] | None]] = [
     (TOKENS, {"headers": bearer(token())}, None),
     (TOKENS, {"headers": bearer(KEY)}, None),
     (TOKENS, {"headers": bearer(ALICE), **CHAT}, None),
-    (LIST, CHAT, ("7", False)),
+    (LIST, CHAT, ("telegram:7", False)),
     (LIST, {**CHAT, "user_id": "8"}, None),
     (LIST, {**CHAT, "platform": "http"}, None),
     (LIST, {"headers": {"user_id": "7"}}, None),
@@ -90,7 +90,7 @@ ATTEMPTS: list[tuple[AuthProvider, dict[str, Any], tuple[str, bool] | None]] = [
     (SIGNED, {"headers": {}, "body": BODY}, None),
     (ALL, {"headers": {"X-API-Key": KEY, **bearer(ALICE)}}, (KEY_USER, True)),
     (ALL, {"headers": {"X-API-Key": "wrong", **bearer(ALICE)}}, ("alice", False)),
-    (ALL, CHAT, ("7", False)),
+    (ALL, CHAT, ("telegram:7", False)),
     (ALL, {"headers": hub(SECRET), "body": BODY}, ("github", False)),
     (ALL, {"headers": bearer(EXPIRED), "body": BODY}, None),
     (ALL, {}, None),
@@ -143,7 +143,7 @@ def test_no_input_makes_a_provider_raise_or_accept(
     request = AuthRequest(platform, user_id, None, chat_id, headers, {}, body)
     for provider in PROVIDERS:
         answer = provider.authenticate(request)
-        assert answer is None or (provider is LIST and answer == AuthContext("7", answer.metadata))
+        assert answer is None or (provider is LIST and answer == AuthContext(f"{platform}:7", answer.metadata))
 
 
 @pytest.mark.parametrize("user_id", [5, None])

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from definable.agent import Agent
+from definable.agent.auth import AuthContext
 from definable.agent.bus import Delivery, EventBufferFull, MemoryBus
 from definable.agent.runner import RunRequest
 from definable.agent.runtime.clock import current_clock
@@ -80,7 +81,8 @@ def event(name: str | None = None) -> TriggerEvent:
 
 async def test_an_accepted_run_is_queued_and_published_with_all_that_it_needs() -> None:
     async with opened() as setup:
-        request = RunRequest("hi", "s", "ann", {"k": 1}, run_id="r")
+        auth = AuthContext("ann", {"role": "user"}, scopes=frozenset({"run"}))
+        request = RunRequest("hi", "s", "ann", {"k": 1}, run_id="r", auth=auth)
         record = await setup.intake.accept_run(request, "POST /run")
         assert setup.registry.find("r") is record
         delivery = await setup.published()
@@ -91,6 +93,7 @@ async def test_an_accepted_run_is_queued_and_published_with_all_that_it_needs() 
         "run_id": "r",
         "user_id": "ann",
         "body": {"input": "hi", "session_id": "s", "metadata": {"k": 1}},
+        "auth": ["ann", {"role": "user"}, False, ["run"]],
     }
 
 

@@ -1,10 +1,13 @@
 """Which chats an agent's auth provider closes, which it leaves open, and what is said of it at the start."""
 
 import logging
+import time
+from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx2
+import jwt
 import pytest
 
 from definable.agent import Agent
@@ -26,7 +29,9 @@ from definable.agent.runtime import ShutdownReport
 from definable.agent.runtime.banner import warnings
 from definable.agent.runtime.report import WorkCount
 from definable.agent.runtime.runtime import AgentRuntime
+from definable.agent.session import MemorySessionStore, Session, SQLiteSessionStore
 from definable.errors import ConfigurationError
+from definable.model import Message
 
 pytestmark = pytest.mark.anyio
 
@@ -187,3 +192,76 @@ def test_platforms_that_are_no_set_are_refused_where_the_provider_is_given(platf
     for give in (lambda: Agent("offline", auth=Wrong()), lambda: CompositeAuth(Wrong()), lambda: Chat(auth=Wrong())):
         with pytest.raises(ConfigurationError, match="platforms="):
             give()
+
+
+# --- who a user of a chat is
+
+
+async def test_users_of_chats_are_namespaced_with_and_without_a_provider() -> None:
+    seen: list[tuple[str | None, AuthContext | None]] = []
+    for auth in (None, KEYS, AllowlistAuth({"42"}), CompositeAuth(KEYS, AllowlistAuth({"42"}))):
+        agent, chat = Agent("offline", auth=auth), Chat()
+        agent.before_request(lambda context: seen.append((context.user_id, context.auth)))
+        async with agent.running(chat, enable_server=False):
+            with anyio.fail_after(10):
+                await chat.done.wait()
+    assert [user_id for user_id, _ in seen] == ["telegram:42"] * 4
+    assert [context is not None and context.user_id for _, context in seen] == [False, False, *["telegram:42"] * 2]
+
+
+@pytest.mark.parametrize("token_user", ["42", "telegram:42"])
+async def test_a_token_makes_nobody_a_user_of_a_chat(token_user: str) -> None:
+    secret, chat = "s" * 32, Chat()
+    agent = Agent("offline", auth=CompositeAuth(AllowlistAuth({"42"}), JWTAuth(secret)))
+    sessions: list[str] = []
+    agent.before_request(lambda context: sessions.append(context.session_id))
+    async with agent.running(chat, host="127.0.0.1", port=0, enable_server=True) as runtime:
+        with anyio.fail_after(10):
+            await chat.done.wait()
+        headers = {"Authorization": f"Bearer {jwt.encode({'sub': token_user}, secret, 'HS256')}"}
+        async with httpx2.AsyncClient(base_url=runtime.url or "", headers=headers) as client:
+            assert (await client.get("/runs")).json()["runs"] == []
+            if token_user == "42":
+                for method in ("GET", "DELETE"):
+                    assert (await client.request(method, f"/sessions/{sessions[0]}")).status_code == 404
+            answer = await client.post("/run", json={"input": "mine", "session_id": sessions[0]})
+            assert answer.status_code == 200
+    stored = await agent.sessions.load(sessions[0])
+    assert stored is not None
+    assert stored.user_id == "telegram:42"
+    if token_user == "42":
+        assert [message.content for message in stored.messages] == ["hello", "hello"]
+
+
+@pytest.mark.parametrize("auth", [None, AllowlistAuth({"42"})])
+async def test_a_conversation_that_was_stored_under_the_bare_id_goes_on(
+    tmp_path: Path, auth: AuthProvider | None
+) -> None:
+    """As versions wrote it in which `AllowlistAuth` named the user without the platform."""
+    store, now = SQLiteSessionStore(tmp_path / "sessions.db"), time.time()
+    said_before = (Message("user", "my name is Ann"), Message("assistant", "hello Ann"))
+    await store.save(Session("session_1", "42", said_before, {"k": 1}, now, now))
+    await store.save(Session("interface:telegram:42:42", None, (), {"session_id": "session_1"}, now, now))
+    for times in (1, 2):
+        agent, chat = Agent("offline", auth=auth, sessions=store), Chat()
+        async with agent.running(chat, enable_server=False):
+            with anyio.fail_after(10):
+                await chat.done.wait()
+        stored = await store.load("session_1")
+        assert stored is not None
+        assert (stored.user_id, stored.state) == ("telegram:42", {"k": 1})
+        assert len(stored.messages) == 2 + 2 * times
+
+
+@pytest.mark.parametrize("owner", ["7", "discord:42", None, "ann"])
+async def test_a_stored_conversation_of_somebody_else_does_not_go_on(owner: str | None) -> None:
+    store, now = MemorySessionStore(), time.time()
+    await store.save(Session("session_1", owner, (Message("user", "a secret"),), {}, now, now))
+    await store.save(Session("interface:telegram:42:42", None, (), {"session_id": "session_1"}, now, now))
+    agent, chat = Agent("offline", sessions=store), Chat()
+    async with agent.running(chat, enable_server=False):
+        with anyio.fail_after(10):
+            await chat.done.wait()
+    stored = await store.load("session_1")
+    assert stored is not None
+    assert (stored.user_id, len(stored.messages)) == (owner, 1)

@@ -22,7 +22,7 @@ from .browser_gate import BrowserGate
 from .cross_origin import Headers
 from .endpoints import Endpoint
 from .failure import RETRY_AFTER, is_worth_a_traceback, problem_of
-from .gatekeeper import admitted
+from .gatekeeper import admitted, scope_of
 from .problem import Problem, send_problem
 from .public_paths import PublicPaths
 from .quart_app import ALLOW_SCOPE_KEY, MAX_CONTENT_LENGTH
@@ -55,6 +55,8 @@ class Guarded:
     """Asked at every request, since `agent.auth` may be set late; None lets everybody in."""
     max_body: int = DEFAULT_MAX_BODY
     """Bytes of a body that its guard may want to see."""
+    scope: str = "run"
+    """What a caller must be allowed to do."""
     always: bool = False
     """Whether it is answered while the service drains."""
     slashes: bool = False
@@ -205,7 +207,7 @@ class AgentApp:
             try:
                 guard = guarded.guard()
                 if guard is not None:
-                    request.auth = await admitted(guard, request, guarded.max_body)
+                    request.auth = await admitted(guard, request, guarded.max_body, guarded.scope)
                 response = await guarded.endpoint(request)
                 await response.send(answer)
             except ClientGone:
@@ -235,7 +237,7 @@ class AgentApp:
         guard = self._fallback_guard(request.scope)
         if guard is not None:
             try:
-                request.scope[AUTH_SCOPE_KEY] = await admitted(guard, request, MAX_CONTENT_LENGTH)
+                request.scope[AUTH_SCOPE_KEY] = await admitted(guard, request, MAX_CONTENT_LENGTH, scope_of(request))
             except ClientGone:
                 return
             except Problem as problem:

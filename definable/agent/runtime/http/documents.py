@@ -12,11 +12,16 @@ from definable.model.message import Message
 from .failure import problem_of
 
 
-def run_document(output: RunOutput) -> dict[str, Any]:
-    """A run that has ended well."""
+def run_document(output: RunOutput, namespace: str = "") -> dict[str, Any]:
+    """A run that has ended well.
+
+    Args:
+        output: What came of it.
+        namespace: Of its caller, who knows the session without it.
+    """
     return {
         "run_id": output.run_id,
-        "session_id": output.session_id,
+        "session_id": output.session_id.removeprefix(namespace),
         "user_id": output.user_id,
         "status": output.status.value,
         "content": output.content,
@@ -35,10 +40,10 @@ def run_document(output: RunOutput) -> dict[str, Any]:
 def record_document(record: RunRecord) -> dict[str, Any]:
     """A run wherever it stands; with the problem that ended it, where there was one."""
     if record.output is not None:
-        return run_document(record.output) | {"source": record.source}
+        return run_document(record.output, record.namespace) | {"source": record.source}
     document: dict[str, Any] = {
         "run_id": record.run_id,
-        "session_id": record.session_id,
+        "session_id": record.session_id and record.session_id.removeprefix(record.namespace),
         "user_id": record.user_id,
         "status": record.status.value,
         "source": record.source,
@@ -75,10 +80,10 @@ def execution_document(execution: ToolExecution) -> dict[str, Any]:
     }
 
 
-def session_document(session: Session) -> dict[str, Any]:
-    """A session with its history."""
+def session_document(session: Session, namespace: str = "") -> dict[str, Any]:
+    """A session with its history; its caller knows it without the namespace."""
     return {
-        "session_id": session.session_id,
+        "session_id": session.session_id.removeprefix(namespace),
         "user_id": session.user_id,
         "messages": [message_document(message) for message in session.messages],
         "created_at": session.created_at,

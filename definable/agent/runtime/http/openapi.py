@@ -78,7 +78,7 @@ def guard(operation: dict[str, Any], provider: AuthProvider | None, security: Se
     """Say who may call an operation, and what those who may not are answered, or anybody of a service in trouble."""
     statuses = [403, 421, 500, 503]
     if provider is not None:
-        statuses.append(401)
+        statuses += [401]
         if needs_body(provider):
             statuses += [408, 413]
     operation["security"] = security.requirements(provider)

@@ -142,8 +142,8 @@ def show_session() -> dict[str, Any]:
         "operationId": "show_session",
         "tags": ["sessions"],
         "summary": "Show a session with its history",
-        "parameters": [in_path("session_id")],
-        "responses": {"200": json_answer("The session.", Session), **problems([404])},
+        "parameters": [in_path("session_id"), ACTING_FOR],
+        "responses": {"200": json_answer("The session.", Session), **problems([404, 409])},
     }
 
 
@@ -152,8 +152,8 @@ def forget_session() -> dict[str, Any]:
         "operationId": "forget_session",
         "tags": ["sessions"],
         "summary": "Forget a session",
-        "parameters": [in_path("session_id")],
-        "responses": {"204": {"description": "The session is forgotten."}, **problems([404])},
+        "parameters": [in_path("session_id"), ACTING_FOR],
+        "responses": {"204": {"description": "The session is forgotten."}, **problems([404, 409])},
     }
 
 
@@ -169,6 +169,14 @@ def health() -> dict[str, Any]:
         },
         "security": [],
     }
+
+
+ACTING_FOR: dict[str, Any] = {
+    "name": "user_id",
+    "in": "query",
+    "description": "Whom a caller acts for that may act for others.",
+    "schema": {"type": "string"},
+}
 
 
 def in_path(name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .problem import MEDIA_TYPE as PROBLEM_TYPE
 PROBLEMS = {
     400: "The request is malformed.",
     401: "The credentials are missing or wrong.",
-    403: "A web page of this origin may not call, or the caller may not act for the user that it names.",
+    403: "A web page of this origin may not call, or the caller may not do this or act for the user that it names.",
     404: "There is no such thing, or it is another user's.",
     408: "The request body did not come in in time.",
     409: "It cannot be done now: the run was cancelled, or has ended already, or the delivery is being handled.",

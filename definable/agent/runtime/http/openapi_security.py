@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from definable.agent.auth.allowlist import AllowlistAuth
 from definable.agent.auth.api_key import APIKeyAuth
 from definable.agent.auth.base import AuthProvider
 from definable.agent.auth.composite import CompositeAuth
+from definable.agent.auth.consult import speaks_on
 from definable.agent.auth.jwt import JWTAuth
 from definable.agent.auth.signature.verifier import SignatureVerifier
 
@@ -49,19 +49,12 @@ class SecuritySchemes:
 
 def ways_in(provider: AuthProvider) -> Iterator[AuthProvider]:
     """The providers that may accept an HTTP request, each on its own; the one that is given, where none of them may."""
-    if not isinstance(provider, CompositeAuth) or is_for_messaging(provider):
+    if not isinstance(provider, CompositeAuth) or not speaks_on(provider, "http"):
         yield provider
         return
     for part in provider.providers:
-        if not is_for_messaging(part):
+        if speaks_on(part, "http"):
             yield from ways_in(part)
-
-
-def is_for_messaging(provider: AuthProvider) -> bool:
-    """Whether a provider accepts nobody over HTTP."""
-    if isinstance(provider, CompositeAuth):
-        return all(map(is_for_messaging, provider.providers))
-    return isinstance(provider, AllowlistAuth)
 
 
 def scheme_of(provider: AuthProvider) -> tuple[str, dict[str, str]]:

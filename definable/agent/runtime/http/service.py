@@ -32,6 +32,7 @@ from .endpoints import (
     RunsEndpoint,
     ShowRunEndpoint,
     ShowSessionEndpoint,
+    VisibleSessions,
     WebhookEndpoint,
 )
 from .endpoints.docs import docs_endpoints
@@ -169,17 +170,18 @@ def build_routes(
     """
     routes: Routes[Guarded] = Routes()
     routes.add("GET", "/health", Guarded(HealthEndpoint(health), nobody, always=True))
+    visible = VisibleSessions(sessions, registry)
     built_in: list[tuple[str, str, Endpoint]] = [
         ("POST", "/run", RunEndpoint(registry, intake, sessions)),
         ("GET", "/runs", RunsEndpoint(registry)),
         ("GET", "/runs/{run_id}", ShowRunEndpoint(registry)),
         ("DELETE", "/runs/{run_id}", CancelRunEndpoint(registry)),
         ("GET", "/runs/{run_id}/events", RunEventsEndpoint(registry)),
-        ("GET", "/sessions/{session_id}", ShowSessionEndpoint(sessions)),
-        ("DELETE", "/sessions/{session_id}", ForgetSessionEndpoint(sessions, forget)),
+        ("GET", "/sessions/{session_id}", ShowSessionEndpoint(visible)),
+        ("DELETE", "/sessions/{session_id}", ForgetSessionEndpoint(visible, forget)),
     ]
     for method, path, endpoint in built_in:
-        routes.add(method, path, Guarded(endpoint, guard, slashes=True))
+        routes.add(method, path, Guarded(endpoint, guard, scope="read" if method == "GET" else "run", slashes=True))
     if docs is not None:
         for path, endpoint in [*docs_endpoints(docs), ("/openapi.json", OpenAPIEndpoint(docs, webhooks, guard))]:
             routes.add("GET", path, Guarded(endpoint, nobody))

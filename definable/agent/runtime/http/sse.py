@@ -43,6 +43,7 @@ async def send_events(
     send: Answer,
     events: AsyncIterator[tuple[int, StreamedEvent]],
     last_id: int = 0,
+    namespace: str = "",
     *,
     will_go_on: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -52,6 +53,7 @@ async def send_events(
         send: The ASGI `send` of a request whose response has not started.
         events: Ids and events. Waiting for the next one must bear a cancellation without loss.
         last_id: The id of the last event that the client has.
+        namespace: Of the run's caller, who knows its session without it.
         will_go_on: Whether the run will be made although this stream is cut off: then it ends without a last event, and
             the client may follow the run elsewhere or later.
     """
@@ -74,10 +76,10 @@ async def send_events(
             chunk = encoded_failure(last_id + 1, error)
             await send({"type": "http.response.body", "body": chunk, "more_body": False})
         else:
-            await send_event(send, last_id, event)
+            await send_event(send, last_id, event, namespace)
 
 
-async def send_event(send: Answer, number: int, event: StreamedEvent | None) -> None:
+async def send_event(send: Answer, number: int, event: StreamedEvent | None, namespace: str) -> None:
     """Send one event, or a comment where there was none for a while.
 
     A large one waits before it is encoded: each of those who follow a run would hold a copy of it until it is read.
@@ -86,7 +88,7 @@ async def send_event(send: Answer, number: int, event: StreamedEvent | None) -> 
         await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
         return
     async with send.memory.waited_for(0 if isinstance(event, RunRecord) else encoded_size(event)):
-        await send({"type": "http.response.body", "body": encoded(number, event), "more_body": True})
+        await send({"type": "http.response.body", "body": encoded(number, event, namespace), "more_body": True})
 
 
 async def send_no_events(send: Send) -> None:
@@ -108,9 +110,9 @@ async def send_last_word(send: Send, number: int | None) -> None:
         await send({"type": "http.response.body", "body": chunk, "more_body": False})
 
 
-def encoded(number: int, event: StreamedEvent) -> bytes:
+def encoded(number: int, event: StreamedEvent, namespace: str) -> bytes:
     """One of a run's events."""
-    name, data = described(event)
+    name, data = described(event, namespace)
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (number, name, json_bytes(data))
 
 
@@ -119,19 +121,19 @@ def encoded_failure(number: int, error: Exception) -> bytes:
     return b"id: %d\nevent: run_failed\ndata: %b\n\n" % (number, json_bytes(failure_document(error)))
 
 
-def described(event: StreamedEvent) -> tuple[bytes, dict[str, Any]]:
+def described(event: StreamedEvent, namespace: str) -> tuple[bytes, dict[str, Any]]:
     """An event's name and data."""
     match event:
         case TextDelta(text):
             return b"text_delta", {"text": text}
         case RunStarted(run_id, session_id):
-            return b"run_started", {"run_id": run_id, "session_id": session_id}
+            return b"run_started", {"run_id": run_id, "session_id": session_id.removeprefix(namespace)}
         case ToolCallStarted(call):
             return b"tool_call_started", {"id": call.id, "name": call.name, "arguments": call.arguments}
         case ToolCallEnded(execution):
             return b"tool_call_ended", execution_document(execution)
         case RunEnded(output):
-            return b"run_ended", run_document(output)
+            return b"run_ended", run_document(output, namespace)
         case RunRecord(failure=Exception() as failure):
             return b"run_failed", failure_document(failure)
         case RunRecord():

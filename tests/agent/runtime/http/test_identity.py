@@ -111,15 +111,19 @@ async def test_what_belongs_to_others_is_not_there(serve: Serve, method: str, pa
 
 @pytest.mark.parametrize("headers", MODES)
 @pytest.mark.parametrize("session_id", ["anns", "nobodys"])
-async def test_a_run_in_a_session_of_others_is_refused_before_it_begins(
+async def test_a_session_id_that_others_use_begins_a_session_of_the_callers_own(
     serve: Serve, headers: dict[str, str], session_id: str
 ) -> None:
     async with world(serve) as it:
-        asked = len(it.model.requests)
         body = {"input": "what is the code?", "session_id": session_id, "metadata": {"user_id": "ann"}}
-        assert_problem(await it.send("eve", "POST", "/run", json=body, headers=headers), 404)
-        assert len(it.model.requests) == asked
-        assert [run["user_id"] for run in (await it.send("eve", "GET", "/runs")).json()["runs"]] == []
+        response = await it.send("eve", "POST", "/run", json=body, headers=headers)
+        assert response.status_code in (200, 202)
+        assert SECRET not in response.text
+        assert [run["user_id"] for run in (await it.send("eve", "GET", "/runs")).json()["runs"]] == ["eve"]
+        for request in it.model.requests:
+            said = [message.content for message in request.messages]
+            assert "what is the code?" not in said or SECRET not in said
+        assert SECRET in (await it.send("ann", "GET", "/sessions/anns")).text
 
 
 @pytest.mark.parametrize("headers", MODES)
@@ -156,11 +160,14 @@ async def test_the_owner_gets_it_all(serve: Serve) -> None:
 async def test_a_service_acts_for_the_user_it_names_and_for_no_other(serve: Serve) -> None:
     async with world(serve) as it:
         body = {"input": "go on", "session_id": "anns"}
+        assert_problem(await it.send("service", "GET", "/sessions/anns"), 404)
         response = await it.send("service", "POST", "/run", json={**body, "user_id": "ann"})
         assert (response.status_code, response.json()["user_id"]) == (200, "ann")
         assert_problem(await it.send("service", "POST", "/run", json={**body, "user_id": "bob"}), 404)
         assert_problem(await it.send("service", "POST", "/run", json=body), 404)
-        assert (await it.send("service", "GET", "/sessions/anns")).status_code == 200
+        begun = await it.send("service", "GET", "/sessions/anns")
+        assert SECRET not in begun.text, "ann began hers without this service"
+        assert begun.json()["user_id"] == "ann"
         own = await it.send("service", "POST", "/run", json={"input": "hi"})
         assert own.json()["user_id"] == "service"
 

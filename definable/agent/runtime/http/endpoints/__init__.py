@@ -8,7 +8,7 @@ from .base import Endpoint, Sendable
 from .health import HealthEndpoint
 from .run import RunEndpoint
 from .runs import CancelRunEndpoint, RunEventsEndpoint, RunsEndpoint, ShowRunEndpoint
-from .sessions import ForgetSessionEndpoint, ShowSessionEndpoint
+from .sessions import ForgetSessionEndpoint, ShowSessionEndpoint, VisibleSessions
 from .webhook import WebhookEndpoint
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "CancelRunEndpoint",
     "ShowSessionEndpoint",
     "ForgetSessionEndpoint",
+    "VisibleSessions",
     "WebhookEndpoint",
 ]

@@ -9,6 +9,7 @@ from definable.agent.auth.base import AuthContext
 from definable.agent.runtime.http.answer import Answer
 from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.request import Request
+from definable.agent.runtime.run_registry import RunRecord
 
 
 class Sendable(Protocol):
@@ -40,15 +41,14 @@ def acting_user(auth: AuthContext | None, claimed: str | None) -> str | None:
     return claimed
 
 
-def may_go_on(auth: AuthContext | None, user_id: str | None, owner: str | None) -> bool:
-    """Whether a run for a user may go on with the session of an owner; one that nobody owns is as `may_see` says."""
-    return owner == user_id if owner is not None else may_see(auth, None)
+def may_see(auth: AuthContext | None, record: RunRecord) -> bool:
+    """Whether a caller may see and cancel a run.
 
-
-def may_see(auth: AuthContext | None, owner: str | None) -> bool:
-    """Whether a caller may see what belongs to a user.
-
-    On an open agent everybody may; else the owner may, and who may act for others. What belongs to nobody was begun
-    without a caller (by a cron job, an event) and is not for callers who are one user.
+    On an open agent everybody may, else the caller who asked for it and an admin. A run that no caller asked for is
+    visible to the user for whom an event's handler or a cron job made it.
     """
-    return auth is None or auth.may_act_for_others or owner == auth.user_id
+    if auth is None or auth.is_admin:
+        return True
+    if record.namespace:
+        return record.namespace == auth.namespace
+    return record.user_id == auth.user_id

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import anyio
@@ -24,9 +24,9 @@ from definable.agent.runtime.intake import Intake
 from definable.agent.runtime.run_registry import RunRegistry
 from definable.agent.session.base import SessionStore
 from definable.agent.trigger.content import is_json
-from definable.errors import SessionNotFound
 
-from .base import Sendable, acting_user, may_go_on
+from .base import Sendable, acting_user
+from .sessions import key_of_session
 
 MAX_RUN_BODY = 1024 * 1024
 """Bytes of the body."""
@@ -65,7 +65,9 @@ class RunEndpoint:
         body = await request.content(MAX_RUN_BODY)
         run = run_request(run_body(body, charset), request)
         if run.session_id is not None:
-            await self._check_session(request, run, run.session_id)
+            session_id = await key_of_session(self.sessions, request.auth, run.user_id, run.session_id)
+            if session_id != run.session_id:
+                run = replace(run, session_id=session_id)
         if prefers_async(request):
             return await self._accepted(request, run)
         if accepts_events(request):
@@ -76,13 +78,7 @@ class RunEndpoint:
         else:
             with watch(lambda: self.registry.cancel(run.run_id)):  # the run's own scope will do
                 output = await self.registry.run(run, SOURCE)
-        return json_response(run_document(output))
-
-    async def _check_session(self, request: Request, run: RunRequest, session_id: str) -> None:
-        """Refuse at once what the runner would refuse in the session's turn, and a session that nobody owns."""
-        session = await self.sessions.load(session_id)
-        if session is not None and not may_go_on(request.auth, run.user_id, session.user_id):
-            raise SessionNotFound(f"there is no session {run.session_id!r}")
+        return json_response(run_document(output, run.namespace))
 
     async def _accepted(self, request: Request, run: RunRequest) -> Response:
         record = await self.intake.accept_run(run, SOURCE)
@@ -111,7 +107,7 @@ class LiveRun:
             with anyio.move_on_after(KEEP_ALIVE):
                 first = await anext(stream)
             try:
-                await send_events(answer, NumberedEvents(first, stream))
+                await send_events(answer, NumberedEvents(first, stream), namespace=self.run.namespace)
             finally:  # a server may say that the client is gone as soon as the last event is out
                 if stream.failure is not None:
                     raise stream.failure
@@ -146,8 +142,20 @@ def run_request(body: RunBody, request: Request) -> RunRequest:
     Raises:
         Problem: 403, the caller may not act for the user it names.
     """
-    user_id = acting_user(request.auth, body.user_id)
-    return RunRequest(body.input, body.session_id, user_id, body.metadata, None, request.headers)
+    auth = request.auth
+    user_id = acting_user(auth, body.user_id)
+    if auth is None:
+        return RunRequest(body.input, body.session_id, user_id, body.metadata, None, request.headers)
+    return RunRequest(
+        body.input,
+        body.session_id,
+        user_id,
+        body.metadata,
+        None,
+        request.headers,
+        auth=auth,
+        namespace=auth.namespace,
+    )
 
 
 def run_body(body: bytes, charset: str | None = None) -> RunBody:

@@ -39,7 +39,7 @@ def visible_run(registry: RunRegistry, run_id: str, auth: AuthContext | None) ->
         Problem: 404, there is none, or it is another user's: the two are told apart to nobody.
     """
     record = registry.find(run_id)
-    if record is None or not may_see(auth, record.user_id):
+    if record is None or not may_see(auth, record):
         raise Problem(404, "there is no such run")
     return record
 
@@ -53,7 +53,7 @@ class RunsEndpoint:
     async def __call__(self, request: Request) -> Sendable:
         limit, after = page_of(request.query)
         listed = self.registry.listed(after)
-        visible = ((place, record) for place, record in listed if may_see(request.auth, record.user_id))
+        visible = ((place, record) for place, record in listed if may_see(request.auth, record))
         page = list(islice(visible, limit + 1))
         document: dict[str, Any] = {"runs": [summary_document(record) for _, record in page[:limit]], "next": None}
         if len(page) > limit:
@@ -117,7 +117,7 @@ class RunEventsEndpoint:
         if not (last.isdecimal() and last.isascii()):
             raise Problem(400, f"Last-Event-ID is the number of an event, not {last!r}")
         events = LoggedEvents(record, int(last[:MAX_DIGITS]))
-        return Response(b"", 204) if events.all_seen else FollowedRun(request, events)
+        return Response(b"", 204) if events.all_seen else FollowedRun(request, events, record.namespace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +126,19 @@ class FollowedRun:
 
     request: Request
     events: LoggedEvents
+    namespace: str
+    """Of the run's caller."""
 
     async def send(self, answer: Answer) -> None:
         """Send the events until the run ends or the client leaves; to HEAD, that there are any."""
         if self.request.method == "HEAD":
             await send_no_events(answer)
             return
-        await until_gone(
-            self.request,
-            lambda: send_events(answer, self.events, self.events.last_id, will_go_on=lambda: self.events.will_go_on),
-        )
+        await until_gone(self.request, lambda: self._send(answer))
+
+    async def _send(self, answer: Answer) -> None:
+        events = self.events
+        await send_events(answer, events, events.last_id, self.namespace, will_go_on=lambda: events.will_go_on)
 
 
 class LoggedEvents:

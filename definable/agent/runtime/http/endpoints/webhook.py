@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from definable.agent.run_output import RunOutput
 from definable.agent.runtime.clock import current_clock
-from definable.agent.runtime.dispatch import Outcome, Returned
+from definable.agent.runtime.dispatch import Outcome, Returned, namespace_of
 from definable.agent.runtime.http.body import parsed
 from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.request import Request
@@ -40,9 +41,10 @@ class WebhookEndpoint:
         user_id = None if request.auth is None else request.auth.user_id
         if self.webhook.respond == "accept":
             return accepted_response(request, await self.intake.accept(self.webhook, event, user_id))
+        answer_of = partial(outcome_response, namespace=namespace_of(event))
         if self.webhook.dedupe is not None:
-            return await self.intake.handle_once(self.webhook, event, user_id, outcome_response)
-        return outcome_response(await self.intake.handle(self.webhook, event, user_id))
+            return await self.intake.handle_once(self.webhook, event, user_id, answer_of)
+        return answer_of(await self.intake.handle(self.webhook, event, user_id))
 
 
 def accepted_response(request: Request, accepted: str | Duplicate) -> Response:
@@ -53,8 +55,8 @@ def accepted_response(request: Request, accepted: str | Duplicate) -> Response:
     return json_response({"status": "accepted", "run_id": accepted}, 202, headers)
 
 
-def outcome_response(outcome: Outcome | Duplicate | InFlight) -> Response:
-    """What a sender that waited is told.
+def outcome_response(outcome: Outcome | Duplicate | InFlight, namespace: str = "") -> Response:
+    """What a sender that waited is told; it knows its sessions without its namespace.
 
     Raises:
         Problem: 409, the delivery is being handled already.
@@ -73,9 +75,8 @@ def outcome_response(outcome: Outcome | Duplicate | InFlight) -> Response:
         case Returned(value):
             return json_response(value)
         case RunOutput():
-            return json_response(
-                {"content": outcome.content, "run_id": outcome.run_id, "session_id": outcome.session_id}
-            )
+            session_id = outcome.session_id.removeprefix(namespace)
+            return json_response({"content": outcome.content, "run_id": outcome.run_id, "session_id": session_id})
 
 
 def webhook_event(webhook: Webhook, request: Request, body: bytes) -> TriggerEvent:
