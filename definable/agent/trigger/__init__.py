@@ -6,12 +6,24 @@ from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
     from .base import BaseTrigger, RawRequest, Reply, TriggerEvent
+    from .challenge import MetaChallenge, ZoomChallenge
     from .cron import Cron
     from .event import EventTrigger
     from .headers import Headers
     from .webhook import Webhook
 
-__all__ = ["Webhook", "Cron", "EventTrigger", "TriggerEvent", "BaseTrigger", "Reply", "RawRequest", "Headers"]
+__all__ = [
+    "Webhook",
+    "Cron",
+    "EventTrigger",
+    "TriggerEvent",
+    "BaseTrigger",
+    "Reply",
+    "RawRequest",
+    "Headers",
+    "MetaChallenge",
+    "ZoomChallenge",
+]
 
 __getattr__: GetAttribute = lazy_exports(
     __name__,
@@ -24,5 +36,7 @@ __getattr__: GetAttribute = lazy_exports(
         "Reply": ".base",
         "RawRequest": ".base",
         "Headers": ".headers",
+        "MetaChallenge": ".challenge",
+        "ZoomChallenge": ".challenge",
     },
 )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from definable.agent.auth.base import AuthProvider, is_provider
+from definable.agent.calling import takes
 from definable.errors import ConfigurationError
 
 from .base import BaseTrigger, TriggerEvent
+from .challenge import Challenge, Preset, challenge_of
 
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 
@@ -35,6 +37,15 @@ class Webhook(BaseTrigger):
         dedupe: A header's name, or a callable of the event, whose value names the delivery: within a day a repeat is
             answered `{"status": "duplicate"}` and not run again, or 409 while the first is still handled. What is not
             answered 2xx may come again.
+        challenge: How a platform's handshake is answered, also with `respond="accept"`, and before `dedupe`: True (any
+            known kind), `"slack"`, `"meta"`, `"graph"`, `"zoom"`, `"echo"`, `MetaChallenge(verify_token)`,
+            `ZoomChallenge(secret)`, or a function of the event that returns a `Reply`, text, JSON, or None for what is
+            no handshake. A webhook of another method answers handshakes by GET too, without auth: platforms do not
+            sign them.
+        filter: A function of the event: what it returns nothing true for is answered 200 and dropped before it is
+            queued.
+        before_accept: With `respond="accept"`: a function of the event, called before it is queued, that returns a
+            `Reply` to send instead, or None.
         max_body: The largest body, in bytes; a larger one is answered 413.
         timeout: Seconds that handler and run may take together; None for no limit.
         max_concurrency: How many requests are handled at once; None for no limit.
@@ -56,6 +67,9 @@ class Webhook(BaseTrigger):
         auth: AuthProvider | Literal[False] | None = None,
         respond: Literal["wait", "accept"] = "wait",
         dedupe: Dedupe | None = None,
+        challenge: Challenge | Preset | bool | Callable[[TriggerEvent], Any] | None = None,
+        filter: Callable[[TriggerEvent], Any] | None = None,
+        before_accept: Callable[[TriggerEvent], Any] | None = None,
         max_body: int = DEFAULT_MAX_BODY,
         timeout: float | None = None,
         max_concurrency: int | None = None,
@@ -78,6 +92,16 @@ class Webhook(BaseTrigger):
         self.auth: AuthProvider | Literal[False] | None = auth
         self.respond = respond
         self.dedupe = dedupe
+        self.challenge: Challenge | Callable[[TriggerEvent], Any] | None = challenge_of(challenge)
+        for name, function in (("filter", filter), ("before_accept", before_accept)):
+            if function is not None and not takes(function, 1):
+                raise ConfigurationError(f"Webhook({name}={function!r}): a function of the event")
+        if before_accept is not None and respond != "accept":
+            raise ConfigurationError("Webhook(before_accept=...) needs respond='accept': else the handler can reply")
+        self.filter = filter
+        self.before_accept = before_accept
+        self.answers_early: bool = not (self.challenge is filter is before_accept is None)
+        """Whether something is asked before a delivery counts as one."""
         self.max_body = max_body
 
     @property

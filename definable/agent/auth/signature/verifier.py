@@ -52,6 +52,10 @@ class SignatureVerifier(ABC):
             return None
         return AuthContext(self.scheme, {"auth_method": "signature", "scheme": self.scheme})
 
+    def mac(self, message: bytes) -> bytes:
+        """HMAC-SHA256 of a message with the first secret, as a platform's handshake may ask for it."""
+        return hmac.digest(self._keys[0], message, hashlib.sha256)
+
     @abstractmethod
     def _presented(self, request: AuthRequest) -> Presented | None:
         """What the headers claim; None when they are missing, malformed or stale."""

@@ -20,7 +20,7 @@ from .answer import Answer
 from .answer_memory import AnswerMemory
 from .browser_gate import BrowserGate
 from .cross_origin import Headers
-from .endpoints import Endpoint
+from .endpoints import Endpoint, Sendable
 from .failure import RETRY_AFTER, is_worth_a_traceback, problem_of
 from .gatekeeper import admitted, scope_of
 from .problem import Problem, send_problem
@@ -59,6 +59,8 @@ class Guarded:
     """What a caller must be allowed to do."""
     always: bool = False
     """Whether it is answered while the service drains."""
+    unsigned: Callable[[Request], Sendable | None] | None = None
+    """Asked before the guard: what it answers is for everybody."""
     slashes: bool = False
     """Whether a parameter of its path may hold a slash, which a client encodes: ids may, what a webhook's handler may
     take for a file's name may not."""
@@ -205,10 +207,12 @@ class AgentApp:
         answer = Answer(request.scope, send, self._memory)
         with ledger.work("http") as work:
             try:
-                guard = guarded.guard()
-                if guard is not None:
-                    request.auth = await admitted(guard, request, guarded.max_body, guarded.scope)
-                response = await guarded.endpoint(request)
+                response = None if guarded.unsigned is None else guarded.unsigned(request)
+                if response is None:
+                    guard = guarded.guard()
+                    if guard is not None:
+                        request.auth = await admitted(guard, request, guarded.max_body, guarded.scope)
+                    response = await guarded.endpoint(request)
                 await response.send(answer)
             except ClientGone:
                 pass

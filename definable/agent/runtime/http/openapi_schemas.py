@@ -185,9 +185,9 @@ class WebhookRun(Document):
 
 
 class Acknowledged(Document):
-    """A delivery that no run came of: its handler asked for none, or it was handled before."""
+    """A delivery that no run came of: its handler asked for none, it was handled before, or is not wanted."""
 
-    status: Literal["ok", "duplicate"]
+    status: Literal["ok", "duplicate", "ignored"]
 
 
 class Accepted(Document):

@@ -62,8 +62,10 @@ def responses(webhook: Webhook) -> dict[str, Any]:
     """What the sender may be answered."""
     if webhook.respond == "accept":
         accepted = {"202": json_answer("Accepted, to be handled later.", Accepted) | {"headers": LOCATION}}
-        if webhook.dedupe is not None:
-            accepted["200"] = json_answer("Accepted before.", Acknowledged)
+        if webhook.dedupe is not None or webhook.filter is not None:
+            accepted["200"] = json_answer("Accepted before, or not wanted.", Acknowledged)
+        if webhook.challenge is not None or webhook.before_accept is not None:
+            accepted["default"] = OWN_REPLY
         return accepted | problems([400, 408, 413, 415])
     done = json_answer("Handled: what came of it.", WebhookRun, Acknowledged)
     done["content"]["application/json"]["schema"]["anyOf"].append({"description": "What the handler returned."})

@@ -26,6 +26,7 @@ from .endpoints import (
     CancelRunEndpoint,
     Endpoint,
     ForgetSessionEndpoint,
+    HandshakeEndpoint,
     HealthEndpoint,
     RunEndpoint,
     RunEventsEndpoint,
@@ -34,6 +35,7 @@ from .endpoints import (
     ShowSessionEndpoint,
     VisibleSessions,
     WebhookEndpoint,
+    unsigned_answer,
 )
 from .endpoints.docs import docs_endpoints
 from .endpoints.openapi import OpenAPIEndpoint
@@ -187,8 +189,12 @@ def build_routes(
             routes.add("GET", path, Guarded(endpoint, nobody))
     for webhook in webhooks:
         endpoint = WebhookEndpoint(webhook, intake)
-        guarded = Guarded(endpoint, guard_of(webhook, guard), webhook.max_body, takes_visits=False)
+        unsigned = None if webhook.challenge is None else partial(unsigned_answer, webhook)
+        guarded = Guarded(endpoint, guard_of(webhook, guard), webhook.max_body, unsigned=unsigned, takes_visits=False)
         routes.add(webhook.method, webhook.path, guarded)
+    for webhook in webhooks:  # behind all webhooks: a GET of one's own comes first
+        if webhook.challenge is not None:
+            routes.add("GET", webhook.path, Guarded(HandshakeEndpoint(webhook), nobody))
     return routes
 
 

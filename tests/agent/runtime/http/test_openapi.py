@@ -164,7 +164,6 @@ def test_an_error_is_a_problem_with_the_headers_that_help() -> None:
     responses = openapi_document("agent")["components"]["responses"]
     assert {name: set(each.get("headers", ())) for name, each in responses.items() if "headers" in each} == {
         "Problem401": {"WWW-Authenticate"},
-        "Problem409": {"Retry-After"},
         "Problem503": {"Retry-After"},
     }
     for each in responses.values():

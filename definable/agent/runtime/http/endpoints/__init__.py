@@ -5,6 +5,7 @@
 """
 
 from .base import Endpoint, Sendable
+from .handshake import HandshakeEndpoint, unsigned_answer
 from .health import HealthEndpoint
 from .run import RunEndpoint
 from .runs import CancelRunEndpoint, RunEventsEndpoint, RunsEndpoint, ShowRunEndpoint
@@ -24,4 +25,6 @@ __all__ = [
     "ForgetSessionEndpoint",
     "VisibleSessions",
     "WebhookEndpoint",
+    "HandshakeEndpoint",
+    "unsigned_answer",
 ]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from definable.agent.run_output import RunOutput
-from definable.agent.runtime.clock import current_clock
 from definable.agent.runtime.dispatch import Outcome, Returned, namespace_of
-from definable.agent.runtime.http.body import parsed
 from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.response import Response, json_response, reply_response
 from definable.agent.runtime.intake import Duplicate, InFlight, Intake
-from definable.agent.trigger.base import RawRequest, Reply, TriggerEvent
+from definable.agent.trigger.base import Reply
 from definable.agent.trigger.webhook import Webhook
 
 from .base import Sendable
+from .handshake import early_answer
+from .webhook_event import webhook_event
 
 STATUS_OK = Response(b'{"status":"ok"}')
 
@@ -38,6 +37,10 @@ class WebhookEndpoint:
     async def __call__(self, request: Request) -> Sendable:
         body = await request.content(self.webhook.max_body)
         event = webhook_event(self.webhook, request, body)
+        if self.webhook.answers_early:
+            early = await early_answer(self.webhook, event)
+            if early is not None:
+                return early
         user_id = None if request.auth is None else request.auth.user_id
         if self.webhook.respond == "accept":
             return accepted_response(request, await self.intake.accept(self.webhook, event, user_id))
@@ -77,24 +80,3 @@ def outcome_response(outcome: Outcome | Duplicate | InFlight, namespace: str = "
         case RunOutput():
             session_id = outcome.session_id.removeprefix(namespace)
             return json_response({"content": outcome.content, "run_id": outcome.run_id, "session_id": session_id})
-
-
-def webhook_event(webhook: Webhook, request: Request, body: bytes) -> TriggerEvent:
-    """What the handler of a webhook gets."""
-    scope = request.scope
-    headers: Any = request.headers  # decoded when the handler asks for them
-    # By position: a class takes twice the time to be called by names.
-    raw = RawRequest(
-        scope["method"],
-        scope["path"],
-        request.path_params,
-        request.query,
-        headers,
-        body,
-        request.client,
-        request.auth,
-        scope["scheme"],
-        scope.get("raw_path") or b"",
-        scope["query_string"].decode("latin-1"),
-    )
-    return TriggerEvent(parsed(request.content_type, body), headers, webhook.source, current_clock().now(), raw)
