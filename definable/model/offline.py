@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -32,6 +33,9 @@ Script: TypeAlias = ScriptedReply | ScriptedCallable | Iterable[ScriptedReply | 
 
 MAX_RECORDED_REQUESTS = 1_000
 """Requests that `OfflineModel.requests` keeps; older ones are dropped, so that a served demo does not grow."""
+
+MAX_RECORDED_BYTES = 64 * 1024 * 1024
+"""Bytes of text in these requests, the newest in any case."""
 
 _WORD = re.compile(r"\s*\S+\s*|\s+")
 _SCRIPT_RULE = "a script holds strings, ModelReplys, exceptions and callables of the request"
@@ -65,6 +69,8 @@ class OfflineModel:
         self.latency = latency
         self.requests: list[ModelRequest] = []
         """What the model was asked, oldest first: the last `MAX_RECORDED_REQUESTS` requests, as they were then."""
+        self._recorded_bytes = 0
+        """Of what was recorded since it was last counted, and of what there was then."""
         self._next_item: Callable[[], object] | None = None if script is None else _player(script)
 
     def __repr__(self) -> str:
@@ -103,6 +109,18 @@ class OfflineModel:
         self.requests.append(request)
         if len(self.requests) > MAX_RECORDED_REQUESTS:
             del self.requests[0]
+        self._recorded_bytes += _text_size(request)
+        if self._recorded_bytes > MAX_RECORDED_BYTES:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        sizes = [_text_size(request) for request in self.requests]  # counted anew: the list is the user's to change
+        total, dropped = sum(sizes), 0
+        while total > MAX_RECORDED_BYTES // 2 and dropped < len(sizes) - 1:
+            total -= sizes[dropped]
+            dropped += 1
+        del self.requests[:dropped]
+        self._recorded_bytes = total
 
 
 class _OfflineStream:
@@ -186,6 +204,10 @@ def _completed(reply: ModelReply, request: ModelRequest) -> ModelReply:
         model=reply.model or OfflineModel.id,
         finish_reason="tool_calls" if asks_for_tools else reply.finish_reason,
     )
+
+
+def _text_size(request: ModelRequest) -> int:
+    return sum(sys.getsizeof(message.content) for message in request.messages)
 
 
 def _last_user_text(request: ModelRequest) -> str:

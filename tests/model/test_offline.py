@@ -172,6 +172,21 @@ async def test_the_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [request.messages[-1].content for request in model.requests] == ["2", "3", "4"]
 
 
+async def test_the_record_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offline, "MAX_RECORDED_BYTES", 100_000)
+    model = OfflineModel()
+    for number in range(100):
+        await model.reply(ask(f"{number}" + "x" * 20_000))
+        assert len(model.requests) <= 5
+        assert model.requests[-1].messages[-1].content.startswith(f"{number}x")
+    await model.reply(ask("x" * 200_000))
+    assert len(model.requests) == 1
+    model.requests.clear()
+    for number in range(4):
+        await model.reply(ask(str(number)))
+    assert len(model.requests) == 4
+
+
 def test_latency_is_waited_for_in_the_loops_time() -> None:
     async def main() -> float:
         model = OfflineModel(latency=60)

@@ -130,7 +130,7 @@ class MemorySessionStore:
             self._has_warned = True
             logger.warning(
                 "sessions in memory hold more than max_bytes=%d: the least recently used are forgotten from now on, "
-                "and their users begin anew; raise MemorySessionStore(max_bytes=...), or keep them in a SQLiteSessionStore",
+                "and their users begin anew; raise MemorySessionStore(max_bytes=...), or use a SQLiteSessionStore",
                 self._max_bytes,
             )
 
