@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from definable.agent.error_text import error_text
 
 from .app import refuse
-from .problem import Problem
-from .server.asgi import Message, Receive, Scope, Send
+from .problem import Problem, send_problem
+from .server.asgi import ASGIApp, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from definable.agent.runtime.runtime import AgentRuntime
@@ -34,7 +34,7 @@ class LifespanApp:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif self._runtime is not None and self._runtime.http is not None:
-            await self._runtime.http.app(scope, receive, send)
+            await answered(self._runtime.http.app, scope, receive, send)
         else:
             await refuse(scope, send, Problem(503, "not serving: this application needs its server's lifespan on"))
 
@@ -64,3 +64,22 @@ class LifespanApp:
             await send(failure)
         else:
             await send({"type": "lifespan.shutdown.complete"})
+
+
+async def answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Call an application, and answer 499 for it where the client went away before it did.
+
+    Nobody reads that; but middleware above waits for an answer and takes none for a failure, as Starlette's
+    `BaseHTTPMiddleware` does ("No response returned.", https://github.com/Kludex/starlette/issues/2516). The status
+    is nginx's for it, and shows in the server's access log.
+    """
+    started = False
+
+    def watched(message: Message) -> Awaitable[None]:
+        nonlocal started
+        started = True
+        return send(message)
+
+    await app(scope, receive, watched)
+    if scope["type"] == "http" and not started:
+        await send_problem(send, Problem(499, "the client went away before there was an answer"))

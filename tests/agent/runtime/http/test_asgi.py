@@ -134,7 +134,6 @@ async def test_a_request_whose_task_the_server_cancels_ends_there_and_is_not_tri
     assert (began, too_long.cancel_called) == ([path], False)
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_behind_a_prefix_paths_and_links_are_right(anyio_backend: str) -> None:
     agent = Agent("offline")
     events: list[Any] = []
