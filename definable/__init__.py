@@ -27,4 +27,46 @@ agent.run_loop -> agent.agent -> agent.interface -> agent.runtime -> cli`
 - `definable.cli`: the `definable` command.
 """
 
+from typing import TYPE_CHECKING
+
+from .lazy_exports import GetAttribute, lazy_exports
+
+if TYPE_CHECKING:
+    from .agent import (
+        Agent,
+        RunEnded,
+        RunStarted,
+        TextDelta,
+        ToolCallEnded,
+        ToolCallStarted,
+        tool,
+    )
+    from .agent.trigger import BaseTrigger, Cron, EventTrigger, Interval, OneShot, Reply, TriggerEvent, Webhook
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Agent",
+    "tool",
+    "Webhook",
+    "Cron",
+    "Interval",
+    "OneShot",
+    "EventTrigger",
+    "TriggerEvent",
+    "BaseTrigger",
+    "Reply",
+    "RunStarted",
+    "TextDelta",
+    "ToolCallStarted",
+    "ToolCallEnded",
+    "RunEnded",
+    "__version__",
+]
+
+_AGENT = ("Agent", "tool", "RunStarted", "TextDelta", "ToolCallStarted", "ToolCallEnded", "RunEnded")
+_TRIGGERS = ("Webhook", "Cron", "Interval", "OneShot", "EventTrigger", "TriggerEvent", "BaseTrigger", "Reply")
+
+__getattr__: GetAttribute = lazy_exports(
+    __name__, {**dict.fromkeys(_AGENT, ".agent"), **dict.fromkeys(_TRIGGERS, ".agent.trigger")}
+)

@@ -29,6 +29,7 @@ LAYERS = [
     ],
     ["definable.model"],
     [
+        "definable.agent.error_text",
         "definable.agent.event_loop",
         "definable.agent.worker_thread",
         "definable.agent.calling",

@@ -11,7 +11,7 @@ import click
 
 from definable.agent.runtime.interfaces import all_interfaces, with_webhooks
 from definable.agent.trigger.base import BaseTrigger
-from definable.agent.trigger.cron import Cron
+from definable.agent.trigger.time_trigger import TimeTrigger
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import ConfigurationError
 
@@ -45,11 +45,15 @@ def rows_of(trigger: BaseTrigger, now: float, count: int) -> Iterator[list[str]]
     """A trigger's lines in the table: one, or one for each firing shown."""
     name = f"{trigger.source} (public)" if isinstance(trigger, Webhook) and trigger.auth is False else trigger.source
     handler = getattr(trigger.handler, "__qualname__", repr(trigger.handler))
-    if not isinstance(trigger, Cron):
+    if not isinstance(trigger, TimeTrigger):
         yield [name, handler, "", ""]
         return
+    firings = trigger.upcoming(count, now)
+    if not firings:
+        yield [name, handler, trigger.when, ""]
+        return
     zone = "" if trigger.timezone == "UTC" else f" {trigger.timezone}"
-    for index, due in enumerate(trigger.upcoming(count, now)):
+    for index, due in enumerate(firings):
         instant = datetime.fromtimestamp(due, UTC)
         local, own = instant.astimezone(), instant.astimezone(ZoneInfo(trigger.timezone))
         first = index == 0

@@ -180,6 +180,26 @@ def test_triggers_shows_the_next_firings_in_both_zones(definable: Run) -> None:
     assert "09:00:00 JST" in again
 
 
+TIMES = """
+from definable import Agent, Interval, OneShot
+
+agent = Agent("offline")
+for trigger in (Interval(86400), OneShot("2999-01-02T03:04:05+00:00"), OneShot(delay=5), OneShot(0)):
+    agent.on(trigger)(print)
+"""
+
+
+def test_triggers_shows_intervals_and_one_shots(definable: Run, project: Path) -> None:
+    (project / "app.py").write_text(TIMES)
+    done = definable("triggers", "app.py", "--next", "2", TZ="UTC")
+    assert done.status == 0, done.err
+    _, daily, again, once, delayed, past = done.out.splitlines()
+    assert re.match(r"interval\(86400s\) +print +\w{3} .* 00:00:00 UTC", daily) and "00:00:00 UTC" in again
+    assert re.match(r"oneshot\(2999-01-02T03:04:05\+00:00\) +print +Wed 2999-01-02 03:04:05 UTC", once)
+    assert delayed.split(maxsplit=2) == ["oneshot(+5s)", "print", "5 s after the start"]
+    assert past.split(maxsplit=2) == ["oneshot(1970-01-01T00:00:00+00:00)", "print", "at 1970-01-01 00:00:00 UTC"]
+
+
 def test_triggers_of_an_agent_without_any(definable: Run, project: Path) -> None:
     (project / "app.py").write_text('from definable.agent import Agent\nagent = Agent("offline", name="plain")\n')
     assert definable("triggers", "app.py").out.startswith("plain has no triggers")

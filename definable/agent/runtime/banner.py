@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from definable.agent.auth.consult import speaks_on
 from definable.agent.event_loop import current_backend
 from definable.agent.interface.pipeline import guard_of
-from definable.agent.trigger.cron import Cron
+from definable.agent.trigger.time_trigger import TimeTrigger
 
 from .log_text import Block
 
@@ -23,7 +23,7 @@ def banner(runtime: AgentRuntime) -> Block:
     """The lines that a start logs."""
     agent = runtime.agent
     lines = [f"{runtime.name} on {agent.model.id} ({current_backend()})", *_endpoints(runtime)]
-    lines += [f"cron     {_next_firing(job, runtime)}" for job in runtime.triggers.crons]
+    lines += [f"{job.kind:<8} {_next_firing(job, runtime)}" for job in runtime.triggers.crons]
     lines += [f"event    {trigger.pattern}" for trigger in runtime.triggers.events]
     lines += [f"chat     {supervisor.interface.name}" for supervisor in runtime.supervisors]
     lines.append(f"auth     {'none' if agent.auth is None else type(agent.auth).__name__}")
@@ -92,9 +92,11 @@ def _endpoints(runtime: AgentRuntime) -> Iterator[str]:
         yield f"webhook  {webhook.method} {webhook.path}{public}"
 
 
-def _next_firing(job: Cron, runtime: AgentRuntime) -> str:
+def _next_firing(job: TimeTrigger, runtime: AgentRuntime) -> str:
     due = runtime.cron_loop.next_firing(job)
+    if job.fires_once:
+        return job.when
     if due is None:
-        return f"{job.schedule} {job.timezone}"
+        return f"{job.when} {job.timezone}"
     when = datetime.fromtimestamp(due, UTC).astimezone(ZoneInfo(job.timezone))
-    return f"{job.schedule}  next {when:%Y-%m-%d %H:%M:%S %Z}"
+    return f"{job.when}  next {when:%Y-%m-%d %H:%M:%S %Z}"

@@ -1,4 +1,4 @@
-"""Fires cron jobs on time: the next firing, a sleep until then, one call that publishes it.
+"""Fires cron jobs, intervals and one-shots on time: the next firing, a sleep until then, one call that publishes it.
 
 `runtime.py` starts a `CronLoop` in its task group when there are cron jobs, as a source: it is cancelled first when the
 agent stops, and what it published is drained by the workers. `/health`, the banner and the metrics read its counters.
@@ -19,7 +19,7 @@ import anyio
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
-from definable.agent.trigger.cron import Cron
+from definable.agent.trigger.time_trigger import TimeTrigger
 
 from .backoff import Backoff
 from .clock import WallClock, current_clock
@@ -27,7 +27,7 @@ from .fired_times import FiredTimes
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-Fire: TypeAlias = Callable[[Cron, float], Awaitable[None]]
+Fire: TypeAlias = Callable[[TimeTrigger, float], Awaitable[None]]
 """Publishes one firing: the job and its nominal time in Unix seconds. It should be quick, later jobs wait for it."""
 
 YIELD_EVERY = 16
@@ -44,7 +44,7 @@ PUBLISH_BACKOFF = Backoff(initial=1.0, maximum=10.0, jitter=0.25)
 """Between the attempts to publish one firing."""
 
 SHORTEST_INTERVAL = 1.0
-"""Seconds between two times of a job: so long after one, no other has come."""
+"""Seconds between two times of a cron job: so long after one, no other has come."""
 
 
 class Due(NamedTuple):
@@ -53,7 +53,7 @@ class Due(NamedTuple):
     when: float
     """Unix seconds."""
     order: int
-    job: Cron
+    job: TimeTrigger
     nominal: float
     """What the schedule says, in Unix seconds; `when` less the jitter."""
     is_delayed: bool
@@ -82,20 +82,22 @@ class CronLoop:
         failed: Firings for which `fire` raised, also those that were published later, by job.
     """
 
-    def __init__(self, jobs: Iterable[Cron], fire: Fire) -> None:
-        self.jobs: tuple[Cron, ...] = tuple(dict.fromkeys(jobs))
-        self.fired: Counter[Cron] = Counter()
-        self.missed: Counter[Cron] = Counter()
-        self.failed: Counter[Cron] = Counter()
+    def __init__(self, jobs: Iterable[TimeTrigger], fire: Fire) -> None:
+        self.jobs: tuple[TimeTrigger, ...] = tuple(dict.fromkeys(jobs))
+        self.fired: Counter[TimeTrigger] = Counter()
+        self.missed: Counter[TimeTrigger] = Counter()
+        self.failed: Counter[TimeTrigger] = Counter()
         self._fire = fire
         self._heap: list[Due] = []
         self._order = itertools.count()
-        self._next: dict[Cron, float] = {}
+        self._next: dict[TimeTrigger, float] = {}
         self._done = {job: FiredTimes() for job in self.jobs}
-        self._unpublished: dict[Cron, float] = {}
+        self._began = 0.0
+        """When the loop began, in Unix seconds as the wall clock shows them now."""
+        self._unpublished: dict[TimeTrigger, float] = {}
         """The nominal time that is tried again, by job."""
 
-    def next_firing(self, job: Cron) -> float | None:
+    def next_firing(self, job: TimeTrigger) -> float | None:
         """The next nominal time of `job` in Unix seconds; None while the loop does not run."""
         return self._next.get(job)
 
@@ -103,6 +105,7 @@ class CronLoop:
         """Runs until it is cancelled, also where there are no jobs; started once the first firings are known."""
         clock = current_clock()
         lead = _lead(clock)
+        self._began = clock.now()
         self._heap.clear()
         self._unpublished.clear()
         try:
@@ -113,7 +116,8 @@ class CronLoop:
                 before, lead = lead, _lead(clock)
                 if lead < before - STEP_TOLERANCE:
                     await self._step_back(clock, before - lead)
-                await clock.sleep_until(self._heap[0].when)
+                if self._heap:
+                    await clock.sleep_until(self._heap[0].when)
             await anyio.sleep_forever()
         finally:
             self._next.clear()
@@ -137,20 +141,25 @@ class CronLoop:
 
     async def _schedule_all(self, now: float) -> None:
         for number, job in enumerate(self.jobs, 1):
-            self._schedule(job, job.next_after(now))
+            if not (job.fires_once and self._done[job]):
+                self._schedule(job, job.first_after(now, self._began))
             if number % YIELD_EVERY == 0:
                 await checkpoint()
 
-    def _schedule(self, job: Cron, nominal: float) -> None:
+    def _schedule(self, job: TimeTrigger, nominal: float) -> None:
         nominal = self._done[job].first_unfired(nominal, job.next_after)
+        if nominal == math.inf:  # it fires no more
+            self._next.pop(job, None)
+            return
         self._next[job] = nominal
         self._push(nominal, job, nominal, is_delayed=False)
 
-    def _push(self, when: float, job: Cron, nominal: float, *, is_delayed: bool) -> None:
+    def _push(self, when: float, job: TimeTrigger, nominal: float, *, is_delayed: bool) -> None:
         heapq.heappush(self._heap, Due(when, next(self._order), job, nominal, is_delayed))
 
     async def _step_back(self, clock: WallClock, seconds: float) -> None:
         logger.warning("the wall clock stepped back by %.0f s: cron firings are computed anew", seconds)
+        self._began -= seconds
         self._heap = [due._replace(when=due.when - seconds) for due in self._heap if due.is_delayed]
         heapq.heapify(self._heap)
         await self._schedule_all(clock.now())
@@ -193,16 +202,16 @@ class CronLoop:
         if fires:
             await self._fire_after(delay, job, nominal, now)
 
-    def _fires(self, job: Cron, nominal: float, at: float) -> bool:
+    def _fires(self, job: TimeTrigger, nominal: float, at: float) -> bool:
         return nominal not in self._done[job] and not self._is_too_late(job, at - nominal)
 
-    async def _fire_after(self, delay: float, job: Cron, nominal: float, now: float) -> None:
+    async def _fire_after(self, delay: float, job: TimeTrigger, nominal: float, now: float) -> None:
         if nominal + delay > now:
             self._push(nominal + delay, job, nominal, is_delayed=True)
         else:
             await self._publish(job, nominal)
 
-    def _succeed(self, job: Cron, nominal: float, successor: float, fired: bool) -> None:
+    def _succeed(self, job: TimeTrigger, nominal: float, successor: float, fired: bool) -> None:
         """What comes after a time that was reached."""
         if fired:
             self._done[job].add(nominal, successor)
@@ -213,13 +222,13 @@ class CronLoop:
         successor = due.job.next_after(due.nominal)
         return self._overtake(due.job, due.nominal, now) if successor <= now else (due.nominal, successor)
 
-    def _overtake(self, job: Cron, nominal: float, now: float) -> tuple[float, float]:
+    def _overtake(self, job: TimeTrigger, nominal: float, now: float) -> tuple[float, float]:
         count, latest = job.missed(nominal, now)
         self.missed[job] += count
         nominal = nominal if latest is None else latest
         return nominal, job.next_after(nominal)
 
-    def _is_too_late(self, job: Cron, lateness: float) -> bool:
+    def _is_too_late(self, job: TimeTrigger, lateness: float) -> bool:
         if lateness <= max(job.misfire_grace, ON_TIME):
             return False
         self.missed[job] += 1
@@ -233,7 +242,7 @@ class CronLoop:
         del self._unpublished[due.job]
         return not self._is_too_late(due.job, now - due.nominal - due.job.jitter)
 
-    async def _publish(self, job: Cron, nominal: float, failures: int = 0) -> None:
+    async def _publish(self, job: TimeTrigger, nominal: float, failures: int = 0) -> None:
         if self._unpublished.get(job, math.inf) < nominal:
             del self._unpublished[job]
         try:
@@ -248,7 +257,7 @@ class CronLoop:
         else:
             self.fired[job] += 1
 
-    def _try_again(self, job: Cron, nominal: float, failures: int) -> None:
+    def _try_again(self, job: TimeTrigger, nominal: float, failures: int) -> None:
         if job in self._unpublished:  # a later one
             return
         self._unpublished[job] = nominal
@@ -256,7 +265,7 @@ class CronLoop:
         heapq.heappush(self._heap, Due(when, next(self._order), job, nominal, True, failures))
 
 
-def _delay(job: Cron) -> float:
+def _delay(job: TimeTrigger) -> float:
     """Seconds for which the job's jitter holds a firing back."""
     return random.uniform(0, job.jitter) if job.jitter else 0.0
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from definable.agent.bus.base import DEDUPE_TTL, EventBus
-from definable.agent.trigger.cron import Cron
+from definable.agent.trigger.time_trigger import TimeTrigger
 from definable.errors import EventBufferFull
 
 from .triggers import TriggerTable
@@ -30,7 +30,7 @@ class CronSource:
         self._bus = bus
         self._triggers = triggers
 
-    async def fire(self, job: Cron, nominal: float) -> None:
+    async def fire(self, job: TimeTrigger, nominal: float) -> None:
         """Publish one firing, unless another replica has.
 
         Args:
@@ -49,7 +49,7 @@ class CronSource:
         return await self._bus.publish(key, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
 
 
-def remembered(job: Cron, nominal: float) -> float:
+def remembered(job: TimeTrigger, nominal: float) -> float:
     """Seconds for which a firing is remembered: longer than another replica may come late with it."""
     grace = job.misfire_grace
     if grace > DEDUPE_TTL:  # a late one is overtaken by the next time of the job

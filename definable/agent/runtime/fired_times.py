@@ -31,6 +31,9 @@ class FiredTimes:
             self._spans.append((nominal, nominal))
         self._successor = successor
 
+    def __bool__(self) -> bool:
+        return bool(self._spans)
+
     def __contains__(self, nominal: float) -> bool:
         return self._span_end(nominal) is not None
 

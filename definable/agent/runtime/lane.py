@@ -13,7 +13,7 @@ import anyio
 
 from definable.agent.bus.base import Delivery
 from definable.agent.trigger.base import BaseTrigger
-from definable.agent.trigger.cron import Cron
+from definable.agent.trigger.time_trigger import TimeTrigger
 
 
 class Entry(Enum):
@@ -78,6 +78,6 @@ class Lane:
 def lane_of(trigger: BaseTrigger, line_limit: int) -> Lane:
     """The lane for a trigger: a cron job's `overlap` is one of its lane."""
     limit, skip = trigger.max_concurrency, False
-    if isinstance(trigger, Cron) and trigger.overlap != "allow":
+    if isinstance(trigger, TimeTrigger) and trigger.overlap != "allow":
         limit, skip = 1, trigger.overlap == "skip"
     return Lane(trigger, limit, skip, line_limit)

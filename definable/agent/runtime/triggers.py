@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from definable.agent.trigger.base import BaseTrigger, Handler, TriggerEvent
-from definable.agent.trigger.cron import Cron
 from definable.agent.trigger.event import EventTrigger
 from definable.agent.trigger.registry import TriggerRegistry
+from definable.agent.trigger.time_trigger import TimeTrigger
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import ConfigurationError
 
@@ -47,7 +47,7 @@ class TriggerTable:
         self.by_key: Mapping[str, BaseTrigger] = {RUNS_KEY: AcceptedRuns(), **registry.by_key()}
         self._keys = {id(trigger): key for key, trigger in self.by_key.items()}
         self.webhooks: Sequence[Webhook] = self._of(Webhook)
-        self.crons: Sequence[Cron] = self._of(Cron)
+        self.crons: Sequence[TimeTrigger] = self._of(TimeTrigger)
         self.events: Sequence[EventTrigger] = self._of(EventTrigger)
 
     @property

@@ -16,8 +16,8 @@ from definable.agent.bus.emitter import Emitter, inside_worker
 from definable.agent.error_text import error_message, error_text
 from definable.agent.trigger.base import BaseTrigger, TriggerEvent
 from definable.agent.trigger.body import own_body
-from definable.agent.trigger.cron import Cron
 from definable.agent.trigger.headers import Headers
+from definable.agent.trigger.time_trigger import TimeTrigger
 from definable.errors import RunCancelled
 
 from .accepted_request import accepted_request, auth_from_json
@@ -245,7 +245,7 @@ async def settled(delivery: Delivery, settling: Awaitable[None]) -> bool:
 
 def source_kind(trigger: BaseTrigger) -> str:
     """The source in the ledger for what comes from the bus."""
-    return "cron" if isinstance(trigger, Cron) else "event"
+    return "cron" if isinstance(trigger, TimeTrigger) else "event"
 
 
 def event_of(trigger: BaseTrigger, delivery: Delivery) -> TriggerEvent:

@@ -10,11 +10,15 @@ if TYPE_CHECKING:
     from .cron import Cron
     from .event import EventTrigger
     from .headers import Headers
+    from .interval import Interval
+    from .one_shot import OneShot
     from .webhook import Webhook
 
 __all__ = [
     "Webhook",
     "Cron",
+    "Interval",
+    "OneShot",
     "EventTrigger",
     "TriggerEvent",
     "BaseTrigger",
@@ -30,6 +34,8 @@ __getattr__: GetAttribute = lazy_exports(
     {
         "Webhook": ".webhook",
         "Cron": ".cron",
+        "Interval": ".interval",
+        "OneShot": ".one_shot",
         "EventTrigger": ".event",
         "TriggerEvent": ".base",
         "BaseTrigger": ".base",

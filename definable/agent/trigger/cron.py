@@ -6,19 +6,11 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal, TypeAlias, get_args
-
-from definable.errors import ConfigurationError
-
-from .base import BaseTrigger
 from .schedule import Schedule
-
-Overlap: TypeAlias = Literal["skip", "queue", "allow"]
-"""What happens to a firing while the one before it still runs."""
+from .time_trigger import Overlap, TimeTrigger
 
 
-class Cron(BaseTrigger):
+class Cron(TimeTrigger):
     """Fires at the times that a cron expression names, on the wall clock of a time zone.
 
     Over a change to or from summer time it does as Debian cron does: a job at fixed times fires exactly once for each
@@ -56,24 +48,27 @@ class Cron(BaseTrigger):
         max_concurrency: int | None = None,
         retries: int = 0,
     ) -> None:
-        super().__init__(timeout=timeout, max_concurrency=max_concurrency, retries=retries)
+        super().__init__(
+            timezone=timezone,
+            overlap=overlap,
+            misfire_grace=misfire_grace,
+            jitter=jitter,
+            timeout=timeout,
+            max_concurrency=max_concurrency,
+            retries=retries,
+        )
         self._schedule = Schedule(schedule, timezone)
-        if overlap not in get_args(Overlap):
-            raise ConfigurationError(f"overlap={overlap!r}: 'skip', 'queue' or 'allow'")
-        if not _is_seconds(misfire_grace):
-            raise ConfigurationError(f"misfire_grace={misfire_grace!r}: seconds, 0 or more")
-        if not _is_seconds(jitter) or math.isinf(jitter):
-            raise ConfigurationError(f"jitter={jitter!r}: seconds, 0 or more, and finite")
         self.schedule: str = self._schedule.expression
-        self.timezone = timezone
-        self.overlap: Overlap = overlap
-        self.misfire_grace = misfire_grace
-        self.jitter = jitter
 
     @property
     def source(self) -> str:
         """`"cron(0 9 * * *)"`."""
         return f"cron({self.schedule})"
+
+    @property
+    def when(self) -> str:
+        """When it fires, in words for the banner."""
+        return self.schedule
 
     @property
     def key(self) -> str:
@@ -84,10 +79,6 @@ class Cron(BaseTrigger):
         """The first firing strictly after an instant; both in Unix seconds."""
         return self._schedule.next_after(unix_seconds)
 
-    def next_run(self, base_time: float) -> float:
-        """The same as `next_after`."""
-        return self._schedule.next_after(base_time)
-
     def upcoming(self, n: int, after: float) -> list[float]:
         """The next `n` firings strictly after an instant; all in Unix seconds."""
         return self._schedule.upcoming(n, after)
@@ -95,7 +86,3 @@ class Cron(BaseTrigger):
     def missed(self, after: float, until: float) -> tuple[int, float | None]:
         """How many firings lie after one instant and up to another, and the latest (see `Schedule.missed`)."""
         return self._schedule.missed(after, until)
-
-
-def _is_seconds(value: Any) -> bool:
-    return isinstance(value, (int, float)) and value >= 0

@@ -32,13 +32,13 @@ class EventTrigger(BaseTrigger):
         self,
         event_name: str = "",
         *,
-        pattern: str = "",
+        pattern: str | None = None,
         timeout: float | None = None,
         max_concurrency: int | None = None,
         retries: int = 0,
     ) -> None:
         super().__init__(timeout=timeout, max_concurrency=max_concurrency, retries=retries)
-        pattern = event_name or pattern
+        pattern = event_name if pattern is None else pattern
         if not isinstance(pattern, str) or not pattern.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"EventTrigger({pattern!r}): the name of an event, or a glob such as 'user.*'")
         self.pattern: str = pattern

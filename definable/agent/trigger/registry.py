@@ -47,7 +47,9 @@ class TriggerRegistry:
             ConfigurationError: The trigger has a handler already, or one of them is not what it should be.
         """
         if not isinstance(trigger, BaseTrigger):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"on({trigger!r}): a Webhook, a Cron, an EventTrigger or another BaseTrigger")
+            raise ConfigurationError(
+                f"on({trigger!r}): a Webhook, a Cron, an Interval, an EventTrigger or another BaseTrigger"
+            )
         if is_generator_function(handler):
             raise ConfigurationError(f"the handler of {trigger!r} has a yield and would never run: {handler!r}")
         if not takes(handler, 1):
