@@ -18,6 +18,7 @@ DefinableError
 │       │   └── TooManyOpenFiles      there is no file descriptor for a connection to it
 │       ├── ModelRequestError         the provider refuses the request (400, 404, 422 ...)
 │       └── ModelResponseError        an answer that is cut off or cannot be understood, or a provider's 5xx
+├── ScopeLeftOpen                     user code left a cancel scope, task group or time-out open behind it
 ├── SessionNotFound (LookupError)     no such session, or it belongs to somebody else
 ├── StorageError                      a file or service that keeps data for us failed: locked, full, damaged, away
 ├── EventBusError
@@ -48,6 +49,7 @@ __all__ = [
     "TooManyOpenFiles",
     "ModelRequestError",
     "ModelResponseError",
+    "ScopeLeftOpen",
     "SessionNotFound",
     "StorageError",
     "EventBusError",
@@ -142,6 +144,10 @@ class ModelRequestError(ModelError):
 
 class ModelResponseError(ModelError):
     """The provider's answer is cut off or cannot be understood, or the provider failed within (5xx)."""
+
+
+class ScopeLeftOpen(DefinableError):
+    """User code left a cancel scope, task group or time-out open behind it; the message names it and the way out."""
 
 
 class SessionNotFound(DefinableError, LookupError):

@@ -12,6 +12,7 @@ from inspect import CO_COROUTINE
 from types import FunctionType
 from typing import Any
 
+from .containment import closing_what_it_leaves
 from .worker_thread import run_sync
 
 
@@ -55,10 +56,19 @@ def call_user(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Awaita
     """Call a user's function: an async one here, a sync one in a worker thread.
 
     An awaitable that a sync function returns is awaited. Whatever the function raises is raised here.
+
+    Raises:
+        ScopeLeftOpen: It left a cancel scope, a task group or a time-out open.
     """
-    return function(*args, **kwargs) if is_async_callable(function) else _call_in_thread(function, *args, **kwargs)
+    if is_async_callable(function):
+        return closing_what_it_leaves(function, function, *args, **kwargs)
+    return _call_in_thread(function, *args, **kwargs)
 
 
 async def _call_in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     result = await run_sync(function, *args, **kwargs)
-    return await result if inspect.isawaitable(result) else result
+    return await closing_what_it_leaves(function, _awaited, result) if inspect.isawaitable(result) else result
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

@@ -16,6 +16,7 @@ from definable.errors import MaxTurnsExceeded, ModelResponseError, OutputValidat
 from definable.model.base import Model
 from definable.model.message import Message, ModelReply, ModelRequest, OutputSchema, ToolCall, ToolDefinition, Usage
 
+from .containment import closing_what_it_leaves
 from .run_context import RunContext
 from .run_event import Listener, TextDelta, ToolCallEnded, ToolCallStarted
 from .run_output import ToolExecution
@@ -130,9 +131,9 @@ class RunLoop:
         request = ModelRequest(tuple(conversation.messages), self._definitions, self._output_schema)
         with chat_span(self._model, self._context) as span:
             if self._listener is None:
-                reply = await self._model.reply(request)
+                reply = await closing_what_it_leaves(self._model.reply, self._model.reply, request)
             else:
-                reply = await self._streamed(request, self._listener)
+                reply = await closing_what_it_leaves(self._model.stream, self._streamed, request, self._listener)
             span.replied(reply)
         conversation.messages.append(Message("assistant", reply.content, reply.tool_calls))
         conversation.usage += reply.usage

@@ -19,6 +19,7 @@ from definable.model.base import Model
 from definable.model.message import Message
 
 from .calling import call_user
+from .containment import closing_what_it_leaves
 from .hook import HookPoint
 from .isolation import is_failure
 from .output_type import OutputType, plain_text
@@ -181,7 +182,7 @@ class Runner:
     ) -> RunOutput:
         async with self._gate.turn(session_id):
             try:
-                session = await self.sessions.load(session_id)
+                session = await closing_what_it_leaves(self.sessions.load, self.sessions.load, session_id)
             except Exception as error:
                 await self._tell_failure(error, request)
                 raise
@@ -258,7 +259,7 @@ class Runner:
         messages = bounded(session.messages + conversation.added, self._max_history)
         created_at = session.created_at or now
         updated = Session(session.session_id, session.user_id, messages, session.state, created_at, time.time())
-        return self.sessions.save(updated)
+        return closing_what_it_leaves(self.sessions.save, self.sessions.save, updated)
 
 
 # Classes are called by position below: by names they take twice the time.

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import anyio
 
 from definable.agent.isolation import Isolation
-from definable.errors import DefinableError
+
+from .errors import InterfaceError
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -52,5 +53,5 @@ async def _accompany(companion: Callable[[], Coroutine[Any, Any, None]]) -> None
         with COMPANION:  # in a task of its own, where asyncio would end the event loop at a `SystemExit`
             await companion()
     except Exception as error:  # a platform that cannot be reached says so elsewhere
-        level = logging.DEBUG if isinstance(error, DefinableError | OSError) else logging.WARNING
+        level = logging.DEBUG if isinstance(error, InterfaceError | OSError) else logging.WARNING
         logger.log(level, "what went on beside a piece of work failed", exc_info=True)

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import anyio
 
+from definable.agent.containment import closing_what_it_leaves
+
 from .companion import with_companion
 
 Result = TypeVar("Result")
@@ -28,5 +30,5 @@ async def while_typing(
 
 async def _keep_showing(show: Callable[[], Awaitable[None]], interval: float) -> None:
     while True:
-        await show()
+        await closing_what_it_leaves(show, show)
         await anyio.sleep(interval)

@@ -10,6 +10,7 @@ import anyio
 
 from definable.agent.bus.base import EventBus
 from definable.agent.bus.memory import DEFAULT_BUFFER
+from definable.agent.containment import contained
 from definable.agent.error_text import error_text
 from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.errors import InterfaceAuthenticationError
@@ -170,7 +171,7 @@ class Supervisor:
             self._state, self._began = InterfaceState.RUNNING, anyio.current_time()
             try:
                 with self._isolation, plain_errors():
-                    await self.interface.receive(self.mailbox.accept)
+                    await contained(f"receive() of {self.name}", self.interface.receive, self.mailbox.accept)
             except Exception as error:
                 if is_fatal(error):
                     self._fail(error)
@@ -208,7 +209,7 @@ class Supervisor:
     async def _answer(self, message: InterfaceMessage) -> MessageEnd:
         try:
             with self._isolation:
-                return await self.interface.answer(message, self._host)
+                return await contained(self.name, self.interface.answer, message, self._host)
         except Exception:
             logger.exception("%s: message %s was not answered", self.name, message.platform_message_id)
             return MessageEnd.FAILED

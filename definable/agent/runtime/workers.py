@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from definable.agent.bus.base import Delivery, EventBus
 from definable.agent.bus.emitter import Emitter, inside_worker
+from definable.agent.containment import contained
 from definable.agent.error_text import error_message, error_text
 from definable.agent.trigger.base import BaseTrigger, TriggerEvent
 from definable.agent.trigger.body import own_body
@@ -22,7 +23,7 @@ from definable.errors import RunCancelled
 
 from .accepted_request import accepted_request, auth_from_json
 from .clock import current_clock
-from .dispatch import RETRY_BACKOFF, Dispatcher, is_success, may_retry
+from .dispatch import RETRY_BACKOFF, Dispatcher, Outcome, is_success, may_retry
 from .lane import Entry, Lane, lane_of
 from .ledger import Work, WorkLedger
 from .run_registry import RunRegistry
@@ -185,14 +186,7 @@ class Workers:
 
     async def _attempt(self, work: Work, trigger: BaseTrigger, delivery: Delivery) -> None:
         try:
-            outcome = await self._dispatcher.dispatch(
-                trigger,
-                event_of(trigger, delivery),
-                user_id=delivery.data.get("user_id"),
-                run_id=delivery.data.get("run_id"),
-                auth=auth_from_json(delivery.data.get("auth")),
-                wait_for_place=True,
-            )
+            outcome = await contained(trigger.source, self._dispatch, trigger, delivery)
         except RunCancelled as cancelled:  # somebody asked for it by the run's id: an end like another
             logger.info("%s: %s", trigger.source, error_message(cancelled))
             await settled(delivery, delivery.ack())
@@ -206,6 +200,16 @@ class Workers:
             if not is_success(outcome):
                 await self._release_key(delivery)
             await settled(delivery, delivery.ack())
+
+    async def _dispatch(self, trigger: BaseTrigger, delivery: Delivery) -> Outcome:
+        return await self._dispatcher.dispatch(
+            trigger,
+            event_of(trigger, delivery),
+            user_id=delivery.data.get("user_id"),
+            run_id=delivery.data.get("run_id"),
+            auth=auth_from_json(delivery.data.get("auth")),
+            wait_for_place=True,
+        )
 
     async def _retry(self, work: Work, trigger: BaseTrigger, delivery: Delivery, error: Exception) -> None:
         delay, attempt = RETRY_BACKOFF.delay(delivery.attempt), delivery.attempt

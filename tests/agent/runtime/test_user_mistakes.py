@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
-from fallible_service import LIMIT, PLACES, QUIET, REQUESTS, Chat, Service, agent_of
+from fallible_service import ASYNC_PLACES, LIMIT, PLACES, QUIET, REQUESTS, Chat, Service, agent_of
 
 from definable.agent.runtime import TextFormatter
 from definable.testing import Served, served
@@ -98,10 +100,101 @@ RAISED: dict[str, Callable[[], None]] = {
 """What is raised, by sync code and async code alike."""
 
 
+# --- what is left open
+
+
+KEPT: list[Any] = []
+"""What is kept, as a module of the user's keeps its client."""
+
+
+@asynccontextmanager
+async def client() -> AsyncGenerator[str]:
+    """A client with a task of its own, as those of MCP are."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.sleep_forever)
+        yield "session"
+        group.cancel_scope.cancel()
+
+
+async def numbers() -> AsyncGenerator[int]:
+    """Has a time-out open around its `yield`."""
+    with anyio.fail_after(60):
+        while True:
+            yield 1
+
+
+async def fail() -> None:
+    raise ConnectionError("the server hung up")
+
+
+async def keep_client() -> None:
+    """Entered when it is first used, and kept for all."""
+    stack = AsyncExitStack()
+    KEPT.append(stack)
+    await stack.enter_async_context(client())
+
+
+async def keep_generator() -> None:
+    kept = numbers()
+    KEPT.append(kept)
+    async for _ in kept:
+        break
+
+
+async def keep_scope() -> None:
+    scope = anyio.CancelScope()
+    scope.__enter__()
+    scope.cancel()
+
+
+async def keep_failing_group() -> None:
+    group = anyio.create_task_group()
+    KEPT.append(group)
+    await group.__aenter__()
+    group.start_soon(fail)
+    await anyio.sleep_forever()
+
+
+LEFT_OPEN: dict[str, Callable[[], Awaitable[None]]] = {
+    "client": keep_client,
+    "generator": keep_generator,
+    "scope": keep_scope,
+    "failing group": keep_failing_group,
+}
+"""What is left open behind user code."""
+
+
 @pytest.mark.parametrize("mistake", RAISED)
 @pytest.mark.parametrize("place", PLACES)
 async def test_what_user_code_raises_fails_alone(place: str, mistake: str, caplog: pytest.LogCaptureFixture) -> None:
     await fail_alone(place, RAISED[mistake], caplog)
+
+
+@pytest.mark.parametrize("mistake", LEFT_OPEN)
+@pytest.mark.parametrize("place", [place for place in ASYNC_PLACES if place != "receive"])
+async def test_what_user_code_leaves_open_fails_alone(
+    place: str, mistake: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await fail_alone(place, LEFT_OPEN[mistake], caplog)
+    assert "Agent(lifespan=...)" in caplog.text
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("place", [place for place in ASYNC_PLACES if place != "typing"])
+async def test_a_time_out_of_asyncio_that_is_left_open_cancels_nothing(place: str) -> None:
+    kept = asyncio.timeout(60)
+
+    async def keep_timeout() -> None:
+        await kept.__aenter__()
+
+    service = Service(place, keep_timeout)
+    chat = Chat(service)
+    with anyio.fail_after(LIMIT):
+        async with served(agent_of(service), chat) as target:
+            await provoke(target, service, chat)
+            kept.reschedule(0)
+            await all_is_well(target, service, chat)
+    assert target.runtime.report is not None and target.runtime.report.clean
 
 
 async def fail_alone(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
 from definable.agent.auth.base import AuthProvider
+from definable.agent.containment import closing_what_it_leaves, contained
 from definable.agent.isolation import Isolation, isolated
 from definable.agent.runtime.ledger import WorkLedger
 from definable.agent.runtime.settings import DEFAULT_MAX_MEMORY
@@ -207,25 +208,31 @@ class AgentApp:
         answer = Answer(request.scope, send, self._memory)
         with ledger.work("http") as work:
             try:
-                response = None if guarded.unsigned is None else guarded.unsigned(request)
-                if response is None:
-                    guard = guarded.guard()
-                    if guard is not None:
-                        request.auth = await admitted(guard, request, guarded.max_body, guarded.scope)
-                    response = await guarded.endpoint(request)
-                await response.send(answer)
+                if guarded.always:  # no code of the user's runs
+                    await self._respond(guarded, request, answer)
+                else:
+                    await contained("a request's handler", self._respond, guarded, request, answer)
             except ClientGone:
                 pass
             except BaseException as raised:
                 error = isolated(raised, "a request's handler")
                 if not isinstance(error, Exception):
-                    raise
+                    raise error  # noqa: B904 - it is what was raised, or a part of it
                 problem = problem_of(error)
                 work.failed = problem.status >= 500
                 if is_worth_a_traceback(error, problem):
                     logger.error("%s %r failed", request.method, request.path, exc_info=error)
                 if not answer.started:
                     await send_problem(send, problem, close=problem.status in BODY_UNREAD)
+
+    async def _respond(self, guarded: Guarded, request: Request, answer: Answer) -> None:
+        response = None if guarded.unsigned is None else guarded.unsigned(request)
+        if response is None:
+            guard = guarded.guard()
+            if guard is not None:
+                request.auth = await admitted(guard, request, guarded.max_body, guarded.scope)
+            response = await closing_what_it_leaves("a request's handler", guarded.endpoint, request)
+        await response.send(answer)
 
     async def _fall_back(self, request: Request, send: Send) -> None:
         with self._ledger.work("http") as work, ROUTE:
@@ -235,7 +242,7 @@ class AgentApp:
                     work.failed = True
                 return send(message)
 
-            await self._answer_by_fallback(request, watched)
+            await contained("a route", self._answer_by_fallback, request, watched)
 
     async def _answer_by_fallback(self, request: Request, send: Send) -> None:
         guard = self._fallback_guard(request.scope)

@@ -26,6 +26,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing.exceptions import RequestRedirect
 
+from definable.agent.containment import closing_what_it_leaves
 from definable.agent.event_loop import current_backend
 from definable.agent.isolation import Isolation
 from definable.agent.worker_thread import run_sync
@@ -151,7 +152,7 @@ class _HTTPConnection(ASGIHTTPConnection):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch)
             with ROUTE:  # before the group sees it: what is no `Exception`, or cannot be shown
-                response = await self.app.handle_request(request)
+                response = await closing_what_it_leaves("a route", self.app.handle_request, request)
             timeout: Any = getattr(response, "timeout", ...)
             with anyio.move_on_after(None if timeout is ... else timeout):
                 await self._send_response(cast(Any, watched_send), response)
@@ -194,7 +195,7 @@ class _WebsocketConnection(ASGIWebsocketConnection):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(watch)
                 with ROUTE:
-                    await self.handle_websocket(websocket, send)
+                    await closing_what_it_leaves("a route", self.handle_websocket, websocket, send)
                 tasks.cancel_scope.cancel()
         finally:
             self._messages.close()

@@ -1,0 +1,67 @@
+"""The cancel scopes that are open in a task, on trio.
+
+trio has no public way to see them. This leans on its internals, `_cancel_status` and `_child_nurseries` of a task, as
+they are in trio 0.31 to 0.35; `tests/agent/test_containment.py` fails where they change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import trio
+
+Result = TypeVar("Result")
+
+CLOSE_TIMEOUT = 1.0
+"""Seconds that the tasks of a nursery have to end of which only the scope was closed."""
+
+POLL_INTERVAL = 0.001
+"""Seconds between two looks at the tasks of a nursery that was left open: trio notifies its own end alone."""
+
+
+def innermost() -> Any:
+    """The status of the cancel scope that the running task has opened last."""
+    return trio.lowlevel.current_task()._cancel_status  # pyright: ignore[reportPrivateUsage]
+
+
+async def close_beyond(scope: Any, timeout: float) -> str:
+    """Cancel and close what was opened after a scope; says in words what that was."""
+    task: Any = trio.lowlevel.current_task()
+    tasks = 0
+    while (status := task._cancel_status) is not scope and status is not None:
+        left: trio.CancelScope = status._scope
+        left.cancel()
+        nurseries: list[Any] = task._child_nurseries
+        if nurseries and nurseries[-1].cancel_scope is left:
+            tasks += await _close_innermost(nurseries, timeout)
+        left.__exit__(None, None, None)
+    if tasks:
+        return f"a task group with {tasks} tasks" if tasks > 1 else "a task group with a task"
+    return "a cancel scope, a time-out or a task group"
+
+
+async def _close_innermost(nurseries: list[Any], timeout: float) -> int:
+    """End the tasks of the nursery that was opened last; their number."""
+    nursery: Any = nurseries[-1]
+    count = len(nursery.child_tasks)
+    with trio.move_on_after(timeout, shield=True):  # its scope is cancelled, and this task is in it
+        while nursery.child_tasks:  # noqa: ASYNC110 - trio has no event of it
+            await trio.sleep(POLL_INTERVAL)
+    nurseries.pop()._closed = True
+    return count
+
+
+async def in_own_task(function: Callable[..., Coroutine[Any, Any, Result]], *args: Any) -> Result:
+    """Call an async function in the caller's task: on trio nothing holds a task that has not opened a scope in it.
+
+    A nursery of which only the scope was closed, by one around it that was closed first, would end the task at its end.
+    """
+    nurseries: list[Any] = trio.lowlevel.current_task()._child_nurseries  # pyright: ignore[reportPrivateUsage]
+    before = len(nurseries)
+    try:
+        return await function(*args)
+    finally:
+        while len(nurseries) > before:
+            nurseries[-1].cancel_scope.cancel()
+            await _close_innermost(nurseries, CLOSE_TIMEOUT)
