@@ -321,8 +321,9 @@ class Agent(AgentParts):
     ) -> ShutdownReport:
         """Serve the agent, until a signal stops it: HTTP, cron, events and interfaces in this process.
 
-        The first SIGINT or SIGTERM finishes what was accepted, within `shutdown_timeout`; the second cuts it off; a
-        third, or a process stuck beyond its bound, exits at once. Exits with status 130 or 143 when it was cut off.
+        The first SIGINT, SIGTERM or SIGHUP finishes what was accepted, within `shutdown_timeout`; the second cuts it
+        off; a third, or a process stuck beyond its bound, exits at once. Exits with status 129, 130 or 143 when it was
+        cut off.
 
         Args:
             interfaces: Messaging interfaces to serve, beside those given to `add_interface`.

@@ -24,7 +24,7 @@ class ServeOptions(TypedDict, total=False):
     shutdown_timeout: float
     """Seconds that a stop may take to finish what was accepted; 30 unless set."""
     handle_signals: bool
-    """Whether SIGINT and SIGTERM stop the runtime; True unless set, in the main thread alone."""
+    """Whether SIGINT, SIGTERM and SIGHUP stop the runtime; True unless set, in the main thread alone."""
     certfile: str | os.PathLike[str] | None
     """A PEM file with the certificate chain: serves HTTPS."""
     keyfile: str | os.PathLike[str] | None

@@ -8,6 +8,7 @@ child's to bind and the parent's to keep, so that connections wait in the kernel
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ def serve_and_reload(command: Sequence[str] | None = None, program: Path | None 
     Raises:
         ServeError: This process was started by no command that could be repeated.
         SystemExit: The first child could not bind its address or was called wrongly, with its exit status; or a second
-            signal cut off what was under way, with 130 or 143.
+            signal cut off what was under way, with 129, 130 or 143.
         RuntimeError: An event loop runs in this thread.
     """
     reload = Reload(own_command() if command is None else command, watched_root(program))
@@ -89,7 +90,8 @@ class Reload:
         self._stop = anyio.Event()
         self._force = anyio.Event()
         self._began = 0.0
-        self._names = ""
+        self._why = ""
+        self._had_terminal = has_terminal()
         self.report: ShutdownReport = ShutdownReport()
         """The account of the last child that gave one."""
         self.exit_status: int = 0
@@ -98,7 +100,11 @@ class Reload:
     async def run(self) -> None:
         """Serve and reload until a signal."""
         loop = EventLoopHandle()
-        watcher = SignalWatcher(lambda force: loop.call_soon(self._signalled, force), exit_after=None)
+        watcher = SignalWatcher(
+            lambda force: loop.call_soon(self._signalled, force),
+            exit_after=None,
+            hung_up=lambda: loop.call_soon(self._hung_up),
+        )
         try:
             with plain_errors(), watcher:
                 async with anyio.create_task_group() as group:
@@ -116,6 +122,14 @@ class Reload:
         if force:
             self._force.set()
 
+    def _hung_up(self) -> None:
+        """SIGHUP: reload, as daemons do; stop when it was sent because the terminal is gone."""
+        if self._had_terminal and not has_terminal():
+            self._signalled(force=False)
+        elif not self._saved.is_set():
+            self._why, self._began = "SIGHUP", time.perf_counter()
+            self._saved.set()
+
     async def _watch(self) -> None:
         logger.info("watching %s for changes", self._root)
         async with aclosing(saved_files(self._root, self._unwatch)) as batches:
@@ -125,7 +139,7 @@ class Reload:
                     logger.error("%s", Block(f"this does not compile: waiting for the next save\n{problems}"))
                     continue
                 if not self._saved.is_set():
-                    self._names, self._began = ", ".join(path.name for path in paths), time.perf_counter()
+                    self._why, self._began = ", ".join(path.name for path in paths) + " changed", time.perf_counter()
                 self._saved.set()
 
     async def _generations(self) -> None:
@@ -161,7 +175,7 @@ class Reload:
 
     async def _stop_on_save(self, child: DevProcess) -> None:
         await self._saved.wait()
-        logger.info("%s changed: restarting", self._names)
+        logger.info("%s: restarting", self._why)
         await child.stop(RELOAD_GRACE)
 
     async def _stop_on_signal(self, child: DevProcess) -> None:
@@ -185,6 +199,15 @@ class Reload:
             group.start_soon(stopped)
             await self._saved.wait()
             group.cancel_scope.cancel()
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal."""
+    try:
+        os.close(os.open(os.ctermid(), os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def status_of(return_code: int) -> int:

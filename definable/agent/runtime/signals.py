@@ -9,13 +9,22 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
+from math import inf
 from types import FrameType, TracebackType
 from typing import Any
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANGUP: int | None = getattr(signal, "SIGHUP", None)
+"""The terminal is gone, or an operator asks for a reload; None where there is no such signal."""
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM) if HANGUP is None else (signal.SIGINT, signal.SIGTERM, HANGUP)
+
+REPEATED_HANGUP = 0.2
+"""Seconds within which a SIGHUP says nothing new: a terminal that closes sends it by its shell and by the kernel, and
+systemd sends one right after SIGTERM where `SendSIGHUP=yes`."""
 
 STUCK_MARGIN = 5.0
 """Seconds beyond the shutdown timeout after which a process that owns itself exits hard."""
@@ -28,14 +37,22 @@ class SignalWatcher:
     say of two agents that are served side by side, each hears every signal, and they close in any order. A fork of the
     process, say a worker of `multiprocessing`, inherits the handlers, and does at a signal what the host's would.
 
+    SIGHUP is taken where nobody has decided on it: under `nohup` it stays ignored, and a host's own handler stays.
+
     Args:
         stop: Begins a stop; called with True to cut off what is under way. Must be safe to call from a signal handler.
         exit_after: Seconds from the first signal after which the process exits hard; None when it is not ours to end.
+        hung_up: Called at SIGHUP, in place of a stop.
     """
 
-    def __init__(self, stop: Callable[[bool], object], exit_after: float | None) -> None:
+    def __init__(
+        self, stop: Callable[[bool], object], exit_after: float | None, *, hung_up: Callable[[], object] | None = None
+    ) -> None:
         self._stop = stop
         self._exit_after = exit_after
+        self._hung_up = hung_up
+        self._last_at = -inf
+        """When the last signal came, in seconds of the monotonic clock."""
         self._previous: dict[int, Any] = {}
         self._deadline: threading.Timer | None = None
         self._process = 0
@@ -46,7 +63,8 @@ class SignalWatcher:
     def __enter__(self) -> SignalWatcher:
         self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+            free = [number for number in STOP_SIGNALS if is_free(number)]
+            self._previous = {number: signal.signal(number, self._on_signal) for number in free}
         return self
 
     def __exit__(
@@ -74,14 +92,21 @@ class SignalWatcher:
             signal.signal(number, self._hosts(number))
             signal.raise_signal(number)
             return
+        below = watcher_of(self._previous.get(number))
+        if below is not None and below._process == self._process:
+            below._on_signal(number, frame)
+        if number == HANGUP and self._hung_up is not None:
+            self._hung_up()
+            return
+        now, before = time.monotonic(), self._last_at
+        self._last_at = now
+        if number == HANGUP and now - before < REPEATED_HANGUP:
+            return
         self.received.append(number)
         count = len(self.received)
         if count >= 3:
             os._exit(128 + number)
         self._stop(count > 1)
-        below = watcher_of(self._previous.get(number))
-        if below is not None and below._process == self._process:
-            below._on_signal(number, frame)
         if count == 1 and self._exit_after is not None:
             self._arm(number, self._exit_after)
 
@@ -109,6 +134,12 @@ class SignalWatcher:
     def _exit_stuck(self, number: int) -> None:
         logger.critical("the stop is stuck beyond its bound: exiting now")
         os._exit(128 + number)
+
+
+def is_free(number: int) -> bool:
+    """Whether a signal may be taken: SIGHUP only where nothing but its default, or a watcher, has it."""
+    handler = signal.getsignal(number)
+    return number != HANGUP or handler is signal.SIG_DFL or watcher_of(handler) is not None
 
 
 def watcher_of(handler: Any) -> SignalWatcher | None:

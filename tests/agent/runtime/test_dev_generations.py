@@ -101,6 +101,25 @@ async def test_a_save_makes_the_next_child_and_a_signal_is_the_end(tmp_path: Pat
     assert "program has ended" not in "".join(told.lines)
 
 
+@pytest.mark.parametrize("terminal", ["kept", "gone"])
+async def test_a_hangup_reloads_unless_the_terminal_is_gone(
+    tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch, terminal: str
+) -> None:
+    has = [True]
+    monkeypatch.setattr("definable.agent.runtime.dev_reload.has_terminal", lambda: has[0])
+    monkeypatch.setattr("signal.getsignal", lambda number: signal.SIG_DFL)  # also under `nohup`
+    with anyio.fail_after(LIMIT):
+        async with reloading(tmp_path, OBEDIENT) as reload:
+            await until_exists(tmp_path / SERVES)
+            has[0] = terminal == "kept"
+            signal.raise_signal(signal.SIGHUP)
+            if terminal == "kept":
+                await told.until("restarted in")
+                signal.raise_signal(signal.SIGTERM)
+    assert (reload.exit_status, reload.report.sources) == (0, {"http": WorkCount(completed=4)})
+    assert ("SIGHUP: restarting" in told.lines) == (terminal == "kept")
+
+
 @pytest.mark.parametrize(
     ("text", "status"),
     [("sys.exit(2)", 2), ("tell('cannot_bind'); sys.exit(1)", 1), ("tell('cannot_bind'); sys.exit(3)", 3)],

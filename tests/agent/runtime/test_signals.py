@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import anyio
 import pytest
@@ -16,7 +20,15 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
 from definable.agent import Agent
-from definable.agent.runtime.signals import STOP_SIGNALS, SignalWatcher
+from definable.agent.runtime.signals import REPEATED_HANGUP, STOP_SIGNALS, SignalWatcher
+
+
+@pytest.fixture(autouse=True)
+def hangups_are_nobodys() -> Iterator[None]:
+    """Also where the tests run under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def handlers() -> list[object]:
@@ -94,6 +106,101 @@ def test_the_first_signal_drains_and_the_second_cuts_off() -> None:
         signal.raise_signal(signal.SIGTERM)
         assert (watcher.exit_status, stops) == (128 + signal.SIGTERM, [False, True])
     assert watcher.received == [signal.SIGINT, signal.SIGTERM]
+
+
+def test_a_hangup_drains_and_a_later_one_cuts_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    stops: list[object] = []
+    with SignalWatcher(stops.append, exit_after=None) as watcher:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)  # the shell's and the kernel's, of one terminal that closes
+        assert (watcher.exit_status, stops) == (0, [False])
+        now += 1
+        signal.raise_signal(signal.SIGHUP)
+        assert (watcher.exit_status, stops) == (129, [False, True])
+
+
+@pytest.mark.parametrize("host", [signal.SIG_IGN, lambda number, frame: None], ids=["nohup", "a handler"])
+def test_a_hangup_that_somebody_has_decided_on_is_left_alone(host: signal.Handlers) -> None:
+    stops: list[object] = []
+    signal.signal(signal.SIGHUP, host)
+    with SignalWatcher(stops.append, exit_after=None):
+        assert signal.getsignal(signal.SIGHUP) is host
+        signal.raise_signal(signal.SIGHUP)
+    assert (stops, signal.getsignal(signal.SIGHUP)) == ([], host)
+
+
+SERVES = """
+import sys
+
+import anyio
+
+from definable.agent import Agent
+from definable.agent.trigger import Webhook
+
+agent = Agent("offline")
+
+
+@agent.on(Webhook("/hold"))
+async def held(event):
+    print("held", flush=True)
+    await anyio.sleep(0.3 if sys.argv[2] == "drained" else 60)
+    return None
+
+
+report = agent.serve(host="127.0.0.1", port=int(sys.argv[3]), backend=sys.argv[1])
+print("report", report.sources["http"].completed, report.clean, flush=True)
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("how", ["drained", "forced", "nohup"])
+def test_a_served_process_at_a_hangup(tmp_path: Path, backend: str, how: str) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    (tmp_path / "program.py").write_text(SERVES)
+    command = [sys.executable, str(tmp_path / "program.py"), backend, how, str(port)]
+    if how == "nohup":
+        command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            client = connected(port)
+            client.sendall(b"POST /hold HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+            assert process.stdout is not None and process.stdout.readline() == "held\n"
+            process.send_signal(signal.SIGHUP)
+            if how == "nohup":
+                time.sleep(REPEATED_HANGUP)  # of a process there is no other sign that nothing happens
+                assert process.poll() is None
+                process.send_signal(signal.SIGTERM)
+            if how != "drained":
+                time.sleep(2 * REPEATED_HANGUP)
+                process.send_signal(signal.SIGHUP if how == "forced" else signal.SIGTERM)
+            answer = client.recv(65536)
+            status = process.wait(20)
+            said = process.stdout.read()
+        finally:
+            process.kill()
+            client.close()
+    if how == "drained":
+        assert (status, said) == (0, "report 1 True\n")
+        assert answer.startswith(b"HTTP/1.1 200")
+    else:
+        assert (status, said) == (129 if how == "forced" else 143, "")
+        assert answer.startswith(b"HTTP/1.1 503")
+
+
+def connected(port: int) -> socket.socket:
+    """A connection to a service that may not listen yet."""
+    end = time.monotonic() + 20
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), 20)
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)
 
 
 def test_a_third_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
