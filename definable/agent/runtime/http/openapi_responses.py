@@ -16,7 +16,8 @@ PROBLEMS = {
     403: "A web page of this origin may not call, or the caller may not do this or act for the user that it names.",
     404: "There is no such thing, or it is another user's.",
     408: "The request body did not come in in time.",
-    409: "It cannot be done now: the run was cancelled, or has ended already, or the delivery is being handled.",
+    409: "It cannot be done now: the run was cancelled, or has ended already, or the delivery is being handled, or the "
+    "request has a `Last-Event-ID` and began a run already: `events` says where its events are.",
     413: "The request body is too large.",
     415: "The request body is of a type that is not understood.",
     421: "The service does not answer to this host name.",

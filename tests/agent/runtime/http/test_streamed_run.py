@@ -18,6 +18,7 @@ from loopback.agent_api import (
 )
 
 from definable.agent import Agent, tool
+from definable.agent.auth import APIKeyAuth
 from definable.agent.runtime.http import sse
 from definable.agent.runtime.http.endpoints import run
 from definable.errors import ModelConnectionError
@@ -241,3 +242,34 @@ async def test_http_1_0_clients_get_the_events_until_the_connection_ends() -> No
         answer = await raw.rest()
     assert b"transfer-encoding" not in answer.lower()
     assert b"event: run_ended" in answer
+
+
+async def test_a_client_that_reconnects_by_post_is_led_to_its_run_and_begins_none(serve: Serve) -> None:
+    agent, began = Agent("offline"), list[str]()
+    agent.before_request(lambda context: began.append(context.run_id))
+    async with serve(agent) as client:
+        async with stream_run(client, "twice") as reader:
+            events = await reader.all()
+        run_id = events[0].data["run_id"]
+        for headers in ({**EVENTS, "last-event-id": "2"}, {"last-event-id": "2"}, {"last-event-id": "x"}):
+            response = await client.post("/run", json={"input": "twice"}, headers=headers)
+            document = assert_problem(response, 409)
+            assert document["run_id"] == run_id
+            assert document["events"] == response.headers["location"] == f"/runs/{run_id}/events"
+        followed = await client.get(document["events"], headers={"last-event-id": "2"})
+        assert "event: run_ended" in followed.text
+        unknown = {**EVENTS, "last-event-id": "7"}
+        document = assert_problem(await client.post("/run", json={"input": "another"}, headers=unknown), 409)
+        assert "/runs/{run_id}/events" in document["detail"]
+        assert began == [run_id]
+        empty = {**EVENTS, "last-event-id": ""}
+        assert (await client.post("/run", json={"input": "twice"}, headers=empty)).status_code == 200
+    assert len(began) == 2
+
+
+async def test_the_run_of_another_caller_is_told_to_nobody(serve: Serve) -> None:
+    async with serve(Agent("offline", auth=APIKeyAuth({"one-long-key", "another-long-key"}))) as client:
+        one, another = {"x-api-key": "one-long-key"}, {"x-api-key": "another-long-key", "last-event-id": "1"}
+        await client.post("/run", json={"input": "hi"}, headers={**EVENTS, **one})
+        document = assert_problem(await client.post("/run", json={"input": "hi"}, headers=another), 409)
+    assert "run_id" not in document

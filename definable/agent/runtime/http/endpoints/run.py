@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Any, ClassVar
 
 import anyio
@@ -33,6 +35,9 @@ MAX_RUN_BODY = 1024 * 1024
 
 SOURCE = "POST /run"
 
+MAX_STREAMED = 1_000
+"""Streamed runs that a reconnecting client is led back to."""
+
 
 class RunBody(BaseModel):
     """The body of `POST /run`."""
@@ -56,6 +61,7 @@ class RunEndpoint:
     registry: RunRegistry
     intake: Intake
     sessions: SessionStore
+    streams: StreamedRuns = field(default_factory=lambda: StreamedRuns())
 
     async def __call__(self, request: Request) -> Sendable:
         media, charset = media_and_charset(request.content_type)
@@ -64,6 +70,8 @@ class RunEndpoint:
             raise Problem(415, f"the body must be application/json{said}")
         body = await request.content(MAX_RUN_BODY)
         run = run_request(run_body(body, charset), request)
+        if request.header(b"last-event-id"):
+            raise self._reconnect(request, run, body)
         if run.session_id is not None:
             session_id = await key_of_session(self.sessions, request.auth, run.user_id, run.session_id)
             if session_id != run.session_id:
@@ -71,6 +79,7 @@ class RunEndpoint:
         if prefers_async(request):
             return await self._accepted(request, run)
         if accepts_events(request):
+            self.streams.add(run, body)
             return LiveRun(request, self.registry, run)
         watch = hangup_watch(request)
         if watch is None:
@@ -80,10 +89,42 @@ class RunEndpoint:
                 output = await self.registry.run(run, SOURCE)
         return json_response(run_document(output, run.namespace))
 
+    def _reconnect(self, request: Request, run: RunRequest, body: bytes) -> Problem:
+        """The answer to a client that lost a stream and asks for the rest of it, which another run would not be."""
+        known = self.streams.find(run, body)
+        if known is None:
+            return Problem(409, "a stream goes on at /runs/{run_id}/events, with Last-Event-ID; a new run needs none")
+        events = request.link(f"/runs/{known}/events")
+        detail = "this request began a run already: `events` is where its events are, from Last-Event-ID on"
+        return Problem(409, detail, headers=[(b"location", events)], run_id=known, events=events.decode())
+
     async def _accepted(self, request: Request, run: RunRequest) -> Response:
         record = await self.intake.accept_run(run, SOURCE)
         headers = [(b"location", request.link(f"/runs/{run.run_id}")), (b"preference-applied", b"respond-async")]
         return json_response(record_document(record), 202, headers)
+
+
+class StreamedRuns:
+    """The streamed runs of late, by who asked for what: a client that reconnects sends the same request again."""
+
+    def __init__(self) -> None:
+        self._run_ids: OrderedDict[bytes, str] = OrderedDict()
+
+    def add(self, run: RunRequest, body: bytes) -> None:
+        """Remember a run that is about to begin."""
+        key = self._key(run, body)
+        self._run_ids[key] = run.run_id
+        self._run_ids.move_to_end(key)
+        if len(self._run_ids) > MAX_STREAMED:
+            self._run_ids.popitem(last=False)
+
+    def find(self, run: RunRequest, body: bytes) -> str | None:
+        """The id of the last run that the same caller asked for with the same body."""
+        return self._run_ids.get(self._key(run, body))
+
+    def _key(self, run: RunRequest, body: bytes) -> bytes:
+        caller = (run.namespace, run.user_id, None if run.auth is None else run.auth.user_id)
+        return blake2b(body, key=blake2b(repr(caller).encode(), digest_size=32).digest(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
