@@ -102,11 +102,18 @@ class Client:
             await self._speak_http1(transport, "https")
 
     def drain(self) -> None:
-        """Ends the connection: now if nothing is in progress, else with the exchange that is."""
+        """The server drains: ends the connection with the exchange in progress, or after a last wait for a request."""
         if self._opening is not None:
             self._opening.cancel()
         if self._connection is not None:
             self._connection.drain()
+
+    def end(self) -> None:
+        """Ends the connection now, unless there is something to answer."""
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._connection is not None:
+            self._connection.end()
 
     @property
     def due(self) -> float:

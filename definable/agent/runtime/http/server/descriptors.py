@@ -11,12 +11,15 @@ import sys
 RESERVE = 64
 """Descriptors for listeners, the event loop, files, stores and connections that are being turned away."""
 
+MOST_RESERVED = 1_536
+"""Descriptors for models and stores at most: a model's client has 1,000 connections, a store's some dozens."""
+
 
 def connections_within_descriptors(wanted: int) -> int:
     """How many connections may be open at once; raises the soft limit of descriptors if that is what is missing.
 
     Each may be a run that waits for a model, whose own connection needs a descriptor too, and a store's perhaps. So
-    the connections get half of what is left beside the reserve: a crowd of clients then costs no run its model.
+    these get half of what there is, or as many as they ever need: a crowd of clients then costs no run its model.
 
     Args:
         wanted: Connections that the service is asked to take.
@@ -24,8 +27,11 @@ def connections_within_descriptors(wanted: int) -> int:
     Returns:
         As many, or fewer where the hard limit allows no more.
     """
-    limit = _raised_limit(2 * wanted + RESERVE)
-    return wanted if limit is None else min(wanted, max(1, (limit - RESERVE) // 2))
+    limit = _raised_limit(RESERVE + wanted + min(wanted, MOST_RESERVED))
+    if limit is None:
+        return wanted
+    reserved = RESERVE + min((limit - RESERVE) // 2, MOST_RESERVED)
+    return min(wanted, max(1, limit - reserved))
 
 
 def _raised_limit(needed: int) -> int | None:

@@ -90,6 +90,10 @@ class EngineConnection:
 
     def drain(self) -> None:
         """Ends the connection: now if nothing is in progress, else with the exchange that is."""
+        self.end()
+
+    def end(self) -> None:
+        """Ends the connection, unless something is in progress."""
         if self._idle and not self._transport.writing:
             self._stop_reading()
 

@@ -46,7 +46,7 @@ class Evictions:
         while self._picked:
             wait, client = self._picked.popleft()
             if client.wait == wait and not client.has_unread:
-                client.drain()
+                client.end()
                 return True
         return False
 

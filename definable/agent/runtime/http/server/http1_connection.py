@@ -125,6 +125,8 @@ class HTTP1Connection:
         """
         handover: bytes | None = None
         self._transport.flushed = self._flushed
+        if self._draining():
+            self.drain()
         try:
             with self._waiting:
                 try:
@@ -132,7 +134,7 @@ class HTTP1Connection:
                 except Exception:
                     log.exception("a connection failed")
             overdue = self._waiting.cancelled_caught and self.due <= self._clock()
-            if overdue and self._parser.head_begun and not self._draining():
+            if overdue and self._parser.head_begun:
                 await self._refuse(408)  # a head that has begun: silence is not answered, nor who gives way to another
         finally:
             self._parser.close()
@@ -141,9 +143,21 @@ class HTTP1Connection:
         return handover
 
     def drain(self) -> None:
-        """Ends the connection: now if nothing is in progress, else with the exchange that is."""
+        """The server drains: what is in progress has to go on coming, and for a new request there is a moment left."""
+        if self._idle:
+            self.due = min(self.due, self._last_due())
+        elif self._pulling is not None and self._parser.in_body:
+            silence = self._clock() + self._limits.last_silence_timeout
+            self._pulling.deadline = min(self._pulling.deadline, silence)
+
+    def end(self) -> None:
+        """Ends the connection now, unless a request is being answered."""
         if self._idle:
             self._waiting.cancel()
+
+    def _last_due(self) -> float:
+        limits = self._limits
+        return self._clock() + (limits.last_silence_timeout if self._parser.head_begun else limits.last_request_timeout)
 
     @property
     def wait(self) -> Wait | None:
@@ -172,7 +186,7 @@ class HTTP1Connection:
             await self._news.wait()
             return
         parser = self._parser
-        until = self._clock() + self._limits.body_timeout if parser.in_body else inf
+        until = self._clock() + self._body_timeout() if parser.in_body else inf
         try:
             with anyio.CancelScope(deadline=until) as self._pulling:
                 self._parse(self._unparsed or await self._transport.receive())
@@ -181,6 +195,10 @@ class HTTP1Connection:
         finally:
             self._pulling = None
             self._tell()
+
+    def _body_timeout(self) -> float:
+        limits = self._limits
+        return limits.last_silence_timeout if self._draining() else limits.body_timeout
 
     def answered(self) -> None:
         """The response is complete, or cannot be sent: whoever waits for the client need not wait any more."""
@@ -209,7 +227,7 @@ class HTTP1Connection:
             elif parser.refusal is not None:
                 await self._refuse(parser.refusal)
                 return None
-            elif self.gone or self._draining():
+            elif self.gone:
                 return None
             else:
                 await self._next_head()
@@ -235,6 +253,8 @@ class HTTP1Connection:
         self._awaits_head = not begun
         limits = self._limits
         self.due = self._clock() + (limits.header_timeout if begun else limits.keep_alive_timeout)
+        if self._draining():
+            self.drain()
 
     async def _next_head(self) -> None:
         self._parse(self._unparsed or await self._transport.receive())
@@ -243,9 +263,12 @@ class HTTP1Connection:
         if self._requests:
             self._idle = False
             self.due = inf
-        elif self._awaits_head and self._parser.head_begun:
-            self._awaits_head = False
-            self.due = self._clock() + self._limits.header_timeout
+        elif self._parser.head_begun:
+            if self._awaits_head:
+                self._awaits_head = False
+                self.due = self._clock() + self._limits.header_timeout
+            if self._draining():
+                self.due = self._last_due()
 
     def _parse(self, data: bytes) -> None:
         """Takes the client's next bytes; none are its end."""

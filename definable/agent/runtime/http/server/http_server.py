@@ -83,6 +83,7 @@ class HTTPServer:
         self._is_draining: Callable[[], bool] = lambda: self._draining
         self._arrival = anyio.Event()
         """Set when a client has come."""
+        self._drain_began = anyio.Event()
 
     @property
     def open_connections(self) -> int:
@@ -111,13 +112,16 @@ class HTTPServer:
                 sock.close()
 
     def drain(self) -> None:
-        """Takes no more work: listeners and idle connections close at once, the others after their exchange.
+        """Takes no more work: listeners close now, idle connections a moment later, the others after their exchange.
+
+        A request that has come or is on its way gets a 503, one that is not whole 5 s of silence; see `ServerLimits`.
 
         To be called from the event loop that serves; a second call does nothing.
         """
         if self._draining:
             return
         self._draining = True
+        self._drain_began.set()
         for sock in self._sockets:
             if sock.fileno() >= 0:
                 anyio.notify_closing(sock)
@@ -147,17 +151,22 @@ class HTTPServer:
 
     async def _end_overdue(self) -> None:
         """One look at all connections in place of a timer for each, which would be set and cleared at each request."""
-        patience = min(self._limits.header_timeout, self._limits.keep_alive_timeout)
+        limits = self._limits
         while True:
             while not self._clients:
                 self._arrival = anyio.Event()
                 await self._arrival.wait()
+            patience = min(limits.header_timeout, limits.keep_alive_timeout)
+            if self._draining:
+                patience = min(patience, limits.last_request_timeout)
             now = anyio.current_time()
             for client in [client for client in self._clients if client.due <= now]:
-                client.drain()
+                if not client.has_unread:  # a request may have come in this moment
+                    client.end()
             # Whoever is not waited for now will be waited for at least for `patience`.
             earliest = min(now + patience, min(client.due for client in self._clients))
-            await anyio.sleep(max(earliest - now, patience * LATENESS))
+            with anyio.move_on_after(max(earliest - now, patience * LATENESS)):
+                await (anyio.sleep_forever() if self._draining else self._drain_began.wait())
 
     async def _accept(self, listener: socket.socket, connections: TaskGroup) -> None:
         with closing(listener):

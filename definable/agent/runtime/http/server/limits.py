@@ -32,6 +32,13 @@ class ServerLimits:
     """Seconds that a connection may stay open between two requests: more than the 60 s after which common load
     balancers drop it, so that they are the ones who close."""
 
+    last_request_timeout: float = 0.25
+    """Seconds that a connection without a request stays open when the server drains: one that is on its way then gets
+    its 503, where a closed connection would not tell its sender whether it was heard."""
+
+    last_silence_timeout: float = 5.0
+    """Seconds of silence within a request that is not whole when the server drains; then it is answered 408."""
+
     write_timeout: float = 30.0
     """Seconds that a client may take to accept the next 64 KiB of a response before its connection is aborted."""
 

@@ -91,17 +91,80 @@ async def test_new_connections_are_refused_at_once(serving):
         await served.until_ended()
 
 
-@pytest.mark.parametrize("sent", ["", "GET / HT", "GET / HTTP/1.1\r\nHost: te"])
-async def test_idle_connections_are_closed_at_once(serving, sent):
+async def test_idle_connections_are_closed_a_moment_later(serving):
     async with serving() as served, served.client() as fresh, served.client() as used:
         await used.get("/echo")
         await used.response()
-        await fresh.send(sent or b"")
-        await used.send(sent or b"")
         served.server.drain()
         assert await used.rest() == b""
         assert await fresh.rest() == b""
         await served.until_ended(within=2)
+
+
+async def test_a_request_that_comes_in_that_moment_is_told_to_come_again(serving):
+    async with serving() as served, served.client() as fresh, served.client() as used:
+        await used.get("/echo")
+        await used.response()
+        await fresh.get("/echo")  # these may have come before or after
+        served.server.drain()
+        await used.get("/echo")
+        for client in (fresh, used):
+            response = await client.response()
+            assert response.headers["connection"] == "close"
+            if response.status != 200:
+                assert (response.status, response.headers["retry-after"]) == (503, "5")
+            assert await client.rest() == b""
+        await served.until_ended(within=2)
+
+
+async def test_a_stream_that_ends_in_a_drain_is_followed_by_the_answer_to_what_came_behind_it(serving):
+    """Its head is out already, and cannot say that the connection ends."""
+    go_on = anyio.Event()
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"1", "more_body": True})
+        await go_on.wait()
+        await send({"type": "http.response.body", "body": b"2"})
+
+    async with serving(app=app) as served, served.client() as client:
+        await client.get("/")
+        assert (await client.head()).headers.get("connection") is None
+        served.server.drain()
+        go_on.set()
+        await client.get("/")
+        assert await client._buffer.receive_exactly(2) == b"12"
+        assert (await client.response()).status == 503
+        await served.until_ended(within=2)
+
+
+@pytest.mark.parametrize("turns", range(0, 40, 4))
+async def test_clients_that_keep_asking_get_an_answer_to_every_request_and_no_reset(serving, turns):
+    answers, last = [], []
+
+    async def keep_asking(served):
+        async with served.client() as client:
+            while True:
+                await client.post("/echo", b"hello")
+                response = await client.response()
+                answers.append(response.status)
+                if response.headers.get("connection") == "close":
+                    break
+            last.append(response.status)
+            assert await client.rest() == b""
+
+    async with serving() as served:
+        async with anyio.create_task_group() as crowd:
+            for _ in range(CROWD // 4):
+                crowd.start_soon(keep_asking, served)
+            await served.app.until(lambda: served.app.arrived >= CROWD)
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            served.server.drain()
+            await served.until_ended()
+        assert len(last) == CROWD // 4
+        assert set(last) <= {200, 503}
+        assert served.app.arrived == answers.count(200)
 
 
 async def test_draining_twice_does_no_more_than_once(serving):

@@ -247,6 +247,39 @@ async def test_a_stop_waits_a_second_for_a_client_that_was_answered_and_stays() 
             assert (await peer.rest()).startswith(b"HTTP/1.1 503 ")
 
 
+async def test_a_drain_waits_a_quarter_of_a_second_for_a_request_that_is_on_its_way() -> None:
+    async with serving() as served:
+        with served.connect() as silent, served.connect(GET) as late, served.connect(GET) as used:
+            for peer in (late, used):
+                assert (await peer.receive()).endswith(b"hello")
+            await anyio.sleep(10)
+            served.server.drain()
+            await anyio.sleep(0.2)
+            late.sock.sendall(GET)
+            assert (await late.receive()).startswith(b"HTTP/1.1 503 ")
+            for peer in (silent, used):
+                assert await peer.rest() == b""
+                assert peer.ended_at == pytest.approx(10.25, abs=0.02)
+
+
+@pytest.mark.parametrize("begun", [GET[:10], POST, POST + b"x"], ids=["head", "no body", "some of a body"])
+async def test_a_request_that_is_not_whole_at_a_drain_has_5_seconds_of_silence(begun: bytes) -> None:
+    whole = GET if begun == GET[:10] else POST + b"x" * 500
+    async with serving(count) as served:
+        with served.connect(begun) as silent, served.connect(begun) as slow:
+            await anyio.sleep(10)
+            served.server.drain()
+            await anyio.sleep(4)
+            slow.sock.sendall(whole[len(begun) : len(begun) + 5])
+            assert (await silent.receive()).startswith(b"HTTP/1.1 408 ")
+            assert anyio.current_time() == pytest.approx(15, abs=0.02)
+            await anyio.sleep(3)
+            slow.sock.sendall(whole[len(begun) + 5 :])
+            answer = await slow.receive()
+            assert answer.startswith(b"HTTP/1.1 200 " if whole != GET else b"HTTP/1.1 503 ")
+            assert b"connection: close" in answer
+
+
 async def test_a_client_too_many_that_stays_is_closed_after_a_second() -> None:
     async with serving(hold, max_connections=1) as served:
         with served.connect(GET):
