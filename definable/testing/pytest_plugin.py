@@ -12,16 +12,17 @@ def anyio_backend(virtual_backend):     # both backends, in virtual time
 @pytest.mark.anyio
 @pytest.mark.virtual_start("2026-03-29T00:00:00+01:00")
 async def test_the_report_is_written_every_night(serve_agent):
-    service = await serve_agent(agent, enable_server=False)
-    await anyio.sleep(24 * 3600)
+    async with serve_agent(agent, enable_server=False) as runtime:
+        await anyio.sleep(24 * 3600)
     ...
 ```
+
+`runtime = await serve_agent(agent)` serves until the test ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Generator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Generator
 from typing import TYPE_CHECKING, Protocol, Unpack
 
 import pytest
@@ -29,19 +30,17 @@ import pytest
 if TYPE_CHECKING:
     from definable.agent.agent import Agent
     from definable.agent.interface.base import BaseInterface
-    from definable.agent.runtime.runtime import AgentRuntime
     from definable.agent.serve_options import ServeOptions
     from definable.model.offline import OfflineModel
 
+    from .servings import Serving
     from .virtual import Backend, VirtualClock
 
 
 class ServeAgent(Protocol):
-    """Serves an agent until the test ends."""
+    """Serves an agent while a block lasts, or until the test ends."""
 
-    def __call__(
-        self, agent: Agent, *interfaces: BaseInterface, **options: Unpack[ServeOptions]
-    ) -> Awaitable[AgentRuntime]:
+    def __call__(self, agent: Agent, *interfaces: BaseInterface, **options: Unpack[ServeOptions]) -> Serving:
         """Serve an agent, on a free loopback port unless the options say otherwise.
 
         Args:
@@ -50,7 +49,8 @@ class ServeAgent(Protocol):
             options: Those of `Agent.serve`.
 
         Returns:
-            What serves it, once it is ready: its `url`, and its `report` afterwards.
+            To be entered, `async with serve_agent(agent) as runtime`, or awaited, `runtime = await serve_agent(agent)`:
+            what serves it, once it is ready, with its `url`, and its `report` afterwards.
         """
         ...
 
@@ -90,16 +90,17 @@ def offline_model() -> OfflineModel:
 
 @pytest.fixture
 async def serve_agent(anyio_backend: object) -> AsyncGenerator[ServeAgent]:
-    """Serves agents until the test ends; then they must stop cleanly, or the test fails."""
-    runtimes: list[AgentRuntime] = []
-    async with AsyncExitStack() as stack:
+    """Serves agents while a block lasts or until the test ends; they must stop cleanly, or the test fails.
 
-        async def serve(agent: Agent, *interfaces: BaseInterface, **options: Unpack[ServeOptions]) -> AgentRuntime:
-            options.setdefault("host", "127.0.0.1")
-            options.setdefault("port", 0)
-            runtimes.append(await stack.enter_async_context(agent.running(*interfaces, **options)))
-            return runtimes[-1]
+    May be used within `fail_after` and within a task group.
+    """
+    import anyio  # most test sessions never need them
 
-        yield serve
-    for runtime in runtimes:
-        assert runtime.report is not None and runtime.report.clean, f"{runtime.name} {runtime.report}"
+    from .servings import Servings
+
+    # anyio's plugin runs an async fixture and its test in one task, so the group is left where it was entered.
+    async with anyio.create_task_group() as group:
+        servings = Servings(group)
+        yield servings.serve
+        servings.end()
+    servings.check()

@@ -46,6 +46,49 @@ async def test_a_cut_off_run_fails_the_test(serve_agent):
 
     await serve_agent(agent, shutdown_timeout=0.1)
     await anyio.sleep(1.5)
+
+
+
+
+async def test_a_block_within_a_deadline(serve_agent):
+    with anyio.fail_after(3600):
+        async with serve_agent(Agent("offline"), enable_server=True) as runtime:
+            assert runtime.draining is False
+    assert runtime.report.clean
+    await anyio.sleep(1)
+
+
+async def test_an_agent_is_awaited_within_a_deadline_and_a_task_group(serve_agent):
+    with anyio.fail_after(3600):
+        first = await serve_agent(Agent("offline"), enable_server=True)
+    with anyio.move_on_after(1) as scope:
+        second = await serve_agent(Agent("offline"), enable_server=True)
+        await anyio.sleep_forever()
+    assert scope.cancelled_caught and not (first.draining or second.draining)
+    async with anyio.create_task_group() as group:
+        third = await serve_agent(Agent("offline"), enable_server=False)
+        group.start_soon(anyio.sleep, 1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.sleep_forever)
+        group.cancel_scope.cancel()
+    assert first.url != second.url and third.report is None
+
+
+async def test_a_start_that_fails_is_raised_where_the_agent_is_served(serve_agent):
+    runtime = await serve_agent(Agent("offline"), enable_server=True)
+    port = int(runtime.url.rpartition(":")[2])
+    with pytest.raises(OSError), anyio.fail_after(60):
+        await serve_agent(Agent("offline"), port=port, enable_server=True)
+    with pytest.raises(OSError):
+        async with serve_agent(Agent("offline"), port=port, enable_server=True):
+            raise AssertionError
+    await anyio.sleep(1)
+
+
+async def test_a_block_s_own_failure_is_what_comes_out(serve_agent):
+    with pytest.raises(KeyError):
+        async with serve_agent(Agent("offline"), enable_server=False):
+            raise KeyError
 """
 
 
@@ -57,7 +100,7 @@ def pytest_run(directory: Path, code: str, *options: str) -> subprocess.Complete
 
 def test_its_fixtures_serve_agents_in_virtual_time(tmp_path: Path) -> None:
     result = pytest_run(tmp_path, PROJECT, "--strict-markers")
-    assert "6 passed, 2 errors" in result.stdout, result.stdout
+    assert "14 passed, 2 errors" in result.stdout, result.stdout
     assert "AssertionError: agent stopped with work cut off" in result.stdout
 
 
