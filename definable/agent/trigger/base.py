@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from urllib.parse import quote
 
 from definable.agent.random_id import random_id
@@ -114,17 +114,37 @@ class Reply:
     """A webhook handler's own HTTP response, sent as is; from other triggers' handlers it is ignored.
 
     Raises:
-        ConfigurationError: `status` is no final HTTP status.
+        ConfigurationError: `status` is no final HTTP status, or `headers` are none.
+
+    Example:
+        >>> Reply("hi", headers=[("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]).status
+        200
     """
 
     body: Any = None
     """`str` goes out as text, `bytes` as they are, None as an empty body, anything else as JSON."""
     status: int = 200
-    headers: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] | None = None
+    """A mapping, or pairs of name and value, where a name is repeated."""
 
     def __post_init__(self) -> None:
-        if not 200 <= self.status <= 599:
-            raise ConfigurationError(f"Reply(status={self.status!r}): a final HTTP status is between 200 and 599")
+        status: Any = self.status
+        if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599:
+            raise ConfigurationError(f"Reply(status={status!r}): a final HTTP status is an integer from 200 to 599")
+        headers: Any = self.headers
+        if headers is None or isinstance(headers, Mapping):
+            return
+        if not isinstance(headers, list | tuple) or not all(map(is_pair, cast("Sequence[Any]", headers))):
+            raise ConfigurationError(f"Reply(headers={headers!r}): a mapping, or a list of (name, value) pairs")
+
+    def header_pairs(self) -> Iterable[tuple[str, str]]:
+        """The headers as pairs of name and value."""
+        return self.headers.items() if isinstance(self.headers, Mapping) else self.headers or ()
+
+
+def is_pair(header: Any) -> bool:
+    """Whether something is a name and a value."""
+    return isinstance(header, list | tuple) and len(cast("Sequence[Any]", header)) == 2
 
 
 class BaseTrigger(ABC):

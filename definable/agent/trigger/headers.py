@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
 Default = TypeVar("Default")
 
+COMMA = ", "
+"""Between the values of a repeated header (RFC 9110, 5.2)."""
+
+COOKIES = "; "
+"""Between cookies, which a client of HTTP/2 may send in a header each (RFC 9113, 8.2.3)."""
+
 
 class Headers(dict[str, str]):
     """Headers as a dict that finds a name whatever its case; it is read-only, and `dict(headers)` is a copy.
 
-    Names are in lower case, in the order in which they came in; repeated ones are joined by a comma (RFC 9110, 5.2).
+    Names are in lower case, in the order in which they came in; repeated ones are joined by a comma (RFC 9110, 5.2),
+    cookies by a semicolon (RFC 9113, 8.2.3).
 
     Args:
         items: Names and values: a mapping of text, or pairs of bytes, as an ASGI scope has them.
@@ -118,9 +125,15 @@ class UndecodedHeaders(Mapping[str, str]):
 
 
 def joined(items: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Values by their names in lower case; those of one name are joined by a comma."""
+    """Values by their names in lower case; those of one name are joined by a comma, cookies by a semicolon."""
     values: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {}
     for name, value in items:
         name = name.lower()
-        values[name] = f"{values[name]}, {value}" if name in values else value
+        if name in values:
+            repeated.setdefault(name, [values[name]]).append(value)
+        else:
+            values[name] = value
+    for name, found in repeated.items():
+        values[name] = (COOKIES if name == "cookie" else COMMA).join(found)
     return values

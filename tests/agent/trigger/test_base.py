@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import time
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -147,12 +148,23 @@ def test_a_reply_has_its_defaults() -> None:
     assert Reply("x") == Reply(body="x", status=200, headers=None)
 
 
-@pytest.mark.parametrize("status", [0, 100, 199, 600, -1])
+@pytest.mark.parametrize("status", [0, 100, 199, 600, -1, 200.5, 200.0, "200", None, True])
 def test_a_reply_has_a_final_status(status: int) -> None:
-    with pytest.raises(ConfigurationError, match=f"status={status}"):
+    with pytest.raises(ConfigurationError, match=f"status={status!r}"):
         Reply(status=status)
 
 
-@pytest.mark.parametrize("status", [200, 204, 302, 599])
+@pytest.mark.parametrize("headers", [{}, {"a": "1"}, [], [("a", "1"), ("a", "2")], (["a", "1"],)])
+def test_a_reply_has_headers_by_name_or_in_pairs(headers: Any) -> None:
+    assert Reply(headers=headers).headers is headers
+
+
+@pytest.mark.parametrize("headers", ["a: 1", [("a",)], ["ab"], 5, {"a"}])
+def test_other_headers_of_a_reply_are_refused(headers: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Reply\(headers=.*a list of \(name, value\) pairs"):
+        Reply(headers=headers)
+
+
+@pytest.mark.parametrize("status", [200, 204, 302, 599, HTTPStatus.CREATED])
 def test_a_reply_may_have_any_final_status(status: int) -> None:
     assert Reply(status=status).status == status

@@ -22,6 +22,11 @@ def test_names_have_no_case(name: str) -> None:
     assert name in HEADERS
 
 
+def test_cookies_of_several_headers_are_joined_as_cookies_are() -> None:
+    headers = Headers([(b"cookie", b"a=1"), (b"x", b"1"), (b"Cookie", b"b=2"), (b"cookie", b"c=3"), (b"x", b"2")])
+    assert dict(headers) == {"cookie": "a=1; b=2; c=3", "x": "1, 2"}
+
+
 def test_repeated_ones_are_joined() -> None:
     assert HEADERS["x-a"] == "1, 2"
 

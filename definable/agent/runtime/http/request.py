@@ -88,11 +88,8 @@ class Request:
         Args:
             name: In lower case.
         """
-        found: bytes | None = None
-        for each, value in self.scope["headers"]:
-            if each == name:
-                found = value if found is None else b"%b, %b" % (found, value)
-        return "" if found is None else found.decode("latin-1")
+        found = [value for each, value in self.scope["headers"] if each == name]
+        return b", ".join(found).decode("latin-1") if found else ""
 
     def link(self, path: str) -> bytes:
         """A reference to another of the agent's endpoints, below what the application is mounted under."""

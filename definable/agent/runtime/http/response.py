@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ def reply_response(reply: Reply) -> Response:
     Raises:
         ValueError: A header cannot be sent.
     """
-    headers = header_items(reply.headers or {})
+    headers = header_items(reply.header_pairs())
     own_type = any(name == b"content-type" for name, _ in headers)
     match reply.body:
         case None:
@@ -66,15 +66,15 @@ def reply_response(reply: Reply) -> Response:
     return Response(body, reply.status, None if own_type else content_type, headers)
 
 
-def header_items(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+def header_items(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     """Headers as ASGI has them, less those that are the server's to say.
 
     Raises:
         ValueError: A name or a value cannot be sent, say since it would break out of its line.
     """
     items: list[tuple[bytes, bytes]] = []
-    for name, value in headers.items():
-        raw_name, raw_value = name.lower().encode("latin-1"), str(value).strip(" \t").encode("latin-1")
+    for name, value in headers:
+        raw_name, raw_value = str(name).lower().encode("latin-1"), str(value).strip(" \t").encode("latin-1")
         if not (NAME.fullmatch(raw_name) and VALUE.fullmatch(raw_value)):
             raise ValueError(f"Reply(headers={{{name!r}: {value!r}}}): no valid HTTP header")
         if raw_name not in HOP_BY_HOP:

@@ -103,6 +103,19 @@ async def test_wrong_fields_are_a_422_with_their_names(body: Any, fields: list[s
     assert all(field in problem["detail"] for field in fields)
 
 
+async def test_of_many_unknown_fields_ten_are_named_and_the_others_counted(serve: Serve) -> None:
+    body = {"metadata": 5} | {f"field{number}": None for number in range(50_000)} | {"x" * 1_000: 1}
+    async with serve(Agent("offline")) as client:
+        response = await client.post("/run", json=body)
+        problem = assert_problem(response, 422)
+        assert len(response.content) < 3_000
+        named = [error["field"] for error in problem["errors"]]
+        assert sorted(named) == sorted(["input", "metadata", *(f"field{number}" for number in range(10))])
+        assert problem["detail"].endswith(" and 49,991 more")
+        [error] = assert_problem(await client.post("/run", json={"input": "hi", "x" * 1_000: 1}), 422)["errors"]
+        assert error["field"] == "x" * 100 + "…"
+
+
 @pytest.mark.parametrize("field", ["session_id", "user_id"])
 async def test_an_id_has_1_to_256_characters(field: str) -> None:
     async with serve_ourselves(Agent("offline")) as client:

@@ -137,6 +137,13 @@ async def test_a_last_event_id_that_is_none_is_a_400(last_id: str) -> None:
         assert_problem(await client.get(f"/runs/{run_id}/events", headers=headers), 400)
 
 
+async def test_an_empty_last_event_id_is_none_at_all(serve: Serve) -> None:
+    async with serve(Agent("offline")) as client:
+        run_id = await accepted(client)
+        response = await client.get(f"/runs/{run_id}/events", headers={"last-event-id": ""})
+        assert (response.status_code, "run_started" in response.text) == (200, True)
+
+
 @pytest.mark.parametrize("preference", ["handling=lenient", "wait=1", "respond", "x-respond-async", "respond-async-x"])
 async def test_who_prefers_something_else_waits(preference: str) -> None:
     async with serve_ourselves(Agent("offline")) as client:

@@ -120,6 +120,14 @@ async def test_a_run_of_a_webhook_beyond_max_concurrent_runs_is_a_503() -> None:
 # --- Reply
 
 
+async def test_a_reply_may_set_several_cookies(serve: Serve) -> None:
+    reply = Reply("hi", headers=[("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2"), ("Content-Type", "text/html")])
+    async with serve(agent_with(Webhook("/hook"), Recorder(reply))) as client:
+        response = await client.post("/hook")
+    assert response.headers.get_list("set-cookie") == ["a=1; Path=/", "b=2"]
+    assert response.headers["content-type"] == "text/html"
+
+
 async def test_a_reply_is_sent_as_is(serve: Serve) -> None:
     reply = Reply("moved", status=307, headers={"Location": "/there", "X-A": " b ", "Content-Type": "text/html"})
     async with serve(agent_with(Webhook("/hook", method="GET"), Recorder(reply))) as client:

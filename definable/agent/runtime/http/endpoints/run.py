@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import anyio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -37,6 +37,12 @@ SOURCE = "POST /run"
 
 MAX_STREAMED = 1_000
 """Streamed runs that a reconnecting client is led back to."""
+
+MAX_NAMED = 10
+"""Unknown fields that are named to the client that sent them."""
+
+MAX_NAME = 100
+"""Characters of such a name."""
 
 
 class RunBody(BaseModel):
@@ -205,13 +211,32 @@ def run_body(body: bytes, charset: str | None = None) -> RunBody:
     Raises:
         Problem: 400 when it is not JSON, 422 with the names of the fields that are wrong.
     """
+    value, more = with_few_unknown(json_value(body, charset))
     try:
-        return RunBody.model_validate(json_value(body, charset))
+        return RunBody.model_validate(value)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
-    errors = [{"field": ".".join(map(str, each["loc"])) or "body", "message": each["msg"]} for each in details]
-    fields = ", ".join(each["field"] for each in errors)
+    errors = [{"field": ".".join(map(shortened, each["loc"])) or "body", "message": each["msg"]} for each in details]
+    fields = ", ".join(each["field"] for each in errors) + (f" and {more:,} more" if more else "")
     raise Problem(422, f"wrong or missing: {fields}", errors=errors)
+
+
+def with_few_unknown(value: Any) -> tuple[Any, int]:
+    """A body with no more unknown fields than are worth naming, and how many were left out."""
+    if not isinstance(value, dict):
+        return value, 0
+    fields = cast("dict[str, Any]", value)
+    unknown = [name for name in fields if name not in RunBody.model_fields]
+    if len(unknown) <= MAX_NAMED:
+        return fields, 0
+    kept = {*RunBody.model_fields, *unknown[:MAX_NAMED]}
+    return {name: each for name, each in fields.items() if name in kept}, len(unknown) - MAX_NAMED
+
+
+def shortened(name: object) -> str:
+    """A field's name, which whoever sends it may make as long as a body."""
+    text = str(name)
+    return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}…"
 
 
 def accepts_events(request: Request) -> bool:

@@ -113,7 +113,7 @@ class RunEventsEndpoint:
     async def __call__(self, request: Request) -> Sendable:
         record = visible_run(self.registry, request.path_params["run_id"], request.auth)
         await request.body(0)
-        last = request.headers.get("last-event-id", "0")
+        last = request.headers.get("last-event-id") or "0"  # an EventSource has none before the first event
         if not (last.isdecimal() and last.isascii()):
             raise Problem(400, f"Last-Event-ID is the number of an event, not {last!r}")
         events = LoggedEvents(record, int(last[:MAX_DIGITS]))
