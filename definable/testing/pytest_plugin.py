@@ -99,8 +99,9 @@ async def serve_agent(anyio_backend: object) -> AsyncGenerator[ServeAgent]:
     from .servings import Servings
 
     # anyio's plugin runs an async fixture and its test in one task, so the group is left where it was entered.
+    servings = Servings()
     async with anyio.create_task_group() as group:
-        servings = Servings(group)
+        servings.begin(group)
         yield servings.serve
         servings.end()
     servings.check()

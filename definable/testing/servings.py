@@ -50,16 +50,21 @@ class Servings:
 
     Each that is awaited has a task of its own in the fixture's task group: the test may have entered a cancel scope or
     a task group by then, which it leaves before the agent is stopped.
-
-    Args:
-        group: Of the fixture, around the whole test.
     """
 
-    def __init__(self, group: TaskGroup) -> None:
-        self._group = group
+    def __init__(self) -> None:
+        self._group: TaskGroup | None = None
         self._end = anyio.Event()
         self._kept: list[AgentRuntime] = []
         self._failures: list[Exception] = []
+
+    def begin(self, group: TaskGroup) -> None:
+        """The test begins.
+
+        Args:
+            group: Of the fixture, around the whole test.
+        """
+        self._group = group
 
     def serve(self, agent: Agent, *interfaces: BaseInterface, **options: Unpack[ServeOptions]) -> Serving:
         """Serve an agent, on a free loopback port unless the options say otherwise."""
@@ -69,6 +74,7 @@ class Servings:
 
     async def keep(self, context: AbstractAsyncContextManager[AgentRuntime]) -> AgentRuntime:
         """Serve an agent until the test ends."""
+        assert self._group is not None
         runtime: AgentRuntime = await self._group.start(self._hold, context)
         return runtime
 
