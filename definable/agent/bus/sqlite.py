@@ -64,7 +64,7 @@ class SQLiteBus(EventBus):
     ) -> None:
         if buffer < 1:
             raise ConfigurationError(f"buffer={buffer!r}: at least 1")
-        self._file = SQLiteFile(path, SCHEMA, synchronous=synchronous)
+        self._file = SQLiteFile(path, SCHEMA, synchronous=synchronous, pinned=True)
         self._buffer = buffer
         self._clock = clock
         self._is_open = False
@@ -157,7 +157,7 @@ class SQLiteBus(EventBus):
 
     @property
     def failure(self) -> Exception | None:
-        return None if self._line is None else self._line.writer.failure
+        return None if self._line is None else self._line.writer.failure or self._file.failure
 
     def check(self, name: str, data: Mapping[str, Any]) -> None:
         encode_data(name, data)

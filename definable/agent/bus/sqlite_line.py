@@ -7,6 +7,7 @@ what waits.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections import deque
@@ -24,6 +25,8 @@ from .sqlite_keys import SQLiteKeys
 from .sqlite_tables import MOVED_AT_ONCE, Order, Receipt, Stored, storable
 from .sqlite_writer import SQLiteWriter
 
+logger: logging.Logger = logging.getLogger(__name__)
+
 DRAIN_SHARE = 0.5
 """Of the time that a drain has: the part in which what waits is still handed out."""
 
@@ -40,6 +43,7 @@ class SQLiteLine:
     def __init__(self, file: SQLiteFile, stored: Stored, now: Callable[[], float]) -> None:
         self.writer: SQLiteWriter = SQLiteWriter(file, self)
         self.keys: SQLiteKeys = SQLiteKeys(stored.keys, self.writer, now)
+        self._file = file
         self._now = now
         self._opening = os.urandom(8).hex()
         self._position = stored.last_position
@@ -180,11 +184,21 @@ class SQLiteLine:
         await self._until(self._is_at_rest)
 
     def take_out_the_lost(self) -> Sequence[SQLiteDelivery]:
-        """Take out what was accepted and cannot be written."""
-        if self.writer.failure is None:
+        """Take out what was accepted and cannot be written, and what waited in a file that is gone."""
+        gone = self._file.failure
+        if self.writer.failure is None and gone is None:
             return ()
-        lost = self.writer.take_out_unwritten()
-        return [SQLiteDelivery(self, position, id, name, 1, decode_data(data)) for position, id, name, data in lost]
+        unwritten = self.writer.take_out_unwritten()
+        lost = [
+            SQLiteDelivery(self, position, id, name, 1, decode_data(data)) for position, id, name, data in unwritten
+        ]
+        if gone is not None and self._waiting:
+            logger.error(
+                "%d events that waited are not handled, unless the file is brought back: %s", self._waiting, gone
+            )
+            lost += [SQLiteDelivery(self, 0, "", "", 1, {}) for _ in range(self._waiting)]
+            self._waiting = 0
+        return lost
 
     def stop(self) -> None:
         """Accept nothing more, and hand nothing out."""

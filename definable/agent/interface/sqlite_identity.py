@@ -41,7 +41,7 @@ class SQLiteIdentityResolver:
     """
 
     def __init__(self, db_path: str | os.PathLike[str] = "identity.db") -> None:
-        self._file = SQLiteFile(db_path, _SCHEMA)
+        self._file = SQLiteFile(db_path, _SCHEMA, pinned=True)
         self._leases: list[AsyncExitStack] = []
 
     def __repr__(self) -> str:
@@ -54,6 +54,11 @@ class SQLiteIdentityResolver:
     async def __aexit__(self, *_: object) -> None:
         with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):  # the file must not outlive a cancelled block
             await self.close()
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the open file cannot be used, say since it was deleted; None while it can."""
+        return self._file.failure
 
     async def initialize(self) -> None:
         """Hold the file open.

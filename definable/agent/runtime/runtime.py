@@ -156,10 +156,19 @@ class AgentRuntime:
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Whether all is well, and the state of every child, as `/health` shows them."""
         well, document = health_of(self.name, self.draining, self.supervisors, has_cron=bool(self.cron_loop.jobs))
-        if self.bus.failure is None:
+        failing = [name for name, part in self._storage if getattr(part, "failure", None) is not None]
+        if not failing:
             return well, document
-        document["children"]["events"] = {"state": "failing"}
+        document["children"] |= {name: {"state": "failing"} for name in failing}
         return False, document | {"status": "draining" if self.draining else "degraded"}
+
+    @property
+    def _storage(self) -> Iterable[tuple[str, object]]:
+        """What keeps things, by its name in `/health`; a part of a user's own may say by `failure` that it cannot."""
+        yield "events", self.bus
+        yield "sessions", self.agent.sessions
+        for supervisor in self.supervisors:
+            yield f"identities of {supervisor.name}", supervisor.interface.identity_resolver
 
     # --- verbs
 

@@ -69,12 +69,17 @@ class SQLiteSessionStore:
         synchronous: Synchronous = "NORMAL",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._file = SQLiteFile(path, _SCHEMA, synchronous=synchronous)
+        self._file = SQLiteFile(path, _SCHEMA, synchronous=synchronous, pinned=True)
         self._ttl = checked_ttl(ttl)
         self._clock = clock
 
     def __repr__(self) -> str:
         return f"SQLiteSessionStore({os.fspath(self._file.path)!r})"
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the open file cannot be used, say since it was deleted; None while it can."""
+        return self._file.failure
 
     def open(self) -> AbstractAsyncContextManager[None]:
         """Hold the file open while the context is; without it, every load and save opens and closes the file.

@@ -13,13 +13,15 @@ connection, which exists while somebody holds the file open, or else for one tra
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
@@ -30,7 +32,11 @@ from anyio.lowlevel import RunVar
 
 from definable.errors import ConfigurationError, StorageError
 
+from .file_identity import FileIdentity, Inode
+from .file_lock import connected, disconnected
 from .sqlite_failure import is_busy, storage_error
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -73,6 +79,8 @@ class SQLiteFile:
             tables in the same file.
         synchronous: What a commit waits for.
         busy_timeout: Seconds to wait for another process that writes.
+        pinned: Whether it must be the same file for as long as it is held open: one that was deleted, moved, replaced
+            or emptied meanwhile is refused, rather than written to as long as its descriptor lasts.
 
     Raises:
         ConfigurationError: The path names no file on disk, or a value is out of its range.
@@ -85,6 +93,7 @@ class SQLiteFile:
         *,
         synchronous: Synchronous = "NORMAL",
         busy_timeout: float = BUSY_TIMEOUT,
+        pinned: bool = False,
     ) -> None:
         if synchronous not in ("NORMAL", "FULL"):
             raise ConfigurationError(f"synchronous={synchronous!r}: 'NORMAL' or 'FULL'")
@@ -100,7 +109,20 @@ class SQLiteFile:
         self._busy_timeout = busy_timeout
         self._lock = threading.Lock()  # taken in worker threads alone: an event loop never waits for it
         self._connection: sqlite3.Connection | None = None
+        self._pinned = pinned
+        self._identity: FileIdentity | None = None
+        """Of the file that is held open."""
+        self._connected_to: Inode | None = None
+        self._damage: str | None = None
+        """What was last said to have happened to it."""
         self._leases: set[_Lease] = set()
+
+    @property
+    def failure(self) -> StorageError | None:
+        """Why a pinned file that is open cannot be used; None while it is in order."""
+        identity = self._identity if self._pinned else None
+        damage = None if identity is None else identity.damage()
+        return None if damage is None else self._damaged(damage)
 
     def __repr__(self) -> str:
         return f"SQLiteFile({os.fspath(self.path)!r})"
@@ -162,15 +184,36 @@ class SQLiteFile:
 
     def _transact(self, begin: str, work: Work[Result]) -> Result:
         with self._lock, self._connected() as connection:
+            self._check_identity()
             connection.execute(begin)
             try:
                 result = work(connection)
+                self._check_identity()  # as late as can be: what is written into a file without a name is lost
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
             return result
+
+    def _check_identity(self) -> None:
+        """Refuse to go on with a file that is no longer there. The connection stays: a file may be moved back."""
+        if not self._pinned or self._identity is None:
+            return
+        damage = self._identity.damage()
+        if damage is None and self._damage is not None:
+            logger.warning("SQLite file %s is back in its place: it is used again", self.path)
+        elif damage is not None and damage != self._damage:
+            logger.error("%s", self._damaged(damage))
+        self._damage = damage
+        if damage is not None:
+            raise self._damaged(damage)
+
+    def _damaged(self, damage: str) -> StorageError:
+        return StorageError(
+            f"SQLite file {self.path}: {damage} while it was in use; nothing is read from it or written to it until it "
+            "is back in its place, or the service is started again with the file that is there"
+        )
 
     @contextmanager
     def _connected(self) -> Generator[sqlite3.Connection, None, None]:
@@ -186,8 +229,10 @@ class SQLiteFile:
             self._close_unless_leased()
 
     def _connect(self) -> sqlite3.Connection:
+        self._check_identity()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            create_private(self.path)
         except OSError as error:
             raise StorageError(f"SQLite file {self.path}: its directory cannot be made ({error})") from error
         connection = sqlite3.connect(
@@ -195,9 +240,15 @@ class SQLiteFile:
         )
         try:
             self._prepare_connection(connection)
+            self._identity = FileIdentity.of(self.path)
+        except OSError as error:
+            connection.close()
+            raise StorageError(f"SQLite file {self.path}: it was deleted while it was being opened") from error
         except BaseException:
             connection.close()
             raise
+        self._connected_to = self._identity.database
+        connected(self._connected_to)
         return connection
 
     def _prepare_connection(self, connection: sqlite3.Connection) -> None:
@@ -216,11 +267,17 @@ class SQLiteFile:
     def _close_unless_leased(self) -> None:
         if not self._leases:
             self._close()
+            self._identity = self._damage = None
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
+        if self._identity is not None:  # the next connection may make the log anew
+            self._identity = replace(self._identity, log=None)
         if connection is not None:
             connection.close()
+        if self._connected_to is not None:
+            disconnected(self._connected_to)
+            self._connected_to = None
 
 
 _limiters: RunVar[WeakKeyDictionary[SQLiteFile, anyio.CapacityLimiter]] = RunVar("definable_sqlite_limiters")
@@ -234,6 +291,15 @@ def _limiter(file: SQLiteFile) -> anyio.CapacityLimiter:
     if (limiter := limiters.get(file)) is None:
         limiter = limiters[file] = anyio.CapacityLimiter(1)
     return limiter
+
+
+def create_private(path: Path) -> None:
+    """Make an empty file that its owner alone may read, unless there is a file: it will hold what people have said.
+
+    SQLite gives its logs the permissions of the database.
+    """
+    with suppress(FileExistsError, IsADirectoryError, PermissionError):  # of the others SQLite says what is wrong
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _checked_path(path: str | os.PathLike[str]) -> Path:
