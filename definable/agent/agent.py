@@ -7,9 +7,9 @@ agent, and a script that only runs the agent never loads it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, Unpack
 
 import anyio
 
@@ -27,6 +27,7 @@ from .arguments import (
     check_parts,
     check_run,
     event_name,
+    lifespan_of,
     run_input,
 )
 from .blocking import run_blocking
@@ -59,6 +60,9 @@ MAX_HISTORY = 100
 
 DEFAULT_NAME = "agent"
 
+Lifespan: TypeAlias = Callable[["Agent"], AbstractAsyncContextManager[Any] | AsyncGenerator[Any]]
+"""What opens what the user's code shares while the agent serves."""
+
 
 class Agent(AgentParts):
     """An AI agent that can be run, and served.
@@ -77,6 +81,9 @@ class Agent(AgentParts):
         max_turns: How many requests one run may put to the model.
         max_history: How many messages of a session are kept and sent to the model.
         run_timeout: Seconds that a run may take; None for no limit.
+        lifespan: A function of the agent that returns an async context manager (or an async generator function of one
+            `yield`). It is entered before serving begins, with or without HTTP, and left after the last piece of work:
+            the place to open clients and pools that tools and handlers share.
 
     Raises:
         ConfigurationError: A value is out of its range, or the model string names no provider.
@@ -102,6 +109,7 @@ class Agent(AgentParts):
         max_turns: int = 10,
         max_history: int = MAX_HISTORY,
         run_timeout: float | None = None,
+        lifespan: Lifespan | None = None,
         **unknown: Unpack[NoArguments],
     ) -> None:
         if unknown:
@@ -127,6 +135,8 @@ class Agent(AgentParts):
         )
         super().__init__(runner, bus, auth)
         self.triggers: TriggerRegistry = TriggerRegistry()
+        self.lifespan: Callable[[Agent], AbstractAsyncContextManager[Any]] | None = lifespan_of(lifespan)
+        """What is open around serving, as a function of the agent; None for nothing."""
         self._blueprint: Blueprint | None = None
 
     def __repr__(self) -> str:

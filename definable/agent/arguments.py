@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypedDict
 
 from definable.errors import ConfigurationError
@@ -11,6 +13,7 @@ from definable.original_library import RUN_ARGUMENTS, unknown_arguments
 
 from .auth.base import is_provider
 from .auth.consult import check_platforms
+from .calling import takes
 
 RUN_PARAMETERS = ("input", "session_id", "user_id", "metadata")
 """What a run can be started with; a handler's dict holds the same."""
@@ -76,6 +79,22 @@ def check_parts(instructions: object, sessions: object, bus: object, auth: objec
     if bus is not None and (isinstance(bus, type) or not hasattr(bus, "publish")):
         raise ConfigurationError(f"bus={bus!r}: an event bus, such as SQLiteBus(path)")
     check_auth(auth)
+
+
+def lifespan_of(lifespan: Any) -> Any:
+    """A lifespan as a function that returns an async context manager.
+
+    Raises:
+        ConfigurationError: It cannot be called with the agent.
+    """
+    if lifespan is None:
+        return None
+    if isinstance(lifespan, type) or not takes(lifespan, 1):
+        raise ConfigurationError(
+            f"lifespan={lifespan!r}: a function of the agent that returns an async context manager, such as one "
+            "decorated with contextlib.asynccontextmanager"
+        )
+    return asynccontextmanager(lifespan) if inspect.isasyncgenfunction(lifespan) else lifespan
 
 
 def check_auth(auth: object) -> None:

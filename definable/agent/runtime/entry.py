@@ -156,6 +156,7 @@ async def _reached(
 
 @asynccontextmanager
 async def _running(runtime: AgentRuntime) -> AsyncGenerator[AgentRuntime, None]:
+    runtime.outlives_its_work = True
     watcher = SignalWatcher(runtime.stop, exit_after=None)
     failure: Exception | None = None
     try:

@@ -26,7 +26,9 @@ from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import ConfigurationError, EventBusClosed, ServeError, StorageError
 
+from .agent_lifespan import agent_lifespan
 from .banner import banner, warnings
+from .child import run_child
 from .clock import current_clock
 from .cron_loop import CronLoop
 from .cron_source import CronSource
@@ -41,6 +43,7 @@ from .report import ShutdownReport
 from .run_registry import RunRegistry
 from .served_models import in_service
 from .settings import ServeSettings, settings_of
+from .supervisor import InterfaceState
 from .triggers import TriggerTable
 from .watchdog import Watchdog
 from .workers import Workers
@@ -140,6 +143,12 @@ class AgentRuntime:
         self._has_started = False
         """Whoever starts it was told so."""
         self._forced = False
+        self._forced_by_us = False
+        """Its children were cancelled by a stop that cuts off what is under way."""
+        self.outlives_its_work: bool = False
+        """Whether it goes on when nothing is left to serve: somebody else says when it ends."""
+        self._nothing_left = False
+        """It has stopped since all that it served has ended."""
 
     # --- state
 
@@ -240,11 +249,44 @@ class AgentRuntime:
                         self._announce()
                         task_status.started(self.url)
                         self._has_started = True
+                        self._children.start_soon(self._stop_when_nothing_is_left)
                         await self._stopping.wait()
                         await self._drain()
                         self._children.cancel_scope.cancel()
                 finally:
                     await self._close_account()
+        self._check_end()
+
+    def _check_end(self) -> None:
+        """Have serving fail where it ended and nobody has stopped it, or where all it had to serve has failed.
+
+        Raises:
+            ServeError: It did.
+        """
+        assert self._start_scope is not None
+        if self._stop_began is None and not self._forced_by_us and not self._start_scope.cancel_called:
+            raise ServeError("serving ended by itself: one of its tasks was cancelled from outside")
+        failed = [supervisor for supervisor in self.supervisors if supervisor.state is InterfaceState.FAILED]
+        if self._nothing_left and failed:
+            reasons = "; ".join(f"interface {each.name} has failed for good: {each.error}" for each in failed)
+            raise ServeError(f"nothing is left to serve: {reasons}")
+
+    async def _stop_when_nothing_is_left(self) -> None:
+        """Stop once the last interface has ended, where there is neither a server nor a trigger."""
+        assert self._stopping is not None
+        if self.outlives_its_work or self.http is not None or self.triggers.crons or self.triggers.events:
+            return
+        if not self.supervisors:
+            logger.warning(
+                "nothing to run: %s has no interface, cron job or event trigger, and enable_server=False", self.name
+            )
+        for supervisor in self.supervisors:
+            await supervisor.received.wait()
+        await self._work_done()
+        if not self._stopping.is_set():
+            self._nothing_left = True
+            logger.info("nothing is left to serve: %s ends", self.name)
+            self._stopping.set()
 
     @contextmanager
     def _bound(self) -> Generator[None, None, None]:
@@ -294,19 +336,24 @@ class AgentRuntime:
             await stack.enter_async_context(
                 self.agent.emitter.connected(self.bus, self.triggers.route, workers=self.settings.event_workers)
             )
+            for agent in self._agents:
+                await stack.enter_async_context(agent_lifespan(agent))
             if self.http is not None:
                 await stack.enter_async_context(self.http.open())
             yield
 
     async def _start(self, children: TaskGroup) -> None:
         await self._recall_runs()
-        await children.start(self.workers.run)
+        await children.start(run_child, "the event workers", self.workers.run, self._may_end)
         self.agent.emitter.begin()
         if self.http is not None:
-            await self.http.start(children)
+            await children.start(run_child, "the HTTP server", self.http.run, self._may_end)
         for supervisor in self.supervisors:
             children.start_soon(supervisor.run)
-        self._cron_scope = await children.start(self._run_cron)
+        self._cron_scope = await children.start(run_child, "the cron loop", self._run_cron, self._may_end)
+
+    def _may_end(self) -> bool:
+        return self.draining
 
     async def _recall_runs(self) -> None:
         """Know the runs again that were promised before a restart and still wait in the bus."""
@@ -342,6 +389,7 @@ class AgentRuntime:
         if self._children is None:  # nothing was accepted yet, and what is being opened may hang
             self._start_scope.cancel()
         elif force:
+            self._forced_by_us = True
             self._children.cancel_scope.cancel()
 
     async def _drain(self) -> None:
@@ -367,6 +415,13 @@ class AgentRuntime:
         for supervisor in self.supervisors:
             await supervisor.received.wait()
         await self._cron_ended.wait()
+        await self._work_done()
+        for supervisor in self.supervisors:
+            supervisor.release()
+        for supervisor in self.supervisors:
+            await supervisor.ended.wait()
+
+    async def _work_done(self) -> None:
         emitter = self.agent.emitter
         while True:  # the last piece of work may have emitted one more
             await emitter.flushed()
@@ -374,10 +429,6 @@ class AgentRuntime:
             if emitter.is_flushed and not self.ledger.active():
                 break
             await self.ledger.idle()
-        for supervisor in self.supervisors:
-            supervisor.release()
-        for supervisor in self.supervisors:
-            await supervisor.ended.wait()
 
     async def _requests_done(self) -> None:
         """Wait for the last request; not for ever for who follows a run that may be made after a restart only."""

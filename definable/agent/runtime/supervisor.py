@@ -101,6 +101,8 @@ class Supervisor:
         try:
             with self._isolation:
                 await self._live()
+                if not self._released.is_set():  # anyio on asyncio: a task of its group ended by a native cancellation
+                    raise RuntimeError("its tasks were cancelled from outside")
         except Exception as error:
             self._fail(error)
         self.received.set()

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskStatus
 
 from definable.agent.auth.base import AuthProvider
 from definable.agent.runtime.intake import Intake
@@ -132,18 +132,16 @@ class HTTPService:
         """Run the user's `before_serving` functions now and the `after_serving` ones when the context is left."""
         return quart_lifespan(self.quart)
 
-    async def start(self, children: TaskGroup) -> None:
-        """Accept connections."""
-        if self._server is None:
-            self._ended.set()
-        else:
-            await children.start(self._serve, self._server)
-
-    async def _serve(self, server: HTTPServer, *, task_status: TaskStatus[list[tuple[str, int]]]) -> None:
+    async def run(self, *, task_status: TaskStatus[list[tuple[str, int]]]) -> None:
+        """Serve connections until drained; where a foreign server does that, until cancelled."""
         try:
-            await server.serve(task_status=task_status)
+            if self._server is not None:
+                await self._server.serve(task_status=task_status)
+                return
         finally:
             self._ended.set()
+        task_status.started([])
+        await anyio.sleep_forever()
 
     def drain(self) -> None:
         """Take no more requests; those under way are answered still."""
