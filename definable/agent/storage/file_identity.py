@@ -20,12 +20,12 @@ class FileIdentity:
     """An SQLite database that is open, and its write-ahead log.
 
     Args:
-        path: The database.
+        path: The database, absolute.
         database: What the path named when it was opened.
         log: What the log's path named then; None when there was none.
     """
 
-    path: Path
+    path: str
     database: Inode
     log: Inode | None
 
@@ -36,7 +36,8 @@ class FileIdentity:
         Raises:
             OSError: There is none.
         """
-        return cls(path, _inode(os.stat(path)), _inode_of(log_of(path)))
+        name = os.fspath(path)
+        return cls(name, _inode(os.stat(name)), _inode_of(log_of(name)))
 
     def damage(self) -> str | None:
         """What has happened to the file since, in words; None when it is the same."""
@@ -49,16 +50,16 @@ class FileIdentity:
         if not now.st_size:
             return "it was emptied"
         if self.log is not None and _inode_of(log_of(self.path)) != self.log:
-            return f"its log {log_of(self.path).name} was deleted or replaced"
+            return f"its log {os.path.basename(log_of(self.path))} was deleted or replaced"
         return None
 
 
-def log_of(path: Path) -> Path:
+def log_of(path: str) -> str:
     """Where SQLite keeps the log of a database (https://www.sqlite.org/wal.html)."""
-    return path.with_name(f"{path.name}-wal")
+    return f"{path}-wal"
 
 
-def _inode_of(path: Path) -> Inode | None:
+def _inode_of(path: str) -> Inode | None:
     try:
         return _inode(os.stat(path))
     except OSError:

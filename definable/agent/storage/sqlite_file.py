@@ -184,7 +184,6 @@ class SQLiteFile:
 
     def _transact(self, begin: str, work: Work[Result]) -> Result:
         with self._lock, self._connected() as connection:
-            self._check_identity()
             connection.execute(begin)
             try:
                 result = work(connection)
