@@ -31,6 +31,7 @@ JSON = {"content-type": "application/json"}
         ("identity", b'{"a": 1}'),
         ("", b'{"a": 1}'),
     ],
+    ids=["gzip", "two-members", "x-gzip", "deflate", "identity", "none"],  # compressed bytes hold the time
 )
 async def test_a_handler_gets_what_was_compressed(respond: Any, coding: str, body: bytes) -> None:
     handler = Recorder()
