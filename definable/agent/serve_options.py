@@ -57,3 +57,10 @@ class ServeOptions(TypedDict, total=False):
     loopback address answers to those alone, any other to every name."""
     public: Sequence[str]
     """Paths of routes of your own that need no credentials, or globs over whole paths: `["/status", "/pages/*"]`."""
+    trusted_proxies: Sequence[str]
+    """Addresses and networks of proxies whose `Forwarded` or `X-Forwarded-*` headers decide client, scheme and host:
+    `["127.0.0.1", "10.0.0.0/8"]`; none unless set."""
+    root_path: str
+    """The prefix under which a proxy serves the agent, such as `"/agent"`, whether the proxy takes it off or not."""
+    access_log: bool
+    """Whether every request is logged, by the logger `definable.access`; False unless set."""

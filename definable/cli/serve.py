@@ -49,6 +49,15 @@ from .target import Target, load_target, program_directory
 @click.option(
     "--public", multiple=True, metavar="PATH", help="A route of your own without auth, or a glob; repeatable."
 )
+@click.option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="A proxy, or a network of them, whose X-Forwarded-* headers count; repeatable.",
+)
+@click.option("--root-path", metavar="PATH", help="The prefix under which a proxy serves the agent.")
+@click.option("--access-log", is_flag=True, default=None, help="Log a line a request.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Lines for people (unless set), or JSON.")
 @click.option("--log-level", type=click.Choice(LEVELS), help="The lowest level that is logged; info unless set.")
 def serve(

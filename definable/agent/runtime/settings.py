@@ -13,6 +13,7 @@ from definable.errors import ConfigurationError
 from definable.original_library import unknown_arguments
 
 from .http.cross_origin import OriginPolicy
+from .http.forwarded import checked_networks, checked_root_path
 from .http.host_names import HostPolicy
 from .http.public_paths import PublicPaths
 
@@ -62,6 +63,9 @@ class ServeSettings:
     cors: Sequence[str] = ()
     allowed_hosts: Sequence[str] = ()
     public: Sequence[str] = ()
+    trusted_proxies: Sequence[str] = ()
+    root_path: str = ""
+    access_log: bool = False
     sockets: Sequence[socket.socket] = ()
     """Listening sockets in place of those that `host` and `port` name; closed with the server. Not an option of
     `serve`: in development mode a parent keeps them over restarts."""
@@ -87,13 +91,15 @@ class ServeSettings:
         self._check_lists()
 
     def _check_lists(self) -> None:
-        for option in ("cors", "allowed_hosts", "public"):
+        for option in ("cors", "allowed_hosts", "public", "trusted_proxies"):
             values = getattr(self, option)
             if isinstance(values, str) or not isinstance(values, Sequence):
                 raise ConfigurationError(f"{option}={values!r}: a list, such as [{values!r}]")
         OriginPolicy(self.cors)
         HostPolicy(self.allowed_hosts)
         PublicPaths(self.public)
+        checked_networks(self.trusted_proxies)
+        checked_root_path(self.root_path)
 
     def _check_memory(self, name: str) -> None:
         value: object = getattr(self, name)

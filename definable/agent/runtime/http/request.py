@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, quote
 from definable.agent.auth.base import AuthContext
 from definable.agent.trigger.headers import UndecodedHeaders
 
+from .access_log import RUN_NOTE
 from .content_coding import decoded
 from .problem import Problem
 from .server.asgi import WHOLE_BODY, Message, Receive, Scope
@@ -90,6 +91,12 @@ class Request:
         """
         found = [value for each, value in self.scope["headers"] if each == name]
         return b", ".join(found).decode("latin-1") if found else ""
+
+    def note_run(self, run_id: str) -> None:
+        """Have the access log name the run that came of the request."""
+        notes: list[str] | None = self.scope.get(RUN_NOTE)
+        if notes is not None:
+            notes.append(run_id)
 
     def link(self, path: str) -> bytes:
         """A reference to another of the agent's endpoints, below what the application is mounted under."""

@@ -19,6 +19,7 @@ from definable.agent.runtime.settings import ServeSettings
 from definable.agent.session.base import SessionStore
 from definable.agent.trigger.webhook import Webhook
 
+from .access_log import AccessLog
 from .app import AgentApp, Guarded
 from .browser_gate import BrowserGate
 from .cross_origin import OriginPolicy
@@ -39,6 +40,7 @@ from .endpoints import (
 )
 from .endpoints.docs import docs_endpoints
 from .endpoints.openapi import OpenAPIEndpoint
+from .forwarded import TrustedProxies
 from .host_names import HostPolicy, is_loopback
 from .public_paths import PublicPaths
 from .quart_app import own_methods, quart_lifespan
@@ -106,7 +108,10 @@ class HTTPService:
             public=PublicPaths(settings.public),
             fallback_methods=partial(own_methods, quart),
         )
-        """The ASGI application."""
+        """The ASGI application; a foreign server calls it as it is."""
+        self._served: ASGIApp = AccessLog(self.app) if settings.access_log else self.app
+        if settings.trusted_proxies or settings.root_path:
+            self._served = TrustedProxies(self._served, settings.trusted_proxies, settings.root_path)
 
     @contextmanager
     def bound(self) -> Generator[str, None, None]:
@@ -123,7 +128,7 @@ class HTTPService:
             self._gate.hosts = HostPolicy(settings.allowed_hosts)
         try:
             limits = ServerLimits(max_connections=_allowed_connections(settings.max_connections))
-            self._server = HTTPServer(self.app, sockets, ssl_context=tls, limits=limits)
+            self._server = HTTPServer(self._served, sockets, ssl_context=tls, limits=limits)
             yield url_of(settings.host, sockets[0].getsockname()[1], secure=tls is not None)
         finally:
             close_all(sockets)

@@ -12,6 +12,7 @@ import anyio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from definable.agent.run_event import RunEvent
+from definable.agent.run_output import RunOutput
 from definable.agent.run_stream import RunStream, follow_run
 from definable.agent.runner import RunRequest
 from definable.agent.runtime.http.answer import Answer
@@ -19,13 +20,15 @@ from definable.agent.runtime.http.body import json_value, media_and_charset
 from definable.agent.runtime.http.disconnect import hangup_watch, until_gone
 from definable.agent.runtime.http.documents import record_document, run_document
 from definable.agent.runtime.http.problem import Problem
-from definable.agent.runtime.http.request import Request
+from definable.agent.runtime.http.request import ClientGone, Request
 from definable.agent.runtime.http.response import Response, json_response
+from definable.agent.runtime.http.server.asgi import WatchHangup
 from definable.agent.runtime.http.sse import KEEP_ALIVE, MEDIA_TYPE, send_events
 from definable.agent.runtime.intake import Intake
 from definable.agent.runtime.run_registry import RunRegistry
 from definable.agent.session.base import SessionStore
 from definable.agent.trigger.content import is_json
+from definable.errors import RunCancelled
 
 from .base import Sendable, acting_user
 from .sessions import key_of_session
@@ -82,6 +85,7 @@ class RunEndpoint:
             session_id = await key_of_session(self.sessions, request.auth, run.user_id, run.session_id)
             if session_id != run.session_id:
                 run = replace(run, session_id=session_id)
+        request.note_run(run.run_id)
         if prefers_async(request):
             return await self._accepted(request, run)
         if accepts_events(request):
@@ -91,9 +95,29 @@ class RunEndpoint:
         if watch is None:
             output = await until_gone(request, lambda: self.registry.run(run, SOURCE))
         else:
-            with watch(lambda: self.registry.cancel(run.run_id)):  # the run's own scope will do
-                output = await self.registry.run(run, SOURCE)
+            output = await self._run_watched(run, watch)
         return json_response(run_document(output, run.namespace))
+
+    async def _run_watched(self, run: RunRequest, watch: WatchHangup) -> RunOutput:
+        """Make a run that is cancelled when its client goes away.
+
+        Raises:
+            ClientGone: It went away first.
+        """
+        left = False
+
+        def leave() -> None:
+            nonlocal left
+            left = True
+            self.registry.cancel(run.run_id)
+
+        try:
+            with watch(leave):  # the run's own scope will do
+                return await self.registry.run(run, SOURCE)
+        except RunCancelled:
+            if left:
+                raise ClientGone from None
+            raise
 
     def _reconnect(self, request: Request, run: RunRequest, body: bytes) -> Problem:
         """The answer to a client that lost a stream and asks for the rest of it, which another run would not be."""

@@ -44,7 +44,7 @@ class WebhookEndpoint:
         user_id = None if request.auth is None else request.auth.user_id
         if self.webhook.respond == "accept":
             return accepted_response(request, await self.intake.accept(self.webhook, event, user_id))
-        answer_of = partial(outcome_response, namespace=namespace_of(event))
+        answer_of = partial(outcome_response, namespace=namespace_of(event), request=request)
         if self.webhook.dedupe is not None:
             return await self.intake.handle_once(self.webhook, event, user_id, answer_of)
         return answer_of(await self.intake.handle(self.webhook, event, user_id))
@@ -54,11 +54,14 @@ def accepted_response(request: Request, accepted: str | Duplicate) -> Response:
     """What a sender is told whose work is done later: the id of the run that may come of it."""
     if isinstance(accepted, Duplicate):
         return DUPLICATE
+    request.note_run(accepted)
     headers = [(b"location", request.link(f"/runs/{accepted}"))]
     return json_response({"status": "accepted", "run_id": accepted}, 202, headers)
 
 
-def outcome_response(outcome: Outcome | Duplicate | InFlight, namespace: str = "") -> Response:
+def outcome_response(
+    outcome: Outcome | Duplicate | InFlight, namespace: str = "", request: Request | None = None
+) -> Response:
     """What a sender that waited is told; it knows its sessions without its namespace.
 
     Raises:
@@ -78,5 +81,7 @@ def outcome_response(outcome: Outcome | Duplicate | InFlight, namespace: str = "
         case Returned(value):
             return json_response(value)
         case RunOutput():
+            if request is not None:
+                request.note_run(outcome.run_id)
             session_id = outcome.session_id.removeprefix(namespace)
             return json_response({"content": outcome.content, "run_id": outcome.run_id, "session_id": session_id})
