@@ -33,6 +33,7 @@ from .clock import current_clock
 from .cron_loop import CronLoop
 from .cron_source import CronSource
 from .dispatch import Dispatcher
+from .draining import Draining
 from .health import health_of
 from .intake import Intake
 from .interfaces import all_interfaces, supervised, with_webhooks
@@ -132,6 +133,8 @@ class AgentRuntime:
         self._children: TaskGroup | None = None
         self._cron_scope: anyio.CancelScope | None = None
         self._cron_ended = anyio.Event()
+        self.draining: Draining = Draining()
+        """Whether a stop has begun: a truth value, and an event to wait for."""
         self._stop_began: float | None = None
         """Seconds of the event loop's clock."""
         self._start_scope: anyio.CancelScope | None = None
@@ -157,14 +160,9 @@ class AgentRuntime:
         """The Quart application that serves everything but the agent's endpoints; None without HTTP."""
         return None if self.http is None else self.http.quart
 
-    @property
-    def draining(self) -> bool:
-        """Whether a stop has begun."""
-        return self._stop_began is not None
-
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Whether all is well, and the state of every child, as `/health` shows them."""
-        well, document = health_of(self.name, self.draining, self.supervisors, has_cron=bool(self.cron_loop.jobs))
+        well, document = health_of(self.name, bool(self.draining), self.supervisors, has_cron=bool(self.cron_loop.jobs))
         failing = [name for name, part in self._storage if getattr(part, "failure", None) is not None]
         if not failing:
             return well, document
@@ -323,7 +321,7 @@ class AgentRuntime:
         quart = create_quart_app(agent.name, [agent.blueprint] if agent.has_blueprint else [])
         largest = max((webhook.max_body for webhook in self.triggers.webhooks), default=0)
         bodies = UnfinishedBodies(memory_for_bodies(self.settings.max_memory_bodies, largest))
-        return HTTPService(self.settings, routes, quart, guard, self.ledger, lambda: self.draining, bodies)
+        return HTTPService(self.settings, routes, quart, guard, self.ledger, self.draining.is_set, bodies)
 
     @asynccontextmanager
     async def _opened(self) -> AsyncGenerator[None, None]:
@@ -394,6 +392,7 @@ class AgentRuntime:
 
     async def _drain(self) -> None:
         self._stop_began = anyio.current_time()
+        self.draining.begin()
         logger.info("stopping: %g s to finish what was accepted", self.settings.shutdown_timeout)
         with anyio.move_on_after(self.settings.shutdown_timeout):
             self._stop_sources()

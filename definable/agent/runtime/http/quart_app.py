@@ -3,7 +3,8 @@
 Made by the runtime with the users' blueprints; the ASGI entry hands it the requests that it does not answer itself.
 Both backends share one connection layer and one way to fail, so that a blueprint behaves the same on either.
 
-Quart and quart-trio are imported in this module alone. It leans on their internals; the versions are pinned.
+Quart and quart-trio are imported here and in `quart_websocket.py` alone. It leans on their internals; the versions are
+pinned.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from urllib.parse import urlsplit
 
 import anyio
 from quart import Blueprint, Quart, Response, has_request_context, request
-from quart.asgi import ASGIHTTPConnection, ASGIWebsocketConnection
-from quart.signals import got_serving_exception, websocket_received
+from quart.asgi import ASGIHTTPConnection
+from quart.signals import got_serving_exception
 from quart.typing import ResponseReturnValue
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -32,6 +33,7 @@ from definable.agent.isolation import Isolation
 from definable.agent.worker_thread import run_sync
 
 from .problem import MEDIA_TYPE, Problem
+from .quart_websocket import ROUTE, WebsocketConnection
 from .server.asgi import Message
 from .serving_hooks import ServingHooks
 
@@ -47,11 +49,6 @@ ALLOW_SCOPE_KEY = "definable.allow"
 """Where the ASGI entry names the methods of the agent's own endpoint on a path, when the request's is not one."""
 
 BACKGROUND_TASK = Isolation("a background task")
-
-ROUTE = Isolation("a route")
-
-WEBSOCKET_BUFFER = 10
-"""Messages that wait for a WebSocket route; then its client is not read from."""
 
 
 def create_quart_app(name: str, blueprints: Iterable[Blueprint] = ()) -> Quart:
@@ -129,6 +126,12 @@ async def quart_lifespan(app: Quart) -> AsyncGenerator[None]:
         raise failure
 
 
+def drain_websockets(app: Quart) -> None:
+    """Has the WebSockets closed whose routes wait for a message, now and from now on."""
+    for connection in list(cast(_App, app).websockets):
+        connection.drain()
+
+
 class _HTTPConnection(ASGIHTTPConnection):
     """One request to Quart: answered, or cancelled once its client has gone.
 
@@ -159,69 +162,21 @@ class _HTTPConnection(ASGIHTTPConnection):
             tasks.cancel_scope.cancel()
 
 
-class _WebsocketQueue:
-    """Messages on their way to a WebSocket route, bounded; in place of an `asyncio.Queue` without bound."""
-
-    def __init__(self) -> None:
-        self._send, self._receive = anyio.create_memory_object_stream[str | bytes](WEBSOCKET_BUFFER)
-
-    async def put(self, message: str | bytes) -> None:
-        await self._send.send(message)
-
-    async def get(self) -> str | bytes:
-        return await self._receive.receive()
-
-    def close(self) -> None:
-        self._send.close()
-        self._receive.close()
-
-
-class _WebsocketConnection(ASGIWebsocketConnection):
-    """One WebSocket to Quart: its route, cancelled once the client has gone."""
-
-    def __init__(self, app: Quart, scope: Any) -> None:
-        super().__init__(app, scope)
-        self._messages = _WebsocketQueue()
-        self.queue = cast(Any, self._messages)
-
-    async def __call__(self, receive: Any, send: Any) -> None:
-        websocket = self._create_websocket_from_scope(send)
-
-        async def watch() -> None:
-            await self.handle_messages(receive)  # until the client has gone
-            tasks.cancel_scope.cancel()
-
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(watch)
-                with ROUTE:
-                    await closing_what_it_leaves("a route", self.handle_websocket, websocket, send)
-                tasks.cancel_scope.cancel()
-        finally:
-            self._messages.close()
-
-    async def handle_messages(self, receive: Any) -> None:
-        """Takes messages in until the client has gone, also empty ones: Quart looks for the text of empty bytes."""
-        while (event := await receive())["type"] != "websocket.disconnect":
-            if event["type"] == "websocket.receive":
-                data = event.get("bytes")
-                message = event["text"] if data is None else data
-                await websocket_received.send_async(message)
-                await self._messages.put(message)
-
-
 class _App(Quart):
     """What both backends' applications do the same way."""
 
     asgi_http_class = cast(Any, _HTTPConnection)
-    asgi_websocket_class = cast(Any, _WebsocketConnection)
+    asgi_websocket_class = cast(Any, WebsocketConnection)
     nursery: Any  # a `TaskGroup`, which has what QuartTrio asks of its nursery
     """Where background tasks run; QuartTrio's name for it. Set by `quart_lifespan`."""
+    websockets: set[WebsocketConnection]
+    """Those that are open."""
     _hooks: ServingHooks
 
     async def startup(self) -> None:
         """Begins what runs around all requests."""
         self.shutdown_event = self.event_class()
+        self.websockets = set()
         self._hooks = ServingHooks(
             [self.ensure_async(func) for func in self.before_serving_funcs],
             self.while_serving_gens,

@@ -43,7 +43,7 @@ from .endpoints.openapi import OpenAPIEndpoint
 from .forwarded import TrustedProxies
 from .host_names import HostPolicy, is_loopback
 from .public_paths import PublicPaths
-from .quart_app import own_methods, quart_lifespan
+from .quart_app import drain_websockets, own_methods, quart_lifespan
 from .routes import Routes
 from .server import (
     ASGIApp,
@@ -152,6 +152,7 @@ class HTTPService:
         """Take no more requests; those under way are answered still."""
         if self._server is not None:
             self._server.drain()
+        drain_websockets(self.quart)
 
     async def ended(self) -> None:
         """Return once the last connection has ended."""

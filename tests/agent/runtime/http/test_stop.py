@@ -13,6 +13,9 @@ import anyio
 import httpx2
 import pytest
 from loopback.agent_api import TIME_LIMIT, Held, RawClient, raw_run
+from quart import websocket
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, CloseConnection, Request
 
 from definable.agent import Agent
 from definable.agent.runtime import AgentRuntime
@@ -271,3 +274,61 @@ async def test_through_a_foreign_server_a_stop_is_a_503_for_everything(anyio_bac
                 assert int(response.headers["retry-after"]) > 0
             await received[0].send({"type": "lifespan.shutdown"})
             assert (await sent[1].receive())["type"] == "lifespan.shutdown.complete"
+
+
+async def test_a_route_without_end_learns_of_the_stop(anyio_backend: str) -> None:
+    agent = Agent("offline")
+
+    @agent.blueprint.get("/ticks")
+    async def ticks() -> Any:
+        assert agent.runtime is not None
+        draining = agent.runtime.draining
+
+        async def stream() -> AsyncIterator[bytes]:
+            yield b": tick\n\n"
+            await draining.wait()
+            yield b"event: bye\n\n"
+
+        return stream(), 200, {"content-type": "text/event-stream"}
+
+    async with nothing_left(anyio_backend):
+        async with agent.running(host="127.0.0.1", port=0, shutdown_timeout=60) as runtime:
+            assert (bool(runtime.draining), runtime.draining.is_set()) == (False, False)
+            async with connected(runtime) as [client]:
+                await client.send(b"GET /ticks HTTP/1.1\r\nhost: x\r\n\r\n")
+                await client.stream.receive()
+                runtime.stop()
+                with anyio.fail_after(5):
+                    await runtime.draining
+                assert b"event: bye" in (await answers([client]))[0]
+    assert runtime.draining
+    assert runtime.report is not None
+    assert runtime.report.clean
+    assert runtime.report.duration < 5
+
+
+async def test_an_idle_websocket_holds_no_stop(anyio_backend: str) -> None:
+    agent = Agent("offline")
+
+    @agent.blueprint.websocket("/ws")
+    async def echo() -> None:
+        while True:
+            await websocket.send(await websocket.receive())
+
+    async with nothing_left(anyio_backend):
+        async with agent.running(host="127.0.0.1", port=0, shutdown_timeout=60) as runtime:
+            async with connected(runtime) as [client]:
+                peer = WSConnection(ConnectionType.CLIENT)
+                await client.send(peer.send(Request(host="x", target="/ws")))
+                peer.receive_data(await client.stream.receive())
+                assert isinstance(next(peer.events()), AcceptConnection)
+                runtime.stop()
+                [said] = await answers([client])
+                peer.receive_data(said)
+                [close] = peer.events()
+                assert isinstance(close, CloseConnection)
+                assert (close.code, close.reason) == (1012, "server restart")
+    assert runtime.report is not None
+    assert runtime.report.sources["http"] == WorkCount(completed=1)
+    assert runtime.report.clean
+    assert runtime.report.duration < 5
