@@ -351,7 +351,7 @@ class AgentRuntime:
         self._cron_scope = await children.start(run_child, "the cron loop", self._run_cron, self._may_end)
 
     def _may_end(self) -> bool:
-        return self.draining
+        return bool(self.draining)
 
     async def _recall_runs(self) -> None:
         """Know the runs again that were promised before a restart and still wait in the bus."""
