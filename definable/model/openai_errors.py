@@ -162,6 +162,9 @@ def _only_error(body: object) -> object:
             return body
 
 
+_TITLE, _TITLE_END = re.compile("<title>", re.IGNORECASE), re.compile("</title>", re.IGNORECASE)
+
+
 def _code(body: object) -> str | None:
     code: object = cast("dict[str, Any]", body).get("code") if isinstance(body, dict) else None
     return code if isinstance(code, str) else None
@@ -176,5 +179,8 @@ def _provider_message(body: object) -> str:
                 return excerpt(fields[name], 1_000)
         return excerpt(str(fields))
     text = body if isinstance(body, str) else ""
-    title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
-    return f"an HTML page, {excerpt(title.group(1))!r}" if title else excerpt(text) or "no message"
+    title = _TITLE.search(text)  # a second one is never looked for: an unclosed one would be sought from each again
+    end = None if title is None else _TITLE_END.search(text, title.end())
+    if title is None or end is None:
+        return excerpt(text) or "no message"
+    return f"an HTML page, {excerpt(text[title.end() : end.start()])!r}"
