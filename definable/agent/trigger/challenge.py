@@ -8,6 +8,7 @@
 | `"graph"` | `?validationToken=...` (Microsoft Graph) | the token, as text |
 | `"zoom"` | JSON `{"event": "endpoint.url_validation", ...}`, signed | the token and its HMAC-SHA256 |
 | `"echo"` | `GET ?challenge=...` (Dropbox, Nylas), JSON `{"challenge": ...}` (monday.com), Twitch | the challenge |
+| `"echo"` | HEAD (Trello) | 200 |
 
 What is asked by the query is not signed, so it is answered before auth: all that a stranger gets is his own text
 back.
@@ -115,10 +116,12 @@ class ZoomChallenge(Challenge):
 
 
 class EchoChallenge(Challenge):
-    """Dropbox and Nylas ask by GET, monday.com by JSON, Twitch by JSON and a header."""
+    """Dropbox and Nylas ask by GET, Trello by HEAD, monday.com by JSON, Twitch by JSON and a header."""
 
     def by_query(self, method: str, query: Mapping[str, str]) -> Reply | None:
-        return echoed(query.get("challenge")) if method in ("GET", "HEAD") else None
+        if method == "HEAD":
+            return Reply()
+        return echoed(query.get("challenge")) if method == "GET" else None
 
     def by_body(self, event: TriggerEvent, sign: Sign | None) -> Reply | None:
         body = fields_of(event)

@@ -13,7 +13,7 @@ from definable.errors import ConfigurationError
 from .base import BaseTrigger, TriggerEvent
 from .challenge import Challenge, Preset, challenge_of
 
-METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 DEFAULT_MAX_BODY = 1024 * 1024
 """Bytes."""
@@ -30,7 +30,7 @@ class Webhook(BaseTrigger):
     Args:
         path: The path, with parameters in braces: `/github/{repo}`. A missing leading slash is added; `/github` and
             `/github/` are two paths. A parameter is never empty and never holds a slash, encoded or not.
-        method: The HTTP method.
+        method: The HTTP method. GET answers HEAD too, and OPTIONS is answered by itself, unless another webhook has it.
         auth: None inherits `agent.auth`; False makes the endpoint public; a provider applies to it alone.
         respond: `"wait"` answers when the work is done; `"accept"` answers 202 at once, and the work goes through the
             event bus.

@@ -20,7 +20,7 @@ ANY_BODY: dict[str, dict[str, Any]] = {
 }
 """What is parsed, and how everything else is taken."""
 
-BODILESS = frozenset({"GET", "DELETE"})
+BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 """Methods whose body has no meaning (RFC 9110, 9.3)."""
 
 OWN_REPLY: dict[str, Any] = {"description": "The handler's own reply, of any status and type.", "content": {"*/*": {}}}

@@ -97,16 +97,18 @@ class Routes(Generic[Endpoint]):
         """What leads to an endpoint on a fixed path: most requests, ready-made."""
 
     def add(self, method: str, path: str, endpoint: Endpoint) -> None:
-        """Put an endpoint in the table; what is added first wins. A GET endpoint answers HEAD too."""
+        """Put an endpoint in the table; what is added first wins. GET answers HEAD too, unless another does."""
         node = self._root
         segments = path.split("/")[1:]
         for segment in segments:
             node = node.child(segment)
         self._depth = max(self._depth, len(segments))
         names = tuple(PARAMETER.findall(path))
+        if method == "HEAD" and node.methods.get("HEAD") is node.methods.get("GET"):
+            node.methods.pop("HEAD", None)  # it was GET's that answered it so far
         node.methods.setdefault(method, (endpoint, names))
         if method == "GET":
-            node.methods.setdefault("HEAD", (endpoint, names))
+            node.methods.setdefault("HEAD", node.methods["GET"])
         if not names:
             for known, (leads_to, _) in node.methods.items():
                 self._found[known, path] = Match(leads_to, NO_PARAMETERS)

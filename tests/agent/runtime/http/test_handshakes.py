@@ -112,6 +112,8 @@ async def test_others_get_their_challenge_back(serve: Serve, challenge: Any) -> 
     webhook = Webhook("/hook", respond="accept", auth=False, challenge=challenge)
     async with serve(agent_with(webhook, handler)) as client:
         assert (await client.get("/hook?challenge=dropbox")).text == "dropbox"
+        assert (await client.head("/hook")).status_code == 200
+        assert_problem(await client.get("/hook"), 405)
         assert (await client.post("/hook", json={"challenge": "monday"})).json() == {"challenge": "monday"}
         twitch = {"twitch-eventsub-message-type": "webhook_callback_verification"}
         body = {"challenge": "twitch", "subscription": {}}

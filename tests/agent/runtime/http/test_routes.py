@@ -50,6 +50,17 @@ def test_the_most_specific_path_wins_whatever_the_order(path: str, leads_to: str
     assert routes_of(*paths[::order]).match("POST", path).endpoint == leads_to
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("path", ["/x", "/{x}"])
+def test_get_answers_head_unless_another_does(order: int, path: str) -> None:
+    routes: Routes[str] = Routes()
+    routes.add("GET", "/other", "get")
+    for method in ["GET", "HEAD"][::order]:
+        routes.add(method, path, method.lower())
+    found = [routes.match(method, path).endpoint for method in ("GET", "HEAD")]
+    assert [*found, routes.match("HEAD", "/other").endpoint] == ["get", "head", "get"]
+
+
 TEXT = st.text("-.a", max_size=2)
 
 
@@ -116,6 +127,17 @@ async def test_a_parameter_of_a_webhook_holds_no_slash_however_it_is_written(ser
             status = b" 404 " if expected is None else b" 200 "
             assert status in answer.split(b"\r\n")[0], path
             assert expected is None or answer.endswith(expected)
+
+
+@pytest.mark.anyio
+async def test_head_and_options_may_be_methods_of_ones_own(serve: Serve) -> None:
+    agent = Agent("offline")
+    for method in ("GET", "HEAD", "OPTIONS"):
+        agent.on(Webhook("/hook", method=method))(lambda event: Reply(headers={"x-method": event.source}))
+    async with serve(agent) as client:
+        for method in ("GET", "HEAD", "OPTIONS"):
+            response = await client.request(method, "/hook")
+            assert (response.status_code, response.headers["x-method"]) == (200, f"{method} /hook")
 
 
 @pytest.mark.anyio

@@ -23,7 +23,7 @@ IGNORED = Response(b'{"status":"ignored"}')
 def unsigned_answer(webhook: Webhook, request: Request) -> Sendable | None:
     """The answer to a handshake that no platform signs, and that is therefore answered before auth; None otherwise."""
     challenge = webhook.challenge
-    if not isinstance(challenge, Challenge) or not request.scope["query_string"]:
+    if not isinstance(challenge, Challenge) or not (request.scope["query_string"] or request.method == "HEAD"):
         return None
     reply = challenge.by_query(request.method, request.query)
     return None if reply is None else reply_response(reply)
