@@ -62,7 +62,7 @@ class EngineConnection:
         self._background = anyio.create_task_group()
         self._background_scopes: set[anyio.CancelScope] = set()
         self._reading = anyio.CancelScope(deadline=head_due)
-        self._open_exchanges = 0
+        self._running: set[EngineExchange] = set()
         self._idle = True
         self._asked = False
         """Whether there has been a request."""
@@ -90,6 +90,8 @@ class EngineConnection:
 
     def drain(self) -> None:
         """Ends the connection: now if nothing is in progress, else with the exchange that is."""
+        for exchange in self._running:
+            exchange.drain(self._limits.last_silence_timeout)
         self.end()
 
     def end(self) -> None:
@@ -135,7 +137,7 @@ class EngineConnection:
 
     def start_exchange(self, scope: Scope, send: AppSend) -> Callable[[Message], Awaitable[None]]:
         """Calls the application; returns where its incoming messages go."""
-        if self._open_exchanges >= 2 * self._limits.max_streams:  # begun and reset faster than the application ends
+        if len(self._running) >= 2 * self._limits.max_streams:  # begun and reset faster than the application ends
             self._stop_reading()
             return Inbox().put
         exchange = EngineExchange(
@@ -147,7 +149,7 @@ class EngineConnection:
             body_timeout=self._limits.body_timeout,
             last_call=self._farewell.must_end_by,
         )
-        self._open_exchanges += 1
+        self._running.add(exchange)
         self._exchanges.start_soon(self._run_exchange, exchange, self._draining())
         return exchange.inbox.put
 
@@ -170,7 +172,8 @@ class EngineConnection:
                 await protocol.head_timed_out()
             await protocol.disconnected()
         if self._idle and isinstance(protocol, H2):
-            self._farewell.lingers = True  # a request may be on its way: the client is to read which ones were answered
+            with anyio.move_on_after(self._limits.last_request_timeout):
+                await self._transport.linger()  # a request may be on its way: the client reads that it was not answered
         if self._idle or self._farewell.lingers:  # no response is due any more, whatever an application still does
             await self._farewell.close()
 
@@ -195,7 +198,7 @@ class EngineConnection:
             log.exception("an exchange failed")
             self._stop_reading()
         finally:
-            self._open_exchanges -= 1
+            self._running.discard(exchange)
 
     async def _run_background(
         self, scope: anyio.CancelScope, func: Callable[..., Awaitable[object]], args: tuple[object, ...]

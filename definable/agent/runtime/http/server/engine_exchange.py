@@ -33,7 +33,16 @@ class EngineExchange(Exchange):
         last_call: See `Exchange`.
     """
 
-    __slots__ = ("_body_is_whole", "_body_timeout", "_head", "_multiplexed", "_protocol_send", "_transport", "inbox")
+    __slots__ = (
+        "_awaiting_body",
+        "_body_is_whole",
+        "_body_timeout",
+        "_head",
+        "_multiplexed",
+        "_protocol_send",
+        "_transport",
+        "inbox",
+    )
 
     def __init__(
         self,
@@ -54,6 +63,7 @@ class EngineExchange(Exchange):
         self._multiplexed = multiplexed
         self._body_timeout = body_timeout
         self._body_is_whole = self._is_websocket
+        self._awaiting_body: anyio.CancelScope | None = None
         self._head: Message | None = None
 
     @property
@@ -65,12 +75,22 @@ class EngineExchange(Exchange):
         """The application's ASGI `receive`."""
         if self._body_is_whole:
             return await self.inbox.get()
-        with anyio.move_on_after(self._body_timeout):
+        with anyio.move_on_after(self._body_timeout) as self._awaiting_body:
             message = await self.inbox.get()
             self._body_is_whole = not message.get("more_body", False)
             return message
         await self._give_up_body()
         return await self.inbox.get()
+
+    def drain(self, silence: float) -> None:
+        """The server drains: a body that is not whole has to go on coming.
+
+        Args:
+            silence: Seconds of silence within it from now on.
+        """
+        self._body_timeout = min(self._body_timeout, silence)
+        if self._awaiting_body is not None:
+            self._awaiting_body.deadline = min(self._awaiting_body.deadline, anyio.current_time() + silence)
 
     async def _give_up_body(self) -> None:
         """Answers 408, if nothing was answered yet, and tells the application that its client is gone."""

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 from h2.errors import ErrorCodes
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from definable.agent.runtime.http.server.h2_frames import ALLOWANCE, BATCH, PREFACE_SIZE, FrameMeter, FrameRefused
@@ -35,6 +35,7 @@ def meter():
     return meter
 
 
+@settings(deadline=None)  # other tests may keep the machine busy
 @given(st.lists(st.binary(max_size=300), max_size=80), st.integers(1, 200))
 def test_all_bytes_come_out_as_they_came_in(payloads, size):
     meter = Meter()

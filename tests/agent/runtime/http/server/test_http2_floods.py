@@ -10,6 +10,7 @@ from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, ResponseReceived, StreamEnded
 from loopback.http2 import open_h2
 
+from definable.agent.runtime.http.server import ServerLimits
 from definable.agent.runtime.http.server.h2 import H2
 from definable.agent.runtime.http.server.h2_frames import BATCH
 
@@ -113,3 +114,18 @@ async def test_an_idle_client_is_told_which_requests_were_answered_and_not_cut(s
                     await client.stream.receive()
         assert len([event for event in client.seen if isinstance(event, ResponseReceived)]) == 1
         await served.until_ended(within=2)
+
+
+async def test_a_body_that_stops_at_a_drain_holds_it_no_longer_than_its_silence(serving, server_tls, client_tls):
+    async with serving(tls=server_tls, limits=ServerLimits(last_silence_timeout=0.1)) as served:
+        client = await open_h2(served, client_tls)
+        async with client.stream:
+            stream_id = await client.request("/echo", "POST", end=False)
+            client.connection.send_data(stream_id, b"half")
+            await client.flush()
+            await served.app.until(lambda: served.app.arrived == 1)
+            served.server.drain()
+            response = await client.until(ResponseReceived)
+            assert dict(response.headers)[b":status"] == b"408"
+            assert isinstance(await client.until(ConnectionTerminated), ConnectionTerminated)
+        await served.until_ended(within=3)

@@ -197,29 +197,59 @@ async def test_thirty_seconds_of_silence_in_a_body_are_a_408() -> None:
             assert anyio.current_time() == pytest.approx(20 + 30)
 
 
+class Stream:
+    """An exchange on one of many streams of a connection."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.exchange = EngineExchange(
+            count,
+            {"type": "http", "method": "POST", "path": "/"},
+            self._send,
+            Transport(cast("Any", None), 1.0),
+            multiplexed=True,
+            body_timeout=30.0,
+            last_call=anyio.current_time,
+        )
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    async def put(self, *, more: bool = True) -> None:
+        await self.exchange.inbox.put({"type": "http.request", "body": b"x", "more_body": more})
+
+    @property
+    def statuses(self) -> list[Any]:
+        return [message.get("status") for message in self.sent if message is not None]
+
+
 async def test_a_body_on_a_stream_of_many_has_30_seconds_of_silence_too() -> None:
-    sent: list[Any] = []
-
-    async def protocol_send(message: Any) -> None:
-        sent.append(message)
-
-    exchange = EngineExchange(
-        count,
-        {"type": "http", "method": "POST", "path": "/"},
-        protocol_send,
-        Transport(cast("Any", None), 1.0),
-        multiplexed=True,
-        body_timeout=30.0,
-        last_call=anyio.current_time,
-    )
+    stream = Stream()
     async with anyio.create_task_group() as group:
-        group.start_soon(exchange.run)
+        group.start_soon(stream.exchange.run)
         for _ in range(3):
-            await exchange.inbox.put({"type": "http.request", "body": b"x", "more_body": True})
+            await stream.put()
             await anyio.sleep(29)
-        assert sent == []
+        assert stream.sent == []
         await anyio.sleep(2)
-    assert [message.get("status") for message in sent if message is not None] == [408, None]
+    assert stream.statuses == [408, None]
+
+
+async def test_a_body_on_a_stream_of_many_has_5_seconds_of_silence_at_a_drain() -> None:
+    silent, slow = Stream(), Stream()
+    async with anyio.create_task_group() as group:
+        for stream in (silent, slow):
+            group.start_soon(stream.exchange.run)
+            await stream.put()
+        await anyio.sleep(10)
+        for stream in (silent, slow):
+            stream.exchange.drain(5.0)
+        for _ in range(3):
+            await anyio.sleep(4)
+            await slow.put()
+        assert (silent.statuses, slow.statuses) == ([408, None], [])
+        await slow.put(more=False)
+    assert slow.statuses == [200, None]
 
 
 async def test_a_client_that_reads_nothing_has_30_seconds() -> None:
