@@ -50,6 +50,12 @@ class AllowlistAuth:
         """Everywhere but over HTTP."""
         return platform != "http"
 
+    def explain(self, request: AuthRequest) -> str:
+        """Why a user is refused, for the log."""
+        if request.user_id not in self.user_ids:
+            return "the user is not listed"
+        return "the chat is not listed" if self.chat_ids is not None else f"not on {request.platform}"
+
     def authenticate(self, request: AuthRequest) -> AuthContext | None:
         """The sender of a message when it is listed, as `telegram:42`; None otherwise."""
         if request.platform == "http" or request.user_id is None or request.user_id not in self.user_ids:
@@ -64,6 +70,8 @@ class AllowlistAuth:
 
 def id_set(argument: str, ids: Ids) -> frozenset[str]:
     """The ids as strings, as messages carry them."""
+    if not isinstance(ids, str | int | Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"AllowlistAuth({argument}={ids!r}): an id or several")
     several = [ids] if isinstance(ids, str | int) else list(ids)
     for each in several:
         if isinstance(each, bool) or not isinstance(each, str | int) or not str(each).strip():  # pyright: ignore[reportUnnecessaryIsInstance]

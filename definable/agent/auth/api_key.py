@@ -93,6 +93,11 @@ class APIKeyAuth:
                 holder = its_holder
         return None if holder is None else holder.context()
 
+    def explain(self, request: AuthRequest) -> str:
+        """Why a caller is refused, for the log."""
+        presented = self._presented(request)
+        return f"no API key in {self.header} or Authorization" if presented is None else "the API key is unknown"
+
     def _presented(self, request: AuthRequest) -> bytes | None:
         if request.platform != "http":
             return None

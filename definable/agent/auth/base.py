@@ -11,13 +11,26 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
+from definable.frozen import frozen, made_when_asked_for
+
 NAMESPACED = re.compile("(?:service|user|sender)~[^~]*~")
 """What the ids of callers' sessions begin with: a token's `sub` may be any text, also that of a key or a sender."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AuthRequest:
-    """What a provider may look at."""
+    """What a provider may look at.
+
+    Example:
+        A secret in the URL, as senders have it that can sign nothing:
+
+            class Token:
+                platforms = frozenset({"http"})
+
+                def authenticate(self, request: AuthRequest) -> AuthContext | None:
+                    fits = hmac.compare_digest(request.query.get("token", "").encode(), SECRET)
+                    return AuthContext("sender") if fits else None
+    """
 
     platform: str = "http"
     """`"http"`, `"telegram"`, `"discord"`, or a custom interface's own."""
@@ -28,8 +41,17 @@ class AuthRequest:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of HTTP; looked up case-insensitively."""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Of a message: the platform's own."""
+    method: str = ""
+    """Of HTTP, in upper case; `"GET"` for the handshake of a WebSocket."""
+    url: str = ""
+    """Of HTTP: the whole URL as it was sent, with scheme, host and raw query: what Twilio, HubSpot and others sign."""
+    path: str = ""
+    """Of HTTP, decoded."""
+    query: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of HTTP: the parameters of the query, decoded; of a repeated one, the last."""
     body: bytes = b""
-    """Of HTTP: the raw request body."""
+    """Of HTTP: the raw request body, for a provider that says `needs_body = True` (`consult.py`)."""
 
     def header(self, name: str) -> str | None:
         """A header's value, whatever the case of its name; None when it is absent."""
@@ -38,6 +60,16 @@ class AuthRequest:
             return value
         wanted = name.lower()
         return next((value for key, value in self.headers.items() if key.lower() == wanted), None)
+
+
+def evaluated(value: Any) -> Any:
+    """A value, or that of a function that gives it."""
+    return value() if callable(value) else value
+
+
+# Few providers look at them, and a webhook's cost is measured in microseconds.
+made_when_asked_for(AuthRequest, "url", evaluated, "Of HTTP: the whole URL as it was sent, with its raw query.")
+made_when_asked_for(AuthRequest, "query", evaluated, "Of HTTP: the query's parameters; of a repeated one, the last.")
 
 
 @dataclass(frozen=True, slots=True)

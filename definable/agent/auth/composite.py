@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from definable.errors import ConfigurationError
 
 from .base import AuthContext, AuthProvider, AuthRequest, is_provider
-from .consult import check_platforms, consult, needs_body, speaks_on
+from .consult import check_platforms, consult, needs_body, speaks_on, why_refused
 
 
 class CompositeAuth:
@@ -51,6 +51,11 @@ class CompositeAuth:
     def speaks_on(self, platform: str) -> bool:
         """Whether one of its members judges the callers of a platform."""
         return any(speaks_on(provider, platform) for provider in self.providers)
+
+    def explain(self, request: AuthRequest) -> str:
+        """Why a caller is refused, for the log."""
+        asked = (provider for provider in self.providers if speaks_on(provider, request.platform))
+        return "; ".join(why_refused(provider, request) for provider in asked)
 
     async def authenticate(self, request: AuthRequest) -> AuthContext | None:
         """The caller as the first provider that knows it says; None when none does."""

@@ -4,6 +4,7 @@ A provider may declare these attributes beside `authenticate`:
 
 - `platforms`: where it speaks, a set such as `{"http"}` or `{"telegram", "discord"}`; None, or no such attribute: it
   speaks everywhere. It is not asked elsewhere: HTTP is closed then, a chat is open (`speaks_on`).
+- `explain(request)`: says for the log why a caller was refused, with no secret in it.
 - `speaks_on(platform)`: the same as a method, for what a set cannot say.
 
 - `needs_body = True`: it judges the raw body, which must be in `AuthRequest.body` before it is asked.
@@ -50,6 +51,21 @@ def check_platforms(provider: object) -> None:
         return
     if isinstance(platforms, str) or not isinstance(platforms, Collection):
         raise ConfigurationError(f'{provider!r}.platforms={platforms!r}: a set such as {{"http"}}, or None')
+
+
+def why_refused(provider: AuthProvider, request: AuthRequest) -> str:
+    """Why a provider does not let a caller in, for the log; never with a secret in it.
+
+    A provider may say it by a method `explain(request)`.
+    """
+    if not speaks_on(provider, request.platform):
+        return f"{type(provider).__name__} lets in nobody on {request.platform}"
+    explain = getattr(provider, "explain", None)
+    try:
+        reason = "missing or wrong credentials" if explain is None else explain(request)
+    except Exception as error:  # of the user's own provider; the caller was refused before
+        reason = f"refused; explain() raised {type(error).__name__}"
+    return f"{type(provider).__name__}: {reason}"
 
 
 async def consult(provider: AuthProvider, request: AuthRequest) -> AuthContext | None:

@@ -68,6 +68,13 @@ class JWTAuth:
         claims = self._verifier.claims(token.strip())
         return None if claims is None else context_of(claims)
 
+    def explain(self, request: AuthRequest) -> str:
+        """Why a caller is refused, for the log."""
+        scheme, _, token = (request.header("Authorization") or "").partition(" ")
+        if scheme.lower() != "bearer":
+            return "no bearer token"
+        return self._verifier.problem(token.strip()) or "the token names no user"
+
 
 def context_of(claims: Mapping[str, Any]) -> AuthContext | None:
     """The user and the other claims of a valid token; None when it names no user."""

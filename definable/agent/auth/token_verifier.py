@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import jwt
 
@@ -29,6 +29,17 @@ ALGORITHMS = (
     *("ES256", "ES384", "ES512", "EdDSA"),
 )
 """Of RFC 7518, 3.1 and RFC 8037; `none` is not among them."""
+
+
+REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (jwt.ExpiredSignatureError, "the token has expired"),
+    (jwt.ImmatureSignatureError, "the token is not valid yet: it was issued ahead of this clock"),
+    (jwt.InvalidAudienceError, "the token is meant for another audience"),
+    (jwt.InvalidIssuerError, "the token is from another issuer"),
+    (jwt.InvalidAlgorithmError, "the token is signed with another algorithm"),
+    (jwt.InvalidSignatureError, "the token was signed with another key"),
+    (jwt.MissingRequiredClaimError, "the token lacks a claim: an audience or an issuer"),
+)
 
 
 class TokenVerifier:
@@ -59,23 +70,35 @@ class TokenVerifier:
 
     def claims(self, token: str) -> dict[str, Any] | None:
         """The claims of a valid token; None for anything else, whatever it is."""
-        if len(token) > MAX_TOKEN or COMPACT.fullmatch(token) is None:
-            return None
         try:
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                self._key,
-                algorithms=self._algorithms,
-                audience=self._audience,
-                issuer=self._issuer,
-                leeway=LEEWAY,
-                options={"verify_sub": False},  # issuers with numeric users exist; the type is judged by `user_id_of`
-            )
+            return self._decoded(token)
         except (jwt.PyJWTError, *LET_THROUGH):
             return None
+
+    def problem(self, token: str) -> str | None:
+        """What is wrong with a token, for the log: no part of the token is in it. None when nothing is."""
+        try:
+            self._decoded(token)
+        except (jwt.PyJWTError, *LET_THROUGH) as error:
+            return next((text for kind, text in REASONS if isinstance(error, kind)), "it is no valid token")
+        return None
+
+    def _decoded(self, token: str) -> dict[str, Any]:
+        if len(token) > MAX_TOKEN or COMPACT.fullmatch(token) is None:
+            raise jwt.DecodeError
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            self._key,
+            algorithms=self._algorithms,
+            audience=self._audience,
+            issuer=self._issuer,
+            leeway=LEEWAY,
+            options={"verify_sub": False},  # issuers with numeric users exist; the type is judged by `user_id_of`
+        )
         # PyJWT applies the leeway to all times alike, and has found `exp` to be a number.
-        expired = "exp" in claims and int(claims["exp"]) <= time.time()
-        return None if expired else claims
+        if "exp" in claims and int(claims["exp"]) <= time.time():
+            raise jwt.ExpiredSignatureError
+        return claims
 
 
 def verifying_key(secret: str | bytes, algorithm: str) -> Any:
@@ -85,6 +108,11 @@ def verifying_key(secret: str | bytes, algorithm: str) -> Any:
     if not isinstance(secret, str | bytes) or not secret.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError("JWTAuth(secret=...): a secret or a public key in PEM, not empty")
     key = secret.encode() if isinstance(secret, str) else secret
+    if key.lstrip().lower().startswith((b"http://", b"https://")):
+        raise ConfigurationError(
+            "JWTAuth(secret=...): this is a URL, and everybody who knows it could sign tokens with it. Key sets are "
+            "not fetched: give the issuer's public key in PEM, and its algorithm, such as RS256"
+        )
     if b"PRIVATE KEY-----" in key:
         raise ConfigurationError("JWTAuth(secret=...): this is a private key; verifying takes the public key alone")
     return fitting_key(key, algorithm)
@@ -109,7 +137,9 @@ def names(argument: str, value: str | Iterable[str] | None) -> list[str] | None:
     """One or several names; None when there is nothing to check."""
     if value is None:
         return None
-    several = [value] if isinstance(value, str) else list(value)
-    if not several or not all(several):
+    given: Any = value
+    is_several = isinstance(given, Iterable) and not isinstance(given, str)
+    several: list[Any] = list(cast("Iterable[Any]", given)) if is_several else [given]
+    if not several or not all(isinstance(each, str) and each for each in several):
         raise ConfigurationError(f"JWTAuth({argument}=...): a name or several, none of them empty; None for no check")
     return several

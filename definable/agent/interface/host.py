@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from definable.agent.auth.base import AuthProvider
+from definable.agent.auth.refusals import RefusalLog
 from definable.agent.run_event import Listener
 from definable.agent.run_output import RunOutput
 from definable.agent.runner import RunRequest
@@ -34,5 +35,7 @@ class InterfaceHost:
     """Where the agent keeps conversations; None: an interface sees of them what it answered itself."""
     auth: Callable[[], AuthProvider | None] = nobody
     """Who guards the agent, asked at every message."""
+    refusals: RefusalLog = field(default_factory=RefusalLog)
+    """Where it is noted who is not let in."""
     name: str | None = None
     """What tells the interface from others that keep conversations in the same place; None: its platform does."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import anyio
 
 from definable.agent.auth.base import AuthContext, AuthProvider, AuthRequest, platform_identity
-from definable.agent.auth.consult import consult, speaks_on
+from definable.agent.auth.consult import consult, speaks_on, why_refused
 from definable.agent.error_text import error_text
 from definable.agent.isolation import Isolation
 from definable.agent.run_output import RunOutput
@@ -85,9 +85,11 @@ class Pipeline:
         if not await self._hooks.let_in(message):
             return MessageEnd.HANDLED
         provider = guard_of(self._auth, self.host.auth(), message.platform)
-        caller = None if provider is None else await consult(provider, auth_request(message))
+        asked = auth_request(message)
+        caller = None if provider is None else await consult(provider, asked)
         if provider is not None and caller is None:
-            logger.info("%s: %r does not let in user %s", message.platform, provider, message.platform_user_id)
+            what, who = f"a message to {self._interface.name}", f"user {identity_of(message)!r}"
+            self.host.refusals.refused(what, who, lambda: why_refused(provider, asked))
             return MessageEnd.REFUSED
         if await self._is_within_rate(message):
             await self._answer(message, caller)

@@ -7,6 +7,7 @@ from collections.abc import Container, Sequence
 
 from definable.agent.agent import DEFAULT_NAME, Agent
 from definable.agent.arguments import check_interface
+from definable.agent.auth.refusals import RefusalLog
 from definable.agent.bus.base import EventBus
 from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.host import InterfaceHost, StartRun, StreamRun
@@ -41,6 +42,7 @@ def supervised(
     bus: EventBus,
     ledger: WorkLedger,
     max_waiting: int,
+    refusals: RefusalLog | None = None,
 ) -> list[Supervisor]:
     """A supervisor for each interface; those that have one name are numbered in their order.
 
@@ -51,11 +53,12 @@ def supervised(
         bus: Where accepted messages wait.
         ledger: Counts the messages.
         max_waiting: How many messages of one interface may wait.
+        refusals: Where it is noted who is not let in.
     """
     supervisors: dict[str, Supervisor] = {}
     for interface in interfaces:
         name = unused(interface.name, {*OTHER_CHILDREN, *supervisors})
-        host = host_of(interface, agent, registry, None if name == interface.name else name)
+        host = host_of(interface, agent, registry, None if name == interface.name else name, refusals)
         supervisors[name] = Supervisor(interface, host, bus, ledger, name=name, max_waiting=max_waiting)
     return list(supervisors.values())
 
@@ -79,7 +82,13 @@ def with_webhooks(triggers: TriggerRegistry, interfaces: Sequence[BaseInterface]
     return registry
 
 
-def host_of(interface: BaseInterface, agent: Agent, registry: RunRegistry, name: str | None = None) -> InterfaceHost:
+def host_of(
+    interface: BaseInterface,
+    agent: Agent,
+    registry: RunRegistry,
+    name: str | None = None,
+    refusals: RefusalLog | None = None,
+) -> InterfaceHost:
     """What an interface is handed: its own agent, or the one that is served."""
     answering = interface.agent or agent
     return InterfaceHost(
@@ -87,6 +96,7 @@ def host_of(interface: BaseInterface, agent: Agent, registry: RunRegistry, name:
         streamer(interface, agent, registry) if answering.runner.output_type is None else None,
         sessions=answering.sessions,
         auth=lambda: answering.auth,
+        refusals=RefusalLog() if refusals is None else refusals,
         name=name if answering.name == DEFAULT_NAME else f"{answering.name}/{name or ''}",
     )
 

@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from definable.agent.agent import Agent
 from definable.agent.arguments import check_auth
+from definable.agent.auth.refusals import RefusalLog
 from definable.agent.bus.base import RemembersRuns
 from definable.agent.bus.emitter import inside_accepted_work
 from definable.agent.bus.memory import MemoryBus
@@ -107,8 +108,9 @@ class AgentRuntime:
             max_recent_bytes=self.settings.max_memory_runs,
         )
         self.dispatcher: Dispatcher = Dispatcher(self.registry)
+        self._refusals = RefusalLog()
         self.supervisors: list[Supervisor] = supervised(
-            interfaces, agent, self.registry, self.bus, self.ledger, self.settings.event_buffer
+            interfaces, agent, self.registry, self.bus, self.ledger, self.settings.event_buffer, self._refusals
         )
         self.workers: Workers = Workers(
             self.bus,
@@ -321,7 +323,9 @@ class AgentRuntime:
         quart = create_quart_app(agent.name, [agent.blueprint] if agent.has_blueprint else [])
         largest = max((webhook.max_body for webhook in self.triggers.webhooks), default=0)
         bodies = UnfinishedBodies(memory_for_bodies(self.settings.max_memory_bodies, largest))
-        return HTTPService(self.settings, routes, quart, guard, self.ledger, self.draining.is_set, bodies)
+        return HTTPService(
+            self.settings, routes, quart, guard, self.ledger, self.draining.is_set, bodies, self._refusals
+        )
 
     @asynccontextmanager
     async def _opened(self) -> AsyncGenerator[None, None]:
@@ -346,6 +350,7 @@ class AgentRuntime:
         self.agent.emitter.begin()
         if self.http is not None:
             await children.start(run_child, "the HTTP server", self.http.run, self._may_end)
+        children.start_soon(self._refusals.run)
         for supervisor in self.supervisors:
             children.start_soon(supervisor.run)
         self._cron_scope = await children.start(run_child, "the cron loop", self._run_cron, self._may_end)

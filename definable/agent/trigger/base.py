@@ -51,9 +51,8 @@ class RawRequest:
     @property
     def url(self) -> str:
         """The whole URL as it was sent: what Twilio and others sign."""
-        path = self.raw_path.decode("latin-1") if self.raw_path else quote(self.path)
-        query = f"?{self.query_string}" if self.query_string else ""
-        return f"{self.scheme}://{self.headers.get('host', '')}{path}{query}"
+        host = self.headers.get("host", "")
+        return request_url(self.scheme, host, self.raw_path, self.path, self.query_string)
 
     @property
     def query_params(self) -> Mapping[str, str]:
@@ -97,6 +96,20 @@ class TriggerEvent:
     """The same over all attempts."""
     attempt: int = 1
     """1 for the first, then one more for each retry."""
+
+
+def request_url(scheme: str, host: str, raw_path: bytes | None, path: str, query_string: str) -> str:
+    """The URL of a request as it was sent.
+
+    Args:
+        scheme: `"https"`, say.
+        host: With the port, as the `Host` header has it.
+        raw_path: The path as it was sent; empty or None where the server does not say.
+        path: The decoded path.
+        query_string: The query as it was sent.
+    """
+    sent = raw_path.decode("latin-1") if raw_path else quote(path)
+    return f"{scheme}://{host}{sent}{f'?{query_string}' if query_string else ''}"
 
 
 def decoded(headers: Mapping[str, str]) -> Headers:

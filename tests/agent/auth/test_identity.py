@@ -26,7 +26,7 @@ from definable.agent.auth import (
     StandardWebhookSignature,
     StripeSignature,
 )
-from definable.agent.auth.consult import consult
+from definable.agent.auth.consult import consult, why_refused
 from definable.agent.trigger.headers import Headers
 
 pytestmark = pytest.mark.anyio
@@ -119,6 +119,7 @@ PROVIDERS = [
 HEADER_NAMES = [
     *("Authorization", "X-API-Key", "X-Hub-Signature-256", "Stripe-Signature"),
     *("X-Slack-Signature", "X-Slack-Request-Timestamp", "webhook-id", "webhook-timestamp", "webhook-signature"),
+    *("svix-id", "svix-timestamp", "svix-signature"),
 ]
 
 shapes = st.sampled_from(
@@ -140,9 +141,10 @@ wire = st.lists(st.tuples(st.sampled_from(HEADER_NAMES).map(str.encode), st.bina
 def test_no_input_makes_a_provider_raise_or_accept(
     headers: Mapping[str, str], body: bytes, platform: str, user_id: str | None, chat_id: str | None
 ) -> None:
-    request = AuthRequest(platform, user_id, None, chat_id, headers, {}, body)
+    request = AuthRequest(platform, user_id, None, chat_id, headers, {}, body=body)
     for provider in PROVIDERS:
         answer = provider.authenticate(request)
+        assert isinstance(why_refused(provider, request), str)
         assert answer is None or (provider is LIST and answer == AuthContext(f"{platform}:7", answer.metadata))
 
 

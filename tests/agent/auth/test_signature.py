@@ -363,3 +363,20 @@ def test_a_standard_webhook_cannot_take_its_timestamp_from_the_body() -> None:
 def test_a_standard_webhook_secret_is_base64(secret: str) -> None:
     with pytest.raises(ConfigurationError, match="base64"):
         StandardWebhookSignature(secret)
+
+
+@pytest.mark.parametrize("spelling", [str, str.title])
+def test_senders_through_svix_use_names_of_their_own(spelling: Callable[[str], str]) -> None:
+    body, now = b'{"type": "user.created"}', int(time.time())
+    signed = {
+        spelling(name.replace("webhook-", "svix-")): value
+        for name, value in standard_headers(WHSEC[0], body, now).items()
+    }
+    verifier = StandardWebhookSignature(WHSEC)
+    assert verifier.authenticate(AuthRequest(headers=signed, body=body)) is not None
+    assert verifier.authenticate(AuthRequest(headers=signed, body=body + b" ")) is None
+    for name in signed:
+        others = {key: value for key, value in signed.items() if key != name}
+        assert verifier.authenticate(AuthRequest(headers=others, body=body)) is None
+    forged = {**signed, "webhook-signature": "v1,AAAA", "webhook-id": "1", "webhook-timestamp": str(now)}
+    assert verifier.authenticate(AuthRequest(headers=forged, body=body)) is None

@@ -15,10 +15,12 @@ from .verifier import Presented, header_bytes
 class StandardWebhookSignature(TimedVerifier):
     """Accepts messages signed by the Standard Webhooks specification, with a symmetric key (`v1`).
 
-    The headers are `webhook-id`, `webhook-timestamp` and `webhook-signature`. A repeat of a message has the same id:
-    `Webhook(dedupe="webhook-id")` keeps it from being handled twice.
+    The headers are `webhook-id`, `webhook-timestamp` and `webhook-signature`, or those that begin with `svix-` instead:
+    senders through Svix (Clerk, Resend) use the names from before the specification. A repeat of a message has the same
+    id: `Webhook(dedupe="webhook-id")` keeps it from being handled twice (`"svix-id"` where the sender has that).
 
-    Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+    Sources: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+    https://docs.svix.com/receiving/verifying-payloads/how-manual
 
     Args:
         secret: The secret in base64, with or without its `whsec_`, or several while it is rotated.
@@ -48,9 +50,10 @@ class StandardWebhookSignature(TimedVerifier):
         return key
 
     def _presented(self, request: AuthRequest) -> Presented | None:
-        message_id = header_bytes(request, "webhook-id")
-        timestamp = header_bytes(request, "webhook-timestamp")
-        signatures = header_bytes(request, "webhook-signature")
+        prefix = "webhook" if header_bytes(request, "webhook-signature") is not None else "svix"
+        message_id = header_bytes(request, f"{prefix}-id")
+        timestamp = header_bytes(request, f"{prefix}-timestamp")
+        signatures = header_bytes(request, f"{prefix}-signature")
         if message_id is None or timestamp is None or signatures is None:
             return None
         # The dots separate what is signed: an id with one could take its timestamp from the body (see the source).

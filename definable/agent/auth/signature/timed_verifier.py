@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Callable, Iterable
 
+from definable.agent.auth.base import AuthRequest
 from definable.errors import ConfigurationError
 
 from .verifier import SignatureVerifier
@@ -36,10 +39,20 @@ class TimedVerifier(SignatureVerifier):
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(secret)
-        if not tolerance > 0:
+        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance > 0:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"{type(self).__name__}(tolerance={tolerance!r}): seconds, more than 0")
-        self.tolerance = tolerance
+        if not callable(clock):
+            raise ConfigurationError(f"{type(self).__name__}(clock={clock!r}): a function that gives Unix seconds")
+        self.tolerance: float = tolerance
         self._clock = clock
+
+    def explain(self, request: AuthRequest) -> str:
+        """Why a request is refused, for the log."""
+        relaxed = copy.copy(self)
+        relaxed.tolerance = math.inf
+        if self._presented(request) is None and relaxed._presented(request) is not None:
+            return f"the signed timestamp is off by more than {self.tolerance:g} s: a repeat, or a clock is wrong"
+        return super().explain(request)
 
     def _is_fresh(self, timestamp: bytes) -> bool:
         """Whether a timestamp is one, and lies within the tolerance."""

@@ -7,7 +7,7 @@ import hmac
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 from definable.agent.auth.base import AuthContext, AuthRequest
 from definable.errors import ConfigurationError
@@ -56,6 +56,12 @@ class SignatureVerifier(ABC):
         """HMAC-SHA256 of a message with the first secret, as a platform's handshake may ask for it."""
         return hmac.digest(self._keys[0], message, hashlib.sha256)
 
+    def explain(self, request: AuthRequest) -> str:
+        """Why a request is refused, for the log."""
+        if self._presented(request) is None:
+            return "the signature is missing or malformed"
+        return "the signature fits no secret: the secret is another one, or the body was changed on its way"
+
     @abstractmethod
     def _presented(self, request: AuthRequest) -> Presented | None:
         """What the headers claim; None when they are missing, malformed or stale."""
@@ -68,8 +74,10 @@ class SignatureVerifier(ABC):
         return secret.encode()
 
     def _secrets(self, secret: str | Iterable[str]) -> list[str]:
-        secrets = [secret] if isinstance(secret, str) else list(secret or ())
-        if not secrets or not all(isinstance(each, str) and each.strip() for each in secrets):  # pyright: ignore[reportUnnecessaryIsInstance]
+        given: Any = secret
+        is_several = isinstance(given, Iterable) and not isinstance(given, str)
+        secrets: list[Any] = list(cast("Iterable[Any]", given)) if is_several else [given]
+        if not secrets or not all(isinstance(each, str) and each.strip() for each in secrets):
             raise ConfigurationError(f"{type(self).__name__}(secret=...): one string or several, none of them empty")
         return secrets
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
 from definable.agent.auth.base import AuthProvider
+from definable.agent.auth.refusals import RefusalLog
 from definable.agent.containment import closing_what_it_leaves, contained
 from definable.agent.isolation import Isolation, isolated
 from definable.agent.runtime.ledger import WorkLedger
@@ -86,6 +87,7 @@ class AgentApp:
         gate: What browsers' requests are asked first.
         public: The paths of what the fallback answers to everybody.
         fallback_methods: The methods that the fallback answers on a path; OPTIONS only where it does so by itself.
+        refusals: Where it is noted who is not let in.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class AgentApp:
         gate: BrowserGate,
         public: PublicPaths,
         fallback_methods: Callable[[str], Collection[str]],
+        refusals: RefusalLog,
     ) -> None:
         self._routes = routes
         self._memory = AnswerMemory(max_answer_bytes)
@@ -114,6 +117,7 @@ class AgentApp:
         self._gate = gate
         self._public = public
         self._fallback_methods = fallback_methods
+        self._refusals = refusals
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request, or serve one WebSocket."""
@@ -230,7 +234,7 @@ class AgentApp:
         if response is None:
             guard = guarded.guard()
             if guard is not None:
-                request.auth = await admitted(guard, request, guarded.max_body, guarded.scope)
+                request.auth = await admitted(guard, request, guarded.max_body, guarded.scope, self._refusals)
             response = await closing_what_it_leaves("a request's handler", guarded.endpoint, request)
         await response.send(answer)
 
@@ -248,7 +252,9 @@ class AgentApp:
         guard = self._fallback_guard(request.scope)
         if guard is not None:
             try:
-                request.scope[AUTH_SCOPE_KEY] = await admitted(guard, request, MAX_CONTENT_LENGTH, scope_of(request))
+                scope = scope_of(request)
+                auth = await admitted(guard, request, MAX_CONTENT_LENGTH, scope, self._refusals)
+                request.scope[AUTH_SCOPE_KEY] = auth
             except ClientGone:
                 return
             except Problem as problem:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
+from typing import Any
 
 from definable.agent.auth.base import AuthContext, AuthProvider, AuthRequest
-from definable.agent.auth.consult import consult, needs_body
+from definable.agent.auth.consult import consult, needs_body, why_refused
+from definable.agent.auth.refusals import RefusalLog
 
 from .problem import Problem
 from .request import Request
-
-logger: logging.Logger = logging.getLogger(__name__)
 
 CHALLENGE = (b"www-authenticate", b'Bearer realm="definable"')
 """RFC 9110, 11.6.1: a 401 says how to authenticate."""
@@ -25,7 +24,9 @@ def scope_of(request: Request) -> str:
     return "read" if request.scope["type"] == "http" and request.method in READING else "run"
 
 
-async def admitted(provider: AuthProvider, request: Request, max_body: int, scope: str) -> AuthContext:
+async def admitted(
+    provider: AuthProvider, request: Request, max_body: int, scope: str, refusals: RefusalLog
+) -> AuthContext:
     """The caller's identity.
 
     Args:
@@ -33,6 +34,7 @@ async def admitted(provider: AuthProvider, request: Request, max_body: int, scop
         request: A request, or the handshake of a WebSocket.
         max_body: Bytes that its body may have, if the provider judges it.
         scope: What the caller must be allowed to do.
+        refusals: Where it is noted that the caller is not let in.
 
     Raises:
         Problem: 401 when it cannot be established, 403 when the caller may not do this, 500 when the provider fails,
@@ -41,13 +43,40 @@ async def admitted(provider: AuthProvider, request: Request, max_body: int, scop
     """
     has_body = request.scope["type"] == "http" and needs_body(provider)
     body = await request.body(max_body) if has_body else b""
+    asked = auth_request(request, body)
     try:
-        context = await consult(provider, AuthRequest(headers=request.headers, body=body))
+        context = await consult(provider, asked)
+    except Problem:
+        raise
     except Exception:
-        logger.exception("the auth provider %r failed; the request is denied", provider)
+        refusals.failed(provider)
         raise Problem(500, "authentication failed on our side") from None
     if context is None:
+        refusals.refused(named(request), client_of(request), lambda: why_refused(provider, asked))
         raise Problem(401, "missing or wrong credentials", headers=[CHALLENGE])
     if not context.may(scope):
+        refusals.refused(named(request), client_of(request), lambda: f"{context.user_id!r} lacks the scope {scope!r}")
         raise Problem(403, f"this caller lacks the scope {scope!r}")
     return context
+
+
+def auth_request(request: Request, body: bytes) -> AuthRequest:
+    """What an auth provider may look at."""
+    scope = request.scope
+    method = scope.get("method", "GET")  # of a WebSocket's handshake
+    headers: Any = request.headers
+    url: Any = request.url  # both are made when they are asked for
+    query: Any = request.parameters
+    # By position: a class takes twice the time to be called by names.
+    return AuthRequest("http", None, None, None, headers, {}, method, url, scope["path"], query, body)
+
+
+def named(request: Request) -> str:
+    """A request, for the log."""
+    return f"{request.scope.get('method', 'WebSocket')} {request.path!r}"
+
+
+def client_of(request: Request) -> str:
+    """Where a request came from, for the log."""
+    client = request.client
+    return "an unknown address" if client is None else client[0]

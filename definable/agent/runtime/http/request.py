@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import parse_qsl, quote
 
 from definable.agent.auth.base import AuthContext
+from definable.agent.trigger.base import request_url
 from definable.agent.trigger.headers import UndecodedHeaders
 
 from .access_log import RUN_NOTE
@@ -58,8 +59,20 @@ class Request:
         """The whole path, decoded, with what the application is mounted under."""
         return self.scope["path"]
 
+    def url(self) -> str:
+        """The whole URL, as it was sent."""
+        scope = self.scope
+        query_string = scope["query_string"].decode("latin-1")
+        return request_url(
+            scope.get("scheme", "http"), self.header(b"host"), scope.get("raw_path"), scope["path"], query_string
+        )
+
     @property
     def query(self) -> Mapping[str, str]:
+        """The same as `parameters`."""
+        return self.parameters()
+
+    def parameters(self) -> Mapping[str, str]:
         """Query parameters; of a repeated one, the last.
 
         Raises:

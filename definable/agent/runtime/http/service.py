@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from definable.agent.auth.base import AuthProvider
+from definable.agent.auth.refusals import RefusalLog
 from definable.agent.runtime.intake import Intake
 from definable.agent.runtime.ledger import WorkLedger
 from definable.agent.runtime.run_registry import RunRegistry
@@ -76,6 +77,7 @@ class HTTPService:
         ledger: Counts the requests.
         draining: Whether a stop has begun.
         bodies: The unfinished bodies of all requests.
+        refusals: Where it is noted who is not let in.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class HTTPService:
         ledger: WorkLedger,
         draining: Callable[[], bool],
         bodies: UnfinishedBodies,
+        refusals: RefusalLog,
     ) -> None:
         self._settings = settings
         self._server: HTTPServer | None = None
@@ -107,6 +110,7 @@ class HTTPService:
             gate=self._gate,
             public=PublicPaths(settings.public),
             fallback_methods=partial(own_methods, quart),
+            refusals=refusals,
         )
         """The ASGI application; a foreign server calls it as it is."""
         self._served: ASGIApp = AccessLog(self.app) if settings.access_log else self.app

@@ -25,7 +25,7 @@ def webhook_event(webhook: Webhook, request: Request, body: bytes) -> TriggerEve
         body,
         request.client,
         request.auth,
-        scope["scheme"],
+        scope.get("scheme", "http"),
         scope.get("raw_path") or b"",
         scope["query_string"].decode("latin-1"),
     )
