@@ -26,6 +26,7 @@ from definable.agent.trigger.body import own_body
 from definable.errors import ConfigurationError, RunCancelled, RunTimeout
 
 from .backoff import Backoff
+from .failure_log import log_failure
 from .run_registry import RunRegistry
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ class Dispatcher:
             except Exception as error:
                 if not may_retry(trigger, event.attempt, error):
                     raise
-                logger.warning("%s failed, attempt %d", event.source, event.attempt, exc_info=True)
+                log_failure(logger, logging.WARNING, error, "%s failed, attempt %d", event.source, event.attempt)
             await anyio.sleep(RETRY_BACKOFF.delay(event.attempt))
             event = replace(event, attempt=event.attempt + 1)
 

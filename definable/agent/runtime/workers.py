@@ -24,6 +24,7 @@ from definable.errors import RunCancelled
 from .accepted_request import accepted_request, auth_from_json
 from .clock import current_clock
 from .dispatch import RETRY_BACKOFF, Dispatcher, Outcome, is_success, may_retry
+from .failure_log import log_failure
 from .lane import Entry, Lane, lane_of
 from .ledger import Work, WorkLedger
 from .run_registry import RunRegistry
@@ -213,12 +214,14 @@ class Workers:
 
     async def _retry(self, work: Work, trigger: BaseTrigger, delivery: Delivery, error: Exception) -> None:
         delay, attempt = RETRY_BACKOFF.delay(delivery.attempt), delivery.attempt
-        logger.warning("%s failed, attempt %d; again in %.1f s", trigger.source, attempt, delay, exc_info=error)
+        what = "%s failed, attempt %d; again in %.1f s"
+        log_failure(logger, logging.WARNING, error, what, trigger.source, attempt, delay)
         work.failed = True
         work.goes_on = await settled(delivery, delivery.nack(delay))
 
     async def _give_up(self, work: Work, trigger: BaseTrigger, delivery: Delivery, error: Exception) -> None:
-        logger.error("%s failed (id %s, attempt %d)", trigger.source, delivery.id, delivery.attempt, exc_info=error)
+        what = "%s failed (id %s, attempt %d)"
+        log_failure(logger, logging.ERROR, error, what, trigger.source, delivery.id, delivery.attempt)
         work.failed = True
         self._end_promise(delivery, error)
         await self._release_key(delivery)

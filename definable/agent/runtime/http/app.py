@@ -14,6 +14,7 @@ from definable.agent.auth.base import AuthProvider
 from definable.agent.auth.refusals import RefusalLog
 from definable.agent.containment import closing_what_it_leaves, contained
 from definable.agent.isolation import Isolation, isolated
+from definable.agent.runtime.failure_log import log_failure
 from definable.agent.runtime.ledger import WorkLedger
 from definable.agent.runtime.settings import DEFAULT_MAX_MEMORY
 from definable.agent.trigger.webhook import DEFAULT_MAX_BODY
@@ -225,7 +226,7 @@ class AgentApp:
                 problem = problem_of(error)
                 work.failed = problem.status >= 500
                 if is_worth_a_traceback(error, problem):
-                    logger.error("%s %r failed", request.method, request.path, exc_info=error)
+                    log_failure(logger, logging.ERROR, error, "%s %r failed", request.method, request.path)
                 if not answer.started:
                     await send_problem(send, problem, close=problem.status in BODY_UNREAD)
 
