@@ -137,6 +137,7 @@ async def test_paths_of_several_webhooks_that_fit_are_told_apart_by_method(serve
             {"a": "é", "f": b"\x00\xff"},
         ),
     ],
+    ids=lambda value: repr(value)[:50],
 )
 async def test_bodies_are_parsed_by_their_type(
     respond: Any, content_type: str | None, body: bytes, expected: Any
@@ -177,6 +178,7 @@ async def test_bodies_are_parsed_by_their_type(
         ("multipart/form-data; boundary=x", b"--x\r\na: " + b"b" * 8_192 + b"\r\n" + PART[5:] + b"--x--"),
         ("multipart/form-data; boundary=x", b"--xy" + PART[3:] + b"--x--"),
     ],
+    ids=lambda value: repr(value)[:50],
 )
 async def test_a_body_that_is_not_what_it_says_is_a_400(respond: Any, content_type: str, body: bytes) -> None:
     handler = Recorder()
