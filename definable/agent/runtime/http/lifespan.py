@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from definable.agent.error_text import error_text
@@ -14,6 +16,8 @@ from .server.asgi import ASGIApp, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from definable.agent.runtime.runtime import AgentRuntime
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class LifespanApp:
@@ -73,6 +77,9 @@ async def answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> 
     `BaseHTTPMiddleware` does ("No response returned.", https://github.com/Kludex/starlette/issues/2516). The status
     is nginx's for it, and shows in the server's access log.
     """
+    if scope["type"] == "websocket":
+        await app(scope, receive, partial(closing_quietly, send))
+        return
     started = False
 
     def watched(message: Message) -> Awaitable[None]:
@@ -81,5 +88,19 @@ async def answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> 
         return send(message)
 
     await app(scope, receive, watched)
-    if scope["type"] == "http" and not started:
+    if not started:
         await send_problem(send, Problem(499, "the client went away before there was an answer"))
+
+
+async def closing_quietly(send: Send, message: Message) -> None:
+    """Send a WebSocket's message; that the connection cannot be closed any more, since it is closing, is no failure.
+
+    hypercorn on trio raises `BusyResourceError` where client and application close at once: it writes from both tasks
+    without a lock (`hypercorn/trio/tcp_server.py`, `protocol_send`, 0.18).
+    """
+    try:
+        await send(message)
+    except Exception:
+        if message["type"] != "websocket.close":
+            raise
+        logger.debug("a WebSocket was closing already when the application closed it", exc_info=True)
