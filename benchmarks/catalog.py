@@ -6,6 +6,7 @@ from .question import Question
 from .questions import (
     agent_construction,
     agent_run,
+    attacks,
     bare_function,
     bus,
     bus_redis,
@@ -13,6 +14,7 @@ from .questions import (
     cron,
     emit,
     idle,
+    idle_connections,
     import_time,
     run,
     slow_runs,
@@ -44,6 +46,8 @@ QUESTIONS: dict[str, Question] = {
         import_time.QUESTION,
         start.QUESTION,
         idle.QUESTION,
+        idle_connections.QUESTION,
+        attacks.QUESTION,
         stop.QUESTION,
     )
 }

@@ -26,26 +26,26 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": ACKNOWLEDGED})
 
 
-def main(port: str, server: str) -> None:
+def main(port: str, server: str, served: Any = app) -> None:
     match server:
         case "uvicorn":
             import uvicorn
 
-            uvicorn.run(app, port=int(port), http="httptools", loop="uvloop", lifespan="off", log_level="warning")
+            uvicorn.run(served, port=int(port), http="httptools", loop="uvloop", lifespan="off", log_level="warning")
         case "hypercorn":
-            serve_with_hypercorn(int(port))
+            serve_with_hypercorn(int(port), served)
         case _:
             serve_with_ours(int(port), server)
 
 
-def serve_with_hypercorn(port: int) -> None:
+def serve_with_hypercorn(port: int, served: Any) -> None:
     import uvloop
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
 
     config = Config()
     config.bind, config.accesslog, config.errorlog = [f"127.0.0.1:{port}"], None, None
-    uvloop.run(serve(app, config))
+    uvloop.run(serve(served, config))
 
 
 def serve_with_ours(port: int, backend: str) -> None:

@@ -184,21 +184,19 @@ class Request:
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def _read(self, limit: int, unfinished: UnfinishedBody) -> bytes:
-        body = bytearray()  # a list would hold many times as much of a body that comes byte by byte
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             chunk = message.get("body", b"")
-            if len(body) + len(chunk) > limit:
+            if unfinished.size + len(chunk) > limit:
                 raise too_large(limit)
             more: bool = message.get("more_body", False)
-            if not more and not body:
+            if not more and not unfinished.size:
                 return chunk
-            unfinished.grow(len(chunk))
-            body += chunk
+            unfinished.add(chunk)
             if not more:
-                return bytes(body)
+                return unfinished.whole()
 
 
 def too_large(limit: int) -> Problem:

@@ -36,28 +36,41 @@ class UnfinishedBody:
         bodies: All of them.
     """
 
-    __slots__ = ("_bodies", "_heard_at", "_waiting", "gave_way", "size")
+    __slots__ = ("_bodies", "_data", "_heard_at", "_waiting", "gave_way")
 
     def __init__(self, bodies: UnfinishedBodies) -> None:
         self._bodies = bodies
         self._heard_at = anyio.current_time()
         self._waiting = anyio.CancelScope(deadline=self._heard_at + BODY_SILENCE)
-        self.size: int = 0
-        """Bytes so far."""
+        # A list of pieces would hold many times as much of a body that comes byte by byte.
+        self._data = bytearray()
         self.gave_way: bool = False
         """Whether it was ended because others needed the memory."""
 
-    def grow(self, size: int) -> None:
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return len(self._data)
+
+    def add(self, data: bytes) -> None:
         """Some bytes have come in; none are no sign of life.
 
         Raises:
             Problem: 503, there is no memory for them.
         """
-        if size:
+        if data:
             self._heard_at = anyio.current_time()
             self._waiting.deadline = self._heard_at + BODY_SILENCE
-            self.size += size
-            self._bodies.grown(self, size)
+            self._data += data
+            self._bodies.grown(self, len(data))
+
+    def whole(self) -> bytes:
+        """All that has come in."""
+        return bytes(self._data)
+
+    def discard(self) -> None:
+        """Drops what has come in, which the traceback of its refusal would hold until a garbage collection."""
+        self._data = bytearray()
 
     def gives_way(self, now: float) -> bool:
         """Ends it, if it has stalled."""
@@ -107,6 +120,7 @@ class UnfinishedBodies:
                 yield body
         finally:
             self._forget(body)
+            body.discard()
         if body.gave_way:
             raise no_memory("and this request's body stalled")
         if body.waiting.cancelled_caught:
@@ -128,6 +142,7 @@ class UnfinishedBodies:
             if oldest is body or not oldest.gives_way(now):
                 raise no_memory("try again later")
             self._forget(oldest)
+            oldest.discard()
 
     def _forget(self, body: UnfinishedBody) -> None:
         if body in self._bodies:

@@ -124,3 +124,13 @@ async def test_a_service_with_full_memory_says_so_and_goes_on() -> None:
         assert (response.status_code, response.headers["retry-after"]) == (503, "1")
         await anyio.sleep(1)
         assert (await service.client.post("/upload", content=halves(900))).status_code == 200
+
+
+async def test_a_body_that_is_given_up_is_dropped_also_where_its_error_is_kept() -> None:
+    """A traceback keeps its frames, and what they hold, until a garbage collection."""
+    bodies = UnfinishedBodies(1_000)
+    with bodies.reading() as body:
+        with pytest.raises(Problem) as raised:
+            body.add(b"x" * 1_001)
+    assert raised.value.status == 503
+    assert (body.size, bodies.size) == (0, 0)

@@ -92,6 +92,7 @@ class RequestParser:
 
     __slots__ = (
         "_begun",
+        "_closed",
         "_current",
         "_ended",
         "_fed",
@@ -126,19 +127,19 @@ class RequestParser:
         """The status that answers what is no request of ours, after all requests before it."""
         self.handover: bytes | None = None
         """What a client has sent, from the head on with which it asks for a WebSocket."""
-        self._parser: HttpRequestParser | None = HttpRequestParser(self)
+        self._parser: HttpRequestParser | None = None
+        """Made when the first bytes come: it weighs a kilobyte, and connections may wait long."""
+        self._closed = False
 
     def feed(self, data: bytes) -> list[IncomingRequest]:
         """Takes bytes; returns the requests whose heads they complete. Bodies grow in the requests themselves."""
         begun = self._begun = []
+        if self._closed or self._ended:
+            self._feed_behind(data)
+            return begun
         parser = self._parser
         if parser is None:
-            if self.handover is not None:
-                self.handover += data
-            return begun
-        if self._ended:
-            self.close()
-            return begun
+            parser = self._parser = HttpRequestParser(self)
         self._progress = False
         idle = self._current is None and not self.head_begun
         while parser is not None:
@@ -158,6 +159,12 @@ class RequestParser:
                     self.refuse(431 if self._current is None else 400)
             break
         return begun
+
+    def _feed_behind(self, data: bytes) -> None:
+        """Takes what comes after the last request: frames of a WebSocket, else nothing of use."""
+        if self.handover is not None:
+            self.handover += data
+        self.close()
 
     def _upgrade(self, rest: bytes) -> bytes:
         """Hands a WebSocket handshake over; every other `Upgrade` is ignored (RFC 9110, section 7.8).
@@ -198,6 +205,7 @@ class RequestParser:
     def close(self) -> None:
         """Nothing more is parsed. Also undoes the cycle with the C parser, which only a garbage collection would."""
         self._parser = None
+        self._closed = True
         self.head_begun = False
 
     def on_message_begin(self) -> None:
