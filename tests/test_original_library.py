@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,13 @@ def test_a_trigger_that_says_neither_name_nor_source_cannot_be_made() -> None:
 
     with pytest.raises(TypeError, match="source"):
         Nameless()  # pyright: ignore[reportAbstractUsage]
+
+
+def test_the_guide_names_all_that_is_refused() -> None:
+    guide = (Path(__file__).parent.parent / "docs" / "migration.md").read_text()
+    tables = [table for name, table in vars(original_library).items() if name.endswith(("ARGUMENTS", "ATTRIBUTES"))]
+    names = {name for table in [*tables, *original_library.MODULE_NAMES.values()] for name in table}
+    assert sorted(name for name in names if not re.search(rf"\b{name}\b", guide)) == []
 
 
 def test_what_a_tool_asks_of_any_object_is_no_surprise(caplog: pytest.LogCaptureFixture) -> None:
