@@ -21,6 +21,7 @@ from definable.agent.serve_options import ServeOptions
 from definable.errors import ConfigurationError
 
 from .dev_channel import Inheritance
+from .exit_guard import ExitGuard
 from .garbage import rare_collection
 from .logs import ensure_visible
 from .plain_errors import plain_errors
@@ -86,19 +87,24 @@ def serve_process(
 ) -> ShutdownReport:
     """Serve in this process, until a signal."""
     watcher = SignalWatcher(runtime.stop, exit_after=runtime.settings.shutdown_timeout + STUCK_MARGIN)
+    guard = ExitGuard()
+
+    async def serve_and_end() -> ShutdownReport:
+        try:
+            return await (serving or runtime.run)()
+        finally:
+            watcher.expect_end(STUCK_MARGIN)  # the event loop waits for its executor's threads
+
     # Around the start of the event loop too: Python drops a KeyboardInterrupt that falls into a weakref's callback, and
     # each import has one (https://github.com/python/cpython/issues/95959). The signal would be lost.
     try:
         with watcher if runtime.settings.handle_signals else nullcontext(), rare_collection():
-            report = run_blocking(serving or runtime.run, instead="await agent.aserve(...)", backend=backend)
-    except BaseException:  # the process is the program's again, unless one of its threads holds it up
-        if runtime.report is None or not runtime.report.stuck_threads:
-            watcher.disarm()
-        raise
-    if report.stuck_threads:
-        logger.warning("the process may not end by itself: %s still runs in a thread", ", ".join(report.stuck_threads))
-    else:
+            report = run_blocking(serve_and_end, instead="await agent.aserve(...)", backend=backend)
+    finally:  # the process is the program's again, unless threads of user code hold it up
         watcher.disarm()
+        guard.watch(STUCK_MARGIN, watcher.hard_exit_status)
+    if report.stuck_threads:
+        logger.warning("user code still runs in threads: %s", ", ".join(report.stuck_threads))
     if watcher.exit_status:
         raise SystemExit(watcher.exit_status)
     return report

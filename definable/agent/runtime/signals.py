@@ -15,6 +15,8 @@ from math import inf
 from types import FrameType, TracebackType
 from typing import Any
 
+from .exit_guard import names_of
+
 logger: logging.Logger = logging.getLogger(__name__)
 
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
@@ -82,6 +84,16 @@ class SignalWatcher:
         """0 after one signal or none: a drain; 128 and the signal's number when a further one cut it off."""
         return 128 + self.received[-1] if len(self.received) > 1 else 0
 
+    @property
+    def hard_exit_status(self) -> int:
+        """Of a process that does not end by itself: 128 and the signal's number, 1 where there was none."""
+        return 128 + self.received[-1] if self.received else 1
+
+    def expect_end(self, seconds: float) -> None:
+        """The process should end by itself before long: exit hard where it does not, unless that is due already."""
+        if self._deadline is None and self._exit_after is not None:
+            self._arm(seconds)
+
     def disarm(self) -> None:
         """The process will end by itself: no hard exit."""
         if self._deadline is not None:
@@ -108,10 +120,10 @@ class SignalWatcher:
             os._exit(128 + number)
         self._stop(count > 1)
         if count == 1 and self._exit_after is not None:
-            self._arm(number, self._exit_after)
+            self._arm(self._exit_after)
 
-    def _arm(self, number: int, exit_after: float) -> None:
-        deadline = threading.Timer(min(exit_after, threading.TIMEOUT_MAX), self._exit_stuck, (number,))
+    def _arm(self, seconds: float) -> None:
+        deadline = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._exit_stuck)
         deadline.daemon = True
         try:
             deadline.start()
@@ -131,9 +143,11 @@ class SignalWatcher:
             above, watcher = watcher, watcher_of(watcher._previous.get(number))
         return above if watcher is self else None
 
-    def _exit_stuck(self, number: int) -> None:
-        logger.critical("the stop is stuck beyond its bound: exiting now")
-        os._exit(128 + number)
+    def _exit_stuck(self) -> None:
+        main = threading.main_thread()
+        threads = [each for each in threading.enumerate() if not each.daemon and each is not main]
+        logger.critical("the stop is stuck beyond its bound: exiting now (%s)", names_of(threads) or "the event loop")
+        os._exit(self.hard_exit_status)
 
 
 def is_free(number: int) -> bool:

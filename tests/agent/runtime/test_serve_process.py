@@ -232,6 +232,60 @@ def test_a_thread_that_does_not_end_cannot_hold_up_the_process(serve: Serve) -> 
     assert any("still in a thread: __main__.thread" in line for line in served.lines), served.lines
 
 
+THREADS = """
+import asyncio, sys, threading, time
+from definable.agent import Agent
+from definable.agent.runtime import entry
+from definable.agent.trigger import Webhook
+
+entry.STUCK_MARGIN = 0.3  # no option: a test does not wait for five seconds
+agent = Agent("offline")
+
+def never_end():
+    while True:
+        time.sleep(0.05)
+
+@agent.on(Webhook("/start"))
+async def start(event):
+    if sys.argv[2] == "executor":
+        asyncio.get_running_loop().run_in_executor(None, never_end)
+    else:
+        threading.Thread(target=never_end, name="forgotten").start()
+
+if sys.argv[2] == "programs own":
+    threading.Thread(target=time.sleep, args=(2,), name="own").start()
+agent.serve(host="127.0.0.1", port=0, backend=sys.argv[1], shutdown_timeout=1)
+if sys.argv[2] == "programs own":
+    time.sleep(1)
+print("the program's own end", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "started"),
+    [("asyncio", "thread"), ("asyncio", "executor"), ("trio", "thread"), ("asyncio", "programs own")],
+)
+def test_a_thread_that_a_handler_has_left_running_cannot_hold_up_the_exit(
+    backend: str, started: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "app.py"
+    script.write_text(THREADS)
+    with subprocess.Popen(
+        [sys.executable, str(script), backend, started], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        served = Served(process)
+        if started != "programs own":
+            assert httpx2.post(f"{served.url}/start").status_code == 200
+        served.send_signal(signal.SIGTERM)
+        assert served.exit_status() == (0 if started == "programs own" else 128 + signal.SIGTERM)
+    lines = "\n".join(served.lines)
+    assert ("the program's own end" in lines) == (started != "executor"), lines
+    if started == "programs own":
+        assert "exiting now" not in lines
+    else:
+        assert re.search(r"thread '(forgotten|asyncio_0|uvloop_0)'.*", lines), lines
+
+
 EARLY = """
 import signal, sys
 from importlib.abc import MetaPathFinder

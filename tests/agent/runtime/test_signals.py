@@ -21,6 +21,7 @@ from anyio.lowlevel import checkpoint
 
 from definable.agent import Agent
 from definable.agent.runtime.signals import REPEATED_HANGUP, STOP_SIGNALS, SignalWatcher
+from definable.agent.trigger import EventTrigger, TriggerEvent
 
 
 @pytest.fixture(autouse=True)
@@ -38,23 +39,23 @@ def handlers() -> list[object]:
 @pytest.mark.anyio
 async def test_under_a_foreign_server_signals_are_the_servers() -> None:
     before = handlers()
-    async with Agent("offline").asgi().lifespan():
+    async with served_agent().asgi().lifespan():
         assert handlers() == before
 
 
 @pytest.mark.anyio
 async def test_in_a_context_signals_are_the_programs_unless_it_says_otherwise() -> None:
     before = handlers()
-    async with Agent("offline").running(enable_server=False):
+    async with served_agent().running(enable_server=False):
         assert handlers() == before
-    async with Agent("offline").running(enable_server=False, handle_signals=True):
+    async with served_agent().running(enable_server=False, handle_signals=True):
         assert all(handler not in before for handler in handlers())
     assert handlers() == before
 
 
 @pytest.mark.anyio
 async def test_a_served_agent_stops_at_a_signal_and_gives_the_handlers_back() -> None:
-    agent, before = Agent("offline"), handlers()
+    agent, before = served_agent(), handlers()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
             await group.start(lambda *, task_status: agent.aserve(enable_server=False, task_status=task_status))
@@ -67,7 +68,7 @@ async def test_one_signal_stops_all_agents_that_one_program_serves() -> None:
     before = handlers()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
-            for agent in (Agent("offline"), Agent("offline"), Agent("offline")):
+            for agent in (served_agent(), served_agent(), served_agent()):
                 await group.start(partial(served_alone, agent))
             signal.raise_signal(signal.SIGTERM)
     assert handlers() == before
@@ -77,7 +78,7 @@ async def test_one_signal_stops_all_agents_that_one_program_serves() -> None:
 @pytest.mark.parametrize("first", [0, 1, 2])
 async def test_an_agent_that_ends_leaves_the_others_their_signals(first: int) -> None:
     before = handlers()
-    agents = [Agent("offline"), Agent("offline"), Agent("offline")]
+    agents = [served_agent(), served_agent(), served_agent()]
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
             for agent in agents:
@@ -90,6 +91,16 @@ async def test_an_agent_that_ends_leaves_the_others_their_signals(first: int) ->
             assert all(handler not in before for handler in handlers())
             signal.raise_signal(signal.SIGTERM)
     assert handlers() == before
+
+
+def served_agent() -> Agent:
+    """An agent with something to serve."""
+    agent = Agent("offline")
+
+    @agent.on(EventTrigger("x"))
+    async def handle(event: TriggerEvent) -> None: ...
+
+    return agent
 
 
 async def served_alone(agent: Agent, *, task_status: TaskStatus[str | None]) -> None:
@@ -139,7 +150,7 @@ import anyio
 from definable.agent import Agent
 from definable.agent.trigger import Webhook
 
-agent = Agent("offline")
+agent = served_agent()
 
 
 @agent.on(Webhook("/hold"))
