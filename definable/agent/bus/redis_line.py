@@ -11,11 +11,12 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
 from definable.agent.storage.redis_address import RedisAddress
+from definable.agent.storage.redis_answer import integer
 from definable.agent.storage.redis_link import RedisAway, RedisLink, linked
 from definable.agent.storage.redis_script import Script
 from definable.errors import EventBusClosed, StorageError
@@ -28,6 +29,8 @@ from .redis_taker import Entry, RedisTaker
 from .redis_turn import Publication, Turn, milliseconds, readable
 from .redis_waiting import waiting_runs
 from .redis_writer import RedisWriter
+
+Answer = TypeVar("Answer")
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -78,7 +81,7 @@ class RedisLine:
         """The key in Redis of a dedupe key."""
         return f"{self._prefix}:key:".encode() + name
 
-    async def _ask(self, script: Script, *args: Any, keys: Sequence[Any] = ()) -> Any:
+    async def _ask(self, script: Script[Answer], *args: Any, keys: Sequence[Any] = ()) -> Answer:
         """A script's answer, waiting for a Redis that is away; for scripts that may be run twice."""
         return await self._commands.insist(script, [*self._keys, *keys], [*self._args, *args])
 
@@ -255,7 +258,7 @@ class RedisLine:
     async def _end_read(self) -> None:
         """A read that was cut off rather than ended may have taken what nobody would know of."""
         with suppress(StorageError):
-            await self._commands.call(b"CLIENT UNBLOCK", self._reads.client_id)
+            await self._commands.call(b"CLIENT UNBLOCK", self._reads.client_id, read=integer)
 
     async def _next_change(self) -> None:
         with anyio.move_on_after(DRAIN_PAUSE):

@@ -19,6 +19,9 @@ by itself, ARGV[2] the consumer, ARGV[3] the lease in ms.
 
 from __future__ import annotations
 
+from typing import Any
+
+from definable.agent.storage.redis_answer import data, integer, items, list_of, nothing, stream_entry
 from definable.agent.storage.redis_script import Script
 
 MAX_DEAD_LETTERS = 10_000
@@ -98,6 +101,37 @@ local function move_due()
 end
 """
 
+
+def _turn_answer(answer: Any) -> tuple[list[bytes], int, bytes]:
+    refused, due, last = items(answer, 3)
+    return list_of(data)(refused), integer(due), data(last)
+
+
+def _sweep_answer(answer: Any) -> tuple[bytes, list[tuple[bytes, list[bytes], int]], int]:
+    cursor, swept, due = items(answer, 3)
+    return data(cursor), list_of(_swept)(swept), integer(due)
+
+
+def _swept(answer: Any) -> tuple[bytes, list[bytes], int]:
+    id, fields, times = items(answer, 3)
+    return (*stream_entry([id, fields]), integer(times))
+
+
+def _passed_answer(answer: Any) -> tuple[bool, bool]:
+    passed, in_hand = items(answer, 2)
+    return bool(integer(passed)), bool(integer(in_hand))
+
+
+def _letter(answer: Any) -> tuple[bytes, bytes, bytes, int, bytes, int]:
+    id, name, body, attempt, why, at = items(answer, 6)
+    return data(id), data(name), data(body), integer(attempt), data(why), integer(at)
+
+
+def _name_and_data(answer: Any) -> tuple[bytes, bytes]:
+    name, body = items(answer, 2)
+    return data(name), data(body)
+
+
 TURN = Script(
     _BEGINNING
     + f"""
@@ -166,7 +200,8 @@ for _ = 1, tonumber(arg()) do
   if value == '' or redis.call('GET', key) == value then redis.call('DEL', key) end
 end
 return {{refused, move_due(), last}}
-"""
+""",
+    _turn_answer,
 )
 """Accept publications, settle deliveries, let in what is due.
 
@@ -186,7 +221,8 @@ for _, entry in ipairs(claimed[2]) do
   if entry then result[#result + 1] = {entry[1], entry[2], handed_out(entry[1])} end
 end
 return {claimed[1], result, move_due()}
-"""
+""",
+    _sweep_answer,
 )
 """Take over what nobody has cared for during a lease.
 
@@ -208,7 +244,8 @@ for _ = 1, tonumber(arg()) do
   end
 end
 return lost
-"""
+""",
+    list_of(data),
 )
 """Renew the leases of what is in hand: a plain XCLAIM would take back what somebody else has by now.
 
@@ -232,7 +269,8 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', line, 'workers')) do
     redis.call('XGROUP', 'DELCONSUMER', line, 'workers', name)
   end
 end
-"""
+""",
+    nothing,
 )
 """Make what is missing, and forget consumers that are gone and hold nothing."""
 
@@ -249,7 +287,8 @@ while true do
 end
 redis.call('XGROUP', 'DELCONSUMER', line, 'workers', me)
 redis.call('SET', prefix .. ':alive:' .. me, '', 'PX', arg())
-"""
+""",
+    nothing,
 )
 """Give back what is in hand, and go. What this opening has claimed stays so.
 
@@ -271,15 +310,16 @@ local ms, number = parts(delivered)
 local wanted_ms, wanted_number = parts(wanted)
 local passed = not fields(wanted) or ms > wanted_ms or (ms == wanted_ms and number >= wanted_number)
 return {passed and 1 or 0, #redis.call('XPENDING', line, 'workers', '-', '+', 1, me)}
-"""
+""",
+    _passed_answer,
 )
 """Args: an entry. Returns: whether it has been handed out to somebody, or is no more; whether this consumer has
 anything in hand."""
 
-CLAIM = Script(_BEGINNING + "return take_key(KEYS[5], arg(), arg()) and 1 or 0")
+CLAIM = Script(_BEGINNING + "return take_key(KEYS[5], arg(), arg()) and 1 or 0", integer)
 """Take a dedupe key without a publication. Args: its value; time to live in ms."""
 
-RELEASE = Script("redis.call('DEL', KEYS[5])")
+RELEASE = Script("redis.call('DEL', KEYS[5])", nothing)
 """Forget a dedupe key."""
 
 LIST_DEAD = Script(
@@ -294,7 +334,8 @@ for _, id in ipairs(redis.call('ZRANGE', order, 0, -1)) do
   end
 end
 return result
-"""
+""",
+    list_of(_letter),
 )
 """Returns: id, name, data, attempt, why, when (Unix ms) of each."""
 
@@ -307,7 +348,8 @@ for _, packed in ipairs(redis.call('ZRANGE', later, 0, arg() - 1)) do
   result[#result + 1] = {e[2], e[3]}
 end
 return result
-"""
+""",
+    list_of(_name_and_data),
 )
 """Arguments: how many are wanted. Returns: name, data of each, the first that is due first."""
 
@@ -322,7 +364,8 @@ redis.call('HDEL', dead, id)
 redis.call('ZREM', order, id)
 add(id, e[1], e[2], 0)
 return last
-"""
+""",
+    data,
 )
 """Bring a dead letter back to life. Args: its id. Returns: its entry in the line, empty when there is none."""
 

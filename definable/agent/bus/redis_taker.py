@@ -6,10 +6,11 @@ import logging
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import anyio
 
+from definable.agent.storage.redis_answer import list_of, stream_entry
 from definable.agent.storage.redis_link import RedisAway, RedisLink
 from definable.errors import StorageError
 
@@ -150,8 +151,18 @@ class RedisTaker:
 
     async def _await_new(self, seconds: float) -> Sequence[Entry]:
         words = ("GROUP", "workers", self._args[1], "COUNT", self._count, "BLOCK", milliseconds(seconds), "STREAMS")
-        answer = await self._reads.call(b"XREADGROUP", *words, self._keys[0], ">", blocks=seconds)
-        return [(entry, fields, 1) for entry, fields in answer[self._keys[0].encode()]] if answer else []
+        entries = await self._reads.call(
+            b"XREADGROUP", *words, self._keys[0], ">", read=self._new_entries, blocks=seconds
+        )
+        return [(id, fields, 1) for id, fields in entries]
+
+    def _new_entries(self, answer: Any) -> list[tuple[bytes, list[bytes]]]:
+        """What XREADGROUP answers: nothing, or the entries by the stream's name."""
+        if answer is None or answer == {}:
+            return []
+        if not isinstance(answer, dict):
+            raise ValueError("a stream was expected")
+        return list_of(stream_entry)(cast("dict[object, Any]", answer).get(self._keys[0].encode()))
 
     @property
     def _count(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
+from definable.agent.storage.redis_answer import list_of, stream_entry
 from definable.agent.storage.redis_link import RedisLink
 from definable.errors import StorageError
 
@@ -42,10 +43,10 @@ async def _deliveries(
     """Name and data of what waits or is in hand, oldest first, then of what waits for its next attempt."""
     line, after = keys[0], b"-"
     while True:
-        entries = await commands.call(b"XRANGE", line, after, b"+", b"COUNT", PAGE)
+        entries = await commands.call(b"XRANGE", line, after, b"+", b"COUNT", PAGE, read=list_of(stream_entry))
         for _, flat in entries:
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
-            yield fields[b"n"], fields[b"d"]
+            yield fields.get(b"n", b""), fields.get(b"d", b"")
         if len(entries) < PAGE:
             break
         after = b"(" + entries[-1][0]

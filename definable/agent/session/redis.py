@@ -9,13 +9,14 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from anyio.lowlevel import RunVar
 
 from definable.agent.run_context import current_run
 from definable.agent.storage.redis_address import RedisAddress
+from definable.agent.storage.redis_answer import integer, items, optional_data
 from definable.agent.storage.redis_script import Script
 from definable.errors import ConfigurationError, SessionNotFound, StorageError
 from definable.model.message import Message
@@ -28,16 +29,32 @@ from .redis_merge import merged
 if TYPE_CHECKING:
     from definable.agent.storage.redis_link import RedisLink
 
+Answer = TypeVar("Answer")
+
 _FIELDS = "'version', 'user', 'state', 'messages', 'created', 'updated'"
 
-_LOAD = Script(f"""
+
+def _stored(answer: Any) -> list[bytes | None]:
+    return [optional_data(field) for field in items(answer, 6)]
+
+
+def _save_answer(answer: Any) -> list[bytes | None] | None:
+    """None when it was saved."""
+    return None if answer == 1 else _stored(answer)
+
+
+_LOAD = Script(
+    f"""
 local found = redis.call('HMGET', KEYS[1], {_FIELDS})
 if found[1] and tonumber(ARGV[1]) > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return found
-""")
+""",
+    _stored,
+)
 """Args: time to live in ms, 0 for none."""
 
-_SAVE = Script(f"""
+_SAVE = Script(
+    f"""
 local ttl, expected, version = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local current = redis.call('HGET', KEYS[1], 'version')
 local saved = redis.call('HGET', KEYS[1], 'saved') or ''
@@ -47,7 +64,9 @@ redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'version', version, 'saved', string.sub(saved .. version, -128), unpack(ARGV, 4))
 if ttl > 0 then redis.call('PEXPIRE', KEYS[1], ttl) end
 return 1
-""")
+""",
+    _save_answer,
+)
 """A save whose answer got lost is made again; its version is among the last 16 then, also below what others have saved.
 
 Args: time to live in ms, 0 for none; the version that is there, '*' for any; the new version; names and values.
@@ -55,7 +74,7 @@ Args: time to live in ms, 0 for none; the version that is there, '*' for any; th
 Returns: 1, or what is there instead of that version.
 """
 
-_DELETE = Script("return redis.call('DEL', KEYS[1])")
+_DELETE = Script("return redis.call('DEL', KEYS[1])", integer)
 
 _SCRIPTS = (_LOAD, _SAVE, _DELETE)
 
@@ -152,7 +171,7 @@ class RedisSessionStore:
         if session is None:
             self._note(Session(session_id), _NONE, b"{}")
         else:
-            self._note(session, found[0], found[2])
+            self._note(session, found[0] or _NONE, found[2] or b"{}")
         return session
 
     async def save(self, session: Session) -> None:
@@ -167,8 +186,9 @@ class RedisSessionStore:
         version = os.urandom(8)
         expected = _ANY if seen is None else seen.version
         fields = _encoded(session)
-        while (found := await self._ask(_SAVE, session.session_id, self._ttl, expected, version, *fields)) != 1:
-            assert seen is not None
+        while (found := await self._ask(_SAVE, session.session_id, self._ttl, expected, version, *fields)) is not None:
+            if seen is None:
+                raise StorageError(f"the session {session.session_id!r} was not saved: Redis refused what it must take")
             base = Session(session.session_id, None, seen.session.messages, decode_state(seen.state))
             theirs = _decoded(session.session_id, found)
             if theirs is not None and theirs.user_id != session.user_id:
@@ -184,7 +204,7 @@ class RedisSessionStore:
         """
         return bool(await self._ask(_DELETE, session_id))
 
-    async def _ask(self, script: Script, session_id: str, *args: Any) -> Any:
+    async def _ask(self, script: Script[Answer], session_id: str, *args: Any) -> Answer:
         from definable.agent.storage.redis_link import linked  # loads coredis
 
         keys = [self._prefix + _bytes(session_id)]

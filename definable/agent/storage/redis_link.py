@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncGenerator, Sequence
+import reprlib
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -20,12 +21,18 @@ from coredis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisEr
 from definable.errors import StorageError
 
 from .redis_address import RedisAddress
+from .redis_answer import anything, data
 from .redis_script import Script
 
 logger: logging.Logger = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
+
 FIRST_PAUSE, MAX_PAUSE = 0.02, 1.0
 """Seconds between two tries to connect: doubled each time."""
+
+GIVEN_UP_AFTER = 0.9
+"""Share of the time for an answer after which a connection that gave none is given up."""
 
 _STALE = (MovedError, NoScriptError, ReadOnlyError)
 """Answers that another connection would not give: the server has changed its part, or forgotten the scripts."""
@@ -48,7 +55,7 @@ class RedisLink:
         timeout: Seconds for Redis to answer, beyond which the connection counts as lost.
     """
 
-    def __init__(self, address: RedisAddress, scripts: Sequence[Script] = (), *, timeout: float) -> None:
+    def __init__(self, address: RedisAddress, scripts: Sequence[Script[Any]] = (), *, timeout: float) -> None:
         self.failure: StorageError | None = RedisAway(f"Redis at {address}: not connected")
         """Why there is no connection; None while there is one."""
         self.client_id: int = 0
@@ -98,7 +105,7 @@ class RedisLink:
         cause: BaseException | None = None
         try:
             await connection.run(task_status=ready)
-        except (RedisError, OSError) as error:
+        except Exception as error:  # also what coredis makes of an answer that is none: a server may say anything
             cause = error.__cause__ or error
         finally:
             self._connection = None
@@ -111,7 +118,9 @@ class RedisLink:
 
     async def _prepare(self, connection: Any) -> None:
         for script in self._scripts:
-            await connection.create_request(b"SCRIPT LOAD", script.source)
+            digest = await connection.create_request(b"SCRIPT LOAD", script.source)
+            if data(digest) != script.digest.encode():
+                raise ValueError(f"SCRIPT LOAD was answered {reprlib.repr(digest)}")
 
     def up(self, connection: Any) -> None:
         """The connection is made."""
@@ -142,53 +151,74 @@ class RedisLink:
 
     # --- what is asked of it
 
-    async def call(self, command: bytes, *args: Any, blocks: float = 0.0) -> Any:
-        """Redis's answer.
+    async def call(
+        self, command: bytes, *args: Any, read: Callable[[Any], Answer] = anything, blocks: float = 0.0
+    ) -> Answer:
+        """What Redis's answer says.
 
         Args:
             command: The command.
             args: Its arguments.
+            read: Reads the answer; raises `ValueError` at one that is not of the shape that was asked for.
             blocks: Seconds for which the command may keep Redis from answering.
 
         Raises:
-            RedisAway: There is no connection, it was lost, or no answer came in time.
+            RedisAway: There is no connection, it was lost, no answer came in time, or one that is none.
             StorageError: Redis has refused.
         """
         connection = self._connection
         if connection is None:
             raise RedisAway(str(self.failure))
         try:
-            return await connection.create_request(command, *args, timeout=self._timeout + blocks)
+            answer = await connection.create_request(command, *args, timeout=self._timeout + blocks)
         except (RedisConnectionError, TimeoutError, *_STALE) as error:
             if isinstance(error, MovedError):
                 self._address.follow(error.host, error.port)
-            connection.invalidate()
-            failure = RedisAway(f"Redis at {self._address}: {error}")
-            if connection is self._connection:  # known from now on, not when its tasks have ended
-                self._connection = None
-                self._tell(failure)
-            raise failure from error
+            raise self._lost(connection, f"{error}" or "no answer came in time") from error
         except RedisError as error:
             raise StorageError(f"Redis at {self._address}: {error}") from error
+        except Exception as error:  # what coredis makes of an answer that is none
+            raise self._lost(connection, f"an answer that cannot be read ({error!r})") from error
+        try:
+            return read(answer)
+        except ValueError as error:
+            told = f"an unexpected answer to {command.decode()}, {reprlib.repr(answer)}: {error}"
+            raise self._lost(connection, told) from error
 
-    async def script(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        """A script's answer; raises as `call` does."""
-        return await self.call(b"EVALSHA", script.digest, len(keys), *keys, *args)
+    def _lost(self, connection: Any, why: str) -> RedisAway:
+        """The connection is of no more use; known from now on, not when its tasks have ended."""
+        connection.invalidate()
+        failure = RedisAway(f"Redis at {self._address}: {why}")
+        if connection is self._connection:
+            self._connection = None
+            self._tell(failure)
+        return failure
 
-    async def insist(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+    async def script(self, script: Script[Answer], keys: Sequence[Any], args: Sequence[Any]) -> Answer:
+        """What a script's answer says; raises as `call` does."""
+        return await self.call(b"EVALSHA", script.digest, len(keys), *keys, *args, read=script.read)
+
+    async def insist(self, script: Script[Answer], keys: Sequence[Any], args: Sequence[Any]) -> Answer:
         """The answer of a script that may be asked twice, as soon as there is a connection.
 
         Raises:
             RedisAway: There was none in time.
             StorageError: Redis has refused.
         """
+        connection: Any = None
+        asked_at = 0.0
         with anyio.move_on_after(self._timeout):
             while True:
                 await self.is_up()
+                connection, asked_at = self._connection, anyio.current_time()
                 try:
                     return await self.script(script, keys, args)
                 except RedisAway:
                     await checkpoint()
+        # The same time as `call` has: it was cut off at the moment at which it would have given the connection up.
+        if connection is not None and connection is self._connection:
+            if anyio.current_time() - asked_at >= self._timeout * GIVEN_UP_AFTER:
+                raise self._lost(connection, f"no answer came within {self._timeout:g} s")
         raise RedisAway(str(self.failure or f"Redis at {self._address} did not answer within {self._timeout:g} s"))
 
 
@@ -215,7 +245,7 @@ class _Ready:
 
 @asynccontextmanager
 async def linked(
-    address: RedisAddress, scripts: Sequence[Script] = (), *, timeout: float
+    address: RedisAddress, scripts: Sequence[Script[Any]] = (), *, timeout: float
 ) -> AsyncGenerator[RedisLink, None]:
     """A connection while the context is open; the arguments are `RedisLink`'s.
 
