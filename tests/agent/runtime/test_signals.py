@@ -150,7 +150,7 @@ import anyio
 from definable.agent import Agent
 from definable.agent.trigger import Webhook
 
-agent = served_agent()
+agent = Agent("offline")
 
 
 @agent.on(Webhook("/hold"))
