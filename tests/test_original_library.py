@@ -5,6 +5,7 @@ Each is either accepted, or refused with what is written here in its place.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -37,7 +38,7 @@ from definable.agent.interface import (
 )
 from definable.agent.runtime import AgentRuntime
 from definable.agent.runtime.dispatch import run_arguments
-from definable.agent.trigger import BaseTrigger, Cron, EventTrigger, TriggerEvent, Webhook
+from definable.agent.trigger import BaseTrigger, Cron, EventTrigger, Headers, RawRequest, TriggerEvent, Webhook
 from definable.errors import ConfigurationError
 from definable.model import OpenAIChat
 
@@ -134,6 +135,18 @@ def test_identities_are_linked_with_a_name(backend: str, tmp_path: Path) -> None
     [identity] = identities
     assert (identity.platform, identity.platform_user_id, identity.username) == ("telegram", "1", "A")
     assert identity.canonical_user_id == "alice" and identity.linked_at > 0
+
+
+@pytest.mark.parametrize("body", [b'{"m": "x"}', b'["x", 1]'])
+def test_a_requests_json_may_be_awaited(body: bytes) -> None:
+    raw = RawRequest("POST", "/x", {}, {}, Headers(), body, None)
+
+    async def awaited() -> Any:
+        return await raw.json()
+
+    value = anyio.run(awaited)
+    assert value == raw.json() == json.loads(body) and type(value) in (dict, list)
+    assert json.loads(json.dumps(raw.json())) == value
 
 
 def test_the_modules_of_hooks_and_identities_have_their_names() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 from urllib.parse import quote
@@ -23,6 +23,26 @@ from .program_name import qualified_name
 
 Handler: TypeAlias = Callable[..., Any]
 """A function of one `TriggerEvent`, sync or async."""
+
+
+class JSONObject(dict[str, Any]):
+    """An object that is there already, for programs that await it."""
+
+    def __await__(self) -> Generator[Any, Any, dict[str, Any]]:
+        return dict(self)
+        yield  # what makes a generator of it
+
+
+class JSONArray(list[Any]):
+    """An array that is there already, for programs that await it."""
+
+    def __await__(self) -> Generator[Any, Any, list[Any]]:
+        return list(self)
+        yield  # what makes a generator of it
+
+
+AWAITABLE: dict[type[Any], type[Any]] = {dict: JSONObject, list: JSONArray}
+"""Requests of the original library are Starlette's, whose `json()` is awaited."""
 
 
 @frozen
@@ -68,12 +88,14 @@ class RawRequest:
         return text_of(self.headers.get("content-type", ""), self.body)
 
     def json(self) -> Any:
-        """The body's value as JSON, whatever its content type.
+        """The body's value as JSON, whatever its content type; an object or array may be awaited too.
 
         Raises:
             ValueError: It is not JSON.
         """
-        return json_document(self.body)
+        value: object = json_document(self.body)
+        kind = AWAITABLE.get(type(value))
+        return value if kind is None else kind(value)
 
 
 @frozen
