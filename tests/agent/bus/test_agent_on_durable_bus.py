@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from loopback.redis import RedisServer
 
 from definable.agent import Agent, RunOutput
 from definable.agent.bus import EventBus, EventBusClosed, RedisBus, SQLiteBus
-from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
+from definable.agent.trigger import Cron, EventTrigger, Reply, TriggerEvent, Webhook
 from definable.errors import ConfigurationError
 from definable.testing import VIRTUAL_BACKENDS, served, virtual_time
 
@@ -236,6 +237,40 @@ async def test_a_repeated_delivery_of_an_accepted_webhook_is_a_duplicate_after_t
         async with served(agent()) as service:
             response = await service.client.post("/wait", headers={"X-Delivery": "2"})
             assert response.json().get("content") == expected
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [200, 400])
+async def test_a_repeat_is_told_on_every_replica_that_its_delivery_is_in_flight(place: str, status: int) -> None:
+    """SQLite has but one process: there the repeat comes to the same one."""
+    begun, go_on = anyio.Event(), anyio.Event()
+    headers = {"X-Delivery": "x" * 5_000}
+
+    async def handle(event: TriggerEvent) -> Reply:
+        begun.set()
+        await go_on.wait()
+        return Reply(status=status)
+
+    def agent() -> Agent:
+        agent = Agent("offline", bus=bus_at(place))
+        agent.on(Webhook("/hook", dedupe="X-Delivery"))(handle)
+        return agent
+
+    async with served(agent()) as first, AsyncExitStack() as stack:
+        is_shared = place.startswith("redis://")
+        other = await stack.enter_async_context(served(agent())) if is_shared else first
+        group = await stack.enter_async_context(anyio.create_task_group())
+        group.start_soon(partial(first.client.post, "/hook", headers=headers))
+        with anyio.fail_after(LIMIT):
+            await begun.wait()
+            for service in (first, other):
+                assert (await service.client.post("/hook", headers=headers)).status_code == 409
+            go_on.set()
+            while (response := await other.client.post("/hook", headers=headers)).status_code == 409:
+                await anyio.sleep(0.005)
+        assert (response.status_code, response.content) == (
+            (200, b'{"status":"duplicate"}') if status == 200 else (400, b"")
+        )
 
 
 @pytest.mark.anyio

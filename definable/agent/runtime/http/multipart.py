@@ -67,6 +67,8 @@ def field_of(part: bytes) -> tuple[str, str | bytes]:
     """
     padding, begin, _ = part[: MAX_PART_HEADER + 2].partition(b"\r\n")
     end = part.find(b"\r\n\r\n", len(padding), len(padding) + MAX_PART_HEADER)
+    if end < 0 and part.endswith(b"\r\n") and len(part) <= MAX_PART_HEADER:
+        end = len(part) - 2  # of an empty value some senders write the line end before the next boundary once
     if not begin or padding.strip(b" \t") or end < 0:
         raise malformed(f"a part needs a header, of at most {MAX_PART_HEADER} bytes")
     headers = part_headers(part[len(padding) + 2 : end])
