@@ -2,20 +2,28 @@
 
     GITHUB_WEBHOOK_SECRET=... python examples/github_webhook.py
 
-Needs no key: it runs on the offline model, which echoes. It prints a `curl` with a valid signature to try it with.
+Needs no key of a provider: it runs on the offline model, which echoes. It prints a `curl` with a valid signature to try
+it with. GitHub reaches it through a tunnel or a proxy, and so does everybody else: the signature guards the webhook, an
+API key the rest.
 """
 
 import hashlib
 import hmac
 import os
+import secrets
 
 from definable.agent import Agent, RunOutput
-from definable.agent.auth import GitHubSignature
+from definable.agent.auth import APIKeyAuth, GitHubSignature
 from definable.agent.trigger import TriggerEvent, Webhook
 
-SECRET = os.environ.get("GITHUB_WEBHOOK_SECRET", "a secret of yours")
+SECRET = os.environ.get("GITHUB_WEBHOOK_SECRET") or secrets.token_urlsafe()
 
-agent = Agent("offline", name="github", instructions="You summarize what happens in our repositories.")
+agent = Agent(
+    "offline",
+    name="github",
+    instructions="You summarize what happens in our repositories.",
+    auth=APIKeyAuth(os.environ.get("API_KEY") or secrets.token_urlsafe()),  # of /run, /runs and /sessions
+)
 
 
 @agent.on(

@@ -4,6 +4,9 @@
     uvicorn --app-dir examples mounted:app
     curl http://127.0.0.1:8000/agent/run -H 'Content-Type: application/json' -d '{"input": "hello"}'
 
+It is open to whoever reaches the server: uvicorn listens on 127.0.0.1 unless it is told otherwise. Give the agent an
+`auth=` before it listens elsewhere.
+
 With FastAPI: `app = FastAPI(lifespan=service.lifespan)` and `app.mount("/agent", service)`. The lifespan runs cron
 jobs, events and interfaces; where the application has one of its own, enter `service.lifespan()` in it.
 """

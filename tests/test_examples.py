@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 import re
+import runpy
 import select
 import signal
 import socket
@@ -17,6 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+import pytest
+
+from definable.agent import Agent
+from definable.agent.runtime import AgentRuntime
+from definable.agent.trigger import Webhook
 
 ROOT = Path(__file__).parent.parent
 
@@ -89,6 +95,24 @@ def test_every_example_is_tested() -> None:
         )
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_is_closed_or_bound_to_this_machine_or_says_why_not(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    source = path.read_text()
+    module = runpy.run_path(str(path), run_name="example")
+    for agent in [value for value in module.values() if isinstance(value, Agent)]:
+        webhooks = [trigger for trigger in agent.triggers if isinstance(trigger, Webhook)]
+        if any(webhook.auth for webhook in webhooks):
+            assert agent.auth is not None, "what reaches the webhook reaches /run"
+        has_server = "enable_server=False" not in source and (AgentRuntime(agent).serves_http or "asgi()" in source)
+        is_closed = agent.auth is not None and not any(webhook.auth is False for webhook in webhooks)
+        if has_server and not is_closed:
+            assert 'host="127.0.0.1"' in source or "It is open to" in (module["__doc__"] or "")
+
+
 def test_github_webhook() -> None:
     body = b'{"action": "opened"}'
     signature = hmac.new(b"x", body, hashlib.sha256).hexdigest()
@@ -99,6 +123,7 @@ def test_github_webhook() -> None:
         headers["X-Hub-Signature-256"] = f"sha256={signature}"
         assert httpx2.post(url, content=body, headers=headers).status_code == 202
         assert httpx2.post(url, content=body, headers=headers).json() == {"status": "duplicate"}
+        assert httpx2.post(url.replace("/github/definable", "/run"), json={"input": "hi"}).status_code == 401
         example.until(r"Summarize what happened in definable: \{'action': 'opened'\}")
         example.stops()
     assert f"sha256={signature}" in example.output, "the curl that it shows would be accepted"

@@ -78,6 +78,8 @@ class AuthContext:
 
     user_id: str
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What else is known of the caller, such as a token's claims: runs have it as `context.auth.metadata`. On a durable
+    bus, JSON."""
     may_act_for_others: bool = False
     """Whether the caller may name another user that it acts for, as a service with an API key does."""
     scopes: frozenset[str] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
 from definable.agent.auth.consult import speaks_on
@@ -16,7 +16,10 @@ from definable.agent.trigger.time_trigger import TimeTrigger
 from .log_text import Block
 
 if TYPE_CHECKING:
+    from definable.agent.auth.base import AuthProvider
+
     from .runtime import AgentRuntime
+    from .supervisor import Supervisor
 
 
 def banner(runtime: AgentRuntime) -> Block:
@@ -25,7 +28,9 @@ def banner(runtime: AgentRuntime) -> Block:
     lines = [f"{runtime.name} on {agent.model.id} ({current_backend()})", *_endpoints(runtime)]
     lines += [f"{job.kind:<8} {_next_firing(job, runtime)}" for job in runtime.triggers.crons]
     lines += [f"event    {trigger.pattern}" for trigger in runtime.triggers.events]
-    lines += [f"chat     {supervisor.interface.name}" for supervisor in runtime.supervisors]
+    lines += [
+        f"chat     {supervisor.interface.name} ({_writers(supervisor, runtime)})" for supervisor in runtime.supervisors
+    ]
     lines.append(f"auth     {'none' if agent.auth is None else type(agent.auth).__name__}")
     if runtime.url is not None:
         lines.append(f"try      {curl(runtime, runtime.url)}")
@@ -43,6 +48,13 @@ def warnings(runtime: AgentRuntime) -> Iterator[str]:
     agent, host = runtime.agent, runtime.settings.host
     if runtime.url is not None and agent.auth is None and not is_loopback(host):
         yield f"{host} can be reached from other machines and agent.auth is not set: anybody may use this agent"
+    guarded = [webhook for webhook in runtime.triggers.webhooks if webhook.auth]
+    if runtime.http is not None and agent.auth is None and guarded:
+        sources = ", ".join(webhook.source for webhook in guarded)
+        yield (
+            f"agent.auth is not set: whoever reaches {sources}, which has an auth of its own, may call /run, /runs and "
+            "/sessions without any. Set agent.auth, such as APIKeyAuth(keys)"
+        )
     if runtime.http is None and runtime.triggers.webhooks:
         paths = ", ".join(webhook.path for webhook in runtime.triggers.webhooks)
         yield f"enable_server=False, and nothing else takes requests: none will come to the webhooks {paths}"
@@ -73,6 +85,19 @@ def _chat_warnings(runtime: AgentRuntime) -> Iterator[str]:
             yield f"{supervisor.name} answers nobody: its auth={interface.auth!r} does not know users of {platform}"
 
 
+def callers(provider: AuthProvider | Literal[False] | None) -> str:
+    """Whom a provider lets in, in a word or two."""
+    return type(provider).__name__ if provider else "public"
+
+
+def _writers(supervisor: Supervisor, runtime: AgentRuntime) -> str:
+    """Who may write in a chat."""
+    interface = supervisor.interface
+    agents = (interface.agent or runtime.agent).auth
+    provider = guard_of(interface.auth, agents, interface.config.platform or interface.name)
+    return "allow-list" if provider is None and interface.has_allow_list else callers(provider)
+
+
 def is_loopback(host: str) -> bool:
     """Whether an address can be reached from this machine alone."""
     try:
@@ -87,9 +112,10 @@ def _endpoints(runtime: AgentRuntime) -> Iterator[str]:
     yield f"http     {runtime.url}"
     if runtime.settings.dev:
         yield f"docs     {runtime.url}/docs"
+    yield f"api      /run, /runs, /sessions ({callers(runtime.agent.auth)})"
     for webhook in runtime.triggers.webhooks:
-        public = " (public)" if webhook.auth is False else ""
-        yield f"webhook  {webhook.method} {webhook.path}{public}"
+        provider = runtime.agent.auth if webhook.auth is None else webhook.auth
+        yield f"webhook  {webhook.source} ({callers(provider)})"
 
 
 def _next_firing(job: TimeTrigger, runtime: AgentRuntime) -> str:

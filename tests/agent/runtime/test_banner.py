@@ -1,10 +1,14 @@
 """What a start says: the agent, where it is, what sets it off, who may call."""
 
+from typing import Any
+
 import pytest
 
 from definable.agent import Agent
-from definable.agent.auth import APIKeyAuth
+from definable.agent.auth import AllowlistAuth, APIKeyAuth, GitHubSignature
+from definable.agent.interface.telegram import TelegramConfig, TelegramInterface
 from definable.agent.runtime.banner import banner, is_loopback, warnings
+from definable.agent.runtime.runtime import AgentRuntime
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 from definable.model import OpenAIChat
 
@@ -26,10 +30,11 @@ async def test_a_start_says_all_that_is_served(anyio_backend_name: str) -> None:
     for trigger in triggers:
         agent.on(trigger)(nothing)
     async with agent.running(host="127.0.0.1", port=0, dev=True) as runtime:
-        first, http, docs, one, two, cron, event, auth, attempt = banner(runtime).splitlines()
+        first, http, docs, api, one, two, cron, event, auth, attempt = banner(runtime).splitlines()
     assert first == f"all on offline ({anyio_backend_name})"
     assert (http, docs) == (f"  http     {runtime.url}", f"  docs     {runtime.url}/docs")
-    assert (one, two) == ("  webhook  POST /a", "  webhook  POST /b (public)")
+    assert api == "  api      /run, /runs, /sessions (APIKeyAuth)"
+    assert (one, two) == ("  webhook  POST /a (APIKeyAuth)", "  webhook  POST /b (public)")
     assert cron.startswith("  cron     0 9 * * *  next 20")
     assert cron.endswith("09:00:00 JST")
     assert event == "  event    user.*"
@@ -73,3 +78,39 @@ async def test_nobody_is_warned_of_a_closed_door() -> None:
 )
 def test_which_addresses_only_this_machine_reaches(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+async def test_a_webhook_of_its_own_auth_beside_open_endpoints_is_warned_of_by_name() -> None:
+    agent = Agent("offline")
+    agent.on(Webhook("/github", auth=GitHubSignature("s")))(nothing)
+    agent.on(Webhook("/public", auth=False))(nothing)
+    async with agent.running(host="127.0.0.1", port=0) as runtime:
+        (line,) = warnings(runtime)
+        lines = banner(runtime).splitlines()
+    assert "POST /github" in line
+    assert "/run" in line
+    assert "/public" not in line
+    assert "  api      /run, /runs, /sessions (public)" in lines
+    assert "  webhook  POST /github (GitHubSignature)" in lines
+    agent.auth = APIKeyAuth("a-long-random-key")
+    async with agent.running(host="127.0.0.1", port=0) as runtime:
+        assert list(warnings(runtime)) == []
+
+
+@pytest.mark.parametrize(
+    ("auth", "own", "who"),
+    [
+        (None, None, "public"),
+        (APIKeyAuth("k"), None, "public"),
+        (APIKeyAuth("k"), AllowlistAuth({"42"}), "AllowlistAuth"),
+        (AllowlistAuth({"42"}), None, "AllowlistAuth"),
+        (AllowlistAuth({"42"}), False, "public"),
+    ],
+)
+async def test_the_banner_says_who_may_write_in_a_chat(auth: Any, own: Any, who: str) -> None:
+    token = "1:" + "a" * 35
+    chat = TelegramInterface(TelegramConfig(bot_token=token), auth=own)
+    listed = TelegramInterface(TelegramConfig(bot_token=token, allowed_user_ids={42}), auth=own)
+    lines = banner(AgentRuntime(Agent("offline", auth=auth), [chat, listed])).splitlines()
+    assert f"  chat     telegram ({who})" in lines
+    assert f"  chat     telegram ({'allow-list' if who == 'public' else who})" in lines
