@@ -20,6 +20,9 @@ from .problem import Problem
 BODY_SILENCE = 30.0
 """Seconds without a byte after which a body is given up: 408."""
 
+COARSENESS = 1.0
+"""Seconds that the end of a body may come late by."""
+
 STALLED = 1.0
 """Seconds without a byte after which a body gives way to others when the memory for them is used up."""
 
@@ -59,8 +62,9 @@ class UnfinishedBody:
             Problem: 503, there is no memory for them.
         """
         if data:
-            self._heard_at = anyio.current_time()
-            self._waiting.deadline = self._heard_at + BODY_SILENCE
+            now = self._heard_at = anyio.current_time()
+            if self._waiting.deadline < now + BODY_SILENCE:  # each change of it costs the event loop a timer
+                self._waiting.deadline = now + BODY_SILENCE + COARSENESS
             self._data += data
             self._bodies.grown(self, len(data))
 

@@ -54,7 +54,7 @@ async def test_thirty_seconds_of_silence_in_a_body_are_a_408(chunks: tuple[bytes
     with pytest.raises(Problem, match="no byte") as raised:
         await request_of(bodies, *chunks, every=10.0, ends=False).body(1_000)
     assert raised.value.status == 408
-    assert anyio.current_time() == pytest.approx(30.0 + (10.0 if chunks else 0.0))
+    assert 0 <= anyio.current_time() - (30.0 + (10.0 if chunks else 0.0)) <= 1.0
     assert bodies.size == 0
 
 
