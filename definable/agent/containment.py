@@ -13,6 +13,7 @@ and a piece of work stays in the task of its caller.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
@@ -21,6 +22,7 @@ from sniffio import current_async_library
 from definable.errors import ScopeLeftOpen
 
 from .event_loop import is_cancelled
+from .forked import end_child
 from .isolation import is_cut_off
 from .worker_thread import function_name
 
@@ -83,14 +85,18 @@ async def closing_what_it_leaves(
     Raises:
         ScopeLeftOpen: It left a cancel scope, a task group or a time-out open.
     """
-    scopes = open_scopes()
+    scopes, process = open_scopes(), os.getpid()
     before = scopes.innermost()
     try:
         result = await function(*args, **kwargs)
     except BaseException as error:
+        if os.getpid() != process:
+            end_child(error)
         if scopes.innermost() is not before:
             await _close(scopes, before, whose, error)
         raise
+    if os.getpid() != process:
+        end_child(None)
     if scopes.innermost() is not before:
         await _close(scopes, before, whose)
     return result

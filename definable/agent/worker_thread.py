@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from anyio import to_thread
 from anyio.lowlevel import RunVar
 
 from .event_loop import EventLoopHandle
+from .forked import end_child
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,9 +86,14 @@ class _Call:
             self._state = _State.RUNNING
             self._thread = threading.current_thread()
             self._started = time.monotonic()
+        process = os.getpid()
         try:
             self.result = self._function()
+            if os.getpid() != process:
+                end_child(None)
         except BaseException as exc:
+            if os.getpid() != process:
+                end_child(exc)
             if isinstance(exc, _CARRIED) and not isinstance(exc, StopIteration):
                 raise
             raise RuntimeError(f"{function_name(self._function)} raised {type(exc).__name__}") from exc

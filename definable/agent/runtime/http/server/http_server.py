@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
+from weakref import WeakSet
 
 import anyio
 from anyio import ClosedResourceError
@@ -45,6 +47,10 @@ MAX_TURNED_AWAY = 128
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Failures of an accept that only time heals; the others belong to one client."""
+
+
+SERVING: WeakSet[HTTPServer] = WeakSet()
+"""The servers of this process."""
 
 
 class HTTPServer:
@@ -97,6 +103,7 @@ class HTTPServer:
         whose response has not started with 503, closes WebSockets with 1012 and cuts what has started, within a second;
         nothing of it is left then.
         """
+        SERVING.add(self)
         try:
             async with (
                 self._watched(),
@@ -108,8 +115,14 @@ class HTTPServer:
                     listeners.start_soon(self._accept, sock, connections)
                 task_status.started(addresses)
         finally:
+            SERVING.discard(self)
             for sock in self._unowned:
                 sock.close()
+
+    def forget_listeners(self) -> None:
+        """Closes the listening sockets in a process that was forked: they are its parent's."""
+        for sock in self._sockets:
+            sock.close()
 
     def drain(self) -> None:
         """Takes no more work: listeners close now, idle connections a moment later, the others after their exchange.
@@ -281,3 +294,13 @@ class HTTPServer:
 def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> tuple[str, int]:
     """Host and port of a socket's name, without the scope of an IPv6 one."""
     return name[0], name[1]
+
+
+def _forget_listeners() -> None:
+    for server in list(SERVING):
+        server.forget_listeners()
+    SERVING.clear()
+
+
+if hasattr(os, "register_at_fork"):  # POSIX
+    os.register_at_fork(after_in_child=_forget_listeners)
