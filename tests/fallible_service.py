@@ -18,7 +18,7 @@ from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 from definable.model import OfflineModel
 from definable.model.message import ModelReply, ModelRequest, ToolCall
 
-LIMIT = 5.0
+LIMIT = 15.0
 """Seconds that a test may hang."""
 
 REQUESTS: dict[str, tuple[str, object]] = {
