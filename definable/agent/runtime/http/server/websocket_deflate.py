@@ -33,6 +33,18 @@ class BoundedDeflate(PerMessageDeflate):
         self.inflated: int = 0
         """Bytes of the message in progress."""
 
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        """Begins a frame. One that controls (say, a ping) may come between the fragments of a message.
+
+        wsproto's takes what follows for uncompressed then (https://github.com/python-hyper/wsproto/pull/205).
+        """
+        if not opcode.iscontrol():
+            return super().frame_inbound_header(proto, opcode, rsv, payload_length)
+        self._inbound_is_compressible = False
+        return CloseReason.PROTOCOL_ERROR if rsv.rsv1 else RsvBits(True, False, False)
+
     def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
         """Inflates a piece of a frame, as far as the message may grow."""
         if not self._inbound_compressed or not self._inbound_is_compressible:
@@ -50,9 +62,10 @@ class BoundedDeflate(PerMessageDeflate):
 
     def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> bytes | CloseReason | None:
         """Ends a frame, and with the last one its message."""
-        ends_message = fin and bool(self._inbound_is_compressible)
+        if not self._inbound_is_compressible:
+            return None
         rest = super().frame_inbound_complete(proto, fin)  # all input was consumed: what is left in zlib is small
-        if ends_message:
+        if fin:
             self.inflated = 0
         return rest
 

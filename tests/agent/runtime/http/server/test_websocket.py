@@ -305,3 +305,21 @@ async def test_a_quiet_connection_is_pinged(serving):
         await client.receive()
         for _ in range(2):
             assert isinstance(await client.frame(), Ping)
+
+
+async def test_a_ping_may_come_between_the_fragments_of_a_compressed_message(serving):
+    async with serving() as served, connect_deflated(served) as client:
+        message = b"one and two and three" * 1000
+        compressed = deflated(message)
+        half = len(compressed) // 2
+        for _ in range(2):
+            await client.raw.send(frame(b"", opcode=9))
+            assert await client.receive() == Pong(b"")
+            await client.raw.send(frame(compressed[:half], fin=False, compressed=True))
+            await client.raw.send(frame(b"here?", opcode=9))
+            assert await client.receive() == Pong(b"here?")
+            await client.raw.send(frame(compressed[half:], opcode=0))
+            back = b""
+            while len(back) < len(message):
+                back += (await client.receive()).data
+            assert back == message
