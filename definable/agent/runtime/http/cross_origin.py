@@ -86,9 +86,12 @@ class OriginPolicy:
         if not self.allows(headers[b"origin"]):
             raise foreign_page(headers)
         asked = headers.get(b"access-control-request-headers")
+        from_elsewhere = headers.get(b"access-control-request-private-network") == b"true"
         return [
             (b"access-control-allow-methods", method),
             *([] if asked is None else [(b"access-control-allow-headers", asked)]),
+            # https://wicg.github.io/private-network-access/: a public page asks for a service of this network
+            *([(b"access-control-allow-private-network", b"true")] if from_elsewhere else []),
             (b"access-control-max-age", PREFLIGHT_SECONDS),
             (b"vary", b"Access-Control-Request-Method, Access-Control-Request-Headers"),
         ]

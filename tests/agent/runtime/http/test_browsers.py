@@ -155,6 +155,10 @@ async def test_preflights_are_answered_before_auth_and_only_for_allowed_origins(
         assert headers["access-control-allow-credentials"] == "true"
         assert int(headers["access-control-max-age"]) > 0
         assert "origin" in headers["vary"].lower()
+        assert "access-control-allow-private-network" not in headers
+        into_network = {"origin": PAGE, **PREFLIGHT, "access-control-request-private-network": "true"}
+        headers = (await client.options(path, headers=into_network)).headers
+        assert headers["access-control-allow-private-network"] == "true"
         refused = await client.options(path, headers={"origin": "https://evil.example", **PREFLIGHT})
         assert_problem(refused, 403)
         assert "access-control-allow-origin" not in refused.headers
