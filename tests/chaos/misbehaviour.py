@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 import anyio.lowlevel
+import sniffio
 
 from definable.agent.runtime.clock import SystemClock
 from definable.errors import EventBufferFull
@@ -18,6 +21,9 @@ from definable.model.message import ModelDelta, ModelReply, ModelRequest
 
 STORM = 3_000
 """Events that a storm tries to emit."""
+
+KEPT: deque[object] = deque(maxlen=100)
+"""Clients and generators that handlers have left open."""
 
 BLOCK = 0.15
 """Seconds for which a handler blocks the event loop."""
@@ -45,6 +51,46 @@ async def misbehave(deed: str, agent: object) -> None:
         await swallow()
     elif deed == "interrupt":
         raise KeyboardInterrupt
+    else:
+        await make_mistake(deed)
+
+
+class Panic(BaseException):
+    """As an extension written in Rust raises it."""
+
+
+class Speechless(Exception):
+    """Its message cannot be shown."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+    __repr__ = __str__
+
+
+async def make_mistake(deed: str) -> None:
+    """What each handler does sooner or later."""
+    if deed == "panic":
+        raise Panic("called `Option::unwrap()` on a `None` value")
+    if deed == "speechless":
+        raise Speechless
+    if deed == "leave client":
+        stack = AsyncExitStack()
+        KEPT.append(stack)
+        group = await stack.enter_async_context(anyio.create_task_group())
+        group.start_soon(anyio.sleep_forever)
+    elif deed == "leave generator":
+        kept = numbers()
+        KEPT.append(kept)
+        await anext(kept)
+    elif deed == "leave time-out" and sniffio.current_async_library() == "asyncio":
+        await asyncio.timeout(0.2).__aenter__()
+
+
+async def numbers() -> AsyncGenerator[int]:
+    """Has a time-out open around its `yield`."""
+    with anyio.fail_after(0.2):
+        yield 1
 
 
 def misbehave_in_thread(deed: str) -> None:

@@ -25,7 +25,10 @@ class End(StrEnum):
     """A handler raises KeyboardInterrupt."""
 
 
-HARMLESS = ("fine", "fine", "fine", "nap", "raise", "raise group", "exit", "storm", "block")
+MISTAKES = ("panic", "speechless", "leave client", "leave generator", "leave time-out")
+"""What user code should not do, and the service survives."""
+
+HARMLESS = ("fine", "fine", "fine", "nap", "raise", "raise group", "exit", "storm", "block", *MISTAKES)
 """What handlers do that ends by itself; each takes part as often as it is named."""
 
 ENDLESS = ("hang", "swallow")
