@@ -53,7 +53,7 @@ async def test_a_cut_off_run_fails_the_test(serve_agent):
 async def test_a_block_within_a_deadline(serve_agent):
     with anyio.fail_after(3600):
         async with serve_agent(Agent("offline"), enable_server=True) as runtime:
-            assert runtime.draining is False
+            assert not runtime.draining
     assert runtime.report.clean
     await anyio.sleep(1)
 

@@ -8,7 +8,7 @@ machine alone can reach, answers to names of this machine.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from definable.errors import ConfigurationError
@@ -37,7 +37,7 @@ class HostPolicy:
         self._any = "*" in names
         self._names = frozenset(name for name in names if not name.startswith("*"))
         self._endings = (".localhost", *(name[1:] for name in names if name.startswith("*.")))
-        self.allows = lru_cache(MAX_KNOWN)(self._allows)
+        self.allows: Callable[[bytes], bool] = lru_cache(MAX_KNOWN)(self._allows)
         """Whether the service answers to the value of a `Host` header."""
 
     def _allows(self, host: bytes) -> bool:
