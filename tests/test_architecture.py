@@ -34,6 +34,10 @@ LAYERS = [
         "definable.agent.worker_thread",
         "definable.agent.calling",
         "definable.agent.isolation",
+        "definable.agent.containment",
+        "definable.agent.containment_asyncio",
+        "definable.agent.containment_trio",
+        "definable.agent.forked",
         "definable.agent.random_id",
         "definable.agent.storage",
     ],
@@ -73,7 +77,12 @@ HEAVY = ["openai", "quart", "hypercorn", "croniter", "watchfiles", "httpx2", "we
 FEATURES = ("jwt", "telegram", "discord", "uvloop", "redis", "otel")
 """The extras that a user installs."""
 
-BACKEND_ROOMS = ("definable.agent.runtime.http.quart_app", "definable.agent.runtime.http.server", "definable.testing")
+BACKEND_ROOMS = (
+    "definable.agent.containment_",
+    "definable.agent.runtime.http.quart_app",
+    "definable.agent.runtime.http.server",
+    "definable.testing",
+)
 """Where a backend may be imported by name."""
 
 
