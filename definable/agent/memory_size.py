@@ -6,8 +6,8 @@ them by a flat figure. Exact enough for a bound, and cheap enough for every run.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
+from sys import getsizeof
 from typing import Any, cast
 
 from definable.model.message import Message
@@ -24,39 +24,45 @@ MAX_VISITED = 10_000
 
 def messages_size(messages: Iterable[Message]) -> int:
     """Bytes of messages, their images and tool calls included."""
-    return sum(map(message_size, messages))
+    size = 0
+    for message in messages:  # every run comes through here: most messages are a text alone
+        size += OVERHEAD + getsizeof(message.content)
+        if message.images or message.tool_calls:
+            size += _attachments_size(message)
+    return size
 
 
-def message_size(message: Message) -> int:
-    """Bytes of a message."""
-    size = OVERHEAD + sys.getsizeof(message.content)
+def _attachments_size(message: Message) -> int:
+    size = 0
     for image in message.images:
         size += OVERHEAD + len(image.data or b"") + len(image.url or "")
     for call in message.tool_calls:
-        size += OVERHEAD + sys.getsizeof(call.arguments)
+        size += OVERHEAD + getsizeof(call.arguments)
     return size
 
 
 def output_size(output: RunOutput) -> int:
     """Bytes of a run's output; its content counts twice, as a part of its messages too, unless it is the same text."""
-    size = OVERHEAD + messages_size(output.messages) + sum(map(execution_size, output.tool_calls))
+    size = OVERHEAD + messages_size(output.messages)
+    if output.tool_calls:
+        size += sum(map(execution_size, output.tool_calls))
     if output.messages and output.content is output.messages[-1].content:
         return size
-    return size + value_size(output.content)
+    return size + (getsizeof(output.content) if isinstance(output.content, str) else value_size(output.content))
 
 
 def execution_size(execution: ToolExecution) -> int:
     """Bytes of a tool call with its result."""
-    return OVERHEAD + sys.getsizeof(execution.arguments) + sys.getsizeof(execution.result)
+    return OVERHEAD + getsizeof(execution.arguments) + getsizeof(execution.result)
 
 
 def event_size(event: RunEvent) -> int:
     """Bytes of an event of a run; of its end without the output, which the run's record holds."""
     match event:
         case TextDelta(text):
-            return OVERHEAD + sys.getsizeof(text)
+            return OVERHEAD + getsizeof(text)
         case ToolCallStarted(call):
-            return OVERHEAD + sys.getsizeof(call.arguments)
+            return OVERHEAD + getsizeof(call.arguments)
         case ToolCallEnded(execution):
             return OVERHEAD + execution_size(execution)
         case _:
@@ -77,7 +83,7 @@ def value_size(value: Any) -> int:
     while waiting and visited < MAX_VISITED:
         part = waiting.pop()
         visited += 1
-        size += sys.getsizeof(part, OVERHEAD)
+        size += getsizeof(part, OVERHEAD)
         if isinstance(part, Mapping):
             items = cast("Mapping[Any, Any]", part)
             waiting += items.keys()
