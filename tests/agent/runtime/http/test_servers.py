@@ -64,7 +64,9 @@ def serving(server: str, app: str, directory: Path, prefix: str = "") -> Iterato
     environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[4]}:{directory}"}
     with (
         log.open("w") as output,
-        subprocess.Popen(command, cwd=directory, stdout=output, stderr=output, env=environment) as process,
+        subprocess.Popen(
+            command, cwd=directory, stdout=output, stderr=output, env=environment, start_new_session=True
+        ) as process,
     ):
         try:
             with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=SECONDS, trust_env=False) as client:
@@ -73,7 +75,8 @@ def serving(server: str, app: str, directory: Path, prefix: str = "") -> Iterato
             process.send_signal(signal.SIGTERM)
             process.wait(SECONDS)
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # granian's workers would outlive it
     assert "Traceback" not in log.read_text(), log.read_text()
     assert process.returncode in (0, -signal.SIGTERM)
 
