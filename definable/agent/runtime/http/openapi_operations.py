@@ -35,7 +35,7 @@ LAST_EVENT_ID: dict[str, Any] = {
     "name": "Last-Event-ID",
     "in": "header",
     "description": "The last event that the client has: those after it are sent.",
-    "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    "schema": {"type": "string", "pattern": "^[0-9]*$"},
 }
 
 LIMIT: dict[str, Any] = {
