@@ -113,10 +113,8 @@ class DevChild(TaskStatus[str | None]):
 
     async def _stop(self, runtime: AgentRuntime) -> None:
         """Stop; who has connected gets an answer first, who connects from now on waits for the next child."""
-        for sock in self._listening:
-            if sock.fileno() >= 0:
-                anyio.notify_closing(sock)
-                sock.close()
+        if runtime.http is not None:
+            runtime.http.stop_accepting()
         with anyio.move_on_after(LAST_REQUESTS if self._listening else 0):
             await anyio.wait_readable(self._channel)  # a parent in a hurry
         runtime.stop()

@@ -152,6 +152,11 @@ class HTTPService:
         task_status.started([])
         await anyio.sleep_forever()
 
+    def stop_accepting(self) -> None:
+        """Close the listening sockets; open connections are served on until `drain`."""
+        if self._server is not None:
+            self._server.stop_accepting()
+
     def drain(self) -> None:
         """Take no more requests; those under way are answered still."""
         if self._server is not None:

@@ -84,6 +84,7 @@ class HTTPServer:
         self._turned_away = 0
         self._exhausted = False
         self._draining = False
+        self._accepts = True
         self._streams: Streams | None = None
         self._evictions: Evictions | None = None
         self._is_draining: Callable[[], bool] = lambda: self._draining
@@ -105,15 +106,14 @@ class HTTPServer:
         """
         SERVING.add(self)
         try:
-            async with (
-                self._watched(),
-                anyio.create_task_group() as connections,
-                anyio.create_task_group() as listeners,
-            ):
-                addresses = [_address(sock.getsockname()) for sock in self._sockets if sock.fileno() >= 0]
-                for sock in self._sockets:
-                    listeners.start_soon(self._accept, sock, connections)
-                task_status.started(addresses)
+            async with self._watched(), anyio.create_task_group() as connections:
+                async with anyio.create_task_group() as listeners:
+                    addresses = [_address(sock.getsockname()) for sock in self._sockets if sock.fileno() >= 0]
+                    for sock in self._sockets:
+                        listeners.start_soon(self._accept, sock, connections)
+                    task_status.started(addresses)
+                if not self._accepts:
+                    await self._drain_began.wait()
         finally:
             SERVING.discard(self)
             for sock in self._unowned:
@@ -123,6 +123,14 @@ class HTTPServer:
         """Closes the listening sockets in a process that was forked: they are its parent's."""
         for sock in self._sockets:
             sock.close()
+
+    def stop_accepting(self) -> None:
+        """Closes the listening sockets; open connections are served on until `drain`."""
+        self._accepts = False
+        for sock in self._sockets:
+            if sock.fileno() >= 0:
+                anyio.notify_closing(sock)
+                sock.close()
 
     def drain(self) -> None:
         """Takes no more work: listeners close now, idle connections a moment later, the others after their exchange.
@@ -135,10 +143,7 @@ class HTTPServer:
             return
         self._draining = True
         self._drain_began.set()
-        for sock in self._sockets:
-            if sock.fileno() >= 0:
-                anyio.notify_closing(sock)
-                sock.close()
+        self.stop_accepting()
         for client in list(self._clients):
             client.drain()
 
