@@ -6,6 +6,7 @@ the last event says how the run ended, also when it failed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
@@ -20,6 +21,8 @@ from .answer import Answer
 from .documents import execution_document, failure_document, record_document, run_document
 from .problem import Problem
 from .server.asgi import Send
+
+logger: logging.Logger = logging.getLogger("definable.http")
 
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a comment tells proxies and clients that the stream is alive."""
@@ -76,19 +79,28 @@ async def send_events(
             chunk = encoded_failure(last_id + 1, error)
             await send({"type": "http.response.body", "body": chunk, "more_body": False})
         else:
-            await send_event(send, last_id, event, namespace)
+            more = await send_event(send, last_id, event, namespace)
 
 
-async def send_event(send: Answer, number: int, event: StreamedEvent | None, namespace: str) -> None:
+async def send_event(send: Answer, number: int, event: StreamedEvent | None, namespace: str) -> bool:
     """Send one event, or a comment where there was none for a while.
 
     A large one waits before it is encoded: each of those who follow a run would hold a copy of it until it is read.
+
+    Returns:
+        Whether more follow: one that has no form in JSON is sent as the failure that it is, and is the last.
     """
     if event is None:
         await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
-        return
+        return True
     async with send.memory.waited_for(0 if isinstance(event, RunRecord) else encoded_size(event)):
-        await send({"type": "http.response.body", "body": encoded(number, event, namespace), "more_body": True})
+        try:
+            chunk, more = encoded(number, event, namespace), True
+        except ValueError as error:
+            logger.error("an event of a run has no form in JSON, and its stream ends: %s", error)
+            chunk, more = encoded_failure(number, error), False
+        await send({"type": "http.response.body", "body": chunk, "more_body": more})
+    return more
 
 
 async def send_no_events(send: Send) -> None:

@@ -221,12 +221,11 @@ async def test_an_event_that_is_no_json_ends_the_stream_with_a_problem(caplog: p
     agent = Agent("offline", output_type=bytes)
     agent.runner.model = OfflineModel('"x"')
 
-    class Unspeakable:
-        def __str__(self) -> str:
-            raise ZeroDivisionError
+    circular: list[Any] = []
+    circular.append(circular)
 
     async def spoil(output: Any) -> None:
-        object.__setattr__(output, "content", Unspeakable())
+        object.__setattr__(output, "content", circular)
 
     agent.after_response(spoil)
     async with serve_ourselves(agent) as client, stream_run(client) as reader:
