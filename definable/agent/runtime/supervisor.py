@@ -11,7 +11,7 @@ import anyio
 from definable.agent.bus.base import EventBus
 from definable.agent.bus.memory import DEFAULT_BUFFER
 from definable.agent.containment import contained
-from definable.agent.error_text import error_text
+from definable.agent.error_text import error_message, error_text
 from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.errors import InterfaceAuthenticationError
 from definable.agent.interface.host import InterfaceHost
@@ -204,9 +204,10 @@ class Supervisor:
         await anyio.sleep(delay)
 
     def _fail(self, error: Exception) -> None:
-        self._state, self.error = InterfaceState.FAILED, error_text(error)
-        surprise = None if isinstance(error, DefinableError) else error
-        logger.error("interface %s has failed for good: %s", self.name, error_text(error), exc_info=surprise)
+        is_ours = isinstance(error, DefinableError)  # its message says it all
+        self._state, self.error = InterfaceState.FAILED, error_message(error) if is_ours else error_text(error)
+        surprise = None if is_ours else error
+        logger.error("interface %s has failed for good: %s", self.name, self.error, exc_info=surprise)
 
     async def _answer(self, message: InterfaceMessage) -> MessageEnd:
         try:
