@@ -93,7 +93,7 @@ def test_an_accepted_request(
 
 @given(st.lists(TEXT, min_size=1, max_size=5), st.data())
 def test_streamed_text_is_what_a_client_reads(texts: list[str], data: st.DataObject) -> None:
-    stream = b"".join(encoded(number, TextDelta(text)) for number, text in enumerate(texts))
+    stream = b"".join(encoded(number, TextDelta(text), "") for number, text in enumerate(texts))
     cut, decoder = data.draw(st.integers(0, len(stream))), SSEDecoder()
     events = [*decoder.feed(stream[:cut]), *decoder.feed(stream[cut:])]
     assert [json.loads(event)["text"] for event in events] == texts

@@ -224,6 +224,7 @@ class RedisBus(EventBus):
         return await line.dead_letters()
 
     async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
+        """The runs that were promised and are not settled, oldest first; see `RemembersRuns`."""
         return await self._opened().waiting_runs(names, limit)
 
     async def replay(self, letter_id: str) -> bool:

@@ -185,6 +185,7 @@ class SQLiteBus(EventBus):
         return await self._file.read(list_dead)
 
     async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
+        """The runs that were promised and are not settled, oldest first; see `RemembersRuns`."""
         return await self._file.read(lambda connection: list_waiting_runs(connection, names, limit))
 
     async def replay(self, letter_id: str) -> bool:

@@ -569,7 +569,7 @@ async def test_fire_fires_a_cron_job_by_hand() -> None:
 
 async def test_fire_refuses_a_webhook_and_a_stop_that_has_begun() -> None:
     agent = Agent("offline")
-    hook, job, told = Webhook("/x"), Cron("0 0 1 1 *"), anyio.Event()
+    hook, job, told = Webhook("/x"), Cron("0 0 1 1 *", overlap="queue"), anyio.Event()
     late: list[bool] = []
 
     @agent.on(hook)

@@ -92,7 +92,7 @@ class WebsocketConnection(ASGIWebsocketConnection):
         super().__init__(app, scope)
         self._open = cast(WebsocketApp, app).websockets
         self._messages = MessageQueue()
-        self.queue = cast(Any, self._messages)
+        self.queue: Any = self._messages
         self._tasks = anyio.create_task_group()
         self._quiet_from = -inf
         """When the route counts as idle if nothing happens until then, on the event loop's clock."""

@@ -14,6 +14,8 @@ from hypercorn.events import Closed, RawData
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Request, Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.ws_stream import WSStream
 from wsproto.utilities import ProtocolError
 
 from .host import Host
@@ -89,7 +91,7 @@ class H1(H11Protocol):
             STREAM_ID,
             messages=self._host.messages,
         )
-        self.stream = stream
+        self.stream: HTTPStream | WSStream | None = stream
         assert isinstance(self.connection, h11.Connection)
         self.connection: h11.Connection | H11WSConnection = H11WSConnection(self.connection)
         await stream.handle(

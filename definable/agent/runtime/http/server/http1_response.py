@@ -6,7 +6,7 @@ An `HTTP1Exchange` makes a `ResponseWriter` for each response of an application.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from typing import Literal, TypeAlias
 
@@ -193,7 +193,7 @@ def new_header_line(name: bytes, value: bytes) -> bytes:
     return b"%b: %b\r\n" % (name, value)
 
 
-header_line = lru_cache(maxsize=256)(new_header_line)
+header_line: Callable[[bytes, bytes], bytes] = lru_cache(maxsize=256)(new_header_line)
 """A header's line: most are the same in all responses."""
 
 
