@@ -5,8 +5,11 @@ import sys
 from contextvars import ContextVar
 
 import anyio
+import anyio.lowlevel
 import pytest
+import sniffio
 
+from definable.agent import containment_asyncio, containment_trio
 from definable.agent.containment import closing_what_it_leaves, contained
 from definable.errors import ScopeLeftOpen
 
@@ -172,3 +175,46 @@ async def test_work_in_a_loop_of_eager_tasks() -> None:
         assert scope.cancelled_caught
     finally:
         asyncio.get_running_loop().set_task_factory(None)
+
+
+async def test_the_parts_that_are_leaned_on_are_those_of_this_anyio_and_trio() -> None:
+    assert containment_asyncio.IS_KNOWN
+    if sniffio.current_async_library() == "trio":
+        assert containment_trio.innermost() is not None
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_with_another_anyio_work_has_a_task_of_its_own_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(containment_asyncio, "IS_KNOWN", False)
+    tasks: list[object] = []
+
+    async def work(failure: BaseException | None) -> str:
+        tasks.append(asyncio.current_task())
+        if failure is not None:
+            raise failure
+        return "done"
+
+    assert await contained("work", work, None) == "done"
+    with pytest.raises(KeyError, match="x"):
+        await contained("work", work, KeyError("x"))
+    assert asyncio.current_task() not in tasks
+    with anyio.move_on_after(0) as scope:
+        await contained("work", anyio.sleep_forever)
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_work_that_cancels_its_callers_scope_and_goes_on_is_cancelled_at_its_next_wait() -> None:
+    reached: list[str] = []
+
+    async def work(scope: anyio.CancelScope) -> None:
+        scope.cancel()
+        reached.append("before the wait")
+        await anyio.lowlevel.checkpoint()
+        reached.append("after the wait")
+
+    with anyio.CancelScope() as scope:
+        await contained("work", work, scope)
+        reached.append("after the work")
+    assert scope.cancelled_caught
+    assert reached == ["before the wait"]
