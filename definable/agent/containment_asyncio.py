@@ -79,6 +79,7 @@ async def in_own_task(function: Callable[..., Coroutine[Any, Any, Result]], *arg
     state = _TaskState(None if caller is None else caller.parent_id, scope)
     if scope is not None:
         scope._tasks.discard(host)
+    task = None
     try:
         task = _started(_outcome(state, function, args))
         if scope is not None and not task.done() and state.cancel_scope is scope:
@@ -87,7 +88,7 @@ async def in_own_task(function: Callable[..., Coroutine[Any, Any, Result]], *arg
         result, error = task.result() if task.done() else await task
     finally:
         if scope is not None:
-            scope._tasks.discard(task)
+            scope._tasks -= {task}
             scope._tasks.add(host)
             _go_on_cancelling(scope)
     if error is not None:
