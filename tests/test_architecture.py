@@ -37,6 +37,7 @@ LAYERS = [
         "definable.agent.containment",
         "definable.agent.containment_asyncio",
         "definable.agent.containment_trio",
+        "definable.agent.containment_trio_generators",
         "definable.agent.forked",
         "definable.agent.random_id",
         "definable.agent.storage",

@@ -55,6 +55,10 @@ class OpenScopes(Protocol):
         """
         ...
 
+    def close_generators_safely(self) -> None:
+        """Have async generators that user code begins and does not finish closed without harm to what runs it."""
+        ...
+
     async def in_own_task(self, function: Callable[..., Coroutine[Any, Any, Result]], *args: Any) -> Result:
         """Call an async function in a task that ends with it, where one is needed for what it may leave behind."""
         ...

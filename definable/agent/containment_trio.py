@@ -6,10 +6,16 @@ they are in trio 0.31 to 0.35. With another trio, whose parts are others, what i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import trio
+
+from . import containment_trio_generators
+from .error_text import error_text
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -42,14 +48,46 @@ async def close_beyond(scope: Any, timeout: float) -> str:
 
 
 async def _close_innermost(nurseries: list[Any], timeout: float) -> int:
-    """End the tasks of the nursery that was opened last; their number."""
-    nursery: Any = nurseries[-1]
+    """End the tasks of the nursery that was opened last; their number.
+
+    It is closed first: whoever leaves it meanwhile or later, as trio does when it closes an async generator that nobody
+    has finished, neither waits in it, nor reaches for the nurseries of this task.
+    """
+    nursery: Any = nurseries.pop()
+    nursery._closed = True
+    nursery._parent_task = _NoTask(nursery)
     count = len(nursery.child_tasks)
     with trio.move_on_after(timeout, shield=True):  # its scope is cancelled, and this task is in it
         while nursery.child_tasks:  # noqa: ASYNC110 - trio has no event of it
             await trio.sleep(POLL_INTERVAL)
-    nurseries.pop()._closed = True
+    if nursery.child_tasks:
+        trio.lowlevel.spawn_system_task(_await_the_rest, nursery)
     return count
+
+
+async def _await_the_rest(nursery: Any) -> None:
+    """Wait for tasks that do not end when they are cancelled; trio's run cannot end while tasks belong to nobody."""
+    try:
+        async with trio.open_nursery() as home:
+            heir: Any = home
+            for task in nursery.child_tasks:
+                nursery._children.remove(task)
+                task._parent_nursery = heir
+                heir._children.add(task)
+    except BaseException as error:
+        logger.error("a task that was left behind failed: %s", error_text(error))
+
+
+class _NoTask:
+    """Stands for the task that opened a nursery, once the nursery was closed for it."""
+
+    def __init__(self, nursery: object) -> None:
+        self._child_nurseries = [nursery]
+
+
+def close_generators_safely() -> None:
+    """Have async generators that user code begins and does not finish closed without harm to what runs it."""
+    containment_trio_generators.install()
 
 
 async def in_own_task(function: Callable[..., Coroutine[Any, Any, Result]], *args: Any) -> Result:

@@ -218,3 +218,29 @@ async def test_work_that_cancels_its_callers_scope_and_goes_on_is_cancelled_at_i
         reached.append("after the work")
     assert scope.cancelled_caught
     assert reached == ["before the wait"]
+
+
+def test_a_run_of_trio_ends_although_a_task_that_was_left_behind_ends_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio cancels it through its shield."""
+    monkeypatch.setattr("definable.agent.containment.CLOSE_TIMEOUT", 0)
+    ended: list[str] = []
+
+    async def stubborn() -> None:
+        with anyio.CancelScope(shield=True):
+            for _ in range(100):
+                await anyio.lowlevel.checkpoint()
+        ended.append("stubborn")
+
+    async def leave() -> None:
+        group = anyio.create_task_group()
+        await group.__aenter__()
+        group.start_soon(stubborn)
+        await anyio.lowlevel.checkpoint()
+
+    async def main() -> None:
+        with pytest.raises(ScopeLeftOpen):
+            await contained("work", leave)
+        ended.append("main")
+
+    anyio.run(main, backend="trio")
+    assert ended == ["main", "stubborn"]

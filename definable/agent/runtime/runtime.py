@@ -20,6 +20,7 @@ from definable.agent.auth.refusals import RefusalLog
 from definable.agent.bus.base import RemembersRuns
 from definable.agent.bus.emitter import inside_accepted_work
 from definable.agent.bus.memory import MemoryBus
+from definable.agent.containment import open_scopes
 from definable.agent.event_loop import EventLoopHandle
 from definable.agent.interface.base import BaseInterface
 from definable.agent.serve_options import ServeOptions
@@ -221,6 +222,7 @@ class AgentRuntime:
         if self.agent.runtime is not None or self._loop is not None:
             raise ServeError("this agent is being served already: one runtime at a time")
         self._loop = EventLoopHandle()
+        open_scopes().close_generators_safely()
         self._stopping, self._start_scope = anyio.Event(), anyio.CancelScope()
         self.agent.runtime = self
         if self._stopped_early:

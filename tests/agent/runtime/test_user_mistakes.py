@@ -14,7 +14,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
+import sniffio
 from fallible_service import ASYNC_PLACES, LIMIT, PLACES, QUIET, REQUESTS, Chat, Service, agent_of
 
 from definable.agent.runtime import TextFormatter
@@ -155,6 +157,25 @@ async def keep_failing_group() -> None:
     await anyio.sleep_forever()
 
 
+async def lines() -> AsyncGenerator[str]:
+    """Has a client open around its `yield`."""
+    async with client():
+        for line in "ab":
+            yield line
+
+
+async def abandon_generator() -> None:
+    async for _ in lines():
+        break
+
+
+async def abandon_generator_and_go_on() -> None:
+    """The generator is closed meanwhile, by a task that has not begun it."""
+    await abandon_generator()
+    for _ in range(50):
+        await anyio.lowlevel.checkpoint()
+
+
 LEFT_OPEN: dict[str, Callable[[], Awaitable[None]]] = {
     "client": keep_client,
     "generator": keep_generator,
@@ -177,6 +198,24 @@ async def test_what_user_code_leaves_open_fails_alone(
 ) -> None:
     await fail_alone(place, LEFT_OPEN[mistake], caplog)
     assert "Agent(lifespan=...)" in caplog.text
+
+
+ABANDONED: dict[str, Callable[[], Awaitable[None]]] = {
+    "at the end": abandon_generator,
+    "before more work": abandon_generator_and_go_on,
+}
+"""When user code lets go of a generator."""
+
+
+@pytest.mark.filterwarnings("ignore:Async generator .* was garbage collected:ResourceWarning")
+@pytest.mark.parametrize("when", ABANDONED)
+@pytest.mark.parametrize("place", [place for place in ASYNC_PLACES if place != "receive"])
+async def test_a_generator_with_a_task_group_that_is_not_finished_fails_alone(
+    place: str, when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if sniffio.current_async_library() == "asyncio":  # it reports that the generator could not be closed
+        asyncio.get_running_loop().set_exception_handler(lambda loop, report: None)
+    await fail_alone(place, ABANDONED[when], caplog)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
