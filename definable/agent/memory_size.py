@@ -18,8 +18,33 @@ from .run_output import RunOutput, ToolExecution
 OVERHEAD = 200
 """Bytes of an object with a few fields."""
 
+UNCOUNTED_BODY = 1024
+"""Bytes of a body below which it does not count: the number of requests bounds them."""
+
+ESTIMATED_BODY = 8 * 1024
+"""Bytes of a body below which `SMALL_BODY_FACTOR` is taken: looking closer takes as long as parsing it."""
+
+SMALL_BODY_FACTOR = 8
+"""Bytes that values hold for each byte of usual JSON; 25 in the worst case."""
+
 MAX_VISITED = 10_000
 """Parts of one value that are looked at; what lies beyond is taken to be like them."""
+
+
+def parsed_size(document: bytes | str) -> int:
+    """Bytes that a JSON document and the values that it is parsed into hold.
+
+    An estimate by its punctuation: `{},` is 3 bytes, and a dict of 64 bytes with a reference to it.
+    """
+    if len(document) < ESTIMATED_BODY:
+        return len(document) * SMALL_BODY_FACTOR
+    if isinstance(document, str):
+        document = document.encode("utf-8", "surrogatepass")
+    count = document.count
+    wide = not document.isascii() or b"\\u" in document  # one character may make each of its text's four bytes
+    texts = len(document) * (5 if wide else 2)
+    containers = 64 * count(b"{") + 56 * count(b"[")
+    return texts + containers + 120 * count(b":") + 24 * count(b",") + 25 * count(b'"')
 
 
 def messages_size(messages: Iterable[Message]) -> int:

@@ -43,6 +43,10 @@ class ServeOptions(TypedDict, total=False):
     max_memory_queued: int
     """Bytes that runs and webhooks which were accepted for later may hold in memory until they begin; beyond it a
     request is answered 503. 256 MiB unless set."""
+    max_memory_active: int
+    """Bytes that the bodies of requests which are being handled may hold, with the values that they are parsed into;
+    beyond it a request is answered 503. Workers may hold as much for accepted runs and webhooks, and wait for room. 256
+    MiB unless set."""
     max_memory_runs: int
     """Bytes that the outputs and events of recent runs may hold; beyond it the oldest are forgotten. 256 MiB unless
     set."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from definable.agent.auth.base import AuthContext
-from definable.agent.memory_size import OVERHEAD
+from definable.agent.memory_size import OVERHEAD, UNCOUNTED_BODY, parsed_size
 from definable.agent.runner import RunRequest
 from definable.agent.trigger.base import RawRequest, TriggerEvent
 from definable.agent.trigger.headers import Headers
@@ -47,6 +47,18 @@ def data_size(data: Mapping[str, Any]) -> int:
         + len(request["body"])
         + sum(len(name) + len(value) for name, value in request["headers"])
     )
+
+
+def handling_size(data: Mapping[str, Any]) -> int:
+    """Bytes that the body of an accepted run or webhook holds while it is handled, about; 0 for what is small, and for
+    other deliveries."""
+    if "body_text" in data:
+        text: str = data["body_text"]
+        return parsed_size(text) if len(text) >= UNCOUNTED_BODY else 0
+    if "request" in data:
+        body: str = data["request"]["body"]
+        return parsed_size(b64decode(body)) if len(body) >= UNCOUNTED_BODY else 0
+    return 0
 
 
 def auth_to_json(auth: AuthContext | None) -> list[Any] | None:

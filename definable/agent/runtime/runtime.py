@@ -121,6 +121,7 @@ class AgentRuntime:
             self.ledger,
             agent.emitter,
             count=self.settings.event_workers,
+            max_active_bytes=self.settings.max_memory_active,
             line_limit=self.settings.event_buffer,
             takers=[supervisor.mailbox for supervisor in self.supervisors],
         )

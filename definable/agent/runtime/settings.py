@@ -26,6 +26,7 @@ LIMITS = (
     "max_concurrent_runs",
     "max_connections",
     "max_memory_queued",
+    "max_memory_active",
     "max_memory_runs",
     "max_memory_answers",
 )
@@ -58,6 +59,7 @@ class ServeSettings:
     max_connections: int = 10_000
     max_memory_bodies: int | None = None
     max_memory_queued: int = DEFAULT_MAX_MEMORY
+    max_memory_active: int = DEFAULT_MAX_MEMORY
     max_memory_runs: int = DEFAULT_MAX_MEMORY
     max_memory_answers: int = DEFAULT_MAX_MEMORY
     cors: Sequence[str] = ()

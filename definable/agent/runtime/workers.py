@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
 import anyio
@@ -21,13 +22,15 @@ from definable.agent.trigger.headers import Headers
 from definable.agent.trigger.time_trigger import TimeTrigger
 from definable.errors import RunCancelled
 
-from .accepted_request import accepted_request, auth_from_json
+from .accepted_request import accepted_request, auth_from_json, handling_size
+from .active_memory import ActiveMemory
 from .clock import current_clock
 from .dispatch import RETRY_BACKOFF, Dispatcher, Outcome, is_success, may_retry
 from .failure_log import log_failure
 from .lane import Entry, Lane, lane_of
 from .ledger import Work, WorkLedger
 from .run_registry import RunRegistry
+from .settings import DEFAULT_MAX_MEMORY
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -61,6 +64,7 @@ class Workers:
         ledger: Counts what was begun.
         emitter: Knows which workers wait for room.
         count: How many deliveries are handled at once.
+        max_active_bytes: What the bodies of webhooks and runs that are handled may hold; others wait.
         line_limit: How many deliveries may wait behind one trigger's own limit; beyond it a worker waits with the next,
             so that the bus fills up and says so.
         takers: Who handles what is no trigger's.
@@ -76,6 +80,7 @@ class Workers:
         emitter: Emitter,
         *,
         count: int,
+        max_active_bytes: int = DEFAULT_MAX_MEMORY,
         line_limit: int,
         takers: Sequence[DeliveryTaker] = (),
     ) -> None:
@@ -85,6 +90,7 @@ class Workers:
         self._ledger = ledger
         self._emitter = emitter
         self._count = count
+        self._memory = ActiveMemory(max_active_bytes)
         self._lanes = {key: lane_of(trigger, line_limit) for key, trigger in triggers.items()}
         self._takers = {taker.key: taker for taker in takers}
         self._sources = {key: source_kind(trigger) for key, trigger in triggers.items()}
@@ -187,7 +193,7 @@ class Workers:
 
     async def _attempt(self, work: Work, trigger: BaseTrigger, delivery: Delivery) -> None:
         try:
-            outcome = await contained(trigger.source, self._dispatch, trigger, delivery)
+            outcome = await self._handled_within_memory(trigger, delivery)
         except RunCancelled as cancelled:  # somebody asked for it by the run's id: an end like another
             logger.info("%s: %s", trigger.source, error_message(cancelled))
             await settled(delivery, delivery.ack())
@@ -201,6 +207,16 @@ class Workers:
             if not is_success(outcome):
                 await self._release_key(delivery)
             await settled(delivery, delivery.ack())
+
+    async def _handled_within_memory(self, trigger: BaseTrigger, delivery: Delivery) -> Outcome:
+        size = handling_size(delivery.data)
+        if not size:
+            return await contained(trigger.source, self._dispatch, trigger, delivery)
+        async with AsyncExitStack() as memory:
+            with self._emitter.blocked_worker() as last:
+                if not last:  # else all others wait, and what they wait for may be this one
+                    await memory.enter_async_context(self._memory.held_in_turn(size))
+            return await contained(trigger.source, self._dispatch, trigger, delivery)
 
     async def _dispatch(self, trigger: BaseTrigger, delivery: Delivery) -> Outcome:
         return await self._dispatcher.dispatch(

@@ -17,7 +17,12 @@ def test_has_its_defaults() -> None:
     assert (settings.certfile, settings.keyfile, settings.sockets) == (None, None, ())
     assert (settings.event_buffer, settings.event_workers) == (10_000, 100)
     assert (settings.max_concurrent_runs, settings.max_connections) == (10_000, 10_000)
-    assert {settings.max_memory_queued, settings.max_memory_runs, settings.max_memory_answers} == {2**28}
+    assert {
+        settings.max_memory_active,
+        settings.max_memory_queued,
+        settings.max_memory_runs,
+        settings.max_memory_answers,
+    } == {2**28}
 
 
 LIMITS = (
@@ -26,6 +31,7 @@ LIMITS = (
     "max_concurrent_runs",
     "max_connections",
     "max_memory_queued",
+    "max_memory_active",
     "max_memory_runs",
     "max_memory_answers",
 )

@@ -6,7 +6,7 @@ The HTTP server calls it for every request, or a foreign ASGI server does throug
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
@@ -14,6 +14,7 @@ from definable.agent.auth.base import AuthProvider
 from definable.agent.auth.refusals import RefusalLog
 from definable.agent.containment import closing_what_it_leaves, contained
 from definable.agent.isolation import Isolation, isolated
+from definable.agent.runtime.active_memory import ActiveMemory
 from definable.agent.runtime.failure_log import log_failure
 from definable.agent.runtime.ledger import WorkLedger
 from definable.agent.runtime.settings import DEFAULT_MAX_MEMORY
@@ -85,6 +86,7 @@ class AgentApp:
         draining: Whether a stop has begun.
         bodies: The unfinished bodies of all requests.
         max_answer_bytes: What large answers that are on their way may hold.
+        max_active_bytes: What the bodies of requests that are being handled may hold.
         gate: What browsers' requests are asked first.
         public: The paths of what the fallback answers to everybody.
         fallback_methods: The methods that the fallback answers on a path; OPTIONS only where it does so by itself.
@@ -100,6 +102,7 @@ class AgentApp:
         draining: Callable[[], bool],
         bodies: UnfinishedBodies,
         max_answer_bytes: int = DEFAULT_MAX_MEMORY,
+        max_active_bytes: int = DEFAULT_MAX_MEMORY,
         *,
         gate: BrowserGate,
         public: PublicPaths,
@@ -108,6 +111,7 @@ class AgentApp:
     ) -> None:
         self._routes = routes
         self._memory = AnswerMemory(max_answer_bytes)
+        self._active_memory = ActiveMemory(max_active_bytes)
         self._fallback = fallback
         self._guard = guard
         self._ledger = ledger
@@ -156,17 +160,20 @@ class AgentApp:
     def _dispatch(self, scope: Scope, receive: Receive, send: Send, match: Match[Guarded]) -> Awaitable[None]:
         guarded = match.endpoint
         if guarded is not None and guarded.always:
-            return self._answer(guarded, Request(scope, receive, match.parameters, self._bodies), send, self._uncounted)
+            return self._answer(guarded, self._request(scope, receive, match.parameters), send, self._uncounted)
         if self._draining():
             return refuse(scope, send, Problem(503, "the service is stopping", headers=[RETRY_AFTER]))
         if guarded is not None:
-            return self._answer(guarded, Request(scope, receive, match.parameters, self._bodies), send, self._ledger)
+            return self._answer(guarded, self._request(scope, receive, match.parameters), send, self._ledger)
         if match.allowed:
             answer = self._answer_of_method(scope, send, match.allowed)
             if answer is not None:
                 return answer
             scope[ALLOW_SCOPE_KEY] = match.allowed
-        return self._fall_back(Request(scope, receive, NO_PARAMETERS, self._bodies), send)
+        return self._fall_back(self._request(scope, receive, NO_PARAMETERS), send)
+
+    def _request(self, scope: Scope, receive: Receive, parameters: Mapping[str, str]) -> Request:
+        return Request(scope, receive, parameters, self._bodies, self._active_memory)
 
     def _answer_of_method(self, scope: Scope, send: Send, allowed: tuple[str, ...]) -> Awaitable[None] | None:
         """What tells of the methods of a path: OPTIONS is answered by itself, a method that a public endpoint does not
@@ -229,6 +236,8 @@ class AgentApp:
                     log_failure(logger, logging.ERROR, error, "%s %r failed", request.method, request.path)
                 if not answer.started:
                     await send_problem(send, problem, close=problem.status in BODY_UNREAD)
+            finally:
+                request.release()
 
     async def _respond(self, guarded: Guarded, request: Request, answer: Answer) -> None:
         response = None if guarded.unsigned is None else guarded.unsigned(request)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from urllib.parse import parse_qsl, quote
 
 from definable.agent.auth.base import AuthContext
+from definable.agent.memory_size import UNCOUNTED_BODY, parsed_size
+from definable.agent.runtime.active_memory import ActiveMemory
 from definable.agent.trigger.base import request_url
 from definable.agent.trigger.headers import UndecodedHeaders
 
@@ -33,12 +35,18 @@ class Request:
         receive: The ASGI receive callable.
         path_params: The path's parameters.
         bodies: The unfinished bodies of all requests.
+        memory: What the requests that are being handled hold.
     """
 
-    __slots__ = ("_bodies", "_body", "_receive", "auth", "headers", "path_params", "scope")
+    __slots__ = ("_bodies", "_body", "_held", "_memory", "_receive", "auth", "headers", "path_params", "scope")
 
     def __init__(
-        self, scope: Scope, receive: Receive, path_params: Mapping[str, str], bodies: UnfinishedBodies
+        self,
+        scope: Scope,
+        receive: Receive,
+        path_params: Mapping[str, str],
+        bodies: UnfinishedBodies,
+        memory: ActiveMemory,
     ) -> None:
         self.scope: Scope = scope
         self.path_params: Mapping[str, str] = path_params
@@ -47,6 +55,8 @@ class Request:
         """Who is calling; None on a public endpoint."""
         self._receive = receive
         self._bodies = bodies
+        self._memory = memory
+        self._held = 0
         self._body: bytes | None = None
 
     @property
@@ -154,13 +164,14 @@ class Request:
         return body
 
     async def content(self, limit: int) -> bytes:
-        """The whole body, decompressed where it was sent with a `Content-Encoding`.
+        """The whole body, decompressed where it was sent with a `Content-Encoding`; it counts until `release`.
 
         Args:
             limit: Bytes it may have, on its way and decompressed.
 
         Raises:
             Problem: As `body`; 415 when the coding is not understood, 400 when the body is not what it says.
+            TooManyRuns: The requests that are being handled hold as much as they may.
             ClientGone: The client went away.
         """
         body = self.body_at_once(limit)
@@ -168,8 +179,19 @@ class Request:
             body = await self.body(limit)
         for name, _ in self.scope["headers"]:
             if name == b"content-encoding":
-                return decoded(self.header(name), body, limit)
+                body = decoded(self.header(name), body, limit)
+                break
+        if len(body) >= UNCOUNTED_BODY and not self._held:
+            size = parsed_size(body)
+            self._memory.hold(size)
+            self._held = size
         return body
+
+    def release(self) -> None:
+        """The request was answered: its body counts no more."""
+        if self._held:
+            self._memory.release(self._held)
+            self._held = 0
 
     async def gone(self) -> None:
         """Return when the client goes away; the body must have been read."""

@@ -107,6 +107,7 @@ class HTTPService:
             draining,
             bodies,
             settings.max_memory_answers,
+            settings.max_memory_active,
             gate=self._gate,
             public=PublicPaths(settings.public),
             fallback_methods=partial(own_methods, quart),

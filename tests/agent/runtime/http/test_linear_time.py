@@ -18,6 +18,7 @@ from definable.agent.auth import APIKeyAuth, AuthRequest, GitHubSignature, JWTAu
 from definable.agent.auth.signature import StandardWebhookSignature
 from definable.agent.interface.splitting import split_text
 from definable.agent.output_type import OutputType
+from definable.agent.runtime.active_memory import ActiveMemory
 from definable.agent.runtime.http.body import parsed
 from definable.agent.runtime.http.content_coding import decoded
 from definable.agent.runtime.http.endpoints.run import accepts_events, prefers_async, run_body
@@ -50,7 +51,7 @@ def request(*headers: tuple[bytes, bytes], query: bytes = b"") -> Request:
 
     async def receive() -> Any: ...
 
-    return Request(scope, receive, {}, UnfinishedBodies())
+    return Request(scope, receive, {}, UnfinishedBodies(), ActiveMemory(2**28))
 
 
 def headed(provider: Any, name: str) -> Callable[[str], object]:
