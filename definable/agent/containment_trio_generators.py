@@ -21,7 +21,6 @@ from types import AsyncGeneratorType, CodeType, CoroutineType, GeneratorType
 from typing import Any, cast
 
 import trio
-from trio._core import _run as internals  # pyright: ignore[reportPrivateUsage]
 
 AnyGenerator = AsyncGenerator[Any, Any]
 Finalizer = Callable[[Any], object]
@@ -43,9 +42,11 @@ def install() -> None:
     if finalizer is None or isinstance(finalizer, _SafeFinalizer):
         return
     try:
+        from trio._core import _run as internals  # pyright: ignore[reportPrivateUsage]  # another trio may lack it
+
         foreign: set[int] = cast(Any, internals).GLOBAL_RUN_CONTEXT.runner.asyncgens.foreign
         leave: CodeType = cast(Any, trio.Nursery)._nested_child_finished.__code__
-    except AttributeError:  # another trio: as if nothing was here
+    except (ImportError, AttributeError):  # another trio: as if nothing was here
         return
     sys.set_asyncgen_hooks(finalizer=_SafeFinalizer(finalizer, foreign, leave))
 
