@@ -178,7 +178,7 @@ class SQLiteLine:
         """See `SQLiteBus.drain`."""
         grace = anyio.current_effective_deadline() - anyio.current_time()
         with anyio.move_on_after(grace * DRAIN_SHARE):
-            await self._until(lambda: self._is_at_rest() and not self._waiting and self._next_due > self._now())
+            await self._until(lambda: self._is_at_rest() and (self._is_gone() or self._nothing_waits()))
             return
         self.stop_handing_out()
         await self._until(self._is_at_rest)
@@ -213,7 +213,14 @@ class SQLiteLine:
         self.writer.close()
 
     def _is_at_rest(self) -> bool:
-        return not self._held and self.writer.is_at_rest
+        """Whether nothing is in hand, and all is written that can be: a file that is gone takes nothing more."""
+        return not self._held and (self.writer.is_at_rest or self._is_gone())
+
+    def _is_gone(self) -> bool:
+        return self._file.failure is not None
+
+    def _nothing_waits(self) -> bool:
+        return not self._waiting and self._next_due > self._now()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():

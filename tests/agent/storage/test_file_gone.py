@@ -166,7 +166,7 @@ async def test_a_service_says_that_its_file_is_gone_and_accepts_nothing(
 
     agent.on(Webhook("/later", respond="accept"))(lambda event: None)
     with anyio.fail_after(LIMIT):
-        async with served(agent, event_workers=1, shutdown_timeout=1) as service:
+        async with served(agent, event_workers=1, shutdown_timeout=60) as service:  # the stop does not take that long
             client = service.client
             for n in range(3):
                 await agent.aemit("job", {"n": n})
