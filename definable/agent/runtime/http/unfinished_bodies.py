@@ -61,7 +61,7 @@ class UnfinishedBody:
         Raises:
             Problem: 503, there is no memory for them.
         """
-        if data:
+        if data and not self.gave_way:  # its cancellation may not have come yet
             now = self._heard_at = anyio.current_time()
             if self._waiting.deadline < now + BODY_SILENCE:  # each change of it costs the event loop a timer
                 self._waiting.deadline = now + BODY_SILENCE + COARSENESS

@@ -76,6 +76,19 @@ async def test_the_newest_body_is_refused_while_all_others_keep_coming() -> None
     assert bodies.size == 0
 
 
+async def test_a_body_whose_bytes_come_just_after_it_gave_way_is_a_503() -> None:
+    bodies = UnfinishedBodies(10)
+    with pytest.raises(Problem) as raised, bodies.reading() as stalled:
+        stalled.add(b"12345")
+        await anyio.sleep(20.0)
+        with bodies.reading() as other:
+            other.add(b"1234567890")
+            stalled.add(b"late")
+            assert bodies.size == 10
+    assert raised.value.status == 503
+    assert bodies.size == 0
+
+
 async def test_bodies_that_stall_give_way_the_longest_silent_first() -> None:
     bodies, ended = UnfinishedBodies(1_000), list[tuple[str, int]]()
 
