@@ -8,11 +8,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 
 from .hangups import ClientStream
+
+READ_SIZE = 65_536
+"""Bytes that are read from one connection before the others have their turn."""
 
 HIGH_WATER = 65_536
 """Bytes that wait to be received before the system's buffer, and then the peer, has to wait."""
@@ -23,22 +27,42 @@ class AsyncioSockets:
 
     def __init__(self) -> None:
         self.clock: Callable[[], float] = asyncio.get_running_loop().time
+        self._read_buffer = memoryview(bytearray(READ_SIZE))
+        """What all connections read into, one after the other: the event loop would make 256 KiB for each read."""
 
     async def run(self) -> None:
         """Nothing: the event loop tells each connection's protocol."""
 
     async def open(self, sock: socket.socket) -> AsyncioSocket:
         """The stream of a connected socket, which it owns from here on."""
-        _, stream = await asyncio.get_running_loop().create_connection(AsyncioSocket, sock=sock)
+        _, stream = await asyncio.get_running_loop().create_connection(
+            partial(AsyncioSocket, self._read_buffer), sock=sock
+        )
         return stream
 
 
-class AsyncioSocket(asyncio.Protocol, ClientStream):
-    """One connection; one task receives and one sends at a time."""
+class AsyncioSocket(asyncio.BufferedProtocol, ClientStream):
+    """One connection; one task receives and one sends at a time.
 
-    __slots__ = ("_eof", "_full", "_lost", "_paused", "_reader", "_received", "_tell", "_transport", "_writer")
+    Args:
+        read_buffer: What is read goes through it; it may be shared by the connections of an event loop.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_eof",
+        "_full",
+        "_lost",
+        "_paused",
+        "_read_buffer",
+        "_reader",
+        "_received",
+        "_tell",
+        "_transport",
+        "_writer",
+    )
+
+    def __init__(self, read_buffer: memoryview) -> None:
+        self._read_buffer = read_buffer
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
         self._paused = False
@@ -56,9 +80,12 @@ class AsyncioSocket(asyncio.Protocol, ClientStream):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(0)  # what is sent has been taken by the system
 
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        if len(self._received) > HIGH_WATER and not self._paused and self._transport is not None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._received += self._read_buffer[:nbytes]
+        if len(self._received) >= HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
         _wake(self._reader)
@@ -110,9 +137,13 @@ class AsyncioSocket(asyncio.Protocol, ClientStream):
                 raise self._lost
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
-        data = bytes(received[:max_bytes]) if len(received) > max_bytes else bytes(received)
-        del received[:max_bytes]
-        if self._paused and len(received) <= HIGH_WATER and self._transport is not None and self._lost is None:
+        if len(received) > max_bytes:
+            data = bytes(memoryview(received)[:max_bytes])
+            del received[:max_bytes]
+        else:
+            data = bytes(received)
+            received.clear()
+        if self._paused and len(received) < HIGH_WATER and self._transport is not None and self._lost is None:
             self._paused = False
             self._transport.resume_reading()
         return data
