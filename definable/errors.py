@@ -21,6 +21,7 @@ DefinableError
 ├── ScopeLeftOpen                     user code left a cancel scope, task group or time-out open behind it
 ├── SessionNotFound (LookupError)     no such session, or it belongs to somebody else
 ├── StorageError                      a file or service that keeps data for us failed: locked, full, damaged, away
+│   └── SessionConflict               a session was saved by another since it was loaded
 ├── EventBusError
 │   ├── EventBufferFull               the bounded buffer has no room; nothing was accepted
 │   └── EventBusClosed                the agent no longer serves; nothing was accepted
@@ -52,6 +53,7 @@ __all__ = [
     "ScopeLeftOpen",
     "SessionNotFound",
     "StorageError",
+    "SessionConflict",
     "EventBusError",
     "EventBufferFull",
     "EventBusClosed",
@@ -156,6 +158,10 @@ class SessionNotFound(DefinableError, LookupError):
 
 class StorageError(DefinableError):
     """What keeps sessions, identities or events failed; the message names the place and the way out."""
+
+
+class SessionConflict(StorageError):
+    """A session store did not save a session, since another version of it is stored than the one that was loaded."""
 
 
 class EventBusError(DefinableError):

@@ -153,6 +153,23 @@ def test_left_never_imports_right() -> None:
     assert wrong == []
 
 
+def test_the_session_service_alone_loads_and_saves_sessions() -> None:
+    """Whoever else did would overwrite what a run says in the session at the same time."""
+    stores = re.compile(r"(^|[._])(sessions|store)$")
+    wrong = [
+        f"{name}:{node.lineno}: {ast.unparse(node)}"
+        for name, tree, _ in modules()
+        if name != "definable.agent.session.service"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("load", "save", "delete", "find", "point")
+        and stores.search(ast.unparse(node.value))
+    ]
+    # `find` and `point` of a SessionService lead to a chat's conversation and touch no session.
+    allowed = {"sessions.find", "sessions.point"}
+    assert [line for line in wrong if line.rpartition(" ")[2] not in allowed] == []
+
+
 def test_backends_are_imported_by_name_only_where_they_differ() -> None:
     wrong = [
         f"{name}:{number}: {line.strip()}"

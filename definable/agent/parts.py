@@ -74,13 +74,13 @@ class AgentParts:
     @property
     def sessions(self) -> SessionStore:
         """Where conversations are kept."""
-        return self.runner.sessions
+        return self.runner.sessions.store
 
     @sessions.setter
     def sessions(self, sessions: SessionStore) -> None:
         check_parts(None, sessions, None, None)
         self._check_not_served("sessions")
-        self.runner.sessions = sessions
+        self.runner.sessions.store = sessions
 
     @property
     def bus(self) -> EventBus | None:
@@ -126,7 +126,7 @@ class AgentParts:
 
     def restore(self, before: Parts) -> None:
         """Have the parts again that `parts` gave; for `override` alone."""
-        self.runner.model, self.runner.sessions, self._bus, self.interfaces, self.emitter = before
+        self.runner.model, self.runner.sessions.store, self._bus, self.interfaces, self.emitter = before
 
     @property
     def parts(self) -> Parts:

@@ -19,7 +19,6 @@ from definable.model.base import Model
 from definable.model.message import Message
 
 from .calling import call_user
-from .containment import closing_what_it_leaves
 from .hook import HookPoint
 from .isolation import is_failure
 from .output_type import OutputType, plain_text
@@ -29,8 +28,8 @@ from .run_event import Listener, RunEnded, RunStarted
 from .run_loop import Conversation, RunLoop
 from .run_output import RunOutput, RunStatus
 from .session.base import Session, SessionStore
-from .session.gate import SessionGate
 from .session.history import bounded
+from .session.service import SessionService, SessionTurn
 from .telemetry import run_span
 from .tools import Tool, index_tools
 
@@ -61,6 +60,10 @@ class RunRequest:
     namespace: str = ""
     """Tells its caller's runs and sessions from others' (`AuthContext.namespace`): a session that it begins without an
     id gets one that begins with it. Empty: the service's own."""
+    turn: SessionTurn | None = None
+    """The turn in the session that its caller holds already, loaded; None: the run takes its own."""
+    max_history: int | None = None
+    """How many messages of the session are kept at most, where that is fewer than the agent keeps."""
 
 
 class Runner:
@@ -94,13 +97,12 @@ class Runner:
         self.name = name
         self.model = model
         self.instructions = instructions
-        self.sessions = sessions
+        self.sessions: SessionService = SessionService(sessions, run_timeout)
         self.before_request: HookPoint = HookPoint("before_request", "the RunContext")
         self.after_response: HookPoint = HookPoint("after_response", "the RunOutput")
         self.on_error: HookPoint = HookPoint("on_error", "the RunContext", "the exception")
         self._tools = tuple(tools)
         self._output_type = output_type
-        self._gate = SessionGate()
         self._max_turns = max_turns
         self._max_history = max_history
         self._run_timeout = run_timeout
@@ -159,49 +161,40 @@ class Runner:
         finally:
             current_run.reset(token)
 
-    async def forget(self, session_id: str) -> bool:
-        """Forget a session, in its turn: a run that is under way in it would save it back.
-
-        Returns:
-            False when there was none.
-        """
-        async with self._gate.turn(session_id):
-            return await self.sessions.delete(session_id)
-
     def _run_in_session(
         self, request: RunRequest, listener: Listener | None, begun: list[RunContext] | None = None
     ) -> Awaitable[RunOutput]:
+        if request.turn is not None:
+            return self._run(request, request.turn, listener, begun)
         if request.session_id is not None:
             return self._run_in_turn(request, request.session_id, listener, begun)
-        # Nobody else can know the id: there is no turn to wait for, and nothing to load.
         session_id = f"{request.namespace}session_{random_id(12)}"
-        return self._run(request, Session(session_id, request.user_id), listener, begun)
+        return self._run(request, self.sessions.new(session_id, request.user_id), listener, begun)
 
     async def _run_in_turn(
         self, request: RunRequest, session_id: str, listener: Listener | None, begun: list[RunContext] | None
     ) -> RunOutput:
-        async with self._gate.turn(session_id):
+        async with self.sessions.turn(session_id) as turn:
             try:
-                session = await closing_what_it_leaves(self.sessions.load, self.sessions.load, session_id)
+                session = await turn.load(request.user_id)
             except Exception as error:
                 await self._tell_failure(error, request)
                 raise
-            if session is None:
-                session = Session(session_id, request.user_id)
-            elif session.user_id != request.user_id:
+            if session.user_id != request.user_id:
                 raise SessionNotFound(f"there is no session {session_id.removeprefix(request.namespace)!r}")
-            return await self._run(request, session, listener, begun)
+            return await self._run(request, turn, listener, begun)
 
     async def _run(
-        self, request: RunRequest, session: Session, listener: Listener | None, begun: list[RunContext] | None
+        self, request: RunRequest, turn: SessionTurn, listener: Listener | None, begun: list[RunContext] | None
     ) -> RunOutput:
+        session = turn.session
         context = _context(request, session.session_id, session.state)
         if begun is not None:
             begun.append(context)
         token = current_run.set(context)
         try:
             with run_span(self.name, self.model, context, request.headers) as span:
-                output = await self._run_within(request, session, context, listener)
+                output = await self._run_within(request, turn, context, listener)
                 span.completed(output)
             return output
         except Exception as error:
@@ -211,16 +204,16 @@ class Runner:
             current_run.reset(token)
 
     async def _run_within(
-        self, request: RunRequest, session: Session, context: RunContext, listener: Listener | None
+        self, request: RunRequest, turn: SessionTurn, context: RunContext, listener: Listener | None
     ) -> RunOutput:
-        created_at, started = time.time(), time.perf_counter()
+        session, created_at, started = turn.session, time.time(), time.perf_counter()
         if self.before_request:
             await self.before_request.fire(context)
         if listener is not None:
             await listener(RunStarted(request.run_id, session.session_id))
         try:
             content, conversation = await self._converse(request, context, session, listener)
-            await self._keep(session, conversation, created_at)
+            await self._keep(request, turn, conversation, created_at)
         except BaseException as error:
             if is_failure(error):
                 await self.on_error.fire(context, error)
@@ -255,11 +248,23 @@ class Runner:
             raise ConfigurationError(f"instructions must give a string, not {instructions!r}")
         return [Message("system", instructions)]
 
-    def _keep(self, session: Session, conversation: Conversation, now: float) -> Awaitable[None]:
-        messages = bounded(session.messages + conversation.added, self._max_history)
+    def _keep(self, request: RunRequest, turn: SessionTurn, conversation: Conversation, now: float) -> Awaitable[None]:
+        session, limit = turn.session, self._max_history
+        if request.max_history is not None and request.max_history < limit:
+            limit = request.max_history
+        messages = bounded(session.messages + conversation.added, limit)
         created_at = session.created_at or now
-        updated = Session(session.session_id, session.user_id, messages, session.state, created_at, time.time())
-        return closing_what_it_leaves(self.sessions.save, self.sessions.save, updated)
+        return turn.save(
+            Session(
+                session.session_id,
+                session.user_id,
+                messages,
+                session.state,
+                created_at,
+                time.time(),
+                session.version,
+            )
+        )
 
 
 # Classes are called by position below: by names they take twice the time.

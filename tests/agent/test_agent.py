@@ -213,9 +213,9 @@ async def test_forgetting_a_session_waits_for_the_run_in_it() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(lambda: agent.arun("hi", session_id="s"))
         await anyio.wait_all_tasks_blocked()
-        assert await agent.runner.forget("s")
+        assert await agent.runner.sessions.forget("s")
     assert await agent.sessions.load("s") is None
-    assert not await agent.runner.forget("s")
+    assert not await agent.runner.sessions.forget("s")
 
 
 async def test_a_run_that_fails_leaves_its_session_as_it_was() -> None:

@@ -77,7 +77,7 @@ async def test_on_error_gets_a_context_also_of_a_run_whose_turn_did_not_come_in_
     agent = Agent("offline", run_timeout=0.01)
     seen: list[RunContext] = []
     agent.on_error(lambda context, error: seen.append(context))
-    async with agent.runner._gate.turn("s"):  # pyright: ignore[reportPrivateUsage]
+    async with agent.runner.sessions.turn("s"):
         with pytest.raises(RunTimeout):
             await agent.arun("hi", session_id="s", user_id="ann", metadata={"a": 1})
     [context] = seen

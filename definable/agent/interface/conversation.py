@@ -1,19 +1,30 @@
-"""Conversations between interface and agent: found again after a restart, seen as the agent's store has them."""
+"""Conversations between interface and agent: found again after a restart, seen as the agent's store has them.
+
+A message holds the turn in its session from before its hooks to the end of its run: it is loaded once and saved once,
+by the run, with what hooks have changed in its state.
+"""
 
 from __future__ import annotations
 
-import copy
+import logging
 import time
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import AsyncGenerator, Callable, Container
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from definable.agent.error_text import error_text
+from definable.agent.isolation import is_failure
 from definable.agent.run_output import RunOutput
-from definable.agent.session.base import Session, SessionStore
+from definable.agent.session.base import NOT_STORED, Session, copied_state
 from definable.agent.session.history import bounded
+from definable.agent.session.service import SessionService, SessionTurn, enter_in_time
+from definable.errors import SessionNotFound
 
 from .session import InterfaceSession
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 MAX_KNOWN = 100_000
 """Chats of which it is remembered which conversation began here last."""
@@ -23,109 +34,170 @@ class Conversations:
     """Keeps an interface's sessions and the agent's in step.
 
     Args:
-        store: The agent's; None: an interface sees what it answered itself.
-        max_messages: How many messages of a conversation are kept.
+        sessions: The agent's; None: an interface sees what it answered itself.
+        place: A place for a run among those that may be under way; taken before the session's turn, as every run does.
+        max_messages: How many messages of a conversation an interface without `sessions` keeps.
         ttl: Seconds of silence after which a conversation begins anew.
         name: What tells the interface from others that have its chats; None where no other has.
     """
 
-    def __init__(self, store: SessionStore | None, max_messages: int, ttl: float, name: str | None = None) -> None:
-        self._store = store
+    def __init__(
+        self,
+        sessions: SessionService | None,
+        place: Callable[[], AbstractAsyncContextManager[None]],
+        max_messages: int,
+        ttl: float,
+        name: str | None = None,
+    ) -> None:
+        self._sessions = sessions
+        self._place = place
         self._max_messages = max_messages
         self._ttl = ttl
         self._prefix = "interface" if name is None else f"interface {name}"
         self._known: OrderedDict[str, str] = OrderedDict()
         """The session of a chat that began here last."""
-        self._states: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        """The states as they are stored, by session id: what differs was changed by a hook."""
 
-    async def begin(self, session: InterfaceSession, user_id: str, *, former_user_id: str | None = None) -> None:
-        """Make a session the user's: the conversation of before a restart when it is young enough, else a new one.
+    @asynccontextmanager
+    async def turn(
+        self, session: InterfaceSession, user_id: str, former_user_id: str | None = None
+    ) -> AsyncGenerator[SessionTurn | None, None]:
+        """The turn in a message's session, which shows what was said elsewhere.
+
+        What hooks have changed in its state is saved at the end also when the run fails, or none follows.
 
         Args:
-            session: The open conversation.
+            session: The open conversation. A new one becomes the conversation of before a restart where that is young
+                enough.
             user_id: Whose it is.
             former_user_id: A former name of the same user: a stored conversation of this chat that it owns becomes the
                 user's.
+
+        Raises:
+            SessionNotFound: The session belongs to somebody else.
+            RunTimeout: The turn did not come in time.
+            StorageError: The store failed.
         """
-        if self._store is not None:
-            await self._find(self._store, session, user_id, former_user_id)
-        session.user_id = user_id  # at last: where the store failed, the next message tries again
-
-    async def go_on(self, session: InterfaceSession) -> None:
-        """Show a session what was said elsewhere, and keep what leads to it after a restart as long as the session: a
-        store may forget what is unused.
-        """
-        if self._store is None:
+        if self._sessions is None:
+            session.user_id = user_id
+            yield None
             return
-        if await self._store.load(self._name_of(session)) is None:
-            await self._save_name(self._store, session)
-        if session.session_state == self._states.get(session.session_id, {}):  # else a hook has changed it since
-            nothing = Session(session.session_id, session.user_id)
-            self._show(session, await self._store.load(session.session_id) or nothing)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._place())
+            turn = await self._enter(stack, self._sessions, session, {user_id, former_user_id} - {None}, user_id)
+            _show(session, turn.session)
+            before = copied_state(turn.session_id, turn.session.state)
+            try:
+                yield turn
+            except BaseException as error:
+                if is_failure(error):
+                    await _save_state_of_failed(turn, session, before)
+                raise
+            if not turn.is_saved:
+                await _save_state(turn, session, before)
 
-    async def _find(
-        self, store: SessionStore, session: InterfaceSession, user_id: str, former_user_id: str | None
-    ) -> None:
-        name = self._name_of(session)
-        former = await self._former(store, name, {user_id, former_user_id})
-        if former is not None and former.user_id != user_id:
-            former = replace(former, user_id=user_id)
-            await store.save(former)
-        if former is not None and former.session_id != self._known.get(name):  # else it has ended here
-            session.session_id = former.session_id
-            self._show(session, former)
-        else:
-            await self._save_name(store, session)
-        _remember(self._known, name, session.session_id)
+    def for_run(self, session: InterfaceSession, turn: SessionTurn | None) -> SessionTurn | None:
+        """The turn for the message's run: with the state as hooks have left it, as the run's own."""
+        if turn is not None:
+            turn.session = replace(turn.session, state=copied_state(turn.session_id, session.session_state))
+        return turn
 
-    async def keep_state(self, session: InterfaceSession) -> None:
-        """Store a `session_state` that a hook has changed, for the next run to see."""
-        stored_state = self._states.get(session.session_id, {})
-        if self._store is None or session.session_state == stored_state:
-            return
-        now = time.time()
-        stored = await self._store.load(session.session_id) or Session(
-            session.session_id, session.user_id, created_at=now, updated_at=now
-        )
-        await self._store.save(replace(stored, state=session.session_state))
-        _remember(self._states, session.session_id, copy.deepcopy(session.session_state))
-
-    async def after_run(self, session: InterfaceSession, output: RunOutput) -> None:
-        """Show a session what a run has left behind, and bound what is kept."""
+    def after_run(self, session: InterfaceSession, output: RunOutput, turn: SessionTurn | None) -> dict[str, Any]:
+        """Show a session what a run has left behind; returns a copy of its state."""
         session.last_run_output = output
-        stored = None if self._store is None else await self._store.load(session.session_id)
-        if self._store is None or stored is None:
+        if turn is not None and turn.is_saved:
+            _show(session, turn.session)
+        else:
             session.messages = bounded(session.messages + output.messages, self._max_messages)
+        return copied_state(session.session_id, session.session_state)
+
+    async def keep_state(self, session: InterfaceSession, before: dict[str, Any]) -> None:
+        """Store what a hook has changed in the `session_state` after the run, in a turn of its own.
+
+        Args:
+            session: The open conversation.
+            before: Its state as the run has left it.
+        """
+        if self._sessions is None or session.session_state == before:
             return
-        messages = bounded(stored.messages, self._max_messages)
-        if len(messages) < len(stored.messages):
-            stored = replace(stored, messages=messages)
-            await self._store.save(stored)
-        self._show(session, stored)
+        stored = await self._sessions.change_state(session.session_id, before, session.session_state)
+        if stored is not None:
+            _show(session, stored)
 
-    async def _former(self, store: SessionStore, name: str, owners: Container[str | None]) -> Session | None:
-        pointer = await store.load(name)
-        former = None if pointer is None else await store.load(str(pointer.state.get("session_id")))
-        if former is None or former.user_id is None or former.user_id not in owners:
+    async def _enter(
+        self,
+        stack: AsyncExitStack,
+        sessions: SessionService,
+        session: InterfaceSession,
+        owners: Container[str | None],
+        user_id: str,
+    ) -> SessionTurn:
+        """Take the turn in a message's session and load it."""
+        key = f"{self._prefix}:{session.platform}:{session.platform_chat_id}:{session.platform_user_id}"
+        if session.user_id is not None:
+            turn = await enter_in_time(stack, sessions.turn(session.session_id), sessions.wait_timeout)
+            stored = await turn.load(user_id)
+            if stored.user_id not in owners:
+                raise SessionNotFound(f"there is no session {session.session_id!r}")
+            await sessions.keep_pointer(key, session.session_id)
+        else:
+            turn = await self._enter_former(stack, sessions, key, owners)
+            if turn is None:  # nobody else can know the new id
+                turn = await stack.enter_async_context(sessions.turn(session.session_id))
+                turn.begin(user_id)
+                await sessions.point(key, session.session_id)
+            session.session_id = turn.session_id
+            _remember(self._known, key, turn.session_id)
+            session.user_id = user_id  # at last: where the store failed, the next message tries again
+        if turn.session.user_id != user_id:
+            turn.session = replace(turn.session, user_id=user_id)
+        return turn
+
+    async def _enter_former(
+        self, stack: AsyncExitStack, sessions: SessionService, key: str, owners: Container[str | None]
+    ) -> SessionTurn | None:
+        """The turn in the conversation of before a restart; None when there is none that may go on."""
+        session_id = await sessions.find(key)
+        if session_id is None or session_id == self._known.get(key):  # it has ended here
             return None
-        if time.time() - former.updated_at > self._ttl:
-            return None
-        return former
-
-    async def _save_name(self, store: SessionStore, session: InterfaceSession) -> None:
-        now = time.time()
-        await store.save(Session(self._name_of(session), None, (), {"session_id": session.session_id}, now, now))
-
-    def _name_of(self, session: InterfaceSession) -> str:
-        return f"{self._prefix}:{session.platform}:{session.platform_chat_id}:{session.platform_user_id}"
-
-    def _show(self, session: InterfaceSession, stored: Session) -> None:
-        session.messages, session.session_state = stored.messages, stored.state
-        _remember(self._states, stored.session_id, copy.deepcopy(stored.state))
+        async with AsyncExitStack() as attempt:
+            turn = await enter_in_time(attempt, sessions.turn(session_id), sessions.wait_timeout)
+            former = await turn.load()
+            is_young = time.time() - former.updated_at <= self._ttl
+            if former.version != NOT_STORED and former.user_id is not None and former.user_id in owners and is_young:
+                stack.push_async_exit(attempt.pop_all())
+                return turn
+        return None
 
 
-def _remember(table: OrderedDict[str, Any], name: str, value: Any) -> None:
+async def _save_state(turn: SessionTurn, session: InterfaceSession, before: dict[str, Any]) -> None:
+    """Save what hooks have changed in the state where no run did it, and nothing else."""
+    if session.session_state == before:
+        return
+    stored, now = turn.session, time.time()
+    await turn.save(replace(stored, state=session.session_state, created_at=stored.created_at or now, updated_at=now))
+    _show(session, turn.session)
+
+
+async def _save_state_of_failed(turn: SessionTurn, session: InterfaceSession, before: dict[str, Any]) -> None:
+    """As `_save_state`; the failure that came first is the one that counts."""
+    if turn.is_saved:
+        return
+    try:
+        await _save_state(turn, session, before)
+    except Exception as error:
+        logger.error(
+            "the session_state that a hook has changed in session %r is lost, it could not be saved: %s",
+            turn.session_id,
+            error_text(error),
+        )
+
+
+def _show(session: InterfaceSession, stored: Session) -> None:
+    session.messages = stored.messages
+    session.session_state = copied_state(stored.session_id, stored.state)
+
+
+def _remember(table: OrderedDict[str, str], name: str, value: str) -> None:
     table[name] = value
     table.move_to_end(name)
     if len(table) > MAX_KNOWN:

@@ -36,7 +36,11 @@ class InterfaceHook:
         return None
 
     async def on_before_respond(self, message: InterfaceMessage, session: InterfaceSession) -> InterfaceMessage | None:
-        """The agent is about to run; a message that is returned takes the place of the one that came in."""
+        """The agent is about to run; a message that is returned takes the place of the one that came in.
+
+        The message has its session to itself until its run has ended: a run of the agent in that session fails here.
+        What is changed in `session.session_state` is saved with the run, also when the run fails.
+        """
         return None
 
     async def on_after_respond(

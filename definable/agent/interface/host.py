@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -11,7 +12,7 @@ from definable.agent.auth.refusals import RefusalLog
 from definable.agent.run_event import Listener
 from definable.agent.run_output import RunOutput
 from definable.agent.runner import RunRequest
-from definable.agent.session.base import SessionStore
+from definable.agent.session.service import SessionService
 
 StartRun: TypeAlias = Callable[[RunRequest], Awaitable[RunOutput]]
 """Makes a run of the agent."""
@@ -31,11 +32,14 @@ class InterfaceHost:
     start_run: StartRun
     stream_run: StreamRun | None = None
     """None: what the agent makes of a reply is known at its end alone, so replies come whole."""
-    sessions: SessionStore | None = None
-    """Where the agent keeps conversations; None: an interface sees of them what it answered itself."""
+    sessions: SessionService | None = None
+    """The agent's conversations; None: an interface sees of them what it answered itself."""
     auth: Callable[[], AuthProvider | None] = nobody
     """Who guards the agent, asked at every message."""
     refusals: RefusalLog = field(default_factory=RefusalLog)
     """Where it is noted who is not let in."""
+    place: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    """A place for a run among those that may be under way; it is waited for, since nobody hangs up on a chat. A message
+    has it before its session's turn and holds it to the end of its run."""
     name: str | None = None
     """What tells the interface from others that keep conversations in the same place; None: its platform does."""

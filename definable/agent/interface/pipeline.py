@@ -15,6 +15,8 @@ from definable.agent.error_text import error_text
 from definable.agent.isolation import Isolation
 from definable.agent.run_output import RunOutput
 from definable.agent.runner import RunRequest
+from definable.agent.session.locks import called_in_turn
+from definable.agent.session.service import SessionTurn
 from definable.errors import DefinableError
 
 from .conversation import Conversations
@@ -69,7 +71,7 @@ class Pipeline:
         self._rate_limit = UserRateLimit(config.rate_limit_messages_per_minute)
         self._isolation = Isolation(f"interface {interface.name}")
         self._conversations = Conversations(
-            host.sessions, config.max_session_history, sessions.session_ttl_seconds, host.name
+            host.sessions, host.place, config.max_session_history, sessions.session_ttl_seconds, host.name
         )
 
     async def answer(self, message: InterfaceMessage) -> MessageEnd:
@@ -96,18 +98,22 @@ class Pipeline:
         return MessageEnd.HANDLED
 
     async def _answer(self, message: InterfaceMessage, caller: AuthContext | None) -> None:
-        session = await self._session(message, await self._user_id(message, caller))
-        message = await self._hooks.before_respond(await self._interface.complete(message), session)
-        await self._conversations.keep_state(session)
-        streamed = StreamedReply(self._interface, message) if self._streams else None
-        try:
-            output = await self._run(message, session, caller, streamed)
-        finally:
-            self._sessions.touch(session)
-        await self._conversations.after_run(session, output)
+        user_id = await self._user_id(message, caller)
+        message = await self._interface.complete(message)  # may take long: before the session's turn
+        session = self._session(message, user_id)
+        async with self._conversations.turn(session, user_id, former_identity_of(message, user_id)) as turn:
+            with called_in_turn(session.session_id):
+                message = await self._hooks.before_respond(message, session)
+            streamed = StreamedReply(self._interface, message) if self._streams else None
+            turn = self._conversations.for_run(session, turn)
+            try:
+                output = await self._run(message, session, caller, streamed, turn)
+            finally:
+                self._sessions.touch(session)
+            state = self._conversations.after_run(session, output, turn)
         response = InterfaceResponse(content=reply_text(output.content))
         response = await self._hooks.after_respond(message, response, session)
-        await self._conversations.keep_state(session)
+        await self._conversations.keep_state(session, state)
         await (self._send(message, response) if streamed is None else streamed.finish(response))
 
     async def _is_within_rate(self, message: InterfaceMessage) -> bool:
@@ -129,16 +135,12 @@ class Pipeline:
                 return canonical
         return identity_of(message) if caller is None else caller.user_id
 
-    async def _session(self, message: InterfaceMessage, user_id: str) -> InterfaceSession:
+    def _session(self, message: InterfaceMessage, user_id: str) -> InterfaceSession:
         key = (message.platform, message.platform_user_id, message.platform_chat_id)
         session = self._sessions.get_or_create(*key)
         if session.user_id not in (None, user_id):  # linked or unlinked since: the conversation belongs to who it was
             self._sessions.remove(*key)
             session = self._sessions.get_or_create(*key)
-        if session.user_id is None:
-            await self._conversations.begin(session, user_id, former_user_id=former_identity_of(message, user_id))
-        else:
-            await self._conversations.go_on(session)
         return session
 
     @property
@@ -153,12 +155,20 @@ class Pipeline:
         session: InterfaceSession,
         caller: AuthContext | None,
         streamed: StreamedReply | None,
+        turn: SessionTurn | None,
     ) -> RunOutput:
         metadata = {"message": message, "auth": None if caller is None else caller.metadata}
         # A chat's own users are nobody else's, whatever the `sub` of a token says.
         namespace = "chat~" if session.user_id == identity_of(message) else ""
         request = RunRequest(
-            run_input(message), session.session_id, session.user_id, metadata, auth=caller, namespace=namespace
+            run_input(message),
+            session.session_id,
+            session.user_id,
+            metadata,
+            auth=caller,
+            namespace=namespace,
+            turn=turn,
+            max_history=self._interface.config.max_session_history,
         )
         run = partial(self.host.start_run, request)
         if streamed is not None and self.host.stream_run is not None:

@@ -94,7 +94,8 @@ def host_of(
     return InterfaceHost(
         starter(interface, agent, registry),
         streamer(interface, agent, registry) if answering.runner.output_type is None else None,
-        sessions=answering.sessions,
+        sessions=answering.runner.sessions,
+        place=registry.place,
         auth=lambda: answering.auth,
         refusals=RefusalLog() if refusals is None else refusals,
         name=name if answering.name == DEFAULT_NAME else f"{answering.name}/{name or ''}",
@@ -102,11 +103,13 @@ def host_of(
 
 
 def starter(interface: BaseInterface, agent: Agent, registry: RunRegistry) -> StartRun:
-    """What makes the runs that an interface asks for; they wait for a place, since nobody hangs up on a chat."""
+    """What makes the runs that an interface asks for. A message that holds its session's turn holds a place too; other
+    runs wait for one, since nobody hangs up on a chat.
+    """
     runner = (interface.agent or agent).runner
 
     async def start_run(request: RunRequest) -> RunOutput:
-        return await registry.run(request, interface.name, runner=runner, wait=True)
+        return await registry.run(request, interface.name, runner=runner, wait=True, has_place=request.turn is not None)
 
     return start_run
 
@@ -116,6 +119,8 @@ def streamer(interface: BaseInterface, agent: Agent, registry: RunRegistry) -> S
     runner = (interface.agent or agent).runner
 
     async def stream_run(request: RunRequest, listener: Listener) -> RunOutput:
-        return await registry.run(request, interface.name, listener, runner=runner, wait=True)
+        return await registry.run(
+            request, interface.name, listener, runner=runner, wait=True, has_place=request.turn is not None
+        )
 
     return stream_run

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import anyio
@@ -172,6 +173,7 @@ class RunRegistry:
         *,
         runner: Runner | None = None,
         wait: bool = False,
+        has_place: bool = False,
         attempt: int | None = None,
     ) -> RunOutput:
         """Make a run.
@@ -182,6 +184,7 @@ class RunRegistry:
             listener: Told what happens as it happens.
             runner: Makes this run in place of the registry's own.
             wait: Whether to wait for a place when `max_concurrent` runs are under way.
+            has_place: Whether the caller holds a `place` for it.
             attempt: Of a run that was promised: which one this is; others may have been made by other processes.
 
         Raises:
@@ -189,7 +192,7 @@ class RunRegistry:
             RunCancelled: The run was cancelled by its id.
             RunError: The run failed.
         """
-        if not self._takes_place():
+        if not has_place and not self._takes_place():
             await self._wait_for_place(wait)
         record = self._unqueue(request.run_id) or self._record(request, source, RUNNING)
         try:
@@ -205,6 +208,20 @@ class RunRegistry:
             raise
         finally:
             self._end(record)
+            if not has_place:
+                self._places.release()
+
+    @asynccontextmanager
+    async def place(self) -> AsyncGenerator[None, None]:
+        """A place among `max_concurrent` runs, waited for.
+
+        Who holds a session's turn must have its place before: the other way round it would wait for runs that wait for
+        the turn.
+        """
+        await self._places.acquire()
+        try:
+            yield
+        finally:
             self._places.release()
 
     def _takes_place(self) -> bool:

@@ -6,7 +6,9 @@ memory.py    in this process
 sqlite.py    in a file (loads sqlite3 when first used)
 redis.py     in Redis, shared by replicas (loads coredis when first used)
 codec.py     messages and states as bytes, for the stores beyond memory
-gate.py      runs of one session one after the other
+service.py   the only caller of a store: a run's turn in its session, one load and one save each
+locks.py     runs of one session one after the other
+merge.py     what becomes of two runs that replicas made in one session at once
 history.py   how much of a conversation is kept and sent
 ```
 """

@@ -1,16 +1,17 @@
 """What a session is, and the protocol of a place that keeps sessions.
 
-The runner loads a session before a run and saves it after one that succeeded; a run that fails or is cancelled leaves
-the session as it was.
+`SessionService` alone calls a store: it loads a session before a run and saves it after one that succeeded; a run that
+fails or is cancelled leaves the session as it was.
 """
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractAsyncContextManager
 from dataclasses import field
 from typing import Any, Protocol, runtime_checkable
 
-from definable.errors import ConfigurationError
+from definable.errors import ConfigurationError, SessionConflict
 from definable.frozen import frozen
 from definable.model.message import Message
 
@@ -28,6 +29,13 @@ class Session:
     """Unix seconds."""
     updated_at: float = 0.0
     """Unix seconds."""
+    version: str | None = field(default=None, compare=False, repr=False)
+    """Which save of the session this is: opaque, set by the store at every save and given by `load`. None: it is not
+    known, and a save replaces whatever is stored. `NOT_STORED`: there was none."""
+
+
+NOT_STORED = ""
+"""The version of a session that is not stored: a save refuses when another has begun one of its id."""
 
 
 @runtime_checkable
@@ -36,6 +44,13 @@ class SessionStore(Protocol):
 
     Every method may be called from any number of tasks at once, and from several event loops in several threads. A
     save is whole or does not happen, also when its caller is cancelled or the process dies.
+
+    A store that several processes share gives every session that it loads a `version`, and refuses a save
+    (`SessionConflict`) when the version of the session to be saved is not None and another one is stored: what both
+    have added is merged then, and saved again. In a store that leaves `version` None the last save wins.
+
+    A store may also have the methods of `ConversationStore`. Without them, which conversation a chat goes on with is
+    remembered in the process, and a chat begins anew after a restart.
     """
 
     def open(self) -> AbstractAsyncContextManager[None]:
@@ -61,6 +76,7 @@ class SessionStore(Protocol):
 
         Raises:
             ConfigurationError: The session's state cannot be kept in this store.
+            SessionConflict: Another version is stored than the session's; nothing was changed.
             StorageError: The store failed.
         """
         ...
@@ -72,6 +88,60 @@ class SessionStore(Protocol):
             StorageError: The store failed.
         """
         ...
+
+
+@runtime_checkable
+class ConversationStore(Protocol):
+    """What a session store may have besides: which session a chat's conversation is, apart from the sessions."""
+
+    @property
+    def ttl(self) -> float | None:
+        """Seconds after its last use (`find` or `point`) after which it may be forgotten; None for never."""
+        ...
+
+    async def find(self, key: str) -> str | None:
+        """The id of the session that a chat's conversation is, or None; this is a use of it.
+
+        Args:
+            key: Names a user's chat.
+
+        Raises:
+            StorageError: The store failed.
+        """
+        ...
+
+    async def point(self, key: str, session_id: str) -> None:
+        """Remember that a chat's conversation is a session, in place of the one that it was.
+
+        Args:
+            key: Names a user's chat.
+            session_id: The session, which need not be stored yet.
+
+        Raises:
+            StorageError: The store failed.
+        """
+        ...
+
+
+def copied_state(session_id: str, state: dict[str, Any]) -> dict[str, Any]:
+    """A copy that has nothing in common with the state.
+
+    Raises:
+        ConfigurationError: It holds what cannot be copied.
+    """
+    if not state:
+        return {}
+    try:
+        return copy.deepcopy(state)
+    except Exception as error:
+        raise ConfigurationError(
+            f"the session_state of {session_id!r} cannot be kept, it must be copyable: {error}"
+        ) from error
+
+
+def conflict(session_id: str) -> SessionConflict:
+    """What a store raises that has another version of a session."""
+    return SessionConflict(f"the session {session_id!r} was not saved: another has saved it since it was loaded")
 
 
 def checked_ttl(ttl: float | None) -> float | None:

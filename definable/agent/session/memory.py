@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 import logging
 import threading
 import time
@@ -10,13 +10,12 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from definable.agent.memory_size import OVERHEAD, messages_size, value_size
 from definable.errors import ConfigurationError
 from definable.model.message import Message
 
-from .base import Session, checked_ttl
+from .base import Session, checked_ttl, conflict, copied_state
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -39,7 +38,18 @@ class MemorySessionStore:
         ConfigurationError: A value is out of its range.
     """
 
-    __slots__ = ("_bytes", "_clock", "_has_warned", "_lock", "_max_bytes", "_max_sessions", "_sessions", "_ttl")
+    __slots__ = (
+        "_bytes",
+        "_clock",
+        "_has_warned",
+        "_lock",
+        "_max_bytes",
+        "_max_sessions",
+        "_pointers",
+        "_sessions",
+        "_ttl",
+        "_versions",
+    )
 
     def __init__(
         self,
@@ -62,6 +72,14 @@ class MemorySessionStore:
         self._lock = threading.Lock()  # `Agent.run` brings event loops in other threads
         self._sessions: OrderedDict[str, _Kept] = OrderedDict()
         """In the order of their last use."""
+        self._pointers: OrderedDict[str, _Pointer] = OrderedDict()
+        """From chats to their conversations, in the order of their last use."""
+        self._versions = itertools.count(1)
+
+    @property
+    def ttl(self) -> float | None:
+        """Seconds since its last use after which a session is forgotten; None for never."""
+        return self._ttl
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None, None]:
@@ -77,17 +95,21 @@ class MemorySessionStore:
                 return None
             kept.used_at = self._clock()
             self._sessions.move_to_end(session_id)
-        return _with_own_state(kept.session)
+        return _with_own_state(kept.session, kept.session.version)
 
     async def save(self, session: Session) -> None:
         """Keep the session, in place of what was there under its id.
 
         Raises:
             ConfigurationError: The session's state cannot be copied.
+            SessionConflict: Another version is stored than the session's.
         """
-        session = _with_own_state(session)
+        expected, session = session.version, _with_own_state(session, str(next(self._versions)))
         with self._lock:
             self._forget_expired()
+            stored = None if expected is None else self._sessions.get(session.session_id)
+            if stored is not None and stored.session.version != expected:
+                raise conflict(session.session_id)
             before = self._forget(session.session_id)
             kept = _Kept(self._clock(), session, _messages_size(session.messages, before), _rest_size(session))
             self._sessions[session.session_id] = kept
@@ -103,6 +125,26 @@ class MemorySessionStore:
         with self._lock:
             self._forget_expired()
             return self._forget(session_id) is not None
+
+    async def find(self, key: str) -> str | None:
+        """The id of the session that a chat's conversation is, or None; this is a use of it."""
+        with self._lock:
+            self._forget_expired()
+            pointer = self._pointers.get(key)
+            if pointer is None:
+                return None
+            pointer.used_at = self._clock()
+            self._pointers.move_to_end(key)
+            return pointer.session_id
+
+    async def point(self, key: str, session_id: str) -> None:
+        """Remember that a chat's conversation is a session; at most `max_sessions` are remembered."""
+        with self._lock:
+            self._forget_expired()
+            self._pointers[key] = _Pointer(self._clock(), session_id)
+            self._pointers.move_to_end(key)
+            if len(self._pointers) > self._max_sessions:
+                self._pointers.popitem(last=False)
 
     def __len__(self) -> int:
         with self._lock:
@@ -124,6 +166,8 @@ class MemorySessionStore:
         horizon = self._clock() - self._ttl
         while self._sessions and next(iter(self._sessions.values())).used_at <= horizon:
             self._forget_oldest()
+        while self._pointers and next(iter(self._pointers.values())).used_at <= horizon:
+            self._pointers.popitem(last=False)
 
     def _warn(self) -> None:
         if not self._has_warned:
@@ -133,6 +177,14 @@ class MemorySessionStore:
                 "and their users begin anew; raise MemorySessionStore(max_bytes=...), or use a SQLiteSessionStore",
                 self._max_bytes,
             )
+
+
+@dataclass(slots=True)
+class _Pointer:
+    """From a chat to its conversation."""
+
+    used_at: float
+    session_id: str
 
 
 @dataclass(slots=True)
@@ -161,21 +213,13 @@ def _rest_size(session: Session) -> int:
     return OVERHEAD + len(session.session_id) + (value_size(session.state) if session.state else 0)
 
 
-def _with_own_state(session: Session) -> Session:
+def _with_own_state(session: Session, version: str | None) -> Session:
     return Session(
         session.session_id,
         session.user_id,
         session.messages,
-        _copied(session) if session.state else {},
+        copied_state(session.session_id, session.state),
         session.created_at,
         session.updated_at,
+        version,
     )
-
-
-def _copied(session: Session) -> dict[str, Any]:
-    try:
-        return copy.deepcopy(session.state)
-    except Exception as error:
-        raise ConfigurationError(
-            f"the session_state of {session.session_id!r} cannot be kept, it must be copyable: {error}"
-        ) from error

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
+from definable.agent.random_id import random_id
 from definable.agent.storage import SQLiteFile, Synchronous, from_sqlite, to_sqlite
 
-from .base import Session, checked_ttl
+from .base import NOT_STORED, Session, checked_ttl, conflict
 from .codec import decode_message, decode_state, encode_message, encode_state
 
 _SCHEMA = (
@@ -30,6 +31,17 @@ _SCHEMA = (
         body BLOB NOT NULL
     )""",
     "CREATE INDEX IF NOT EXISTS definable_session_message_by_session ON definable_session_message (session_id)",
+    # A table of its own: files of earlier versions have no such column, and SQLite adds none "if not exists".
+    """CREATE TABLE IF NOT EXISTS definable_session_version (
+        session_id TEXT PRIMARY KEY REFERENCES definable_session ON DELETE CASCADE,
+        version TEXT NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS definable_conversation (
+        key TEXT PRIMARY KEY,
+        session_id TEXT NOT NULL,
+        used_at REAL NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS definable_conversation_by_use ON definable_conversation (used_at)",
 )
 
 _UPSERT = """INSERT INTO definable_session (session_id, user_id, state, created_at, updated_at, used_at)
@@ -40,6 +52,18 @@ ON CONFLICT (session_id) DO UPDATE SET user_id = excluded.user_id, state = exclu
 _FORGET_EXPIRED = """DELETE FROM definable_session WHERE session_id IN
 (SELECT session_id FROM definable_session WHERE used_at <= ? LIMIT ?)"""
 
+_UPSERT_VERSION = """INSERT INTO definable_session_version (session_id, version) VALUES (?, ?)
+ON CONFLICT (session_id) DO UPDATE SET version = excluded.version"""
+
+_POINT = """INSERT INTO definable_conversation (key, session_id, used_at) VALUES (?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET session_id = excluded.session_id, used_at = excluded.used_at"""
+
+_FORGET_POINTERS = """DELETE FROM definable_conversation WHERE key IN
+(SELECT key FROM definable_conversation WHERE used_at <= ? LIMIT ?)"""
+
+UNVERSIONED = "0"
+"""The version of a session that an earlier release of this library saved."""
+
 FORGOTTEN_AT_ONCE = 100
 """Expired sessions that one save deletes at most, so that none pays for all that expired while the service was down."""
 
@@ -48,7 +72,8 @@ class SQLiteSessionStore:
     """Keeps sessions in a file, embedded: no server, no dependency.
 
     A session that was saved survives the death of the process. Agents and processes may share the file; of two that
-    save the same session at once, the later save is kept whole.
+    run the same session at once, neither overwrites what the other has said: the messages of the later one are put
+    behind those of the earlier one.
 
     Args:
         path: The file; it and its directory are made when they do not exist.
@@ -75,6 +100,11 @@ class SQLiteSessionStore:
 
     def __repr__(self) -> str:
         return f"SQLiteSessionStore({os.fspath(self._file.path)!r})"
+
+    @property
+    def ttl(self) -> float | None:
+        """Seconds since its last use after which a session is forgotten; None for never."""
+        return self._ttl
 
     @property
     def failure(self) -> Exception | None:
@@ -114,11 +144,12 @@ class SQLiteSessionStore:
 
         Raises:
             ConfigurationError: The session's state is not JSON-serialisable.
+            SessionConflict: Another version is stored than the session's; nothing was changed.
             StorageError: The file failed; nothing was changed.
         """
         # Here, not in the thread: the state is a dict that other tasks may be changing.
         state = encode_state(session.session_id, session.state)
-        now, horizon = self._clock(), self._horizon()
+        now, horizon, version = self._clock(), self._horizon(), random_id(8)
 
         def save(connection: sqlite3.Connection) -> None:
             connection.execute(_FORGET_EXPIRED, (horizon, FORGOTTEN_AT_ONCE))
@@ -126,8 +157,11 @@ class SQLiteSessionStore:
                 to_sqlite(session.session_id),
                 None if session.user_id is None else to_sqlite(session.user_id),
             )
+            if session.version is not None and session.version != _version(connection, key, horizon):
+                raise conflict(session.session_id)
             row = (key, user_id, state, session.created_at, session.updated_at, now)
             connection.execute(_UPSERT, row)
+            connection.execute(_UPSERT_VERSION, (key, version))
             _save_messages(connection, key, [encode_message(message) for message in session.messages])
 
         await self._file.write(save)
@@ -147,6 +181,39 @@ class SQLiteSessionStore:
 
         return await self._file.write(delete)
 
+    async def find(self, key: str) -> str | None:
+        """The id of the session that a chat's conversation is, or None; this is a use of it.
+
+        Raises:
+            StorageError: The file failed.
+        """
+        now, horizon = self._clock(), self._horizon()
+
+        def find(connection: sqlite3.Connection) -> str | None:
+            row = connection.execute(
+                "SELECT session_id FROM definable_conversation WHERE key = ? AND used_at > ?", (to_sqlite(key), horizon)
+            ).fetchone()
+            if row is not None and self._ttl is not None:
+                statement = "UPDATE definable_conversation SET used_at = ? WHERE key = ?"
+                connection.execute(statement, (now, to_sqlite(key)))
+            return None if row is None else from_sqlite(row[0])
+
+        return await (self._file.read(find) if self._ttl is None else self._file.write(find))
+
+    async def point(self, key: str, session_id: str) -> None:
+        """Remember that a chat's conversation is a session, in place of the one that it was.
+
+        Raises:
+            StorageError: The file failed; nothing was changed.
+        """
+        row, horizon = (to_sqlite(key), to_sqlite(session_id), self._clock()), self._horizon()
+
+        def point(connection: sqlite3.Connection) -> None:
+            connection.execute(_FORGET_POINTERS, (horizon, FORGOTTEN_AT_ONCE))
+            connection.execute(_POINT, row)
+
+        await self._file.write(point)
+
     def _horizon(self) -> float:
         """When a session that expires now was last used; Unix seconds."""
         return -math.inf if self._ttl is None else self._clock() - self._ttl
@@ -155,15 +222,26 @@ class SQLiteSessionStore:
 def _load(connection: sqlite3.Connection, session_id: str, horizon: float) -> Session | None:
     key = to_sqlite(session_id)
     row = connection.execute(
-        "SELECT user_id, state, created_at, updated_at FROM definable_session WHERE session_id = ? AND used_at > ?",
+        """SELECT user_id, state, created_at, updated_at, version FROM definable_session
+        LEFT JOIN definable_session_version USING (session_id) WHERE session_id = ? AND used_at > ?""",
         (key, horizon),
     ).fetchone()
     if row is None:
         return None
-    user_id, state, created_at, updated_at = row
+    user_id, state, created_at, updated_at, version = row
     owner = None if user_id is None else from_sqlite(user_id)
     messages = tuple([decode_message(body) for _, body in _stored(connection, key)])
-    return Session(session_id, owner, messages, decode_state(state), created_at, updated_at)
+    return Session(session_id, owner, messages, decode_state(state), created_at, updated_at, version or UNVERSIONED)
+
+
+def _version(connection: sqlite3.Connection, key: str | bytes, horizon: float) -> str:
+    """The version that is stored, `NOT_STORED` where there is no session."""
+    row = connection.execute(
+        """SELECT version FROM definable_session LEFT JOIN definable_session_version USING (session_id)
+        WHERE session_id = ? AND used_at > ?""",
+        (key, horizon),
+    ).fetchone()
+    return NOT_STORED if row is None else row[0] or UNVERSIONED
 
 
 def _save_messages(connection: sqlite3.Connection, key: str | bytes, bodies: list[bytes]) -> None:

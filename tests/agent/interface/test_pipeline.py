@@ -89,7 +89,7 @@ class Chat(BaseInterface):
 @asynccontextmanager
 async def serving(agent: Agent, chat: Chat) -> AsyncGenerator[Supervisor, None]:
     """The interface under its supervisor, with an agent behind it."""
-    host = InterfaceHost(agent.runner.run, sessions=agent.sessions, auth=lambda: agent.auth)
+    host = InterfaceHost(agent.runner.run, sessions=agent.runner.sessions, auth=lambda: agent.auth)
     bus = MemoryBus()
     supervisor = Supervisor(chat, host, bus, WorkLedger())
 

@@ -50,7 +50,7 @@ async def test_its_own_agent_answers_else_the_one_that_is_served(brings_its_own:
     registry, heard = RunRegistry(served.runner, 10), list[RunEvent]()
     host = host_of(Chat(own if brings_its_own else None), served, registry)
     answering = own if brings_its_own else served
-    assert host.sessions is answering.sessions
+    assert host.sessions is answering.runner.sessions
     output = await host.start_run(RunRequest("hi", run_id="r"))
     assert output.content == ("own" if brings_its_own else "served")
     record = registry.find("r")

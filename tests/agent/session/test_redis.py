@@ -11,8 +11,8 @@ from loopback.redis import RedisServer
 
 from definable.agent import Agent, RunContext
 from definable.agent.session import RedisSessionStore, Session
+from definable.agent.session.merge import merged
 from definable.agent.session.redis import _SAVE, _links
-from definable.agent.session.redis_merge import merged
 from definable.agent.storage.redis_link import RedisAway
 from definable.agent.storage.redis_script import Script
 from definable.errors import ConfigurationError, MissingExtra, SessionNotFound, StorageError

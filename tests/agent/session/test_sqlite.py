@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from definable.agent import Agent
 from definable.agent.session import Session, SQLiteSessionStore
+from definable.agent.session.base import NOT_STORED
 from definable.agent.session.sqlite import FORGOTTEN_AT_ONCE
-from definable.errors import ConfigurationError, StorageError
-from definable.model import Message
+from definable.errors import ConfigurationError, SessionConflict, StorageError
+from definable.model import Message, ModelRequest, OfflineModel
 
 pytestmark = pytest.mark.anyio
 
@@ -173,3 +176,37 @@ def killed_after_some_saves(command: list[str]) -> int:
                 break
         os.kill(child.pid, signal.SIGKILL)
         return int([line, *child.stdout.read().splitlines()][-1])
+
+
+async def test_sessions_of_a_file_from_before_there_were_versions_have_one(tmp_path: Path) -> None:
+    store = SQLiteSessionStore(tmp_path / "sessions.db")
+    await store.save(Session("s", "ann"))
+    connection = sqlite3.connect(tmp_path / "sessions.db")
+    with connection:
+        connection.execute("DROP TABLE definable_session_version")
+    connection.close()
+    first = await store.load("s")
+    assert first is not None and first.version
+    with pytest.raises(SessionConflict):
+        await store.save(Session("s", "bob", version=NOT_STORED))
+    await store.save(replace(first, state={"n": 1}))
+    with pytest.raises(SessionConflict):
+        await store.save(first)
+
+
+async def test_a_session_that_another_process_deletes_during_a_run_comes_back_with_that_run_alone(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "sessions.db"
+
+    async def forget(request: ModelRequest) -> str:
+        if request.messages[-1].content == "forget it":
+            assert await SQLiteSessionStore(path).delete("s")
+        return "ok"
+
+    agent = Agent(OfflineModel(forget), sessions=SQLiteSessionStore(path))
+    for text in ("secret", "forget it"):
+        await agent.arun(text, session_id="s")
+    session = await SQLiteSessionStore(path).load("s")
+    assert session is not None
+    assert [message.content for message in session.messages] == ["forget it", "ok"]

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,8 @@ import pytest
 from loopback.redis import RedisServer
 
 from definable.agent.session import MemorySessionStore, RedisSessionStore, Session, SessionStore, SQLiteSessionStore
-from definable.errors import ConfigurationError
+from definable.agent.session.base import NOT_STORED, ConversationStore
+from definable.errors import ConfigurationError, SessionConflict
 from definable.model import Image, Message, ToolCall
 
 pytestmark = pytest.mark.anyio
@@ -293,3 +295,79 @@ async def test_a_cancelled_save_is_whole_or_did_not_happen(store: SessionStore) 
         assert loaded in (old, new)
         outcomes.add(loaded == new)
     assert True in outcomes
+
+
+# --- versions
+
+
+async def test_a_save_of_a_version_that_is_no_longer_stored_is_refused_and_changes_nothing(store: SessionStore) -> None:
+    await store.save(Session("s", "ann", HISTORY[:1]))
+    first = await store.load("s")
+    assert first is not None and first.version
+    second = replace(first, messages=HISTORY[:2])
+    await store.save(second)
+    with pytest.raises(SessionConflict, match="'s'"):
+        await store.save(replace(first, messages=()))
+    loaded = await store.load("s")
+    assert loaded == second and loaded is not None and loaded.version != first.version
+
+
+async def test_a_session_that_nobody_had_is_saved_once(store: SessionStore) -> None:
+    new = Session("s", messages=HISTORY, version=NOT_STORED)
+    await store.save(new)
+    with pytest.raises(SessionConflict):
+        await store.save(replace(new, messages=()))
+    assert await store.delete("s")
+    await store.save(new)
+    assert await store.load("s") == new
+
+
+async def test_of_saves_of_one_version_at_once_one_is_done(home: StoreHome) -> None:
+    store = home.store()
+    others = [store if isinstance(store, MemorySessionStore) else home.store() for _ in range(5)]
+    refused: list[int] = []
+    await store.save(Session("s"))
+    loaded = await store.load("s")
+    assert loaded is not None
+
+    async def save(number: int) -> None:
+        try:
+            await others[number].save(replace(loaded, state={"by": number}))
+        except SessionConflict:
+            refused.append(number)
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            for number in range(5):
+                tasks.start_soon(save, number)
+    assert len(refused) == 4
+    last = await store.load("s")
+    assert last is not None and last.state["by"] not in refused
+
+
+# --- conversations of chats
+
+
+async def test_a_chat_s_conversation_is_found_and_is_no_session(store: SessionStore) -> None:
+    assert isinstance(store, ConversationStore)
+    assert await store.find("chat") is None
+    for odd in ("session_1", "session_2", "half \ud83d", ""):
+        await store.point("chat", odd)
+        await store.point(f"{odd}\udc80", "another")
+        assert await store.find("chat") == odd
+    assert await store.load("chat") is None
+    assert await store.delete("chat") is False
+    await store.save(Session("chat"))
+    assert await store.find("chat") == ""
+
+
+async def test_a_chat_s_conversation_is_forgotten_when_it_was_not_used_for_the_ttl(home: StoreHome) -> None:
+    for ttl, kept in ((60.0, None), (None, "session_1")):
+        store = home.store(ttl=ttl)
+        assert isinstance(store, ConversationStore) and store.ttl == ttl
+        await store.point("chat", "session_1")
+        for _ in range(3):
+            home.pass_time(59.0)
+            assert await store.find("chat") == "session_1"
+        home.pass_time(60.0)
+        assert await store.find("chat") == kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -17,7 +17,7 @@ from definable.agent.runtime.intake import Intake
 from definable.agent.runtime.ledger import WorkLedger
 from definable.agent.runtime.run_registry import RunRegistry
 from definable.agent.runtime.settings import ServeSettings
-from definable.agent.session.base import SessionStore
+from definable.agent.session.service import SessionService
 from definable.agent.trigger.webhook import Webhook
 
 from .access_log import AccessLog
@@ -174,8 +174,7 @@ def build_routes(
     *,
     registry: RunRegistry,
     intake: Intake,
-    sessions: SessionStore,
-    forget: Callable[[str], Awaitable[bool]],
+    sessions: SessionService,
     guard: Guard,
     health: Callable[[], tuple[bool, dict[str, Any]]],
     docs: str | None = None,
@@ -194,7 +193,7 @@ def build_routes(
         ("DELETE", "/runs/{run_id}", CancelRunEndpoint(registry)),
         ("GET", "/runs/{run_id}/events", RunEventsEndpoint(registry)),
         ("GET", "/sessions/{session_id}", ShowSessionEndpoint(visible)),
-        ("DELETE", "/sessions/{session_id}", ForgetSessionEndpoint(visible, forget)),
+        ("DELETE", "/sessions/{session_id}", ForgetSessionEndpoint(visible)),
     ]
     for method, path, endpoint in built_in:
         routes.add(method, path, Guarded(endpoint, guard, scope="read" if method == "GET" else "run", slashes=True))

@@ -26,7 +26,7 @@ from definable.agent.runtime.http.server.asgi import WatchHangup
 from definable.agent.runtime.http.sse import KEEP_ALIVE, MEDIA_TYPE, send_events
 from definable.agent.runtime.intake import Intake
 from definable.agent.runtime.run_registry import RunRegistry
-from definable.agent.session.base import SessionStore
+from definable.agent.session.service import SessionService
 from definable.agent.trigger.content import is_json
 from definable.errors import RunCancelled
 
@@ -69,7 +69,7 @@ class RunEndpoint:
 
     registry: RunRegistry
     intake: Intake
-    sessions: SessionStore
+    sessions: SessionService
     streams: StreamedRuns = field(default_factory=lambda: StreamedRuns())
 
     async def __call__(self, request: Request) -> Sendable:

@@ -8,7 +8,6 @@ namespaces: they are found as long as they are stored, by the user that owns the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from definable.agent.auth.base import NAMESPACED, AuthContext
@@ -17,13 +16,16 @@ from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.response import Response, json_response
 from definable.agent.runtime.run_registry import RunRegistry
-from definable.agent.session.base import Session, SessionStore
+from definable.agent.session.base import Session
+from definable.agent.session.service import SessionService
 from definable.errors import SessionNotFound
 
 from .base import Sendable
 
 
-async def key_of_session(sessions: SessionStore, auth: AuthContext | None, user_id: str | None, session_id: str) -> str:
+async def key_of_session(
+    sessions: SessionService, auth: AuthContext | None, user_id: str | None, session_id: str
+) -> str:
     """The id in the store of the session in which a run is to go on, or which it begins.
 
     Args:
@@ -37,7 +39,7 @@ async def key_of_session(sessions: SessionStore, auth: AuthContext | None, user_
             another user.
     """
     key = session_id if auth is None else auth.session_key(session_id)
-    session = await sessions.load(key)
+    session = await sessions.look_up(key)
     if session is None and auth is not None:
         session = await unspaced_session(sessions, auth, user_id, session_id)
     if session is None:
@@ -48,12 +50,12 @@ async def key_of_session(sessions: SessionStore, auth: AuthContext | None, user_
 
 
 async def unspaced_session(
-    sessions: SessionStore, auth: AuthContext, user_id: str | None, session_id: str
+    sessions: SessionService, auth: AuthContext, user_id: str | None, session_id: str
 ) -> Session | None:
     """A session of this user that has its id as it is; an admin may name every session so. None when there is none."""
     if not auth.is_admin and (user_id is None or NAMESPACED.match(session_id)):
         return None
-    session = await sessions.load(session_id)
+    session = await sessions.look_up(session_id)
     return session if session is not None and (auth.is_admin or session.user_id == user_id) else None
 
 
@@ -61,7 +63,7 @@ async def unspaced_session(
 class VisibleSessions:
     """The sessions, as callers see them."""
 
-    sessions: SessionStore
+    sessions: SessionService
     registry: RunRegistry
 
     async def of(self, request: Request) -> Session:
@@ -71,7 +73,7 @@ class VisibleSessions:
             Problem: 404, there is none, or it is another caller's: the two are told apart to nobody.
         """
         session_id, auth = request.path_params["session_id"], request.auth
-        session = await self.sessions.load(session_id if auth is None else auth.session_key(session_id))
+        session = await self.sessions.look_up(session_id if auth is None else auth.session_key(session_id))
         if session is None and auth is not None:
             session = await unspaced_session(self.sessions, auth, whose(request, auth), session_id)
             if session is None and auth.is_admin:
@@ -89,7 +91,7 @@ class VisibleSessions:
         }
         if len(keys) > 1:
             raise Problem(409, f"several callers have a session of this id: ask for {' or '.join(sorted(keys))}")
-        return await self.sessions.load(keys.pop()) if keys else None
+        return await self.sessions.look_up(keys.pop()) if keys else None
 
 
 def whose(request: Request, auth: AuthContext) -> str:
@@ -113,10 +115,8 @@ class ForgetSessionEndpoint:
     """`DELETE /sessions/{session_id}`: 204 when it is forgotten."""
 
     visible: VisibleSessions
-    forget: Callable[[str], Awaitable[bool]]
-    """Waits for the session's turn."""
 
     async def __call__(self, request: Request) -> Sendable:
         session = await self.visible.of(request)
-        await self.forget(session.session_id)
+        await self.visible.sessions.forget(session.session_id)
         return Response(b"", 204)

@@ -1,4 +1,4 @@
-"""Turns in sessions: in order, one at a time, passed on by whoever leaves, also between event loops."""
+"""Locks of sessions: in order, one at a time, passed on by whoever leaves, also between event loops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from definable.agent.session.gate import SessionGate
+from definable.agent.session.locks import SessionLocks
 
 pytestmark = pytest.mark.anyio
 
@@ -37,10 +37,10 @@ async def settle() -> None:
 
 
 class House:
-    """A gate, and who is behind it: two at once in one session fail the test."""
+    """Locks, and who holds them: two at once in one session fail the test."""
 
     def __init__(self, tasks: TaskGroup) -> None:
-        self.gate = SessionGate()
+        self.locks = SessionLocks()
         self.inside: dict[str, Visitor] = {}
         self.entered: list[Visitor] = []
         self._tasks = tasks
@@ -53,7 +53,7 @@ class House:
 
     async def _visit(self, visitor: Visitor) -> None:
         with visitor.scope:
-            async with self.gate.turn(visitor.session_id):
+            async with self.locks.lock(visitor.session_id):
                 assert visitor.session_id not in self.inside
                 self.inside[visitor.session_id] = visitor
                 self.entered.append(visitor)
@@ -73,7 +73,7 @@ async def test_turns_come_in_arrival_order() -> None:
                 visitor.leave.set()
                 await settle()
             assert house.entered == visitors
-            assert len(house.gate) == 0
+            assert len(house.locks) == 0
 
 
 async def test_sessions_do_not_wait_on_each_other() -> None:
@@ -84,18 +84,18 @@ async def test_sessions_do_not_wait_on_each_other() -> None:
             assert house.inside == visitors
             for visitor in visitors.values():
                 visitor.leave.set()
-        assert len(house.gate) == 0
+        assert len(house.locks) == 0
 
 
 async def test_an_error_inside_passes_the_turn_on() -> None:
-    gate = SessionGate()
+    locks = SessionLocks()
     with pytest.raises(LookupError):
-        async with gate.turn("s"):
+        async with locks.lock("s"):
             raise LookupError
     with anyio.fail_after(1):
-        async with gate.turn("s"):
+        async with locks.lock("s"):
             pass
-    assert len(gate) == 0
+    assert len(locks) == 0
 
 
 async def test_who_is_cancelled_just_as_the_turn_comes_passes_it_on() -> None:
@@ -110,23 +110,23 @@ async def test_who_is_cancelled_just_as_the_turn_comes_passes_it_on() -> None:
             await settle()
             assert house.inside == {"s": third}
             third.leave.set()
-        assert len(house.gate) == 0
+        assert len(house.locks) == 0
 
 
 async def test_ten_thousand_waiters_may_leave_at_once() -> None:
     with anyio.fail_after(30):
-        gate = SessionGate()
-        async with gate.turn("s"), anyio.create_task_group() as tasks:
+        locks = SessionLocks()
+        async with locks.lock("s"), anyio.create_task_group() as tasks:
 
             async def wait() -> None:
-                async with gate.turn("s"):
+                async with locks.lock("s"):
                     raise AssertionError("not this one's turn")
 
             for _ in range(10_000):
                 tasks.start_soon(wait)
             await settle()
             tasks.cancel_scope.cancel()
-        assert len(gate) == 0
+        assert len(locks) == 0
 
 
 Action = tuple[str, int]
@@ -156,9 +156,9 @@ async def play(bursts: list[list[Action]]) -> None:
                 await settle()
                 heads = {name: line[0] for name, line in lines.items() if line}
                 assert house.inside == heads
-                assert len(house.gate) == len(heads)
+                assert len(house.locks) == len(heads)
             tasks.cancel_scope.cancel()
-        assert len(house.gate) == 0
+        assert len(house.locks) == 0
 
 
 async def act(house: House, lines: dict[str, list[Visitor]], action: str, number: int) -> None:
@@ -178,7 +178,7 @@ class Crowd:
     """Visitors from many event loops, some of whom are cancelled at random moments."""
 
     def __init__(self) -> None:
-        self.gate = SessionGate()
+        self.locks = SessionLocks()
         self.inside = Counter[str]()
         self.entries = 0
 
@@ -187,7 +187,7 @@ class Crowd:
         with anyio.CancelScope() as scope:
             if dice.random() < 0.1:
                 scope.cancel()
-            async with self.gate.turn(session_id):
+            async with self.locks.lock(session_id):
                 self.inside[session_id] += 1
                 self.entries += 1
                 assert self.inside[session_id] == 1
@@ -225,14 +225,14 @@ def test_event_loops_of_both_backends_share_the_turns() -> None:
     assert not failures
     assert crowd.entries > 1000
     assert not any(crowd.inside.values())
-    assert len(crowd.gate) == 0
+    assert len(crowd.locks) == 0
 
 
 async def test_a_waiter_whose_event_loop_is_gone_is_passed_over() -> None:
-    gate = SessionGate()
+    locks = SessionLocks()
 
     async def wait() -> None:
-        async with gate.turn("s"):
+        async with locks.lock("s"):
             raise AssertionError("not this one's turn")
 
     def abandon() -> list[object]:
@@ -249,7 +249,7 @@ async def test_a_waiter_whose_event_loop_is_gone_is_passed_over() -> None:
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             house = House(tasks)
-            house.gate = gate
+            house.locks = locks
             first = await house.arrive("s")
             abandoned = await anyio.to_thread.run_sync(abandon)
             third = await house.arrive("s")
@@ -257,20 +257,20 @@ async def test_a_waiter_whose_event_loop_is_gone_is_passed_over() -> None:
             await settle()
             assert house.inside == {"s": third}
             third.leave.set()
-    assert len(gate) == 0
+    assert len(locks) == 0
     del abandoned
 
 
 @pytest.mark.parametrize("moment", [0, 1, 2])
 def test_asyncios_own_cancellation_passes_the_turn_on(moment: int) -> None:
     async def scenario() -> None:
-        gate = SessionGate()
+        locks = SessionLocks()
 
         async def take() -> None:
-            async with gate.turn("s"):
+            async with locks.lock("s"):
                 await asyncio.sleep(0)
 
-        async with gate.turn("s"):
+        async with locks.lock("s"):
             tasks = [asyncio.create_task(take()) for _ in range(2)]
             await asyncio.sleep(0)
         for _ in range(moment):
@@ -279,6 +279,6 @@ def test_asyncios_own_cancellation_passes_the_turn_on(moment: int) -> None:
         async with asyncio.timeout(5):
             await asyncio.gather(*tasks, return_exceptions=True)
         assert tasks[1].exception() is None
-        assert len(gate) == 0
+        assert len(locks) == 0
 
     asyncio.run(scenario())

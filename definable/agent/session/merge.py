@@ -1,4 +1,7 @@
-"""Two runs, on two replicas, that began with the same session: what becomes of both. Pure."""
+"""Two runs, on two replicas, that began with the same session: what becomes of both. Pure.
+
+`SessionService` calls it when a store refuses a save since another has saved in the meantime.
+"""
 
 from __future__ import annotations
 
