@@ -12,7 +12,6 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
 from typing import Any, TypeAlias, cast
 
 import anyio
@@ -21,6 +20,7 @@ from anyio.lowlevel import cancel_shielded_checkpoint
 from definable.agent.event_loop import EventLoopHandle
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, EventBusError, StorageError
 
+from .accepted_work import AcceptedWork, is_in_work_of, work_on_worker
 from .base import EventBus
 from .memory import DEFAULT_BUFFER
 
@@ -35,20 +35,16 @@ Publication: TypeAlias = tuple[str, Mapping[str, Any]]
 Route: TypeAlias = Callable[[str, Any], Sequence[Publication]]
 """From an event's name and body to one publication for every trigger that it is for; called from any thread."""
 
-inside_accepted_work: ContextVar[bool] = ContextVar("definable_inside_accepted_work", default=False)
-"""Whether the current code works on something that was accepted: it may still emit while a stop drains."""
-
-inside_worker: ContextVar[bool] = ContextVar("definable_inside_worker", default=False)
-"""Whether the current code runs on one of the bus's workers, so that waiting for room may be waiting for itself."""
-
 
 class _Connection:
     """The open bus, and the loop that it is open in."""
 
-    def __init__(self, bus: EventBus, route: Route, workers: int) -> None:
+    def __init__(self, bus: EventBus, route: Route, workers: int, owner: object) -> None:
         self.bus = bus
         self.route = route
         self.workers = workers
+        self.owner = owner
+        """Whose accepted work may emit while a stop drains."""
         self.loop = EventLoopHandle()
         self.wake = anyio.Event()
         """Set when the pump has something to do."""
@@ -78,7 +74,9 @@ class Emitter:
         self._lost: list[Publication] = []
         """What the bus did not take from the pump."""
         self._blocked = 0
-        """Workers that wait for room: on the bus, or behind a trigger's limit."""
+        """Workers that wait behind a trigger's limit."""
+        self._blocked_calls: dict[AcceptedWork, int] = {}
+        """How many calls wait for room on the bus, by the work that they were made in and that occupies a worker."""
 
     def expect(self, bus: EventBus | None) -> None:
         """Serving will open another bus.
@@ -145,17 +143,43 @@ class Emitter:
         """Hold while a worker waits for others to make room; yields True to the last one, which must not wait."""
         self._blocked += 1
         try:
-            yield self._connection is not None and self._blocked >= self._connection.workers
+            yield self._is_no_worker_left()
         finally:
             self._blocked -= 1
 
+    @contextmanager
+    def _blocked_call(self, work: AcceptedWork) -> Generator[bool, None, None]:
+        """Hold while a call waits for room that was made in what a worker handles; yields as `blocked_worker`."""
+        self._blocked_calls[work] = self._blocked_calls.get(work, 0) + 1
+        try:
+            yield self._is_no_worker_left()
+        finally:
+            calls = self._blocked_calls.pop(work, 0) - 1
+            if calls > 0:
+                self._blocked_calls[work] = calls
+
+    def _is_no_worker_left(self) -> bool:
+        """Whether every worker waits for others; calls of one handler are one worker, those it left behind are none."""
+        for work in [work for work in self._blocked_calls if not work.is_open]:
+            del self._blocked_calls[work]
+        blocked = self._blocked + len(self._blocked_calls)
+        return self._connection is not None and blocked >= self._connection.workers
+
     @asynccontextmanager
-    async def connected(self, bus: EventBus, route: Route, *, workers: int) -> AsyncGenerator[None, None]:
+    async def connected(
+        self, bus: EventBus, route: Route, *, workers: int, owner: object = None
+    ) -> AsyncGenerator[None, None]:
         """Bring events to the open bus while the context is open; afterwards they are refused.
 
         Those from before wait for `begin`: a start that fails on its way leaves them to the next one.
+
+        Args:
+            bus: The open bus.
+            route: For whom an event is.
+            workers: How many deliveries are handled at once.
+            owner: The owner of the accepted work that may still emit once events are refused.
         """
-        connection = _Connection(bus, route, workers)
+        connection = _Connection(bus, route, workers, owner)
         with self._lock:
             self._connection, self._refusal, self._ended = connection, None, False
             early, self._early = self._early, []
@@ -205,10 +229,11 @@ class Emitter:
 
     async def _publish(self, publication: Publication, connection: _Connection) -> None:
         key, payload = publication
-        if not inside_worker.get() or connection.bus.durable or connection.bus.room == math.inf:
+        work = None if connection.bus.durable else work_on_worker(connection.owner)
+        if work is None or connection.bus.room == math.inf:
             await connection.bus.publish(key, payload)
             return
-        with self.blocked_worker() as last:
+        with self._blocked_call(work) as last:
             if not last:
                 await connection.bus.publish(key, payload)
                 return
@@ -246,9 +271,10 @@ class Emitter:
         """The connection, None before serving; raises when the event is not welcome."""
         if self._ended:
             raise EventBusClosed("the agent has stopped serving: the event was not accepted")
-        if self._refusal is not None and not inside_accepted_work.get():
+        connection = self._connection
+        if self._refusal is not None and not (connection is not None and is_in_work_of(connection.owner)):
             raise EventBusClosed(f"{self._refusal}: the event was not accepted")
-        return self._connection
+        return connection
 
     def _keep_until_serving(self, name: str, body: Any) -> None:
         if len(self._early) >= DEFAULT_BUFFER:

@@ -7,12 +7,11 @@ the `ShutdownReport` is read off it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from contextvars import Token
 from types import TracebackType
 
 import anyio
 
-from definable.agent.bus.emitter import inside_accepted_work
+from definable.agent.bus.accepted_work import AcceptedWork
 from definable.agent.isolation import is_cut_off
 
 from .report import WorkCount
@@ -42,10 +41,15 @@ class WorkLedger:
         self.awaited: anyio.Event | None = None
         """What `idle` waits for; None when nobody waits."""
 
-    def work(self, source: str) -> Work:
-        """A context around one piece of accepted work. A cancellation that passes through it counts as cut off."""
+    def work(self, source: str, *, occupies_worker: bool = False) -> Work:
+        """A context around one piece of accepted work. A cancellation that passes through it counts as cut off.
+
+        Args:
+            source: Whose account it is counted in.
+            occupies_worker: Whether one of the bus's workers is busy with it until its end.
+        """
         account = self._accounts.get(source)
-        return Work(self, self.account(source) if account is None else account)
+        return Work(self, self.account(source) if account is None else account, occupies_worker)
 
     def account(self, source: str) -> _Account:
         """The counters of a source."""
@@ -89,15 +93,15 @@ class WorkLedger:
         }
 
 
-class Work:
-    """One piece of accepted work, as long as it is under way."""
+class Work(AcceptedWork):
+    """One piece of accepted work, counted as long as it is under way and by the end that it comes to."""
 
-    __slots__ = ("_account", "_ledger", "_token", "failed", "goes_on", "refused")
+    __slots__ = ("_account", "_ledger", "failed", "goes_on", "refused")
 
-    def __init__(self, ledger: WorkLedger, account: _Account) -> None:
+    def __init__(self, ledger: WorkLedger, account: _Account, occupies_worker: bool) -> None:
+        super().__init__(ledger, occupies_worker=occupies_worker)
         self._ledger = ledger
         self._account = account
-        self._token: Token[bool] | None = None
         self.failed: bool = False
         """Set it when the work ends in an error that is dealt with inside."""
         self.goes_on: bool = False
@@ -107,14 +111,13 @@ class Work:
 
     def __enter__(self) -> Work:
         self._account.active += 1
-        self._token = inside_accepted_work.set(True)
+        self.open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._token is not None
-        inside_accepted_work.reset(self._token)
+        self.close()
         account = self._account
         account.active -= 1
         if error is not None and is_cut_off(error):

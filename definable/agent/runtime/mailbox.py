@@ -11,7 +11,6 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from definable.agent.bus.base import Delivery, EventBus
-from definable.agent.bus.emitter import inside_worker
 from definable.agent.error_text import error_message
 from definable.agent.interface.inbox import Inbox
 from definable.agent.interface.message import InterfaceMessage, MessageEnd
@@ -149,7 +148,6 @@ class Mailbox:
             inbox.put((message.platform, message.platform_chat_id), Accepted(message, delivery))
 
     async def _handle(self, accepted: Accepted) -> None:
-        inside_worker.set(False)  # the inbox's task was begun by a worker, and is none
         if self._room is not None:
             self._room.set()
             self._room = None

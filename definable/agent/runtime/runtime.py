@@ -17,8 +17,8 @@ from anyio.abc import TaskGroup, TaskStatus
 from definable.agent.agent import Agent
 from definable.agent.arguments import check_auth
 from definable.agent.auth.refusals import RefusalLog
+from definable.agent.bus.accepted_work import is_in_work_of
 from definable.agent.bus.base import RemembersRuns
-from definable.agent.bus.emitter import inside_accepted_work
 from definable.agent.bus.memory import MemoryBus
 from definable.agent.containment import open_scopes
 from definable.agent.event_loop import EventLoopHandle
@@ -204,7 +204,7 @@ class AgentRuntime:
         key = self.triggers.key_of(trigger)
         if isinstance(trigger, Webhook):
             raise ConfigurationError(f"{trigger!r} cannot be fired by hand: send it a request")
-        if self.draining and not inside_accepted_work.get():
+        if self.draining and not is_in_work_of(self.ledger):
             raise EventBusClosed("the agent is stopping: the trigger was not fired")
         data = {"body": None, "source": trigger.source, "timestamp": current_clock().now()}
         await self.agent.emitter.publish(key, data)
@@ -338,7 +338,9 @@ class AgentRuntime:
                 await stack.enter_async_context(agent.sessions.open())
             await stack.enter_async_context(self.bus.open())
             await stack.enter_async_context(
-                self.agent.emitter.connected(self.bus, self.triggers.route, workers=self.settings.event_workers)
+                self.agent.emitter.connected(
+                    self.bus, self.triggers.route, workers=self.settings.event_workers, owner=self.ledger
+                )
             )
             for agent in self._agents:
                 await stack.enter_async_context(agent_lifespan(agent))

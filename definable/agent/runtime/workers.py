@@ -13,7 +13,7 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from definable.agent.bus.base import Delivery, EventBus
-from definable.agent.bus.emitter import Emitter, inside_worker
+from definable.agent.bus.emitter import Emitter
 from definable.agent.containment import contained
 from definable.agent.error_text import error_message, error_text
 from definable.agent.trigger.base import BaseTrigger, TriggerEvent
@@ -124,7 +124,6 @@ class Workers:
             self.count_undone(delivery)
 
     async def _work(self, deliveries: AsyncIterator[Delivery]) -> None:
-        inside_worker.set(True)
         async for delivery in deliveries:
             lane, taker = self._lanes.get(delivery.name), self._takers.get(delivery.name)
             if taker is not None:
@@ -173,7 +172,7 @@ class Workers:
             following = lane.leave()
 
     async def _handle(self, trigger: BaseTrigger, delivery: Delivery) -> None:
-        with self._ledger.work(source_kind(trigger)) as work:
+        with self._ledger.work(source_kind(trigger), occupies_worker=True) as work:
             if delivery.lease is None:
                 await self._attempt(work, trigger, delivery)
                 return

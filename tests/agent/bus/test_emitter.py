@@ -15,13 +15,22 @@ from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
 from definable.agent.bus import EventBufferFull, EventBusClosed, MemoryBus, SQLiteBus
-from definable.agent.bus.emitter import Emitter, event_body, inside_accepted_work, inside_worker
+from definable.agent.bus.accepted_work import AcceptedWork
+from definable.agent.bus.emitter import Emitter, event_body
 from definable.errors import ConfigurationError, EventBusError
 
 pytestmark = pytest.mark.anyio
 
 LIMIT = 10.0
 """Seconds that a test may hang."""
+
+OWNER = object()
+"""Whose work it is."""
+
+
+def on_worker() -> AcceptedWork:
+    """What a worker handles."""
+    return AcceptedWork(OWNER, occupies_worker=True)
 
 
 def to_one(name: str, body: Any) -> Sequence[tuple[str, Mapping[str, Any]]]:
@@ -40,7 +49,7 @@ def to_none(name: str, body: Any) -> Sequence[tuple[str, Mapping[str, Any]]]:
 async def serving(
     emitter: Emitter, bus: MemoryBus, route: Callable[[str, Any], Any] = to_one, workers: int = 1
 ) -> AsyncGenerator[None, None]:
-    async with bus.open(), emitter.connected(bus, route, workers=workers):
+    async with bus.open(), emitter.connected(bus, route, workers=workers, owner=OWNER):
         emitter.begin()
         yield
 
@@ -255,8 +264,8 @@ async def test_a_worker_waits_where_room_comes_free_without_workers() -> None:
     done: list[str] = []
 
     async def worker() -> None:
-        inside_worker.set(True)
-        await emitter.aemit("second")
+        with on_worker():
+            await emitter.aemit("second")
         done.append("second")
 
     async with serving(emitter, bus), bus.consume() as deliveries, anyio.create_task_group() as group:
@@ -282,11 +291,10 @@ async def test_a_worker_awaits_a_bus_that_is_never_full() -> None:
             return await super().publish(name, data, **options)
 
     emitter, bus = Emitter(), Endless()
-    token = inside_worker.set(True)
     async with serving(emitter, bus):
-        await emitter.aemit("a")
+        with on_worker():
+            await emitter.aemit("a")
         assert (bus.awaited, waiting(bus)) == (1, [("a", None)])
-    inside_worker.reset(token)
 
 
 async def test_the_last_worker_never_waits_for_room() -> None:
@@ -295,9 +303,9 @@ async def test_the_last_worker_never_waits_for_room() -> None:
     names: list[str] = []
 
     async def worker(name: str) -> None:
-        inside_worker.set(True)
-        await emitter.aemit(name)
-        await emitter.aemit(name)
+        with on_worker():
+            await emitter.aemit(name)
+            await emitter.aemit(name)
         done.append(name)
 
     async with serving(emitter, bus, workers=2), anyio.create_task_group() as group:
@@ -329,8 +337,8 @@ async def test_a_worker_that_loses_its_room_to_another_does_not_wait_for_ever() 
     emitter, bus = Emitter(), MemoryBus(1)
 
     async def worker() -> None:
-        inside_worker.set(True)
-        await emitter.aemit("from the worker")
+        with on_worker():
+            await emitter.aemit("from the worker")
 
     async def rival() -> None:
         with suppress(EventBufferFull):
@@ -356,11 +364,12 @@ async def test_once_it_stops_events_are_welcome_from_accepted_work_alone() -> No
             await emitter.aemit("a")
         with pytest.raises(EventBusClosed):
             await from_thread(lambda: emitter.emit("a"))
-        token = inside_accepted_work.set(True)
-        emitter.emit("b")
-        await emitter.aemit("c")
-        await to_thread.run_sync(emitter.emit, "d")
-        inside_accepted_work.reset(token)
+        with AcceptedWork(object()), pytest.raises(EventBusClosed):
+            emitter.emit("of another owner")
+        with AcceptedWork(OWNER), AcceptedWork(object()):
+            emitter.emit("b")
+            await emitter.aemit("c")
+            await to_thread.run_sync(emitter.emit, "d")
         with anyio.fail_after(LIMIT):
             await emitter.flushed()
         assert [name for name, _ in waiting(bus)] == ["b", "c", "d"]

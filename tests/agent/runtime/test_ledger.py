@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
+
 import anyio
 import pytest
 
-from definable.agent.bus.emitter import inside_accepted_work
+from definable.agent.bus.accepted_work import is_in_work_of, work_on_worker
 from definable.agent.runtime.ledger import WorkLedger
 from definable.agent.runtime.report import WorkCount
 
@@ -39,13 +41,35 @@ def test_work_that_goes_on_is_counted_later() -> None:
     assert ledger.counts()["event"] == WorkCount()
 
 
-def test_inside_of_work_events_are_welcome_and_outside_as_before() -> None:
+def test_code_is_in_the_work_of_its_ledger_and_of_those_around_it_while_it_is_open() -> None:
+    ledger, other = WorkLedger(), WorkLedger()
+    with ledger.work("event", occupies_worker=True) as handled:
+        assert work_on_worker(ledger) is handled
+        assert not is_in_work_of(other)
+        with other.work("http"):
+            assert is_in_work_of(ledger)
+            assert is_in_work_of(other)
+            assert work_on_worker(ledger) is handled
+            assert work_on_worker(other) is None
+        assert is_in_work_of(ledger)
+    assert not is_in_work_of(ledger)
+    assert work_on_worker(ledger) is None
+
+
+def test_what_still_points_to_work_that_has_ended_finds_it_closed() -> None:
     ledger = WorkLedger()
-    with ledger.work("event"):
+    with ledger.work("event", occupies_worker=True):
+        left_behind = copy_context()
+        assert left_behind.run(is_in_work_of, ledger)
+    assert not left_behind.run(is_in_work_of, ledger)
+    assert left_behind.run(work_on_worker, ledger) is None
+
+    def begin_another() -> None:
         with ledger.work("http"):
-            assert inside_accepted_work.get()
-        assert inside_accepted_work.get()
-    assert not inside_accepted_work.get()
+            assert is_in_work_of(ledger)
+        assert not is_in_work_of(ledger)
+
+    left_behind.run(begin_another)
 
 
 @pytest.mark.anyio
