@@ -68,7 +68,7 @@ ROOMS = {
         of_module=(
             ("base", ("test_bus_contract.py",)),
             ("memory", ("test_memory_bus.py", "test_bus_contract.py")),
-            ("memory_line", ("test_memory_bus.py", "test_bus_contract.py")),
+            ("memory_line", ("test_memory_bus.py", "test_memory_retries.py", "test_bus_contract.py")),
             *(
                 (f"sqlite{part}", (f"test_sqlite{part}.py", *SQLITE))
                 for part in ("", "_batch", "_delivery", "_keys", "_line", "_owner", "_tables", "_writer")

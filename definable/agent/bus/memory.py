@@ -16,7 +16,7 @@ from .dedupe import digest
 from .memory_line import DeliveryStreams, MemoryDeliveries, MemoryDelivery, MemoryLine
 
 DEFAULT_BUFFER = 10_000
-"""Deliveries that wait for a worker."""
+"""Deliveries that wait, for a worker or for their next attempt."""
 
 MAX_DEAD_LETTERS = 1_000
 """The oldest are forgotten beyond it."""
@@ -26,7 +26,8 @@ class MemoryBus(EventBus):
     """The default event bus: needs nothing, keeps nothing over the end of the process.
 
     Args:
-        buffer: How many deliveries may wait for a worker; beyond it `publish_nowait` raises and `publish` waits.
+        buffer: How many deliveries may wait, for a worker or for their next attempt; beyond it `publish_nowait` raises
+            and `publish` waits. What fails in a worker's hands is kept also then.
 
     Raises:
         ConfigurationError: `buffer` is less than 1.
@@ -45,8 +46,9 @@ class MemoryBus(EventBus):
             raise ConfigurationError("this MemoryBus is open already: one agent that serves, one bus")
         streams: DeliveryStreams = anyio.create_memory_object_stream[MemoryDelivery](self._buffer)
         with streams[0], streams[1]:
-            async with anyio.create_task_group() as redeliveries:
-                self._line = line = MemoryLine(streams, redeliveries, self._dead)
+            async with anyio.create_task_group() as group:
+                self._line = line = MemoryLine(streams, self._buffer, self._dead)
+                group.start_soon(line.run_retries)
                 try:
                     yield
                 finally:
@@ -73,12 +75,13 @@ class MemoryBus(EventBus):
         if delivery is None:
             return False
         try:
-            line.send.send_nowait(delivery)
+            line.put_nowait(delivery)
         except anyio.WouldBlock:
             line.withdraw(delivery, key)
+            retries = f", {line.waiting_retries} of them for their next attempt" if line.waiting_retries else ""
             raise EventBufferFull(
-                f"the event buffer is full ({self._buffer} wait): try later, wait with `await agent.aemit(...)`, "
-                "or raise event_buffer"
+                f"the event buffer is full ({self._buffer} wait{retries}): try later, wait with "
+                "`await agent.aemit(...)`, or raise event_buffer"
             ) from None
         return True
 
@@ -94,10 +97,7 @@ class MemoryBus(EventBus):
 
     @property
     def room(self) -> float:
-        if self._line is None:
-            return 0
-        statistics = self._line.send.statistics()
-        return self._buffer - statistics.current_buffer_used + statistics.tasks_waiting_receive
+        return 0 if self._line is None else self._line.room
 
     @property
     def durable(self) -> bool:

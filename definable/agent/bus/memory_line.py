@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
+import math
 import os
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import anyio
-from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -57,15 +59,15 @@ class MemoryLine:
 
     Args:
         streams: Where deliveries wait for a worker.
-        redeliveries: The tasks that wait for the next attempts.
+        buffer: How many deliveries may wait, for a worker or for their next attempt.
         dead: The dead letters.
     """
 
-    def __init__(self, streams: DeliveryStreams, redeliveries: TaskGroup, dead: deque[DeadLetter]) -> None:
+    def __init__(self, streams: DeliveryStreams, buffer: int, dead: deque[DeadLetter]) -> None:
         self.send: MemoryObjectSendStream[MemoryDelivery] = streams[0]
         self.receive: MemoryObjectReceiveStream[MemoryDelivery] = streams[1]
         self.dedupe: DedupeWindow = DedupeWindow()
-        self._redeliveries = redeliveries
+        self._buffer = buffer
         self._dead = dead
         self._closed = False
         self._opening = os.urandom(8).hex()
@@ -74,8 +76,13 @@ class MemoryLine:
         """Those who wait for room. A stream's own `send` can put an item in and yet raise a cancellation."""
         self._unsettled: set[str] = set()
         """The ids of what has not come to its end."""
-        self._retrying: dict[MemoryDelivery, None] = {}
-        """Deliveries that wait for their next attempt, in the order in which they failed."""
+        self._retries: list[tuple[float, int, MemoryDelivery]] = []
+        """A heap of what waits for its next attempt: when it is due, how many failed before it, the delivery."""
+        self._failures = itertools.count()
+        self._retries_changed = anyio.Event()
+        """Set when another retry is the next, or there will be none."""
+        self._room_for_retry: anyio.Event | None = None
+        """Set when a worker took a delivery; None while no retry that is due waits for it."""
         self._uncertain: dict[str, anyio.Event] = {}
         """Dedupe keys of those who wait for room, and may yet leave without having been accepted."""
         self._settled: anyio.Event | None = None
@@ -125,14 +132,42 @@ class MemoryLine:
         """Bring it to the workers, waiting for room."""
         while not self._closed:
             try:
-                return self.send.send_nowait(delivery)
+                return self.put_nowait(delivery)
             except anyio.WouldBlock:
                 await self._wait_for_room()
         raise EventBusClosed("the event bus was closed while the event waited for room")
 
+    def put_nowait(self, delivery: MemoryDelivery) -> None:
+        """Bring it to the workers.
+
+        Raises:
+            anyio.WouldBlock: There is no room.
+        """
+        if self._retries and self.room <= 0:
+            raise anyio.WouldBlock
+        self.send.send_nowait(delivery)
+
+    @property
+    def room(self) -> int:
+        """How many new deliveries would be accepted now.
+
+        A consumer that waits adds to it only while the buffer has room besides: what it takes may fail, and would then
+        wait beyond the bound.
+        """
+        statistics = self.send.statistics()
+        room = self._buffer - statistics.current_buffer_used - len(self._retries)
+        return room + statistics.tasks_waiting_receive if room > 0 else 0
+
+    @property
+    def waiting_retries(self) -> int:
+        """How many deliveries wait for their next attempt."""
+        return len(self._retries)
+
     def taken(self) -> None:
-        """A worker took a delivery: there is room for another."""
-        if self._publishers:
+        """A worker took a delivery: there is room for another, first of all for a retry that is due."""
+        if self._room_for_retry is not None and not self._room_for_retry.is_set():
+            self._room_for_retry.set()
+        elif self._publishers and not (self._retries and self.room <= 0):
             self._publishers.popleft().set()
 
     def settle(self, delivery: MemoryDelivery) -> None:
@@ -145,8 +180,30 @@ class MemoryLine:
     def redeliver(self, delivery: MemoryDelivery, delay: float) -> None:
         """Hand it out again after `delay` seconds."""
         again = replace(delivery, attempt=delivery.attempt + 1)
-        self._retrying[again] = None
-        self._redeliveries.start_soon(self._redeliver, again, delay)
+        heapq.heappush(self._retries, (anyio.current_time() + delay, next(self._failures), again))
+        if self._retries[0][2] is again:
+            self._retries_changed.set()
+
+    async def run_retries(self) -> None:
+        """Bring what waits for its next attempt to the workers, each at its time, until closed."""
+        while not self._closed:
+            delay = self._retries[0][0] - anyio.current_time() if self._retries else math.inf
+            if delay > 0:
+                self._retries_changed = anyio.Event()
+                with anyio.move_on_after(delay):
+                    await self._retries_changed.wait()
+            else:
+                await self._bring_next_retry()
+
+    async def _bring_next_retry(self) -> None:
+        try:
+            self.send.send_nowait(self._retries[0][2])
+        except anyio.WouldBlock:
+            self._room_for_retry = anyio.Event()
+            await self._room_for_retry.wait()
+            self._room_for_retry = None
+        else:
+            heapq.heappop(self._retries)
 
     def bury(self, delivery: MemoryDelivery, why: str) -> None:
         """Keep it among the dead letters."""
@@ -156,16 +213,19 @@ class MemoryLine:
     def close(self) -> None:
         """Accept nothing more, neither from those who wait for room."""
         self._closed = True
-        self._redeliveries.cancel_scope.cancel()
+        self._retries_changed.set()
+        if self._room_for_retry is not None:
+            self._room_for_retry.set()
         while self._publishers:
             self._publishers.popleft().set()
 
     def take_out(self) -> Iterable[MemoryDelivery]:
         """Everything that waits, for a worker or for its next attempt."""
-        left, self._retrying = self._retrying, {}
+        retries, self._retries = self._retries, []
+        left = [delivery for _, _, delivery in sorted(retries, key=itemgetter(1))]
         with suppress(anyio.WouldBlock):
             while True:
-                left[self.receive.receive_nowait()] = None
+                left.append(self.receive.receive_nowait())
         return left
 
     async def all_settled(self) -> None:
@@ -186,12 +246,6 @@ class MemoryLine:
             else:
                 self.taken()  # the room was for this one: the next may have it
             raise
-
-    async def _redeliver(self, delivery: MemoryDelivery, delay: float) -> None:
-        await anyio.sleep(delay)
-        with suppress(EventBusClosed):  # it has come due as the line was closed, and is a leftover
-            await self.put(delivery)
-            del self._retrying[delivery]
 
 
 class MemoryDeliveries:
