@@ -51,7 +51,7 @@ HTTP_NOT_SELECTED = "asyncio and foreign or thousand_repeats or hold_up_no_stop"
 
 REDIS = ("test_redis_bus.py", "test_bus_contract.py", "test_redis_failures.py")
 
-SQLITE = ("test_sqlite_bus.py", "test_sqlite_failures.py", "test_bus_contract.py")
+SQLITE = ("test_sqlite_bus.py", "test_sqlite_failures.py", "test_sqlite_grants.py", "test_bus_contract.py")
 
 ROOMS = {
     "trigger": Room(

@@ -108,6 +108,20 @@ class RemembersRuns(Protocol):
         ...
 
 
+@runtime_checkable
+class GrantsNames(Protocol):
+    """An event bus that can leave what is for one name where it is, and hand out all else meanwhile."""
+
+    def grant_name(self, name: str, count: float) -> None:
+        """Hand out so many more of this name; from the first call on nothing of it is handed out without.
+
+        Args:
+            name: Whom the deliveries are for.
+            count: How many more, in their order; infinite for all from now on.
+        """
+        ...
+
+
 MAX_SCANNED = 64 * 1024 * 1024
 """Bytes of deliveries that `waiting_runs` reads at most: a start must not wait for a long queue of large ones."""
 

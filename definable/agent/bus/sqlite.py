@@ -33,6 +33,8 @@ class SQLiteBus(EventBus):
       as the next attempt. Delays of `nack` go on over a restart. An `ack` is written with the next commit; one that a
       crash loses means a repeat.
     - No more is read from the file than workers ask for, however long the line in it is.
+    - `grant_name` has what is for one name left in the file until it is granted: of the messages that wait for a chat
+      interface, those are taken that can be begun soon.
     - While the file fails (a full disk), `publish` raises, nothing is handed out, and what `publish_nowait` has
       accepted is kept and tried again; `failure` says why.
     - The last 10,000 dead letters are kept, and the last 100,000 dedupe keys.
@@ -165,6 +167,9 @@ class SQLiteBus(EventBus):
     @asynccontextmanager
     async def consume(self) -> AsyncGenerator[AsyncIterator[Delivery], None]:
         yield SQLiteDeliveries(self._opened())
+
+    def grant_name(self, name: str, count: float) -> None:
+        self._opened().grant(name, count)
 
     def leftovers(self) -> Iterable[Delivery]:
         """What cannot be written since the file fails; all else is safe and handed out when the bus is opened next."""

@@ -49,6 +49,14 @@ class SQLiteLine:
         self._position = stored.last_position
         """The last that was given away. They only grow, so that nothing new is before the cursor."""
         self._cursor = 0
+        self._grants: dict[str, float] = {}
+        """Names of which so many more may be handed out."""
+        self._cursors: dict[str, int] = {}
+        """As the common cursor, for those names."""
+        self._only_ungranted_wait = False
+        """Whether all that waits is known to be of names without a grant."""
+        self._was_granted = False
+        """Whether a grant came since the turn under way began: it has not looked for what waits of that name."""
         self._waiting = stored.in_line
         """How many rows are behind the cursor."""
         self._next_due = math.inf if stored.next_due is None else stored.next_due
@@ -126,7 +134,7 @@ class SQLiteLine:
         try:
             async with self._turn:
                 while not self._ready:
-                    if self._waiting:
+                    if self._waiting and not self._only_ungranted_wait:
                         self.writer.wish()
                     await self._arrived.wait()
                 return self._ready.popleft()
@@ -136,6 +144,14 @@ class SQLiteLine:
     def _demand(self) -> int:
         """How many to take out of the file: none but for those who ask, since taking counts as an attempt."""
         return max(self._asking - len(self._ready), 0) if self._handing_out else 0
+
+    def grant(self, name: str, count: float) -> None:
+        """Hand out so many more of this name, and from now on no others."""
+        name = storable(name)
+        self._grants[name] = self._grants.get(name, 0) + count
+        self._only_ungranted_wait, self._was_granted = False, True
+        if self._waiting:
+            self.writer.wish()
 
     def stop_handing_out(self) -> None:
         """Hand out nothing more; what was taken out for nobody goes back, and was no attempt."""
@@ -229,7 +245,7 @@ class SQLiteLine:
     # --- what the writer asks and tells
 
     def time_to_turn(self) -> float:
-        if self._waiting and self._demand():
+        if self._waiting and not self._only_ungranted_wait and self._demand():
             return 0.0
         return max(self._next_due - self._now(), 0.0)
 
@@ -238,15 +254,22 @@ class SQLiteLine:
         if self._next_due <= now:
             due_position = self._position + 1
             self._position += MOVED_AT_ONCE
-        return Order(self._cursor, self._demand(), now, due_position)
+        self._was_granted, demand = False, self._demand()
+        self._cursors = dict.fromkeys(self._grants, self._cursor) | self._cursors
+        named = {name: (cursor, int(min(self._grants[name], demand))) for name, cursor in self._cursors.items()}
+        return Order(self._cursor, demand, now, due_position, self._position, named)
 
     def carried_out(self, receipt: Receipt) -> None:
         self._waiting += receipt.joined - len(receipt.taken)
         self._next_due = math.inf if receipt.next_due is None else receipt.next_due
+        self._only_ungranted_wait = receipt.all_looked_through and not self._was_granted
+        self._cursor, self._cursors = receipt.cursor, dict(receipt.named)
         if not receipt.taken:
             return
-        self._cursor = receipt.taken[-1].position
-        self._held.update(taken.position for taken in receipt.taken)
+        for taken in receipt.taken:
+            self._held.add(taken.position)
+            if taken.name in self._grants:
+                self._grants[taken.name] -= 1
         self._ready.extend(SQLiteDelivery(self, *taken) for taken in receipt.taken)
         arrived, self._arrived = self._arrived, anyio.Event()
         arrived.set()

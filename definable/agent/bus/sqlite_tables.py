@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from definable.errors import StorageError
@@ -61,6 +61,9 @@ MOVED_AT_ONCE = 1_000
 """Deliveries that have come due and join the line in one transaction."""
 
 
+NEXT = "SELECT position, id, name, attempt + 1, data FROM definable_event WHERE position > ?"
+
+
 class Taken(NamedTuple):
     """A delivery that was taken out of the line's front, this attempt counted."""
 
@@ -95,6 +98,10 @@ class Order:
     """Unix seconds."""
     due_position: int | None
     """The first of `MOVED_AT_ONCE` positions for what is due; None when nothing is."""
+    last_position: int = 0
+    """No row has a higher position when the transaction is over."""
+    named: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """Names that have a cursor of their own, and how many of them may be taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,11 @@ class Receipt:
     replayed: frozenset[str]
     next_due: float | None
     """Unix seconds; None when nothing waits for its time."""
+    cursor: int
+    named: Mapping[str, int]
+    """The cursors, of all other names and of those with their own, as they are now."""
+    all_looked_through: bool
+    """Whether everything that may be taken was taken."""
 
 
 def load(connection: sqlite3.Connection, now: float) -> Stored:
@@ -128,8 +140,14 @@ def carry_out(connection: sqlite3.Connection, batch: Batch, order: Order) -> Rec
     _settle(connection, batch)
     replayed = frozenset(letter for letter, position in batch.replays.items() if _replay(connection, letter, position))
     due = 0 if order.due_position is None else _let_in_due(connection, order.now, order.due_position)
-    taken, unread = _take(connection, order) if order.demand else ((), 0)
-    return Receipt(taken, batch.publications + len(replayed) + due - unread, replayed, _next_due(connection))
+    found = (
+        _find(connection, order)
+        if order.demand
+        else Found((), order.cursor, own_cursors(order), all_looked_through=False)
+    )
+    taken, unread = _take(connection, found.rows, order) if found.rows else ((), 0)
+    joined = batch.publications + len(replayed) + due - unread
+    return Receipt(taken, joined, replayed, _next_due(connection), *found[1:])
 
 
 def list_dead(connection: sqlite3.Connection) -> Sequence[DeadLetter]:
@@ -225,18 +243,57 @@ def _let_in_due(connection: sqlite3.Connection, now: float, position: int) -> in
     return len(due)
 
 
-def _take(connection: sqlite3.Connection, order: Order) -> tuple[Sequence[Taken], int]:
-    """Take from the front; returns how many could not be read too: these are dead, lest they hold up all others."""
-    rows = connection.execute(
-        """SELECT position, id, name, attempt + 1, data FROM definable_event
-        WHERE position > ? ORDER BY position LIMIT ?""",
-        (order.cursor, order.demand),
+class Found(NamedTuple):
+    """The rows that are next, and the cursors once they are taken."""
+
+    rows: Sequence[tuple[int, str, str, int, bytes]]
+    cursor: int
+    named: Mapping[str, int]
+    all_looked_through: bool
+    """Whether nothing more may be taken."""
+
+
+def own_cursors(order: Order) -> dict[str, int]:
+    """The cursors of the names that have their own."""
+    return {name: cursor for name, (cursor, _) in order.named.items()}
+
+
+def _find(connection: sqlite3.Connection, order: Order) -> Found:
+    """The first rows behind the cursors, those of names with a cursor of their own first.
+
+    A cursor behind which too few were found goes to the end, so that no row is looked through again and again.
+    """
+    rows: list[tuple[int, str, str, int, bytes]] = []
+    cursors = own_cursors(order)
+    for name, (cursor, granted) in order.named.items():
+        wanted = min(granted, order.demand - len(rows))
+        if wanted:
+            found = connection.execute(
+                f"{NEXT} AND name = ? ORDER BY position LIMIT ?", (cursor, name, wanted)
+            ).fetchall()
+            cursors[name] = found[-1][0] if len(found) == wanted else order.last_position
+            rows += found
+    wanted = order.demand - len(rows)
+    if not wanted:
+        return Found(rows, order.cursor, cursors, all_looked_through=False)
+    others = connection.execute(
+        f"{NEXT} AND name NOT IN ({', '.join('?' * len(cursors))}) ORDER BY position LIMIT ?",
+        (order.cursor, *cursors, wanted),
     ).fetchall()
-    if rows:  # every position between them was free or is among them
-        connection.execute(
-            "UPDATE definable_event SET attempt = attempt + 1 WHERE position > ? AND position <= ?",
-            (order.cursor, rows[-1][0]),
-        )
+    is_all = len(others) < wanted
+    cursor = others[-1][0] if others else order.cursor
+    return Found([*rows, *others], order.last_position if is_all and cursors else cursor, cursors, is_all)
+
+
+def _take(
+    connection: sqlite3.Connection, rows: Sequence[tuple[int, str, str, int, bytes]], order: Order
+) -> tuple[Sequence[Taken], int]:
+    """Count the attempts; returns how many could not be read too: these are dead, lest they hold up all others."""
+    count = "UPDATE definable_event SET attempt = attempt + 1 WHERE position"
+    if order.named:
+        connection.executemany(f"{count} = ?", [row[:1] for row in rows])
+    else:  # every position between them was free or is among them
+        connection.execute(f"{count} > ? AND position <= ?", (order.cursor, rows[-1][0]))
     taken: list[Taken] = []
     unread: list[tuple[str, float, int]] = []
     for position, id, name, attempt, data in rows:

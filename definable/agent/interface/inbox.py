@@ -30,6 +30,8 @@ class Inbox(Generic[Item]):
         self._tasks = tasks
         self._chats: dict[ChatKey, deque[Item]] = {}
         """Chats that have somebody at work, each with the messages that wait behind."""
+        self.ready_chats: int = 0
+        """Chats whose next message waits for nothing but a place."""
 
     def put(self, chat: ChatKey, item: Item) -> None:
         """Take a message in, behind those of its chat."""
@@ -38,6 +40,7 @@ class Inbox(Generic[Item]):
             waiting.append(item)
             return
         self._chats[chat] = deque([item])
+        self.ready_chats += 1
         self._tasks.start_soon(self._work_off, chat)
 
     def waiting(self) -> int:
@@ -48,5 +51,8 @@ class Inbox(Generic[Item]):
         waiting = self._chats[chat]
         while waiting:
             async with self._places:  # for one message only: a talkative chat must not keep others out
+                self.ready_chats -= 1
                 await self._answer(waiting.popleft())
+            if waiting:
+                self.ready_chats += 1
         del self._chats[chat]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from definable.agent.bus.base import Delivery, EventBus
+from definable.agent.bus.base import Delivery, EventBus, GrantsNames
 from definable.agent.error_text import error_message
 from definable.agent.interface.inbox import Inbox
 from definable.agent.interface.message import InterfaceMessage, MessageEnd
@@ -23,6 +25,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 RETURN_DELAY = 5.0
 """Seconds after which a bus hands out again what came for an interface that is closed."""
+
+READY_PER_PLACE = 2
+"""Chats whose next message is taken out of the bus ahead, for each that is answered at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Mailbox:
         is_safe: Told of a message that this process need not finish any more: it has come to its end, or the bus keeps
             it over the end of the process.
         limit: How many messages may wait; beyond it `accept` waits for room.
+        max_chats: How many chats are answered at once.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class Mailbox:
         answer: Callable[[InterfaceMessage], Awaitable[MessageEnd]],
         is_safe: Callable[[InterfaceMessage], None],
         limit: int,
+        max_chats: int,
     ) -> None:
         self.name = name
         self.key: str = f"interface {name}"
@@ -64,6 +71,12 @@ class Mailbox:
         self._answer = answer
         self._is_safe = is_safe
         self._limit = limit
+        self._max_chats = max_chats
+        self._granting_bus = bus if isinstance(bus, GrantsNames) else None
+        self._expected = 0.0
+        """How many the bus may hand out that have not come."""
+        self._on_bus = 0
+        """What was accepted here and has not come out of a bus that may keep it."""
         self._inbox: Inbox[Accepted] | None = None
         self._closed = False
         self._early: list[Delivery] = []
@@ -85,14 +98,35 @@ class Mailbox:
             await self._room.wait()
         is_kept = self._bus.durable
         data = {"message": message_to_json(message) if is_kept else message}
-        if not await self._bus.publish(self.key, data, dedupe_key=self._dedupe_key(message)):
+        if not await self._publish(data, self._dedupe_key(message)):
             return False
         if is_kept:
             self._is_safe(message)
         return True
 
+    async def _publish(self, data: Mapping[str, Any], dedupe_key: str | None) -> bool:
+        if self._granting_bus is None:
+            return await self._bus.publish(self.key, data, dedupe_key=dedupe_key)
+        self._on_bus += 1  # first, since a worker may have it before this call returns
+        accepted = False
+        try:
+            accepted = await self._bus.publish(self.key, data, dedupe_key=dedupe_key)
+        finally:
+            if not accepted:
+                self._left_bus()
+        return accepted
+
+    def _left_bus(self) -> None:
+        self._on_bus = max(self._on_bus - 1, 0)  # of what was there at the start nobody knew
+        self._make_room()
+
+    def _make_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
     def _is_full(self) -> bool:
-        waiting = self.waiting()
+        waiting = self.waiting() + self._on_bus
         is_full = waiting >= self._limit
         if is_full and not self._has_told:
             logger.warning(
@@ -109,17 +143,22 @@ class Mailbox:
             self._early.append(delivery)
         else:
             await self._put(self._inbox, delivery)
+        self._left_bus()
+        self._expected = max(self._expected - 1, 0)
+        self._grant()
 
-    async def open(self, tasks: TaskGroup, max_chats: int) -> None:
+    async def open(self, tasks: TaskGroup) -> None:
         """Have messages answered from now on, in tasks of this group."""
-        self._inbox = Inbox(self._handle, max_chats, tasks)
+        self._inbox = Inbox(self._handle, self._max_chats, tasks)
         early, self._early = self._early, []
         for delivery in early:
             await self._put(self._inbox, delivery)
+        self._grant()
 
     async def close(self) -> None:
         """Give what nobody will answer back to the bus, now and from now on."""
         self._closed = True
+        self._grant()
         early, self._early = self._early, []
         for delivery in early:
             await settled(delivery, delivery.nack(RETURN_DELAY))
@@ -132,6 +171,21 @@ class Mailbox:
         """Count what nobody began to answer, unless the bus hands it out again when it is opened next."""
         if not self._bus.durable:
             self._ledger.never_started(self.name, self.waiting())
+
+    def begin(self) -> None:
+        """The bus is open: say how many messages can be begun."""
+        self._grant()
+
+    def _grant(self) -> None:
+        """Have the bus keep what cannot be begun soon: taking it would count as an attempt, and keep it from others."""
+        if self._granting_bus is None:
+            return
+        ready = len(self._early) if self._inbox is None else self._inbox.ready_chats
+        wanted = min(READY_PER_PLACE * self._max_chats - ready, self._limit - self.waiting())
+        more = (math.inf if self._closed else wanted) - self._expected
+        if more > 0:
+            self._expected += more
+            self._granting_bus.grant_name(self.key, more)
 
     async def _put(self, inbox: Inbox[Accepted], delivery: Delivery) -> None:
         kept = delivery.data.get("message")
@@ -148,9 +202,8 @@ class Mailbox:
             inbox.put((message.platform, message.platform_chat_id), Accepted(message, delivery))
 
     async def _handle(self, accepted: Accepted) -> None:
-        if self._room is not None:
-            self._room.set()
-            self._room = None
+        self._make_room()
+        self._grant()
         with self._ledger.work(self.name) as work:
             lease = accepted.delivery.lease
             if lease is None:

@@ -74,7 +74,13 @@ class Supervisor:
         self.name: str = name or interface.name
         """In reports, logs, `/health` and on the bus."""
         self.mailbox: Mailbox = Mailbox(
-            self.name, bus, ledger, answer=self._answer, is_safe=self._tell_handled, limit=max_waiting
+            self.name,
+            bus,
+            ledger,
+            answer=self._answer,
+            is_safe=self._tell_handled,
+            limit=max_waiting,
+            max_chats=interface.config.max_concurrent_requests,
         )
         self.error: str | None = None
         """Why it failed or restarts."""
@@ -111,7 +117,7 @@ class Supervisor:
 
     async def _live(self) -> None:
         async with self.interface.opened(), anyio.create_task_group() as answers:
-            await self.mailbox.open(answers, self.interface.config.max_concurrent_requests)
+            await self.mailbox.open(answers)
             try:
                 await self._receive_until_stopped()
                 self.received.set()

@@ -48,6 +48,10 @@ class DeliveryTaker(Protocol):
         """The source in the ledger."""
         ...
 
+    def begin(self) -> None:
+        """The bus is open, and hands out from now on."""
+        ...
+
     async def take(self, delivery: Delivery) -> None:
         """Take a delivery over, without waiting for its end."""
         ...
@@ -103,6 +107,8 @@ class Workers:
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Work until cancelled."""
         async with self._bus.consume() as deliveries, anyio.create_task_group() as workers:
+            for taker in self._takers.values():
+                taker.begin()
             for _ in range(self._count):
                 workers.start_soon(self._work, deliveries)
             task_status.started()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -49,7 +50,21 @@ def test_so_many_are_taken_as_are_asked_for_in_their_order_behind_the_cursor(con
     carry_out(connection, Batch(unawaited=rows(4, 2, 3, 1)), NOTHING)
     assert taken(carry_out(connection, Batch(), Order(1, 2, NOW, None))) == [(2, 1), (3, 1)]
     assert taken(carry_out(connection, Batch(), Order(0, 10, NOW, None))) == [(1, 1), (2, 2), (3, 2), (4, 1)]
-    assert carry_out(connection, Batch(), Order(4, 1, NOW, None)).taken == []
+    assert taken(carry_out(connection, Batch(), Order(4, 1, NOW, None))) == []
+
+
+def test_a_name_with_a_cursor_of_its_own_keeps_its_place_until_it_is_granted(connection: sqlite3.Connection) -> None:
+    batch = Batch(unawaited=[(n, f"id {n}", "ab"[n % 2], b'{"n": %d}' % n) for n in range(1, 9)])
+    order = Order(2, 3, NOW, None, 8, {"a": (2, 0)})
+    receipt = carry_out(connection, batch, order)
+    assert (taken(receipt), receipt.cursor, receipt.named) == ([(3, 1), (5, 1), (7, 1)], 7, {"a": 2})
+    assert not receipt.all_looked_through
+    receipt = carry_out(connection, Batch(), replace(order, cursor=7))
+    assert (taken(receipt), receipt.cursor, receipt.all_looked_through) == ([], 8, True)
+    receipt = carry_out(connection, Batch(unawaited=rows(9)), Order(8, 9, NOW, None, 9, {"a": (2, 2)}))
+    assert (taken(receipt), receipt.cursor, receipt.named) == ([(4, 1), (6, 1), (9, 1)], 9, {"a": 6})
+    receipt = carry_out(connection, Batch(), Order(9, 9, NOW, None, 9, {"a": (6, 2)}))
+    assert (taken(receipt), receipt.cursor, receipt.named) == ([(8, 1)], 9, {"a": 9})
 
 
 def test_what_was_taken_for_nobody_was_no_attempt(connection: sqlite3.Connection) -> None:
