@@ -15,6 +15,10 @@ from collections.abc import Iterable
 logger: logging.Logger = logging.getLogger("definable")
 
 
+CHECK_INTERVAL = 0.5
+"""Seconds between two looks, while such a thread runs, at whether the program has ended."""
+
+
 class ExitGuard:
     """Made before serving begins; `watch` is called once it has ended."""
 
@@ -38,7 +42,10 @@ class ExitGuard:
             return
 
     def _exit_after(self, threads: list[threading.Thread], seconds: float, status: int) -> None:
-        threading.main_thread().join()  # it counts as ended once Python waits for the others
+        main = threading.main_thread()  # it counts as ended once Python waits for the others
+        for thread in threads:
+            while thread.is_alive() and main.is_alive():  # nothing waits for the first of two threads to end
+                thread.join(CHECK_INTERVAL)
         deadline = time.monotonic() + seconds
         for thread in threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
