@@ -169,6 +169,7 @@ class SQLiteBus(EventBus):
         yield SQLiteDeliveries(self._opened())
 
     def grant_name(self, name: str, count: float) -> None:
+        """Hand out so many more of this name; see `GrantsNames`."""
         self._opened().grant(name, count)
 
     def leftovers(self) -> Iterable[Delivery]:
