@@ -453,8 +453,13 @@ def dead(project: Path) -> Path:
     (project / "app.py").write_text(
         f"{DURABLE}\nif __name__ == '__main__':\n"
         "    agent.emit('order', {'item': 'tea'})\n    agent.emit('order', {'item': 'rum'})\n"
-        "    import threading\n"
-        "    threading.Timer(0.5, lambda: agent.runtime.stop()).start()\n"
+        "    import threading, time\n"
+        "    def stop():\n"
+        "        while agent.runtime is None:\n"
+        "            time.sleep(0.01)\n"
+        "        time.sleep(0.5)\n"
+        "        agent.runtime.stop()\n"
+        "    threading.Thread(target=stop).start()\n"
         "    agent.serve(enable_server=False)\n"
     )
     subprocess.run([sys.executable, "app.py"], cwd=project, capture_output=True, timeout=30, check=True)

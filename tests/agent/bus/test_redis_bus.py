@@ -383,7 +383,7 @@ async def test_consumers_that_died_and_hold_nothing_are_forgotten(redis: RedisSe
 
 async def test_only_the_last_dead_letters_are_kept(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     turn = redis_line.SCRIPTS[0]
-    bounded = type(turn)(turn.source.replace("10000", "3"))
+    bounded = type(turn)(turn.source.replace("10000", "3"), turn.read)
     monkeypatch.setattr("definable.agent.bus.redis_writer.TURN", bounded)
     monkeypatch.setattr(redis_line, "SCRIPTS", (bounded, *redis_line.SCRIPTS[1:]))
     bus = RedisBus(redis.url)

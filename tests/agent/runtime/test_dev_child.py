@@ -139,11 +139,22 @@ async def test_an_address_that_cannot_be_had_is_told(make: Make, listening: sock
         assert await parent.next() == {"event": "cannot_bind"}
 
 
+class Listener:
+    """Takes the place of the runtime's HTTP service."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    def stop_accepting(self) -> None:
+        self.sock.close()
+
+
 class Stops:
     """Takes the place of the runtime: when it is told to stop, and whether by force."""
 
-    def __init__(self) -> None:
+    def __init__(self, http: Listener | None = None) -> None:
         self.heard: list[tuple[float, bool]] = []
+        self.http = http
 
     def stop(self, *, force: bool = False) -> None:
         self.heard.append((anyio.current_time(), force))
@@ -155,9 +166,10 @@ async def test_a_stop_leaves_those_who_have_connected_50_ms_to_ask(
     make: Make, listening: socket.socket, has_sockets: bool
 ) -> None:
     child, parent = make(listening)
+    runtime = Stops()
     if has_sockets:
         [sock] = child.listen(settings_of(listening.getsockname()[1]))
-    runtime = Stops()
+        runtime.http = Listener(sock)
     async with anyio.create_task_group() as group:
         group.start_soon(child.obey, runtime)
         await anyio.sleep(100)
