@@ -6,9 +6,10 @@ Webhooks, cron jobs and event triggers derive from `BaseTrigger`; `runtime/dispa
 
 from __future__ import annotations
 
+import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 from urllib.parse import quote
@@ -23,6 +24,11 @@ from .program_name import qualified_name
 
 Handler: TypeAlias = Callable[..., Any]
 """A function of one `TriggerEvent`, sync or async."""
+
+
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class JSONObject(dict[str, Any]):
@@ -159,27 +165,49 @@ class Reply:
     body: Any = None
     """`str` goes out as text, `bytes` as they are, None as an empty body, anything else as JSON."""
     status: int = 200
-    headers: Mapping[str, str] | Sequence[tuple[str, str]] | None = None
-    """A mapping, or pairs of name and value, where a name is repeated."""
+    headers: Mapping[str, str | Sequence[str]] | Sequence[tuple[str, str]] | None = None
+    """A mapping, or pairs of name and value. A repeated name stands in several pairs, or has a list of values."""
 
     def __post_init__(self) -> None:
         status: Any = self.status
         if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599:
             raise ConfigurationError(f"Reply(status={status!r}): a final HTTP status is an integer from 200 to 599")
         headers: Any = self.headers
-        if headers is None or isinstance(headers, Mapping):
+        if headers is None:
             return
-        if not isinstance(headers, list | tuple) or not all(map(is_pair, cast("Sequence[Any]", headers))):
+        if not isinstance(headers, Mapping) and (
+            not isinstance(headers, list | tuple) or not all(map(is_pair, cast("Sequence[Any]", headers)))
+        ):
             raise ConfigurationError(f"Reply(headers={headers!r}): a mapping, or a list of (name, value) pairs")
+        for name, value in self._pairs():
+            if not can_be_sent(name, value):
+                raise ConfigurationError(
+                    f"Reply(headers={{{name!r}: {value!r}}}): a header is a name and a text of one line, in Latin-1"
+                )
 
     def header_pairs(self) -> Iterable[tuple[str, str]]:
         """The headers as pairs of name and value."""
-        return self.headers.items() if isinstance(self.headers, Mapping) else self.headers or ()
+        return ((name, str(value)) for name, value in self._pairs())
+
+    def _pairs(self) -> Iterator[tuple[Any, Any]]:
+        headers: Any = self.headers or ()
+        for name, value in headers.items() if isinstance(headers, Mapping) else headers:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+            if isinstance(value, list | tuple):
+                yield from ((name, each) for each in cast("Sequence[Any]", value))
+            else:
+                yield name, value
 
 
 def is_pair(header: Any) -> bool:
     """Whether something is a name and a value."""
     return isinstance(header, list | tuple) and len(cast("Sequence[Any]", header)) == 2
+
+
+def can_be_sent(name: Any, value: Any) -> bool:
+    """Whether a name and a value are a header (RFC 9110, 5.1 and 5.5)."""
+    if not isinstance(name, str) or not isinstance(value, str | int | float):
+        return False
+    return bool(HEADER_NAME.fullmatch(name) and HEADER_VALUE.fullmatch(str(value)))
 
 
 class BaseTrigger(ABC):

@@ -159,6 +159,35 @@ def test_a_reply_has_headers_by_name_or_in_pairs(headers: Any) -> None:
     assert Reply(headers=headers).headers is headers
 
 
+@pytest.mark.parametrize(
+    "headers", [{"Set-Cookie": ["a=1", "b=2"]}, {"Set-Cookie": ("a=1", "b=2")}, [("Set-Cookie", ["a=1", "b=2"])]]
+)
+def test_a_list_of_values_is_a_header_that_is_repeated(headers: Any) -> None:
+    assert [*Reply(headers=headers).header_pairs()] == [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]
+
+
+def test_a_number_is_a_headers_value() -> None:
+    assert [*Reply(headers={"Retry-After": 5}).header_pairs()] == [("Retry-After", "5")]
+
+
+@pytest.mark.parametrize(
+    ("headers", "says"),
+    [
+        ({"X-Price": "5 €"}, "'X-Price': '5 €'"),
+        ({"X-Words": "two\nlines"}, r"'X-Words': 'two\\nlines'"),
+        ({"X-A": None}, "'X-A': None"),
+        ({"X-A": {"b": 1}}, "'X-A': {'b': 1}"),
+        ({"X-A": ["b", None]}, "'X-A': None"),
+        ({"bad name": "x"}, "'bad name': 'x'"),
+        ({5: "x"}, "5: 'x'"),
+        ({"": "x"}, "'': 'x'"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_refused_in_the_handler(headers: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"Reply\(headers={{{says}}}\): .*Latin-1"):
+        Reply(headers=headers)
+
+
 @pytest.mark.parametrize("headers", ["a: 1", [("a",)], ["ab"], 5, {"a"}])
 def test_other_headers_of_a_reply_are_refused(headers: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Reply\(headers=.*a list of \(name, value\) pairs"):

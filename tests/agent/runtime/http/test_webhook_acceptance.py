@@ -102,7 +102,6 @@ async def test_of_a_thousand_repeats_at_once_exactly_one_runs(respond: Any, dedu
         Reply("not like this", 400),
         Reply(status=302, headers={"location": "/elsewhere"}),
         TimeoutError(),
-        pytest.param(Reply(headers={"X-Words": "two\nlines"}), id="no header"),
     ],
 )
 async def test_a_delivery_that_failed_may_come_again(failure: Any) -> None:

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from loopback.agent_api import Held, Recorder, Serve, agent_with, assert_problem, serve_ourselves
 
-from definable.agent import RunContext
+from definable.agent import Agent, RunContext
 from definable.agent.trigger import Reply, TriggerEvent, Webhook
 from definable.model import OfflineModel
 
@@ -170,7 +170,9 @@ async def test_a_body_where_there_must_be_none_is_left_out(serve: Serve) -> None
 async def test_a_header_that_would_break_out_of_its_line_is_a_500(
     headers: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serve_ourselves(agent_with(Webhook("/hook"), Recorder(Reply("x", headers=headers)))) as client:
+    agent = Agent("offline")
+    agent.on(Webhook("/hook"))(lambda event: Reply("x", headers=headers))
+    async with serve_ourselves(agent) as client:
         response = await client.post("/hook")
     assert_problem(response, 500)
     assert "set-cookie" not in response.headers
