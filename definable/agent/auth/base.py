@@ -13,8 +13,13 @@ from urllib.parse import quote
 
 from definable.frozen import frozen, made_when_asked_for
 
-NAMESPACED = re.compile("(?:service|user|sender)~[^~]*~")
-"""What the ids of callers' sessions begin with: a token's `sub` may be any text, also that of a key or a sender."""
+CHAT_NAMESPACE = "chat~"
+"""What the ids of chats' sessions begin with, unless their user is somebody whom other platforms know as well."""
+
+NAMESPACED = re.compile("chat~|(?:service|user|sender)~[^~]*~")
+"""What the ids of callers' and chats' sessions begin with: a token's `sub` may be any text, also that of a key, of a
+sender or of a chat's user.
+"""
 
 
 @frozen

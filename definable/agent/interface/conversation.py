@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import replace
 from typing import Any
 
+from definable.agent.auth.base import CHAT_NAMESPACE, platform_identity
 from definable.agent.error_text import error_text
 from definable.agent.isolation import is_failure
 from definable.agent.run_output import RunOutput
@@ -142,6 +143,8 @@ class Conversations:
         else:
             turn = await self._enter_former(stack, sessions, key, owners)
             if turn is None:  # nobody else can know the new id
+                if user_id == platform_identity(session.platform, session.platform_user_id):
+                    session.session_id = CHAT_NAMESPACE + session.session_id.removeprefix(CHAT_NAMESPACE)
                 turn = await stack.enter_async_context(sessions.turn(session.session_id))
                 turn.begin(user_id)
                 await sessions.point(key, session.session_id)

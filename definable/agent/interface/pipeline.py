@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import anyio
 
-from definable.agent.auth.base import AuthContext, AuthProvider, AuthRequest, platform_identity
+from definable.agent.auth.base import CHAT_NAMESPACE, AuthContext, AuthProvider, AuthRequest, platform_identity
 from definable.agent.auth.consult import consult, speaks_on, why_refused
 from definable.agent.error_text import error_text
 from definable.agent.isolation import Isolation
@@ -159,7 +159,7 @@ class Pipeline:
     ) -> RunOutput:
         metadata = {"message": message, "auth": None if caller is None else caller.metadata}
         # A chat's own users are nobody else's, whatever the `sub` of a token says.
-        namespace = "chat~" if session.user_id == identity_of(message) else ""
+        namespace = CHAT_NAMESPACE if session.user_id == identity_of(message) else ""
         request = RunRequest(
             run_input(message),
             session.session_id,
