@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from definable.errors import ConfigurationError
@@ -70,7 +70,7 @@ class AllowlistAuth:
 
 def id_set(argument: str, ids: Ids) -> frozenset[str]:
     """The ids as strings, as messages carry them."""
-    if not isinstance(ids, str | int | Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(ids, str | int | Iterable) or isinstance(ids, bytes | bytearray | Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f"AllowlistAuth({argument}={ids!r}): an id or several")
     several = [ids] if isinstance(ids, str | int) else list(ids)
     for each in several:

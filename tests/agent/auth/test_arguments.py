@@ -18,7 +18,7 @@ from definable.agent.auth import (
 )
 from definable.errors import ConfigurationError
 
-WRONG: list[Any] = [None, 5, 1.5, b"bytes", [], {}, [5], [None], Ellipsis, "", [""], True, int]
+WRONG: list[Any] = [None, 5, 1.5, b"bytes", [], {}, {5: "x"}, [5], [None], Ellipsis, "", [""], True, int]
 
 S = "s" * 32
 WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -90,7 +90,7 @@ def test_the_url_of_a_key_set_is_no_secret(url: Any, algorithm: str) -> None:
 
 
 @pytest.mark.parametrize("argument", ["user_ids", "chat_ids", "platforms"])
-@pytest.mark.parametrize("value", [5.5, Ellipsis, [5.5], [None], [""], True, int], ids=repr)
+@pytest.mark.parametrize("value", [5.5, Ellipsis, [5.5], [None], [""], True, int, b"7", {"7": "ann"}], ids=repr)
 def test_a_list_is_made_of_ids(argument: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=rf"AllowlistAuth\({argument}="):
         AllowlistAuth(**{"user_ids": {"7"}, argument: value})

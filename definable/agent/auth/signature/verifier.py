@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -75,7 +75,7 @@ class SignatureVerifier(ABC):
 
     def _secrets(self, secret: str | Iterable[str]) -> list[str]:
         given: Any = secret
-        is_several = isinstance(given, Iterable) and not isinstance(given, str)
+        is_several = isinstance(given, Iterable) and not isinstance(given, str | Mapping)
         secrets: list[Any] = list(cast("Iterable[Any]", given)) if is_several else [given]
         if not secrets or not all(isinstance(each, str) and each.strip() for each in secrets):
             raise ConfigurationError(f"{type(self).__name__}(secret=...): one string or several, none of them empty")
