@@ -22,8 +22,8 @@ class AcceptedWork:
     __slots__ = ("_outer", "_token", "is_open", "occupies_worker", "owner")
 
     def __init__(self, owner: object, *, occupies_worker: bool = False) -> None:
-        self.owner = owner
-        self.occupies_worker = occupies_worker
+        self.owner: object = owner
+        self.occupies_worker: bool = occupies_worker
         self.is_open: bool = False
         self._outer: AcceptedWork | None = None
         """The piece in which it was begun, as a handler that calls the agent's own application in process does."""

@@ -41,8 +41,8 @@ class SessionService:
     __slots__ = ("_locks", "_pointers", "store", "wait_timeout")
 
     def __init__(self, store: SessionStore, wait_timeout: float | None = None) -> None:
-        self.store = store
-        self.wait_timeout = wait_timeout
+        self.store: SessionStore = store
+        self.wait_timeout: float | None = wait_timeout
         self._locks = SessionLocks()
         self._pointers: OrderedDict[str, str] = OrderedDict()
 
@@ -188,8 +188,8 @@ class SessionTurn:
         self._service = service
         self._lock = lock
         self._base: Session | None = None
-        self.session_id = session_id
-        self.is_saved = False
+        self.session_id: str = session_id
+        self.is_saved: bool = False
 
     async def __aenter__(self) -> Self:
         if self._lock is not None:
@@ -254,7 +254,8 @@ class SessionTurn:
             if self._base is None:
                 raise
             session = await self._service._save_merged(self._base, session)  # pyright: ignore[reportPrivateUsage]
-        self.session, self.is_saved = session, True
+        self.session = session
+        self.is_saved = True
 
 
 async def enter_in_time(stack: AsyncExitStack, turn: SessionTurn, timeout: float | None) -> SessionTurn:

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from definable.agent import Agent
+from definable.agent.runtime.active_memory import ActiveMemory
 from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.unfinished_bodies import UnfinishedBodies
@@ -38,7 +39,7 @@ def request_of(bodies: UnfinishedBodies, *chunks: bytes, every: float, ends: boo
         body = left.pop(0)
         return {"type": "http.request", "body": body, "more_body": bool(left) or not ends}
 
-    return Request({"type": "http", "headers": []}, receive, {}, bodies)
+    return Request({"type": "http", "headers": []}, receive, {}, bodies, ActiveMemory(2**28))
 
 
 async def test_a_body_may_take_hours_while_bytes_keep_coming() -> None:
