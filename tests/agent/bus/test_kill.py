@@ -129,6 +129,8 @@ class Promiser(threading.Thread):
         super().__init__(daemon=True)
         self._url = url
         self.promised: set[str] = set()
+        self.has_begun = threading.Event()
+        """Set at the first promise."""
         self.start()
 
     def run(self) -> None:
@@ -144,6 +146,7 @@ class Promiser(threading.Thread):
     def _keep(self, response: httpx2.Response) -> None:
         assert response.status_code == 202, response.text
         self.promised.add(response.json()["run_id"])
+        self.has_begun.set()
 
 
 @pytest.mark.timeout(60 + 10 * KILLS)
@@ -155,7 +158,8 @@ def test_nothing_that_was_accepted_is_lost(home: Home) -> None:
             url = process.stdout.readline().strip()
             assert url.startswith("http")
             promisers = [Promiser(url) for _ in range(PROMISERS)]
-            time.sleep(random.uniform(0.05, 0.6))
+            assert promisers[0].has_begun.wait(LIMIT)  # a busy machine takes longer than the sleep to make a client
+            time.sleep(random.uniform(0.0, 0.5))
             process.kill()
             process.wait()
             for promiser in promisers:
