@@ -97,7 +97,9 @@ def test_the_work_goes_on_when_a_replica_is_killed(example: Watched) -> None:
     assert example.stop() == 0
     orders = Counter(order for order, _, _ in example.handled())
     assert sorted(orders) == list(range(min(orders), max(orders) + 1))
-    assert all(count == 1 for count in orders.values())
+    repeated = {order for order, count in orders.items() if count > 1}
+    # At least once: what the victim had done and not yet acknowledged comes again, as another attempt.
+    assert {name for order, name, attempt in example.handled() if order in repeated and attempt == 1} <= {victim}
 
 
 def test_it_starts_a_redis_of_its_own(has_redis: None, tmp_path: Path) -> None:
