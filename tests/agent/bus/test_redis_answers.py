@@ -147,7 +147,7 @@ async def test_a_session_store_answers_with_a_storage_error(odd: Any, redis: Red
                     except StorageError:
                         pass
             proxy.alter = None
-            with anyio.move_on_after(5):
+            with anyio.fail_after(5):
                 while True:
                     try:
                         await store.save(session)
