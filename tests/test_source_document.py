@@ -33,9 +33,9 @@ from definable.agent import Agent, RunContext, RunOutput
 from definable.agent.auth import APIKeyAuth
 from definable.agent.interface import BaseInterface, DiscordInterface, TelegramInterface
 from definable.agent.runtime import AgentRuntime
-from definable.agent.runtime.backoff import Backoff
 from definable.agent.runtime.settings import ServeSettings
 from definable.agent.trigger import BaseTrigger, Cron, EventTrigger, TriggerEvent, Webhook
+from definable.concurrency.backoff import Backoff
 from definable.testing import OfflineModel, Served, run, served
 
 ROOT = Path(__file__).parent.parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 from definable.agent import Agent
-from definable.agent.run_event import TextDelta
+from definable.agent.run.output import TextDelta
 from definable.model import Message, ModelReply, OfflineModel, ToolCall
 from definable.model.message import ModelRequest
 

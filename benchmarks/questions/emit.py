@@ -12,8 +12,8 @@ import anyio
 from benchmarks.effort import Effort
 from benchmarks.question import Column, Contender, Question
 from definable.agent import Agent
-from definable.agent.blocking import run_blocking
 from definable.agent.trigger import EventTrigger, TriggerEvent
+from definable.concurrency.event_loop import run_blocking
 
 BURST = 5_000
 """Events that are emitted at once: half of what the bus holds."""

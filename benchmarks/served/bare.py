@@ -52,8 +52,8 @@ def serve_with_ours(port: int, backend: str) -> None:
     from functools import partial
     from typing import Literal, cast
 
-    from definable.agent.blocking import run_blocking
-    from definable.agent.runtime.http.server import HTTPServer, bind
+    from definable.concurrency.event_loop import run_blocking
+    from definable.server import HTTPServer, bind
 
     async def serve(sockets: Any) -> None:
         await HTTPServer(app, sockets).serve()

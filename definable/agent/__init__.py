@@ -6,11 +6,10 @@ from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
     from .agent import Agent
-    from .run_context import RunContext
-    from .run_event import RunEnded, RunStarted, TextDelta, ToolCallEnded, ToolCallStarted
-    from .run_output import RunOutput, RunStatus
-    from .run_stream import RunStream
-    from .tools import Tool, tool
+    from .run.context import RunContext
+    from .run.output import RunEnded, RunOutput, RunStarted, RunStatus, TextDelta, ToolCallEnded, ToolCallStarted
+    from .run.stream import RunStream
+    from .tools.tool import Tool, tool
 
 __all__ = [
     "Agent",
@@ -31,16 +30,16 @@ __getattr__: GetAttribute = lazy_exports(
     __name__,
     {
         "Agent": ".agent",
-        "RunContext": ".run_context",
-        "RunOutput": ".run_output",
-        "RunStatus": ".run_output",
-        "tool": ".tools",
-        "Tool": ".tools",
-        "RunStream": ".run_stream",
-        "RunStarted": ".run_event",
-        "TextDelta": ".run_event",
-        "ToolCallStarted": ".run_event",
-        "ToolCallEnded": ".run_event",
-        "RunEnded": ".run_event",
+        "RunContext": ".run.context",
+        "RunOutput": ".run.output",
+        "RunStatus": ".run.output",
+        "tool": ".tools.tool",
+        "Tool": ".tools.tool",
+        "RunStream": ".run.stream",
+        "RunStarted": ".run.output",
+        "TextDelta": ".run.output",
+        "ToolCallStarted": ".run.output",
+        "ToolCallEnded": ".run.output",
+        "RunEnded": ".run.output",
     },
 )

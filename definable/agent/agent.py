@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, Unpack
 
 import anyio
 
+from definable.concurrency.event_loop import run_blocking
 from definable.errors import ConfigurationError, ServeError
-from definable.model.base import Model
-from definable.model.message import Message
+from definable.model.message import Message, Model
 from definable.model.resolve import resolve_model
 from definable.original_library import AGENT_ARGUMENTS, unknown_arguments
 
@@ -30,13 +30,12 @@ from .arguments import (
     lifespan_of,
     run_input,
 )
-from .blocking import run_blocking
-from .hook import HookPoint
+from .options import ServeOptions
 from .parts import CLOSE_TIMEOUT, AgentParts
-from .run_output import RunOutput
-from .run_stream import FollowedRun, RunStream, follow_run
-from .runner import Instructions, Runner, RunRequest
-from .serve_options import ServeOptions
+from .run.hook import HookPoint
+from .run.output import RunOutput
+from .run.runner import Instructions, Runner, RunRequest
+from .run.stream import FollowedRun, RunStream, follow_run
 from .session.memory import MemorySessionStore
 from .trigger.registry import TriggerRegistry
 

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypedDict
 
+from definable.concurrency.call import takes
 from definable.errors import ConfigurationError
 from definable.model.message import Message
 from definable.original_library import RUN_ARGUMENTS, unknown_arguments
 
-from .auth.base import is_provider
-from .auth.consult import check_platforms
-from .calling import takes
+from .auth.base import check_platforms, is_provider
 
 RUN_PARAMETERS = ("input", "session_id", "user_id", "metadata")
 """What a run can be started with; a handler's dict holds the same."""

@@ -12,8 +12,7 @@ from typing import Any, cast
 
 from definable.model.message import Message
 
-from .run_event import RunEnded, RunEvent, TextDelta, ToolCallEnded, ToolCallStarted
-from .run_output import RunOutput, ToolExecution
+from .run.output import RunEnded, RunEvent, RunOutput, TextDelta, ToolCallEnded, ToolCallStarted, ToolExecution
 
 OVERHEAD = 200
 """Bytes of an object with a few fields."""

@@ -13,11 +13,10 @@ import click
 
 from definable.agent import Agent
 from definable.agent.bus import DeadLetter, EventBus, MemoryBus
-from definable.agent.runtime.plain_errors import plain_errors
+from definable.concurrency.event_loop import plain_errors
 from definable.errors import DefinableError
 
-from .parameters import agent_argument, load_agent
-from .terminal import single_line, table
+from .options import agent_argument, load_agent, single_line, table
 
 
 @click.group(short_help="List and replay what failed for good.")

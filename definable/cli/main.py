@@ -6,10 +6,9 @@ import click
 
 from definable import __version__
 
-from .completion import completion
 from .deadletters import deadletters
-from .demo import demo
-from .init import init
+from .demo import demo, init
+from .options import completion
 from .run import run
 from .serve import serve
 from .triggers import triggers

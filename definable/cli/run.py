@@ -10,16 +10,15 @@ import anyio
 import click
 
 from definable.agent import Agent
-from definable.agent.run_event import RunEnded, TextDelta, ToolCallEnded, ToolCallStarted
+from definable.agent.run.output import RunEnded, TextDelta, ToolCallEnded, ToolCallStarted
 from definable.agent.runtime.entry import Backend
-from definable.agent.runtime.logs import show_logs
-from definable.agent.runtime.plain_errors import plain_errors
+from definable.agent.runtime.logging import show_logs
+from definable.concurrency.event_loop import plain_errors
 from definable.errors import DefinableError
 from definable.json_text import json_bytes
 
-from .parameters import BACKENDS, agent_argument
+from .options import BACKENDS, agent_argument, harmless, single_line
 from .target import load_target
-from .terminal import harmless, single_line
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that closing the model's connections may take."""

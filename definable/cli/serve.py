@@ -7,14 +7,14 @@ from typing import Any, cast
 
 import click
 
-from definable.agent.runtime.dev_channel import Inheritance
+from definable.agent.options import ServeOptions
+from definable.agent.runtime.dev.child import Inheritance
 from definable.agent.runtime.entry import Backend
-from definable.agent.runtime.logs import LEVELS, LogFormat, show_logs
+from definable.agent.runtime.logging import LEVELS, LogFormat, show_logs
 from definable.agent.runtime.settings import ServeSettings
-from definable.agent.serve_options import ServeOptions
 from definable.errors import DefinableError
 
-from .parameters import BACKENDS, agent_argument
+from .options import BACKENDS, agent_argument
 from .target import Target, load_target, program_directory
 
 
@@ -77,7 +77,7 @@ def serve(
     try:
         ServeSettings(**given)
         if given.get("dev") and Inheritance.find() is None and os.name == "posix":
-            from definable.agent.runtime.dev_reload import serve_and_reload  # loads watchfiles
+            from definable.agent.runtime.dev.reload import serve_and_reload  # loads watchfiles
 
             show_logs(log_format, log_level)
             serve_and_reload(program=program_directory(target))

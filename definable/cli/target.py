@@ -1,17 +1,20 @@
 """What a command line names: `module:agent`, or a file. Loads it, as `python -m` would, and finds the agent.
 
 A program may end in a bare `agent.serve(...)`: it is loaded up to there, and the call says what else it wants served.
+
+A program's traceback as its author wants to read it: without the frames of those who loaded it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from traceback import FrameSummary, TracebackException
 from types import ModuleType
 from typing import Any
 
@@ -19,11 +22,38 @@ import click
 
 from definable.agent import Agent
 from definable.agent.interface.base import BaseInterface
+from definable.agent.options import ServeOptions
 from definable.agent.runtime.entry import Backend, ServeReached, loading
-from definable.agent.runtime.plain_errors import sole_cause
-from definable.agent.serve_options import ServeOptions
+from definable.concurrency.event_loop import sole_cause
 
-from .user_traceback import user_traceback
+OURS = str(Path(__file__).parent)
+"""The directory of the command line's own code."""
+
+LOADERS = ("<frozen importlib", "<frozen runpy")
+
+
+def user_traceback(error: BaseException) -> str:
+    """The formatted traceback, causes included, less the frames of the import system and of the command line."""
+    trace = TracebackException.from_exception(error)
+    for part in chain(trace):
+        part.stack[:] = [frame for frame in part.stack if not is_foreign(frame)]
+    return "".join(trace.format())
+
+
+def chain(trace: TracebackException | None) -> Iterator[TracebackException]:
+    """An exception, its causes and contexts, and the members of its groups."""
+    if trace is None:
+        return
+    yield trace
+    yield from chain(trace.__cause__)
+    yield from chain(trace.__context__)
+    for member in trace.exceptions or ():
+        yield from chain(member)
+
+
+def is_foreign(frame: FrameSummary) -> bool:
+    """Whether a frame is none of the user's or of what the user calls."""
+    return frame.filename.startswith((*LOADERS, OURS, str(Path(click.__file__).parent)))
 
 
 class TargetError(click.ClickException):

@@ -11,13 +11,12 @@ import click
 
 from definable.agent.runtime.interfaces import all_interfaces, with_webhooks
 from definable.agent.trigger.base import BaseTrigger
-from definable.agent.trigger.time_trigger import TimeTrigger
+from definable.agent.trigger.cron import TimeTrigger
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import ConfigurationError
 
-from .parameters import agent_argument
+from .options import agent_argument, table
 from .target import load_target
-from .terminal import table
 
 
 @click.command(short_help="List an agent's triggers with their next firings.")

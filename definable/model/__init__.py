@@ -4,15 +4,15 @@
 resolve.py    "openai/gpt-4o" or "offline" -> a Model
 base.py       the Model protocol: reply (whole) and stream
 message.py    what travels: ModelRequest in, ModelReply or ModelDeltas out
-openai.py     OpenAIChat: Chat Completions of OpenAI and every compatible server (loads the SDK when first used)
+model.py     OpenAIChat: Chat Completions of OpenAI and every compatible server (loads the SDK when first used)
 offline.py    OfflineModel: deterministic, without a network
 ```
 """
 
-from .base import Model
 from .message import (
     Image,
     Message,
+    Model,
     ModelDelta,
     ModelReply,
     ModelRequest,
@@ -22,7 +22,7 @@ from .message import (
     Usage,
 )
 from .offline import OfflineModel
-from .openai import OpenAIChat
+from .openai.model import OpenAIChat
 from .resolve import resolve_model
 
 __all__ = [

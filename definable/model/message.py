@@ -1,15 +1,24 @@
 """What travels between the run loop and a model: frozen values, the same for every provider.
 
 The run loop builds a `ModelRequest`, a `Model` answers with a `ModelReply` or streams `ModelDelta`s.
+
+Messages as JSON values: how the session stores keep them.
+
+Fields that hold their default are left out. A reader ignores fields that it does not know, so that a newer version may
+add some and an older one still reads what the newer one wrote.
+
+The `Model` protocol: the narrow waist between the run loop and every provider.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 from definable.frozen import frozen
 
@@ -140,3 +149,100 @@ class ModelDelta:
     text: str = ""
     reply: ModelReply | None = None
     """Set on the last delta of a stream, and on no other: the whole reply, tool calls and usage included."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A language model: one method for a whole reply, one for a stream.
+
+    Implementations keep no state of a conversation: a request holds all. They must be cancellable at every await and
+    raise `definable.errors.ModelError` (or one below it) when the provider fails.
+    """
+
+    @property
+    def id(self) -> str:
+        """The model's name, as shown in outputs and logs."""
+        ...
+
+    async def reply(self, request: ModelRequest) -> ModelReply:
+        """Answer a request whole.
+
+        Raises:
+            ModelError: The provider failed.
+        """
+        ...
+
+    def stream(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[ModelDelta]]:
+        """Answer a request piece by piece: text deltas as they come, then one delta with the whole `reply`.
+
+        A context manager, so that the connection is closed whenever the reader leaves.
+
+        Raises:
+            ModelError: The provider failed, also in the middle of a stream.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close what the model holds in the running event loop (connections); it may be used again afterwards."""
+        ...
+
+
+def message_to_json(message: Message) -> dict[str, Any]:
+    """The message as a dict that `json.dumps` takes; bytes become base64 text."""
+    value: dict[str, Any] = {"role": message.role}
+    if message.content:
+        value["content"] = message.content
+    if message.tool_calls:
+        value["tool_calls"] = [
+            {"id": call.id, "name": call.name, "arguments": call.arguments} for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        value["tool_call_id"] = message.tool_call_id
+    if message.images:
+        value["images"] = [image_to_json(image) for image in message.images]
+    return value
+
+
+def message_from_json(value: object) -> Message:
+    """The message that `message_to_json` made `value` from.
+
+    Raises:
+        ValueError: `value` is no such message.
+    """
+    try:
+        fields = _mapping(value)
+        return Message(
+            fields["role"],
+            fields.get("content", ""),
+            tuple([_tool_call_from_json(_mapping(call)) for call in fields.get("tool_calls", ())]),
+            fields.get("tool_call_id"),
+            tuple([image_from_json(_mapping(image)) for image in fields.get("images", ())]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a message: {type(error).__name__}: {error}") from error
+
+
+def _tool_call_from_json(fields: Mapping[str, Any]) -> ToolCall:
+    return ToolCall(fields["name"], fields["arguments"], fields["id"])
+
+
+def image_to_json(image: Image) -> dict[str, Any]:
+    """The image as a dict: where it is, or its bytes as base64 text."""
+    source = {"url": image.url} if image.data is None else {"data": b64encode(image.data).decode("ascii")}
+    return {**source, "media_type": image.media_type}
+
+
+def image_from_json(fields: Mapping[str, Any]) -> Image:
+    """The image that `image_to_json` made `fields` from."""
+    data = fields.get("data")
+    return Image(
+        fields.get("url"),
+        None if data is None else b64decode(data, validate=True),
+        fields.get("media_type", Image.media_type),
+    )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"an object was expected, not {type(value).__name__}")
+    return cast("dict[str, Any]", value)

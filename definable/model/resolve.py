@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import ConfigurationError
-from .base import Model
+from .message import Model
 from .offline import OfflineModel
-from .openai import OpenAIChat
+from .openai.model import OpenAIChat
 
 PROVIDERS: dict[str, Callable[[str], Model]] = {"openai": OpenAIChat}
 """Provider name to a constructor that takes the model's id."""

@@ -30,10 +30,10 @@ import pytest
 if TYPE_CHECKING:
     from definable.agent.agent import Agent
     from definable.agent.interface.base import BaseInterface
-    from definable.agent.serve_options import ServeOptions
+    from definable.agent.options import ServeOptions
     from definable.model.offline import OfflineModel
 
-    from .servings import Serving
+    from .service import Serving
     from .virtual import Backend, VirtualClock
 
 
@@ -96,7 +96,7 @@ async def serve_agent(anyio_backend: object) -> AsyncGenerator[ServeAgent]:
     """
     import anyio  # most test sessions never need them
 
-    from .servings import Servings
+    from .service import Servings
 
     # anyio's plugin runs an async fixture and its test in one task, so the group is left where it was entered.
     servings = Servings()

@@ -1,7 +1,7 @@
 """Virtual time for both backends: whatever waits is not waited for, and a year of cron takes a second.
 
 For tests of programs built on `definable`, and for its own. When every task waits, the clock jumps to the next
-deadline; the wall clock (`definable.agent.runtime.clock`) goes with it from the start that the test names.
+deadline; the wall clock (`definable.concurrency.clock`) goes with it from the start that the test names.
 
 ```python
 async def a_year() -> list[float]:
@@ -38,11 +38,10 @@ from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 
 import anyio
 
-from definable.agent.runtime.clock import LoopClock, current_clock, use_clock
+from definable.concurrency.clock import LoopClock, current_clock, use_clock
 from definable.errors import ConfigurationError
 
-from .virtual_asyncio import ElapsedTime, VirtualEventLoop
-from .virtual_trio import HoldForThreads, new_mock_clock
+from .virtual_backends import ElapsedTime, HoldForThreads, VirtualEventLoop, new_mock_clock
 
 Result = TypeVar("Result")
 Args = TypeVarTuple("Args")

@@ -9,7 +9,7 @@ import pytest
 from anyio import to_thread
 
 from definable.agent import Agent
-from definable.agent.blocking import run_blocking
+from definable.concurrency.event_loop import run_blocking
 
 
 async def loop_type():
@@ -25,7 +25,7 @@ def test_asyncio_runs_on_uvloop_where_it_is_installed():
 
 
 def test_asyncio_runs_on_its_own_loop_where_it_is_not(monkeypatch):
-    monkeypatch.setattr("definable.agent.blocking.find_spec", lambda name: None)
+    monkeypatch.setattr("definable.concurrency.event_loop.find_spec", lambda name: None)
     assert run_blocking(loop_type, instead="").startswith("asyncio")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import anyio.lowlevel
 import pytest
 
-from definable.agent.calling import call_user, is_async_callable
+from definable.concurrency.call import call_user, is_async_callable
 
 
 async def async_function(x: int = 1) -> int:

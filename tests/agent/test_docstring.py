@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.agent.docstring import parse_docstring
+from definable.agent.tools.docstring import parse_docstring
 
 GOOGLE = """Find flights between two airports.
 

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from definable.agent import Agent, RunContext
-from definable.agent.telemetry import NO_SPAN, chat_span, run_span, tool_span
+from definable.agent.run.telemetry import NO_SPAN, chat_span, run_span, tool_span
 from definable.agent.trigger import EventTrigger, Webhook
 from definable.errors import ModelAuthenticationError
 from definable.model import ModelReply, OfflineModel, ToolCall

@@ -16,8 +16,8 @@ import pytest
 from pydantic import BaseModel, Field
 from typing_extensions import Doc, TypedDict
 
-from definable.agent.run_context import RunContext
-from definable.agent.tools import Tool, tool
+from definable.agent.run.context import RunContext
+from definable.agent.tools.tool import Tool, tool
 from definable.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -20,11 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 
-from definable.agent.run_context import RunContext
-from definable.agent.tool_result import MAX_ERROR_LENGTH, ToolResult
-from definable.agent.tools import Tool, index_tools, tool
-from definable.agent.validation_message import MAX_PROBLEMS
-from definable.agent.worker_thread import worker_threads
+from definable.agent.run.context import RunContext
+from definable.agent.tools.result import MAX_ERROR_LENGTH, MAX_PROBLEMS, ToolResult
+from definable.agent.tools.tool import Tool, index_tools, tool
+from definable.concurrency.worker_thread import worker_threads
 from definable.errors import ConfigurationError
 from definable.model.message import ToolDefinition
 
@@ -51,7 +50,7 @@ async def call(function: Callable[..., Any], arguments: str = "", **options: Any
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    with caplog.at_level(logging.INFO, "definable.agent.tools"):
+    with caplog.at_level(logging.INFO, "definable.agent.tools.tool"):
         yield caplog
 
 
@@ -532,11 +531,11 @@ async def test_constraints_are_checked() -> None:
 def test_making_tools_loads_no_schema_machinery() -> None:
     code = """
 import sys
-from definable.agent.tools import index_tools, tool
+from definable.agent.tools.tool import index_tools, tool
 def f(x: int): ...
 index_tools([f, tool(name="g")(f)])
 print(*sorted(sys.modules))
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "definable.agent.tools" in found
+    assert "definable.agent.tools.tool" in found
     assert not {"pydantic.main", "pydantic.type_adapter", "asyncio", "trio"} & set(found)

@@ -11,7 +11,7 @@ import anyio
 import anyio.from_thread
 import pytest
 
-from definable.agent.worker_thread import WorkerThreads, function_name, run_sync, worker_threads
+from definable.concurrency.worker_thread import WorkerThreads, function_name, run_sync, worker_threads
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 import sniffio
 
-from definable.agent.runtime.clock import SystemClock
+from definable.concurrency.clock import SystemClock
 from definable.errors import EventBufferFull
 from definable.model import OfflineModel
 from definable.model.message import ModelDelta, ModelReply, ModelRequest

@@ -27,9 +27,9 @@ from definable.agent.interface import InterfaceMessage
 from definable.agent.interface.host import InterfaceHost
 from definable.agent.interface.message import MessageEnd
 from definable.agent.runtime import AgentRuntime, ShutdownReport
-from definable.agent.runtime.clock import use_clock
 from definable.agent.session import SQLiteSessionStore
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
+from definable.concurrency.clock import use_clock
 from definable.model import OfflineModel
 
 RUN_TIMEOUT = 0.5

@@ -12,7 +12,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["definable.agent.runtime.http.server", "h11"]):
+with atheris.instrument_imports(include=["definable.server", "h11"]):
     from fuzz.http1_target import check
 
 atheris.Setup(sys.argv, check)

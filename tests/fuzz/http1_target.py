@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import h11
 
-from definable.agent.runtime.http.server.http1_request import IncomingRequest, RequestParser
+from definable.server.http1_parser import IncomingRequest, RequestParser
 
 LARGE = 1_000_000
 """Bytes of a head: a limit that no input comes to."""

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.test import encode_multipart
 
-from definable.agent.runtime.http.multipart import multipart_fields
-from definable.agent.runtime.http.problem import Problem
+from definable.agent.runtime.http.body import multipart_fields
+from definable.server.problem import Problem
 
 HEAD = b'content-disposition: form-data; name="a"'
 NAME = st.text("abc é[]%;= ", min_size=1, max_size=8)

@@ -11,17 +11,16 @@ from hypothesis import strategies as st
 
 from definable.agent.auth import AuthContext
 from definable.agent.interface import InterfaceMessage
-from definable.agent.interface.media import Media
-from definable.agent.interface.message_json import message_from_json, message_to_json
-from definable.agent.run_event import TextDelta
-from definable.agent.runtime.accepted_request import accepted_request, request_data
+from definable.agent.interface.message import Media, message_from_json, message_to_json
+from definable.agent.run.output import TextDelta
 from definable.agent.runtime.http.routes import Routes
 from definable.agent.runtime.http.sse import encoded
+from definable.agent.runtime.ingress import accepted_request, request_data
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.agent.trigger.base import RawRequest
 from definable.agent.trigger.headers import Headers
 from definable.model.message import Image
-from definable.model.sse_decoder import SSEDecoder
+from definable.model.openai.sse_decoder import SSEDecoder
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 

@@ -10,7 +10,7 @@ import anyio
 
 from definable.agent import Agent
 from definable.agent.interface.discord import DiscordConfig, DiscordInterface
-from definable.agent.interface.discord.pace import Pace
+from definable.agent.interface.discord.gateway import Pace
 from definable.agent.runtime import AgentRuntime
 
 from .discord_objects import TOKEN

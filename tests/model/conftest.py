@@ -10,7 +10,8 @@ import anyio
 import pytest
 from loopback.openai_server import OpenAIServer
 
-from definable.model import OpenAIChat, retry
+from definable.model import OpenAIChat
+from definable.model.openai import errors
 
 Provider: TypeAlias = Callable[..., AbstractAsyncContextManager[tuple[OpenAIServer, OpenAIChat]]]
 
@@ -33,7 +34,7 @@ def provider() -> Provider:
 
 @pytest.fixture(autouse=True)
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_RETRY_WAIT", 0.0)
+    monkeypatch.setattr(errors, "FIRST_RETRY_WAIT", 0.0)
 
 
 @pytest.fixture(autouse=True)

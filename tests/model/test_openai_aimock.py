@@ -18,7 +18,8 @@ from definable.errors import (
     ModelRateLimitError,
     ModelResponseError,
 )
-from definable.model import Message, ModelReply, ModelRequest, OpenAIChat, OutputSchema, ToolDefinition, retry
+from definable.model import Message, ModelReply, ModelRequest, OpenAIChat, OutputSchema, ToolDefinition
+from definable.model.openai import errors
 
 pytestmark = pytest.mark.anyio
 
@@ -125,7 +126,7 @@ async def test_a_rate_limit_is_waited_out(make_model: MakeModel, stream: bool) -
 async def test_a_long_rate_limit_is_an_error(make_model: MakeModel, stream: bool) -> None:
     with pytest.raises(ModelRateLimitError, match="Come back later") as caught:
         await ask(make_model(), user("exhausted"), stream)
-    assert caught.value.retry_after == 3600 > retry.MAX_RETRY_WAIT
+    assert caught.value.retry_after == 3600 > errors.MAX_RETRY_WAIT
 
 
 async def test_a_truncated_stream_is_an_error(make_model: MakeModel) -> None:

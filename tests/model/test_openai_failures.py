@@ -17,7 +17,7 @@ import httpx2
 import pytest
 from loopback.openai_server import BrokenStream, Completion, Fault, Page, Problem
 
-from definable.agent.runtime.http.failure import problem_of
+from definable.agent.runtime.http.response import problem_of
 from definable.errors import (
     ModelAuthenticationError,
     ModelConnectionError,
@@ -28,8 +28,9 @@ from definable.errors import (
     ModelTimeoutError,
     TooManyOpenFiles,
 )
-from definable.model import Message, ModelRequest, OpenAIChat, retry
-from definable.model.openai_errors import explain
+from definable.model import Message, ModelRequest, OpenAIChat
+from definable.model.openai import errors
+from definable.model.openai.errors import explain
 
 pytestmark = pytest.mark.anyio
 
@@ -139,7 +140,7 @@ async def test_a_pause_beyond_the_callers_deadline_is_not_waited_for(provider: A
 
 
 async def test_a_retry_pause_can_be_cancelled(provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_RETRY_WAIT", 8.0)
+    monkeypatch.setattr(errors, "FIRST_RETRY_WAIT", 8.0)
     async with provider() as (server, model):
         server.play(Problem(500, "x"))
         async with anyio.create_task_group() as tasks:

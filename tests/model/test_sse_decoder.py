@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.model import sse_decoder
-from definable.model.sse_decoder import EventTooLong, SSEDecoder
+from definable.model.openai import sse_decoder
+from definable.model.openai.sse_decoder import EventTooLong, SSEDecoder
 
 
 def decode(*chunks: bytes) -> list[str]:

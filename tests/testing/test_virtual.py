@@ -12,7 +12,7 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 
-from definable.agent.runtime.clock import SystemClock, current_clock
+from definable.concurrency.clock import SystemClock, current_clock
 from definable.errors import ConfigurationError
 from definable.testing.virtual import VIRTUAL_BACKENDS, Start, run, virtual_clock, virtual_time
 

@@ -5,11 +5,9 @@ from typing import TYPE_CHECKING
 from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
-    from .allowlist import AllowlistAuth
-    from .api_key import APIKey, APIKeyAuth
     from .base import AuthContext, AuthProvider, AuthRequest
-    from .composite import CompositeAuth
     from .jwt import JWTAuth
+    from .providers import AllowlistAuth, APIKey, APIKeyAuth, CompositeAuth
     from .signature import GitHubSignature, SlackSignature, StandardWebhookSignature, StripeSignature
 
 __all__ = [
@@ -33,11 +31,11 @@ __getattr__: GetAttribute = lazy_exports(
         "AuthProvider": ".base",
         "AuthContext": ".base",
         "AuthRequest": ".base",
-        "APIKey": ".api_key",
-        "APIKeyAuth": ".api_key",
+        "APIKey": ".providers",
+        "APIKeyAuth": ".providers",
         "JWTAuth": ".jwt",
-        "AllowlistAuth": ".allowlist",
-        "CompositeAuth": ".composite",
+        "AllowlistAuth": ".providers",
+        "CompositeAuth": ".providers",
         "GitHubSignature": ".signature",
         "StandardWebhookSignature": ".signature",
         "SlackSignature": ".signature",

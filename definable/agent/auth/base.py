@@ -1,17 +1,121 @@
 """The `AuthProvider` protocol, what it is asked and what it answers.
 
 Called by the HTTP endpoints and by the messaging interfaces; a provider that raises denies.
+
+Consulting a provider: the one way for the HTTP endpoints, the interfaces and `CompositeAuth`.
+
+A provider may declare these attributes beside `authenticate`:
+
+- `platforms`: where it speaks, a set such as `{"http"}` or `{"telegram", "discord"}`; None, or no such attribute: it
+  speaks everywhere. It is not asked elsewhere: HTTP is closed then, a chat is open (`speaks_on`).
+- `explain(request)`: says for the log why a caller was refused, with no secret in it.
+- `speaks_on(platform)`: the same as a method, for what a set cannot say.
+
+- `needs_body = True`: it judges the raw body, which must be in `AuthRequest.body` before it is asked.
+- `immediate = True`: its sync `authenticate` neither waits nor blocks, so it is called on the event loop; a worker
+  thread would cost more than the answer.
+
+What operators are told of callers who are not let in: the first refusal of each at once, then a line a minute.
+
+Used by the HTTP endpoints and the messaging interfaces of one service, which share one log; the runtime has it
+summarise. Whoever tries 5,000 keys a second fills neither the log nor the memory.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
 import re
-from collections.abc import Awaitable, Mapping
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
+import anyio
+
+from definable.concurrency.call import call_user
+from definable.errors import ConfigurationError
 from definable.frozen import frozen, made_when_asked_for
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+SUMMARY_INTERVAL = 60.0
+"""Seconds from the first refusal that was not logged to the line that counts them."""
+
+MAX_CLIENTS = 1_000
+"""Callers that are told apart; what comes from others meanwhile is only counted."""
+
+MAX_LINES = 30
+"""Refusals that are logged one by one until the next summary."""
+
+
+class RefusalLog:
+    """Counts refusals by caller, and logs them sparingly."""
+
+    def __init__(self) -> None:
+        self._unlogged: OrderedDict[str, int] = OrderedDict()
+        """Refusals of callers that were logged before, since the last summary."""
+        self._of_others = 0
+        """Refusals of callers that are not in the table."""
+        self._lines = 0
+        self._pending = anyio.Event()
+
+    def __len__(self) -> int:
+        """How many callers are told apart now."""
+        return len(self._unlogged)
+
+    def refused(self, what: str, caller: str, reason: Callable[[], str]) -> None:
+        """Note that a caller was not let in.
+
+        Args:
+            what: What it asked for, such as `POST /run`.
+            caller: Tells it from others: an address, or a user of a platform.
+            reason: Says why; called only if the line is logged.
+        """
+        if self._is_due(caller):
+            logger.warning("refused %s from %s: %s", what, caller, reason())
+
+    def failed(self, provider: object) -> None:
+        """Note that a provider raised: called where its exception is handled."""
+        if self._is_due(f"failures of {type(provider).__name__}"):
+            logger.exception("the auth provider %r failed; the request is denied", provider)
+
+    async def run(self) -> None:
+        """Log a summary a minute while there is something to say, until cancelled; at last of what is left."""
+        try:
+            while True:
+                await self._pending.wait()
+                await anyio.sleep(SUMMARY_INTERVAL)
+                self.summarise()
+        finally:
+            self.summarise()
+
+    def summarise(self) -> None:
+        """Log how many refusals were not logged, and by whom most; forget callers who were not refused since."""
+        count = sum(self._unlogged.values()) + self._of_others
+        if count:
+            caller = max(self._unlogged, key=lambda each: self._unlogged[each], default=None)
+            times = 0 if caller is None else self._unlogged[caller]
+            most = f", most from {caller} ({times})" if times else ""
+            logger.warning("refused %d more since the last such line%s", count, most)
+        self._unlogged = OrderedDict((caller, 0) for caller, times in self._unlogged.items() if times)
+        self._of_others = self._lines = 0
+        self._pending = anyio.Event()
+
+    def _is_due(self, caller: str) -> bool:
+        """Whether this refusal is logged by itself; else it is counted."""
+        self._pending.set()
+        if caller in self._unlogged:
+            self._unlogged[caller] += 1
+            return False
+        if self._lines >= MAX_LINES or len(self._unlogged) >= MAX_CLIENTS:
+            self._of_others += 1
+            return False
+        self._unlogged[caller] = 0
+        self._lines += 1
+        return True
+
 
 CHAT_NAMESPACE = "chat~"
 """What the ids of chats' sessions begin with, unless their user is somebody whom other platforms know as well."""
@@ -56,7 +160,7 @@ class AuthRequest:
     query: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of HTTP: the parameters of the query, decoded; of a repeated one, the last."""
     body: bytes = b""
-    """Of HTTP: the raw request body, for a provider that says `needs_body = True` (`consult.py`)."""
+    """Of HTTP: the raw request body, for a provider that says `needs_body = True` (`base.py`)."""
 
     def header(self, name: str) -> str | None:
         """A header's value, whatever the case of its name; None when it is absent."""
@@ -132,7 +236,7 @@ class AuthProvider(Protocol):
 
     A provider may say where it speaks with an attribute `platforms`, such as `{"http"}`. Without it, or with None, it
     is asked everywhere. A chat whose platform `agent.auth` does not speak for is open to everybody, and serving warns
-    of it; an HTTP endpoint is never open for that reason. `consult.py` names the other attributes that it may have.
+    of it; an HTTP endpoint is never open for that reason. `base.py` names the other attributes that it may have.
     """
 
     def authenticate(self, request: AuthRequest) -> AuthContext | Awaitable[AuthContext | None] | None:
@@ -143,3 +247,75 @@ class AuthProvider(Protocol):
 def is_provider(candidate: object) -> bool:
     """Whether something can be asked who a caller is: an object, and not its class, with `authenticate`."""
     return not isinstance(candidate, type) and callable(getattr(candidate, "authenticate", None))
+
+
+MAX_IMMEDIATE_BODY = 1024 * 1024
+"""Bytes; to hash this many takes about half a millisecond, and more should not hold up the event loop."""
+
+
+def needs_body(provider: AuthProvider) -> bool:
+    """Whether the body must be read before the provider is asked."""
+    return getattr(provider, "needs_body", False) is True
+
+
+def speaks_on(provider: AuthProvider, platform: str) -> bool:
+    """Whether a provider judges the callers of a platform; one that says nothing of it judges all of them."""
+    method = getattr(provider, "speaks_on", None)
+    if method is not None:
+        return bool(method(platform))
+    platforms = getattr(provider, "platforms", None)
+    return platforms is None or platform in platforms
+
+
+def check_platforms(provider: object) -> None:
+    """Refuse a provider whose `platforms` is no set of names: a string would be searched for parts of names.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    platforms: object = getattr(provider, "platforms", None)
+    if platforms is None:
+        return
+    if isinstance(platforms, str) or not isinstance(platforms, Collection):
+        raise ConfigurationError(f'{provider!r}.platforms={platforms!r}: a set such as {{"http"}}, or None')
+
+
+def why_refused(provider: AuthProvider, request: AuthRequest) -> str:
+    """Why a provider does not let a caller in, for the log; never with a secret in it.
+
+    A provider may say it by a method `explain(request)`.
+    """
+    if not speaks_on(provider, request.platform):
+        return f"{type(provider).__name__} lets in nobody on {request.platform}"
+    explain = getattr(provider, "explain", None)
+    try:
+        reason = "missing or wrong credentials" if explain is None else explain(request)
+    except Exception as error:  # of the user's own provider; the caller was refused before
+        reason = f"refused; explain() raised {type(error).__name__}"
+    return f"{type(provider).__name__}: {reason}"
+
+
+async def consult(provider: AuthProvider, request: AuthRequest) -> AuthContext | None:
+    """What a provider, sync or async, says of a caller; None when it does not know it, or does not speak there.
+
+    Raises:
+        TypeError: The provider answered something else than an `AuthContext` whose user id is a string, or None.
+        Exception: Whatever the provider raises. The caller of this function must then deny.
+    """
+    if not speaks_on(provider, request.platform):
+        return None
+    if getattr(provider, "immediate", False) is True and len(request.body) <= MAX_IMMEDIATE_BODY:
+        answer: object = provider.authenticate(request)
+        if inspect.isawaitable(answer):
+            answer = await answer
+    else:
+        answer = await call_user(provider.authenticate, request)
+    if answer is None:
+        return None
+    if not isinstance(answer, AuthContext):
+        raise TypeError(f"{provider!r} answered a {type(answer).__name__}: an AuthContext, or None to refuse")
+    if not isinstance(answer.user_id, str):  # pyright: ignore[reportUnnecessaryIsInstance] - the user's own code
+        raise TypeError(
+            f"{provider!r} answered AuthContext(user_id={answer.user_id!r}): a string, such as str(...) of it"
+        )
+    return answer

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, cast
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint
 
-from definable.agent.event_loop import EventLoopHandle
+from definable.concurrency.event_loop import EventLoopHandle
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, EventBusError, StorageError
 
 from .accepted_work import AcceptedWork, is_in_work_of, work_on_worker

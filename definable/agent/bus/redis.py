@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from definable.agent.storage.redis_address import RedisAddress
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, StorageError
+from definable.storage.redis_address import RedisAddress
 
 from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus, WaitingRun
 from .dedupe import DedupeWindow, digest

@@ -15,11 +15,9 @@ from typing import Any, TypeVar
 
 import anyio
 
-from definable.agent.storage.redis_address import RedisAddress
-from definable.agent.storage.redis_answer import integer
-from definable.agent.storage.redis_link import RedisAway, RedisLink, linked
-from definable.agent.storage.redis_script import Script
 from definable.errors import EventBusClosed, StorageError
+from definable.storage.redis_address import RedisAddress, integer
+from definable.storage.redis_link import RedisAway, RedisLink, Script, linked
 
 from .base import DeadLetter, WaitingRun
 from .event_json import decode_data

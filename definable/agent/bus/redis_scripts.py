@@ -21,8 +21,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from definable.agent.storage.redis_answer import data, integer, items, list_of, nothing, stream_entry
-from definable.agent.storage.redis_script import Script
+from definable.storage.redis_address import data, integer, items, list_of, nothing, stream_entry
+from definable.storage.redis_link import Script
 
 MAX_DEAD_LETTERS = 10_000
 """Of the deliveries that died, so many of the last ones are kept."""

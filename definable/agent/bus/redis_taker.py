@@ -10,9 +10,9 @@ from typing import Any, Protocol, TypeAlias, cast
 
 import anyio
 
-from definable.agent.storage.redis_answer import list_of, stream_entry
-from definable.agent.storage.redis_link import RedisAway, RedisLink
 from definable.errors import StorageError
+from definable.storage.redis_address import list_of, stream_entry
+from definable.storage.redis_link import RedisAway, RedisLink
 
 from .redis_hands import RedisHands
 from .redis_scripts import HEARTBEAT, SWEEP

@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
-from definable.agent.storage.redis_answer import list_of, stream_entry
-from definable.agent.storage.redis_link import RedisLink
 from definable.errors import StorageError
+from definable.storage.redis_address import list_of, stream_entry
+from definable.storage.redis_link import RedisLink
 
 from .base import MAX_SCANNED, WaitingRun
 from .event_json import decode_data

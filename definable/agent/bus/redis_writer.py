@@ -16,8 +16,8 @@ from typing import Any
 import anyio
 from anyio.lowlevel import checkpoint
 
-from definable.agent.storage.redis_link import RedisAway, RedisLink
 from definable.errors import StorageError
+from definable.storage.redis_link import RedisAway, RedisLink
 
 from .redis_scripts import TURN
 from .redis_turn import MAX_PUBLICATIONS, Publication, Turn

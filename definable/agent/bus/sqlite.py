@@ -10,8 +10,8 @@ from typing import Any
 
 import anyio
 
-from definable.agent.storage import SQLiteFile, Synchronous
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed
+from definable.storage import SQLiteFile, Synchronous
 
 from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus, WaitingRun
 from .dedupe import digest

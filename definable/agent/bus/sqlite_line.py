@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from definable.agent.storage import SQLiteFile
 from definable.errors import EventBusClosed
+from definable.storage import SQLiteFile
 
 from .event_json import decode_data
 from .sqlite_batch import Batch, Row

@@ -15,9 +15,9 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
-from definable.agent.storage.file_lock import FileLock
-from definable.agent.storage.sqlite_file import create_private
 from definable.errors import StorageError
+from definable.storage.file_lock import FileLock
+from definable.storage.sqlite_file import create_private
 
 SUFFIX = "-owner"
 """Of the lock's file, behind the name of the file that it is about."""

@@ -15,8 +15,8 @@ from typing import Protocol
 import anyio
 from anyio.lowlevel import checkpoint
 
-from definable.agent.storage import SQLiteFile
 from definable.errors import StorageError
+from definable.storage import SQLiteFile
 
 from .sqlite_batch import Batch, Row
 from .sqlite_tables import Order, Receipt, carry_out

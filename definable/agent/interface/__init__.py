@@ -3,15 +3,15 @@
 ```
 base.py              BaseInterface: what a platform implements, what the supervisor calls
 config.py            what every interface can be configured with
-message.py media.py  what travels
+message.py message.py  what travels
 inbox.py             accepted messages: a chat in order, chats side by side
 pipeline.py          one message's way: hooks, auth, rate limit, identity, session, run, send
-streamed_reply.py    ... shown while the model writes it; reply_draft.py: what is shown when
-hook.py              InterfaceHook; logging_hook.py, allowlist_hook.py
+streamed_reply.py    ... shown while the model writes it; streamed_reply.py: what is shown when
+hook.py              InterfaceHook; hooks.py, hooks.py
 session.py           a user's conversation in a chat; session_manager.py: which are open
 conversation.py      ... kept in step with the agent's session store
-identity.py          one person on several platforms; sqlite_identity.py
-rate_limit.py token_bucket.py splitting.py prompt.py   pure
+identity.py          one person on several platforms; identity.py
+rate_limit.py token_bucket.py splitting.py message.py   pure
 telegram/ discord/   the platforms
 ```
 """
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
-    from .allowlist_hook import AllowlistHook
     from .base import BaseInterface
     from .config import InterfaceConfig
+    from .conversation import InterfaceSession
     from .discord import DiscordConfig, DiscordInterface
     from .errors import (
         InterfaceAuthenticationError,
@@ -32,14 +32,10 @@ if TYPE_CHECKING:
         InterfaceMessageError,
         InterfaceRateLimitError,
     )
-    from .hook import InterfaceHook
-    from .identity import IdentityResolver, PlatformIdentity
-    from .logging_hook import LoggingHook
-    from .media import Media
-    from .message import InterfaceMessage, InterfaceResponse
-    from .session import InterfaceSession
+    from .hooks import AllowlistHook, InterfaceHook, LoggingHook
+    from .identity import IdentityResolver, PlatformIdentity, SQLiteIdentityResolver
+    from .message import InterfaceMessage, InterfaceResponse, Media
     from .session_manager import SessionManager
-    from .sqlite_identity import SQLiteIdentityResolver
     from .telegram import TelegramConfig, TelegramInterface
 
 __all__ = [
@@ -74,15 +70,15 @@ __getattr__: GetAttribute = lazy_exports(
         "InterfaceConfig": ".config",
         "InterfaceMessage": ".message",
         "InterfaceResponse": ".message",
-        "Media": ".media",
-        "InterfaceSession": ".session",
+        "Media": ".message",
+        "InterfaceSession": ".conversation",
         "SessionManager": ".session_manager",
-        "InterfaceHook": ".hook",
-        "LoggingHook": ".logging_hook",
-        "AllowlistHook": ".allowlist_hook",
+        "InterfaceHook": ".hooks",
+        "LoggingHook": ".hooks",
+        "AllowlistHook": ".hooks",
         "IdentityResolver": ".identity",
         "PlatformIdentity": ".identity",
-        "SQLiteIdentityResolver": ".sqlite_identity",
+        "SQLiteIdentityResolver": ".identity",
         "TelegramInterface": ".telegram",
         "TelegramConfig": ".telegram",
         "DiscordInterface": ".discord",

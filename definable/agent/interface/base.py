@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import anyio
 
-from definable.agent.auth.base import AuthProvider, is_provider
-from definable.agent.auth.consult import check_platforms
+from definable.agent.auth.base import AuthProvider, check_platforms, is_provider
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import ConfigurationError
 from definable.original_library import INTERFACE_ATTRIBUTES, INTERFACE_METHODS, unknown_attribute
 
 from .config import InterfaceConfig, configured
-from .hook import check_hook
+from .hooks import check_hook
 from .host import InterfaceHost, StartRun
 from .identity import IdentityResolver
 from .message import InterfaceMessage, InterfaceResponse, MessageEnd

@@ -7,11 +7,9 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from definable.agent.auth.base import AuthProvider
-from definable.agent.auth.refusals import RefusalLog
-from definable.agent.run_event import Listener
-from definable.agent.run_output import RunOutput
-from definable.agent.runner import RunRequest
+from definable.agent.auth.base import AuthProvider, RefusalLog
+from definable.agent.run.output import Listener, RunOutput
+from definable.agent.run.runner import RunRequest
 from definable.agent.session.service import SessionService
 
 StartRun: TypeAlias = Callable[[RunRequest], Awaitable[RunOutput]]

@@ -9,29 +9,32 @@ from typing import TYPE_CHECKING, Literal
 
 import anyio
 
-from definable.agent.auth.base import CHAT_NAMESPACE, AuthContext, AuthProvider, AuthRequest, platform_identity
-from definable.agent.auth.consult import consult, speaks_on, why_refused
-from definable.agent.error_text import error_text
-from definable.agent.isolation import Isolation
-from definable.agent.run_output import RunOutput
-from definable.agent.runner import RunRequest
+from definable.agent.auth.base import (
+    CHAT_NAMESPACE,
+    AuthContext,
+    AuthProvider,
+    AuthRequest,
+    consult,
+    platform_identity,
+    speaks_on,
+    why_refused,
+)
+from definable.agent.run.output import RunOutput
+from definable.agent.run.runner import RunRequest
 from definable.agent.session.locks import called_in_turn
 from definable.agent.session.service import SessionTurn
+from definable.concurrency.isolation import Isolation, error_text
 from definable.errors import DefinableError
 
-from .conversation import Conversations
+from .conversation import Conversations, InterfaceSession
 from .errors import InterfaceRateLimitError
-from .hook import HookChain
+from .hooks import HookChain
 from .host import InterfaceHost
 from .identity import IdentityResolver
-from .message import InterfaceMessage, InterfaceResponse, MessageEnd
-from .prompt import reply_text, run_input
+from .message import InterfaceMessage, InterfaceResponse, MessageEnd, reply_text, run_input
 from .rate_limit import UserRateLimit
-from .sending import send_response
-from .session import InterfaceSession
 from .session_manager import SessionManager
-from .streamed_reply import StreamedReply
-from .typing_indicator import while_typing
+from .streamed_reply import StreamedReply, send_response, while_typing
 
 if TYPE_CHECKING:
     from .base import BaseInterface

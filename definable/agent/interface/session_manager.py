@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from definable.errors import ConfigurationError
 
-from .session import InterfaceSession
+from .conversation import InterfaceSession
 
 _Key: TypeAlias = tuple[str, str, str]
 

@@ -1,31 +1,242 @@
 """A reply that is posted while the model writes it, and edited until it is whole.
 
-The pipeline has it follow the run, and finish with the response. What is done when is `reply_draft.py`.
+The pipeline has it follow the run, and finish with the response. What is done when is `streamed_reply.py`.
+
+A reply that is shown while it is being written: what to post or edit, and when. Pure.
+
+`streamed_reply.py` tells it what happens in the run, and does what it says.
+
+Shows that the agent is at work, for as long as it is.
+
+A piece of work with something going on beside it: typing is shown while a run goes on, and so is its reply.
+
+A whole response on its way to its chat, in parts that the platform takes.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from definable.agent.error_text import error_text
-from definable.agent.run_event import Listener, RunEvent
-from definable.agent.run_output import RunOutput
+from definable.agent.run.output import Listener, RunEvent, RunOutput, TextDelta, ToolCallStarted
+from definable.concurrency.containment import closing_what_it_leaves
+from definable.concurrency.isolation import Isolation, error_text
 
-from .companion import with_companion
-from .errors import InterfaceConnectionError, InterfaceMessageError, InterfaceRateLimitError
+from .errors import InterfaceConnectionError, InterfaceError, InterfaceMessageError, InterfaceRateLimitError
 from .message import InterfaceMessage, InterfaceResponse
-from .reply_draft import Change, ReplyDraft
-from .sending import send_response
+from .splitting import split_text
 
 if TYPE_CHECKING:
     from .base import BaseInterface
 
+
+async def send_response(
+    interface: BaseInterface, message: InterfaceMessage, response: InterfaceResponse, *, shown: int = 0
+) -> None:
+    """Send a response, its media with the last part; an empty one is not sent.
+
+    Args:
+        interface: Sends it.
+        message: What is answered.
+        response: Of any length.
+        shown: How many parts are in the chat already.
+
+    Raises:
+        InterfaceError: It was not sent, or not whole.
+    """
+    parts = split_text(response.content or "", interface.config.max_message_length)[shown:]
+    for part in parts[:-1]:
+        await interface.send(message, InterfaceResponse(part, metadata=response.metadata))
+    last = replace(response, content=parts[-1] if parts else None)
+    if not last.is_empty:
+        await interface.send(message, last)
+
+
 logger: logging.Logger = logging.getLogger(__name__)
+
+COMPANION = Isolation("a companion")
+
+WorkResult = TypeVar("WorkResult")
+
+
+async def with_companion(
+    work: Callable[[], Awaitable[WorkResult]],
+    companion: Callable[[], Coroutine[Any, Any, None]],
+    dismiss: Callable[[], None] | None = None,
+) -> WorkResult:
+    """Do a piece of work, and something else for as long as it takes.
+
+    Args:
+        work: What is done; what it raises comes out as it is.
+        companion: What goes on beside it; what it raises is logged, and ends the companion alone.
+        dismiss: Tells the companion that the work is over, and it is waited for; None: it is cancelled then.
+    """
+    failure: Exception | None = None
+    result: list[WorkResult] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_accompany, companion)
+        try:
+            result.append(await work())
+        except Exception as error:  # raised below: the group would wrap it
+            failure = error
+        if dismiss is None:
+            tasks.cancel_scope.cancel()
+        else:
+            dismiss()
+    if failure is not None:
+        raise failure
+    return result[0]
+
+
+async def _accompany(companion: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    try:
+        with COMPANION:  # in a task of its own, where asyncio would end the event loop at a `SystemExit`
+            await companion()
+    except Exception as error:  # a platform that cannot be reached says so elsewhere
+        level = logging.DEBUG if isinstance(error, InterfaceError | OSError) else logging.WARNING
+        logger.log(level, "what went on beside a piece of work failed", exc_info=True)
+
+
+Result = TypeVar("Result")
+
+
+async def while_typing(
+    show: Callable[[], Awaitable[None]], interval: float, work: Callable[[], Awaitable[Result]]
+) -> Result:
+    """Do a piece of work, showing all the while that somebody is at it.
+
+    Args:
+        show: Shows it for a few seconds; what it raises is logged, and ends the showing alone.
+        interval: Seconds after which it must be shown again.
+        work: What is done.
+    """
+    return await with_companion(work, partial(_keep_showing, show, interval))
+
+
+async def _keep_showing(show: Callable[[], Awaitable[None]], interval: float) -> None:
+    while True:
+        await closing_what_it_leaves(show, show)
+        await anyio.sleep(interval)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A piece of the text that is not shown as it is now."""
+
+    index: int
+    """Which of the pieces."""
+    text: str
+    posted: str | None
+    """The id of the message that is to show it; None: a message is to be posted."""
+
+
+@dataclass(slots=True)
+class _Posted:
+    id: str
+    text: str | None
+    """What it shows; None when nobody knows."""
+
+
+class ReplyDraft:
+    """What a run has written so far, and what of it is shown.
+
+    Nothing is shown until `interval` seconds after the first text: a quick reply comes whole. Then one thing is done
+    every `interval` seconds. Times are seconds of any clock that never goes back.
+
+    Args:
+        limit: UTF-16 code units of one message.
+        interval: Seconds from one change of what is shown to the next.
+    """
+
+    def __init__(self, limit: int, interval: float) -> None:
+        self.is_given_up = False
+        """Whether nothing more is shown before the end."""
+        self._limit = limit
+        self._interval = interval
+        self._text: list[str] = []
+        self._is_turn_over = False
+        self._is_shown_whole = True
+        self._not_before: float | None = None
+        """The next change; None before the first text."""
+        self._posted: list[_Posted] = []
+
+    def hear(self, event: RunEvent, now: float) -> None:
+        """Take in what happens in the run; what the model writes after its tools were called takes the place of what it
+        wrote before.
+        """
+        if isinstance(event, ToolCallStarted):
+            self._is_turn_over = True
+        elif isinstance(event, TextDelta):
+            if self._is_turn_over:
+                self._text.clear()
+                self._is_turn_over = False
+            self._text.append(event.text)
+            self._is_shown_whole = False
+            if self._not_before is None:
+                self._not_before = now + self._interval
+
+    @property
+    def due(self) -> float | None:
+        """When to show what comes next; None while there is nothing."""
+        return None if self._is_shown_whole or self.is_given_up else self._not_before
+
+    def next_change(self) -> Change | None:
+        """What to show next; None when all is shown."""
+        text = "".join(self._text)
+        self._text = [text]
+        change = next(self.changes(text), None)
+        self._is_shown_whole = change is None
+        return change
+
+    def changes(self, text: str) -> Iterator[Change]:
+        """What is missing until a text is shown, from its beginning on."""
+        for index, piece in enumerate(split_text(text, self._limit)):
+            posted = self._posted[index] if index < len(self._posted) else None
+            if posted is None or posted.text != piece:
+                yield Change(index, piece, None if posted is None else posted.id)
+
+    def surplus(self, text: str) -> Sequence[str]:
+        """The ids of messages that have no piece of a text to show."""
+        return [each.id for each in self._posted[len(split_text(text, self._limit)) :]]
+
+    @property
+    def count(self) -> int:
+        """How many messages were posted."""
+        return len(self._posted)
+
+    def pause(self, now: float) -> float:
+        """Seconds until the next change may be made."""
+        return 0.0 if self._not_before is None else max(0.0, self._not_before - now)
+
+    def began(self, change: Change, now: float) -> None:
+        """A change is being made: until it is known to be, nobody knows what its message shows."""
+        self._not_before = now + self._interval
+        if change.posted is not None:
+            self._posted[change.index].text = None
+
+    def made(self, change: Change, posted: str, now: float) -> None:
+        """A change was made.
+
+        Args:
+            change: Which.
+            posted: The id of the message that shows it.
+            now: When.
+        """
+        self._not_before = now + self._interval
+        if change.posted is None:
+            self._posted.append(_Posted(posted, change.text))
+        else:
+            self._posted[change.index].text = change.text
+
+    def hold(self, until: float) -> None:
+        """Change nothing until then."""
+        self._not_before = until
+
 
 MAX_TRIES = 5
 """Of a last edit."""

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
-from definable.agent.auth.consult import speaks_on
-from definable.agent.event_loop import current_backend
+from definable.agent.auth.base import speaks_on
 from definable.agent.interface.pipeline import guard_of
-from definable.agent.trigger.time_trigger import TimeTrigger
+from definable.agent.trigger.cron import TimeTrigger
+from definable.concurrency.event_loop import current_backend
 
-from .log_text import Block
+from .logging import Block
 
 if TYPE_CHECKING:
     from definable.agent.auth.base import AuthProvider

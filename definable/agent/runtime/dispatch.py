@@ -1,6 +1,8 @@
 """From a trigger's event to its handler, and from what the handler returns to an agent run.
 
 Webhook endpoints (a caller waits) and workers (nobody waits) both come through here.
+
+How the failure of a piece of work is logged: by its words where they say it all, else with its traceback.
 """
 
 from __future__ import annotations
@@ -15,19 +17,41 @@ import anyio
 
 from definable.agent.arguments import check_run
 from definable.agent.auth.base import AuthContext
-from definable.agent.calling import call_user
-from definable.agent.isolation import isolated
-from definable.agent.run_context import current_trigger, mark
-from definable.agent.run_output import RunOutput
-from definable.agent.runner import RunRequest
-from definable.agent.telemetry import trigger_span
+from definable.agent.run.context import current_trigger, ids_of, mark
+from definable.agent.run.output import RunOutput
+from definable.agent.run.runner import RunRequest
+from definable.agent.run.telemetry import trigger_span
 from definable.agent.trigger.base import BaseTrigger, Reply, TriggerEvent
-from definable.agent.trigger.body import own_body
-from definable.errors import ConfigurationError, RunCancelled, RunTimeout
+from definable.agent.trigger.content import own_body
+from definable.concurrency.backoff import Backoff
+from definable.concurrency.call import call_user
+from definable.concurrency.isolation import error_text, isolated
+from definable.errors import ConfigurationError, ModelError, RunCancelled, RunTimeout
 
-from .backoff import Backoff
-from .failure_log import log_failure
-from .run_registry import RunRegistry
+from .runs import RunRegistry
+
+
+def log_failure(logger: logging.Logger, level: int, error: Exception, what: str, *args: object) -> None:
+    """Log a failure.
+
+    Args:
+        logger: Whose it is.
+        level: Of the record.
+        error: Why it failed.
+        what: What failed, a format for `args`, without the reason.
+        args: Of the format.
+    """
+    if not says_it_all(error):
+        logger.log(level, what, *args, exc_info=error)
+        return
+    ids = ids_of(error)
+    logger.log(level, f"{what}: %s", *args, error_text(error), extra=None if ids is None else ids._asdict())  # noqa: G004 - the format is the caller's
+
+
+def says_it_all(error: Exception) -> bool:
+    """Whether a failure's message names what failed and what to do: of a model provider, whose calls are all ours."""
+    return isinstance(error, ModelError)
+
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -14,24 +14,21 @@ import anyio
 from anyio.abc import TaskStatus
 
 from definable.agent.agent import Agent
-from definable.agent.blocking import run_blocking
-from definable.agent.event_loop import current_backend
 from definable.agent.interface.base import BaseInterface
-from definable.agent.serve_options import ServeOptions
+from definable.agent.options import ServeOptions
+from definable.concurrency.event_loop import current_backend, plain_errors, run_blocking
 from definable.errors import ConfigurationError
 
-from .dev_channel import Inheritance
-from .exit_guard import ExitGuard
-from .garbage import rare_collection
-from .logs import ensure_visible
-from .plain_errors import plain_errors
+from .dev.child import Inheritance
+from .lifespan import rare_collection
+from .logging import ensure_visible
 from .report import ShutdownReport
 from .runtime import AgentRuntime
 from .settings import settings_of
-from .signals import STUCK_MARGIN, SignalWatcher
+from .signals import STUCK_MARGIN, ExitGuard, SignalWatcher
 
 if TYPE_CHECKING:
-    from .dev_child import DevChild
+    from .dev.child import DevChild
     from .http.lifespan import LifespanApp
 
 Backend: TypeAlias = Literal["asyncio", "trio"]
@@ -70,11 +67,11 @@ def serve(agent: Agent, interfaces: Sequence[BaseInterface], backend: Backend, o
         logger.warning("reloading needs POSIX: changes show after a restart by hand")
     if os.name != "posix" or not (settings.dev or Inheritance.find()):
         return serve_process(AgentRuntime(agent, interfaces, settings), backend)
-    from .dev_child import DevChild  # development mode's own modules load in development mode alone
+    from .dev.child import DevChild  # development mode's own modules load in development mode alone
 
     child = DevChild.claim()
     if child is None:
-        from .dev_reload import serve_and_reload
+        from .dev.reload import serve_and_reload
 
         return serve_and_reload()
     with closing(child):

@@ -7,17 +7,16 @@ from collections.abc import Container, Sequence
 
 from definable.agent.agent import DEFAULT_NAME, Agent
 from definable.agent.arguments import check_interface
-from definable.agent.auth.refusals import RefusalLog
+from definable.agent.auth.base import RefusalLog
 from definable.agent.bus.base import EventBus
 from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.host import InterfaceHost, StartRun, StreamRun
-from definable.agent.run_event import Listener
-from definable.agent.run_output import RunOutput
-from definable.agent.runner import RunRequest
+from definable.agent.run.output import Listener, RunOutput
+from definable.agent.run.runner import RunRequest
 from definable.agent.trigger.registry import TriggerRegistry
 
-from .ledger import WorkLedger
-from .run_registry import RunRegistry
+from .runs import RunRegistry
+from .shutdown import WorkLedger
 from .supervisor import Supervisor
 
 OTHER_CHILDREN = frozenset({"http", "event", "events", "cron"})

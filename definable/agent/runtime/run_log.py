@@ -1,14 +1,82 @@
-"""The events of a run that nobody may be listening to yet: kept, so that one who comes later can follow."""
+"""The events of a run that nobody may be listening to yet: kept, so that one who comes later can follow.
+
+What the service remembers of one run: `run_registry` makes the records, `/runs` shows them.
+
+Ended runs that are remembered, newest last: bounded in number and in bytes, the oldest are forgotten.
+
+What requests and deliveries that are being handled hold in memory: bounded in bytes.
+
+Their number is bounded too, but each may be a MiB of JSON that is 25 MiB of values. The HTTP endpoints refuse what
+finds no room; workers, whose deliveries were accepted, wait for it.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import anyio
 
 from definable.agent.memory_size import event_size
-from definable.agent.run_event import Listener, RunEvent
+from definable.agent.run.output import Listener, RunEvent, RunOutput, RunStatus
+from definable.concurrency.event_loop import Cancellable
+from definable.errors import ServeError
+
+
+class TooManyRuns(ServeError):
+    """`max_concurrent_runs` are under way, or those that wait hold `max_memory_queued`; try again later."""
+
+
+class ActiveMemory:
+    """Bytes that are held for what is being handled.
+
+    Args:
+        max_bytes: How many there may be; a single request or delivery may hold more.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held = 0
+        self._released: anyio.Event | None = None
+        self._queue = anyio.Lock()
+        """In arrival order: a large delivery is not passed by small ones for ever."""
+
+    def hold(self, size: int) -> None:
+        """Count bytes until `release`.
+
+        Raises:
+            TooManyRuns: There is no room; nothing was counted.
+        """
+        if not self._has_room(size):
+            raise TooManyRuns(f"what is being handled holds {self._held} bytes already (max_memory_active)")
+        self._held += size
+
+    def release(self, size: int) -> None:
+        """Count bytes no more."""
+        self._held -= size
+        if self._released is not None:
+            self._released.set()
+            self._released = None
+
+    @asynccontextmanager
+    async def held_in_turn(self, size: int) -> AsyncGenerator[None, None]:
+        """Wait for room, and count bytes while the context is open."""
+        async with self._queue:
+            while not self._has_room(size):
+                if self._released is None:
+                    self._released = anyio.Event()
+                await self._released.wait()
+            self._held += size
+        try:
+            yield
+        finally:
+            self.release(size)
+
+    def _has_room(self, size: int) -> bool:
+        return not self._held or self._held + size <= self._max_bytes
+
 
 MAX_LOGGED = 10_000
 """Events that are kept of one run; the oldest are forgotten beyond it."""
@@ -110,3 +178,103 @@ class RunLog:
         if self._changed is not None:
             self._changed.set()
             self._changed = None
+
+
+@dataclass(slots=True, eq=False)
+class RunRecord:
+    """A run that the service made or is making."""
+
+    run_id: str
+    source: str
+    session_id: str | None
+    user_id: str | None
+    created_at: float
+    """Unix seconds."""
+    status: RunStatus = RunStatus.RUNNING
+    output: RunOutput | None = None
+    """Of a run that completed."""
+    failure: Exception | None = None
+    """Why it failed, or was cancelled; without a traceback."""
+    log: RunLog = field(default_factory=RunLog)
+    """Its events, where somebody may ask for them later; at least its end."""
+    is_logged: bool = False
+    """Whether all of its events are logged."""
+    is_kept: bool = False
+    """Whether its delivery outlives this process, so that it is made again when it is cut off."""
+    scope: Cancellable | None = None
+    """Around the run while it is under way."""
+    size: int = 0
+    """Bytes that are held for it, less its log: of what it was asked while it is queued, of its output at last."""
+    namespace: str = ""
+    """Of whoever asked for it; empty: the service itself."""
+    place: int = 0
+    """Its place among the queued, the active or the ended runs: higher than that of those before."""
+
+    @property
+    def will_go_on(self) -> bool:
+        """Whether it has not ended, and will be made also if this process ends."""
+        return self.is_kept and self.status in (RunStatus.QUEUED, RunStatus.RUNNING)
+
+
+class RecentRuns:
+    """Ended runs by their ids, with their outputs and logs.
+
+    Args:
+        max_bytes: What they may hold, together with the logs of runs under way; the newest one is kept in any case.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes: int = max_bytes
+        self._bytes = 0
+        self._records: OrderedDict[str, RunRecord] = OrderedDict()
+        self._logged: deque[RunRecord] = deque()
+        """Those whose events are kept, not their last one alone."""
+
+    def get(self, run_id: str) -> RunRecord | None:
+        """The run of that id."""
+        return self._records.get(run_id)
+
+    def newest_first(self) -> Iterator[RunRecord]:
+        """All of them."""
+        return reversed(self._records.values())
+
+    def add(self, record: RunRecord, size: int, *, max_runs: int, max_logs: int) -> None:
+        """Remember a run that has ended.
+
+        Args:
+            record: The run.
+            size: Bytes of its output.
+            max_runs: How many are remembered.
+            max_logs: Of how many all events are remembered.
+        """
+        self.pop(record.run_id)
+        record.size = size
+        self._bytes += size
+        self._records[record.run_id] = record
+        if record.is_logged:
+            self._logged.append(record)
+            if len(self._logged) > max_logs:
+                self._logged.popleft().log.shrink()
+        while len(self._records) > max_runs:
+            self._forget_oldest()
+        self.grow(0)
+
+    def pop(self, run_id: str) -> RunRecord | None:
+        """Forget a run, which is made again; its log stays, as a part of what is held."""
+        record = self._records.pop(run_id, None)
+        if record is not None:
+            self._bytes -= record.size
+        return record
+
+    def grow(self, size: int) -> None:
+        """The logs hold so many bytes more, or fewer."""
+        self._bytes += size
+        while self._bytes > self.max_bytes and len(self._records) > 1:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, record = self._records.popitem(last=False)
+        self._bytes -= record.size
+        if record.is_logged and self._logged and self._logged[0] is record:
+            self._logged.popleft()
+        record.log.forget()

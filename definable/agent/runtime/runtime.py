@@ -16,39 +16,33 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from definable.agent.agent import Agent
 from definable.agent.arguments import check_auth
-from definable.agent.auth.refusals import RefusalLog
+from definable.agent.auth.base import RefusalLog
 from definable.agent.bus.accepted_work import is_in_work_of
 from definable.agent.bus.base import RemembersRuns
 from definable.agent.bus.memory import MemoryBus
-from definable.agent.containment import open_scopes
-from definable.agent.event_loop import EventLoopHandle
 from definable.agent.interface.base import BaseInterface
-from definable.agent.serve_options import ServeOptions
+from definable.agent.options import ServeOptions
 from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.webhook import Webhook
+from definable.concurrency.clock import current_clock
+from definable.concurrency.containment import open_scopes
+from definable.concurrency.event_loop import EventLoopHandle, plain_errors
 from definable.errors import ConfigurationError, EventBusClosed, ServeError, StorageError
 
-from .agent_lifespan import agent_lifespan
 from .banner import banner, warnings
-from .child import run_child
-from .clock import current_clock
-from .cron_loop import CronLoop
-from .cron_source import CronSource
+from .cron import CronLoop, CronSource
 from .dispatch import Dispatcher
-from .draining import Draining
-from .health import health_of
-from .intake import Intake
+from .final_account import LastAccount
+from .ingress import Intake
 from .interfaces import all_interfaces, supervised, with_webhooks
-from .last_account import LastAccount
-from .ledger import WorkLedger
-from .plain_errors import plain_errors
+from .lifespan import agent_lifespan, in_service
 from .report import ShutdownReport
-from .run_registry import RunRegistry
-from .served_models import in_service
+from .runs import RunRegistry
 from .settings import ServeSettings, settings_of
-from .supervisor import InterfaceState
+from .shutdown import Draining, WorkLedger
+from .signals import Watchdog
+from .supervisor import InterfaceState, health_of, run_child
 from .triggers import TriggerTable
-from .watchdog import Watchdog
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -304,9 +298,9 @@ class AgentRuntime:
 
     def _build_http(self) -> HTTPService:
         # Heavy, and an agent without HTTP never needs them.
+        from .http.body_memory import UnfinishedBodies, memory_for_bodies
         from .http.quart_app import create_quart_app
         from .http.service import HTTPService, build_routes
-        from .http.unfinished_bodies import UnfinishedBodies, memory_for_bodies
 
         agent = self.agent
 

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from definable.agent.bus.memory import DEFAULT_BUFFER
-from definable.agent.serve_options import ServeOptions
+from definable.agent.options import ServeOptions
 from definable.errors import ConfigurationError
 from definable.original_library import unknown_arguments
 
-from .http.cross_origin import OriginPolicy
+from .http.auth import PublicPaths
+from .http.browsers import HostPolicy, OriginPolicy
 from .http.forwarded import checked_networks, checked_root_path
-from .http.host_names import HostPolicy
-from .http.public_paths import PublicPaths
 
 DEFAULT_MAX_MEMORY = 256 * 1024 * 1024
 """Bytes of each of the `max_memory_...` bounds."""
@@ -38,7 +37,7 @@ DEFAULT_WORKERS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeSettings:
-    """The options of `serve`; `definable.agent.serve_options.ServeOptions` says what each is.
+    """The options of `serve`; `definable.agent.options.ServeOptions` says what each is.
 
     Raises:
         ConfigurationError: A value is out of its range, or two cannot be combined.

@@ -1,6 +1,16 @@
 """Signals: the first drains, the second cancels, the third ends the process; as does a stop that is stuck.
 
 Handlers are Python's own (`signal.signal`) and not the event loop's, so that they count also while the loop is blocked.
+
+A thread that asks the event loop for a sign of life, and logs where the loop is stuck.
+
+A handler that blocks the loop (a sync call in an async function, an endless computation) stops everything at once and
+says nothing. Only another thread can tell.
+
+Sees to it that a process which has served ends: a thread that user code has started must not hold it up for ever.
+
+Python waits at exit for every thread that is no daemon. What the program itself does after `serve()`, and threads that
+it had before, are left alone.
 """
 
 from __future__ import annotations
@@ -8,16 +18,124 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable
 from math import inf
 from types import FrameType, TracebackType
 from typing import Any
 
-from .exit_guard import names_of
+from definable.concurrency.event_loop import EventLoopHandle
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger("definable")
+
+
+CHECK_INTERVAL = 0.5
+"""Seconds between two looks, while such a thread runs, at whether the program has ended."""
+
+
+class ExitGuard:
+    """Made before serving begins; `watch` is called once it has ended."""
+
+    def __init__(self) -> None:
+        self._before = frozenset(threading.enumerate())
+
+    def watch(self, seconds: float, status: int) -> None:
+        """Exit hard, if the threads that were started while the agent served hold up the process.
+
+        Args:
+            seconds: How long they have, once the program has come to its end.
+            status: The exit status then.
+        """
+        threads = [thread for thread in threading.enumerate() if not thread.daemon and thread not in self._before]
+        if not threads:
+            return
+        guard = threading.Thread(target=self._exit_after, args=(threads, seconds, status), daemon=True)
+        try:
+            guard.start()
+        except RuntimeError:  # no thread is to be had
+            return
+
+    def _exit_after(self, threads: list[threading.Thread], seconds: float, status: int) -> None:
+        main = threading.main_thread()  # it counts as ended once Python waits for the others
+        for thread in threads:
+            while thread.is_alive() and main.is_alive():  # nothing waits for the first of two threads to end
+                thread.join(CHECK_INTERVAL)
+        deadline = time.monotonic() + seconds
+        for thread in threads:
+            thread.join(max(deadline - time.monotonic(), 0.0))
+        left = [thread for thread in threads if thread.is_alive()]
+        others = [each for each in threading.enumerate() if not each.daemon and each not in left and each.is_alive()]
+        if left and not others:
+            logger.critical(
+                "the program has ended, and threads that user code has started while the agent served hold up the "
+                "process: %s; exiting now (start them with daemon=True, or end them in Agent(lifespan=...))",
+                names_of(left),
+            )
+            os._exit(status)
+
+
+def names_of(threads: Iterable[threading.Thread]) -> str:
+    """Threads in words, for a log."""
+    return ", ".join(f"thread {thread.name!r}" for thread in threads)
+
+
+INTERVAL = 5.0
+"""Seconds between two questions."""
+
+PATIENCE = 5.0
+"""Seconds in which the loop must answer."""
+
+
+class Watchdog:
+    """Watches an event loop while the context is open, which is entered and left in the loop's own thread.
+
+    Args:
+        loop: The loop.
+        interval: Seconds between two questions.
+        patience: Seconds in which the loop must answer.
+    """
+
+    def __init__(self, loop: EventLoopHandle, interval: float = INTERVAL, patience: float = PATIENCE) -> None:
+        self._loop = loop
+        self._interval = interval
+        self._patience = patience
+        self._stopped = threading.Event()
+        self._answered = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="definable watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._answered.set()  # the loop, which waits here, will not
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self._interval):
+            answered = self._answered = threading.Event()
+            if self._stopped.is_set() or not self._loop.call_soon(answered.set):
+                return
+            asked = time.monotonic()
+            if not answered.wait(self._patience):
+                logger.error(
+                    "the event loop has been stuck for %g s, here:\n%s", self._patience, stack_of(self._loop.thread_id)
+                )
+                answered.wait()
+                logger.warning("the event loop goes on, after %.1f s", time.monotonic() - asked)
+
+
+def stack_of(thread_id: int) -> str:
+    """Where a thread is now, the innermost call last."""
+    frame = sys._current_frames().get(thread_id)  # pyright: ignore[reportPrivateUsage] - the documented way
+    return "(the thread has ended)" if frame is None else "".join(traceback.format_stack(frame)).rstrip()
+
 
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
 """The terminal is gone, or an operator asks for a reload; None where there is no such signal."""

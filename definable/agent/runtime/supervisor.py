@@ -1,28 +1,37 @@
-"""One interface: run it, answer its messages, start it again with backoff when it crashes."""
+"""One interface: run it, answer its messages, start it again with backoff when it crashes.
+
+The runtime's own children run as long as it serves: one that ends by itself is an error, and never a silent one.
+
+anyio on asyncio takes a child that ends by a cancellation which no scope of anyio's made (`Task.cancel`, an
+`asyncio.timeout` that somebody left open) for one that may end so, and cancels the whole group without an error.
+
+What `/health` says: truthful about every child, silent about secrets.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
-from typing import cast
+from typing import Any, cast
 
 import anyio
+from anyio.abc import TaskStatus
 
 from definable.agent.bus.base import EventBus
 from definable.agent.bus.memory import DEFAULT_BUFFER
-from definable.agent.containment import contained
-from definable.agent.error_text import error_message, error_text
 from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.errors import InterfaceAuthenticationError
 from definable.agent.interface.host import InterfaceHost
 from definable.agent.interface.message import InterfaceMessage, MessageEnd
-from definable.agent.isolation import Isolation
-from definable.errors import DefinableError
+from definable.concurrency.backoff import Backoff
+from definable.concurrency.containment import contained
+from definable.concurrency.event_loop import plain_errors
+from definable.concurrency.isolation import Isolation, error_message, error_text, failure_of
+from definable.errors import DefinableError, ServeError
 
-from .backoff import Backoff
-from .ledger import WorkLedger
-from .mailbox import Mailbox
-from .plain_errors import plain_errors
+from .message_queue import Mailbox
+from .shutdown import WorkLedger
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -236,3 +245,62 @@ def is_fatal(error: Exception) -> bool:
     if isinstance(error, ExceptionGroup):
         return cast("ExceptionGroup[Exception]", error).subgroup(InterfaceAuthenticationError) is not None
     return isinstance(error, InterfaceAuthenticationError)
+
+
+def health_of(
+    name: str, draining: bool, supervisors: Iterable[Supervisor], *, has_cron: bool
+) -> tuple[bool, dict[str, Any]]:
+    """Whether all is well, and the document that says so.
+
+    Args:
+        name: The service's name.
+        draining: Whether a stop has begun.
+        supervisors: Of the interfaces.
+        has_cron: Whether there are cron jobs.
+    """
+    children: dict[str, dict[str, Any]] = {"events": {"state": "draining" if draining else "running"}}
+    if has_cron:
+        children["cron"] = {"state": "stopped" if draining else "running"}
+    well = True
+    for supervisor in supervisors:
+        well = well and supervisor.is_well
+        children[supervisor.name] = {"state": supervisor.state.value}
+    status = "draining" if draining else "ok" if well else "degraded"
+    return status == "ok", {"status": status, "agent": name, "children": children}
+
+
+async def run_child(
+    name: str,
+    function: Callable[..., Awaitable[object]],
+    may_end: Callable[[], bool],
+    *,
+    task_status: TaskStatus[Any] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run one of the runtime's children.
+
+    Args:
+        name: Of the child, for the error.
+        function: The child; it is handed `task_status`.
+        may_end: Whether it may end by itself now, since a stop has begun.
+        task_status: The child's own.
+
+    Raises:
+        ServeError: It ended by itself: serving cannot go on.
+        Exception: What it raised; it is logged by then.
+    """
+    try:
+        await function(task_status=task_status)
+    except Exception as error:
+        logger.critical("%s failed, and serving ends: %s", name, error_text(error))
+        raise
+    except anyio.get_cancelled_exc_class() as stray:
+        if anyio.get_current_task().has_pending_cancellation():
+            raise
+        raise _ended(name, "it was cancelled by none of our scopes") from failure_of(stray, name)
+    if not may_end():
+        raise _ended(name, "it returned")
+
+
+def _ended(name: str, how: str) -> ServeError:
+    logger.critical("%s ended by itself (%s): serving ends, since it cannot do without", name, how)
+    return ServeError(f"{name} ended by itself ({how}): serving cannot go on")

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from definable.agent.trigger.base import BaseTrigger, Handler, TriggerEvent
+from definable.agent.trigger.cron import TimeTrigger
 from definable.agent.trigger.event import EventTrigger
 from definable.agent.trigger.registry import TriggerRegistry
-from definable.agent.trigger.time_trigger import TimeTrigger
 from definable.agent.trigger.webhook import Webhook
+from definable.concurrency.clock import current_clock
 from definable.errors import ConfigurationError
-
-from .clock import current_clock
 
 logger: logging.Logger = logging.getLogger(__name__)
 

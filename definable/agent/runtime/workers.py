@@ -14,23 +14,22 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from definable.agent.bus.base import Delivery, EventBus
 from definable.agent.bus.emitter import Emitter
-from definable.agent.containment import contained
-from definable.agent.error_text import error_message, error_text
 from definable.agent.trigger.base import BaseTrigger, TriggerEvent
-from definable.agent.trigger.body import own_body
+from definable.agent.trigger.content import own_body
+from definable.agent.trigger.cron import TimeTrigger
 from definable.agent.trigger.headers import Headers
-from definable.agent.trigger.time_trigger import TimeTrigger
+from definable.concurrency.clock import current_clock
+from definable.concurrency.containment import contained
+from definable.concurrency.isolation import error_message, error_text
 from definable.errors import RunCancelled
 
-from .accepted_request import accepted_request, auth_from_json, handling_size
-from .active_memory import ActiveMemory
-from .clock import current_clock
-from .dispatch import RETRY_BACKOFF, Dispatcher, Outcome, is_success, may_retry
-from .failure_log import log_failure
-from .lane import Entry, Lane, lane_of
-from .ledger import Work, WorkLedger
-from .run_registry import RunRegistry
+from .concurrency_limit import Entry, Lane, lane_of
+from .dispatch import RETRY_BACKOFF, Dispatcher, Outcome, is_success, log_failure, may_retry
+from .ingress import accepted_request, auth_from_json, handling_size
+from .run_log import ActiveMemory
+from .runs import RunRegistry
 from .settings import DEFAULT_MAX_MEMORY
+from .shutdown import Work, WorkLedger
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ base.py      Session, and the protocol of a place that keeps sessions
 memory.py    in this process
 sqlite.py    in a file (loads sqlite3 when first used)
 redis.py     in Redis, shared by replicas (loads coredis when first used)
-codec.py     messages and states as bytes, for the stores beyond memory
+base.py     messages and states as bytes, for the stores beyond memory
 service.py   the only caller of a store: a run's turn in its session, one load and one save each
 locks.py     runs of one session one after the other
-merge.py     what becomes of two runs that replicas made in one session at once
+history.py     what becomes of two runs that replicas made in one session at once
 history.py   how much of a conversation is kept and sent
 ```
 """

@@ -17,8 +17,8 @@ from typing import TypeAlias
 
 import anyio
 
-from definable.agent.event_loop import EventLoopHandle
-from definable.agent.run_context import current_run
+from definable.agent.run.context import current_run
+from definable.concurrency.event_loop import EventLoopHandle
 from definable.errors import RunError
 
 logger: logging.Logger = logging.getLogger(__name__)

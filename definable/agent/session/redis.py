@@ -12,18 +12,15 @@ from weakref import WeakKeyDictionary
 
 from anyio.lowlevel import RunVar
 
-from definable.agent.storage.redis_address import RedisAddress
-from definable.agent.storage.redis_answer import integer, items, optional_data
-from definable.agent.storage.redis_script import Script
 from definable.errors import ConfigurationError, StorageError
-from definable.model.message import Message
-from definable.model.message_json import message_from_json
+from definable.model.message import Message, message_from_json
+from definable.storage.redis_address import RedisAddress, integer, items, optional_data
+from definable.storage.redis_link import Script
 
-from .base import Session, checked_ttl, conflict
-from .codec import decode_state, encode_message, encode_state
+from .base import Session, checked_ttl, conflict, decode_state, encode_message, encode_state
 
 if TYPE_CHECKING:
-    from definable.agent.storage.redis_link import RedisLink
+    from definable.storage.redis_link import RedisLink
 
 Answer = TypeVar("Answer")
 
@@ -147,7 +144,7 @@ class RedisSessionStore:
         Raises:
             StorageError: Redis cannot be reached.
         """
-        from definable.agent.storage.redis_link import linked  # loads coredis
+        from definable.storage.redis_link import linked  # loads coredis
 
         async with linked(self._address, _SCRIPTS, timeout=self._timeout) as link:
             links = _links(self)
@@ -206,7 +203,7 @@ class RedisSessionStore:
         return await self._ask_at(self._prefix + _bytes(session_id), script, *args)
 
     async def _ask_at(self, key: bytes, script: Script[Answer], *args: Any) -> Answer:
-        from definable.agent.storage.redis_link import linked  # loads coredis
+        from definable.storage.redis_link import linked  # loads coredis
 
         keys = [key]
         if links := _links(self):

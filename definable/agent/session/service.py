@@ -15,12 +15,12 @@ from typing import Any, Self
 
 import anyio
 
-from definable.agent.containment import closing_what_it_leaves
+from definable.concurrency.containment import closing_what_it_leaves
 from definable.errors import RunTimeout, SessionConflict, SessionNotFound, StorageError
 
 from .base import NOT_STORED, ConversationStore, Session, SessionStore, copied_state
+from .history import merged
 from .locks import SessionLock, SessionLocks
-from .merge import merged
 
 MAX_POINTERS = 100_000
 """Chats whose conversations are remembered in the process, where the store does not remember them."""

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from definable.agent.random_id import random_id
-from definable.agent.storage import SQLiteFile, Synchronous, from_sqlite, to_sqlite
+from definable.storage import SQLiteFile, Synchronous, from_sqlite, to_sqlite
 
-from .base import NOT_STORED, Session, checked_ttl, conflict
-from .codec import decode_message, decode_state, encode_message, encode_state
+from .base import NOT_STORED, Session, checked_ttl, conflict, decode_message, decode_state, encode_message, encode_state
 
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS definable_session (

@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from .cron import Cron
     from .event import EventTrigger
     from .headers import Headers
-    from .interval import Interval
-    from .one_shot import OneShot
+    from .interval import Interval, OneShot
     from .webhook import Webhook
 
 __all__ = [
@@ -35,7 +34,7 @@ __getattr__: GetAttribute = lazy_exports(
         "Webhook": ".webhook",
         "Cron": ".cron",
         "Interval": ".interval",
-        "OneShot": ".one_shot",
+        "OneShot": ".interval",
         "EventTrigger": ".event",
         "TriggerEvent": ".base",
         "BaseTrigger": ".base",

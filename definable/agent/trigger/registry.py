@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from definable.agent.calling import is_generator_function, takes
+from definable.concurrency.call import is_generator_function, takes
 from definable.errors import ConfigurationError, RouteConflict
 
 from .base import BaseTrigger

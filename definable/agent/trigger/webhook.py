@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 from definable.agent.auth.base import AuthProvider, is_provider
-from definable.agent.calling import takes
+from definable.concurrency.call import takes
 from definable.errors import ConfigurationError
 
 from .base import BaseTrigger, TriggerEvent

@@ -15,7 +15,7 @@ from definable.agent.auth import (
     GitHubSignature,
     JWTAuth,
 )
-from definable.agent.auth.consult import MAX_IMMEDIATE_BODY, consult, needs_body
+from definable.agent.auth.base import MAX_IMMEDIATE_BODY, consult, needs_body
 from definable.errors import ConfigurationError
 
 pytestmark = pytest.mark.anyio

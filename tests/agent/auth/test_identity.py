@@ -26,7 +26,7 @@ from definable.agent.auth import (
     StandardWebhookSignature,
     StripeSignature,
 )
-from definable.agent.auth.consult import consult, why_refused
+from definable.agent.auth.base import consult, why_refused
 from definable.agent.trigger.headers import Headers
 
 pytestmark = pytest.mark.anyio

@@ -21,8 +21,7 @@ from definable.agent.auth import (
     JWTAuth,
     SlackSignature,
 )
-from definable.agent.auth.consult import why_refused
-from definable.agent.auth.refusals import MAX_CLIENTS, MAX_LINES, RefusalLog
+from definable.agent.auth.base import MAX_CLIENTS, MAX_LINES, RefusalLog, why_refused
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio

@@ -23,9 +23,8 @@ from definable.agent.auth import (
     StandardWebhookSignature,
     StripeSignature,
 )
-from definable.agent.auth.consult import needs_body
-from definable.agent.auth.signature.timed_verifier import TimedVerifier
-from definable.agent.auth.signature.verifier import SignatureVerifier
+from definable.agent.auth.base import needs_body
+from definable.agent.auth.signature import SignatureVerifier, TimedVerifier
 from definable.agent.trigger.headers import Headers
 from definable.errors import ConfigurationError
 

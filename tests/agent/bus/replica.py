@@ -13,8 +13,8 @@ import anyio
 
 from definable.agent import Agent
 from definable.agent.bus import RedisBus
-from definable.agent.runtime.clock import SystemClock, use_clock
 from definable.agent.trigger import Cron, TriggerEvent
+from definable.concurrency.clock import SystemClock, use_clock
 
 url, log, backend, skew = sys.argv[1:]
 agent = Agent("offline", bus=RedisBus(url, lease=1.5))

@@ -12,8 +12,8 @@ from anyio.lowlevel import checkpoint
 
 from definable.agent.bus import EventBus, EventBusClosed, MemoryBus, SQLiteBus, sqlite_line, sqlite_tables
 from definable.agent.bus.emitter import Emitter
-from definable.agent.storage import SQLiteFile
 from definable.errors import StorageError
+from definable.storage import SQLiteFile
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio

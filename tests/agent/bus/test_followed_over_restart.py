@@ -16,7 +16,7 @@ from loopback.redis import RedisServer
 
 from definable.agent import Agent
 from definable.agent.bus import EventBus, RedisBus, SQLiteBus
-from definable.agent.runtime.run_registry import ATTEMPT_IDS
+from definable.agent.runtime.runs import ATTEMPT_IDS
 from definable.agent.trigger import TriggerEvent, Webhook
 from definable.model import OfflineModel
 from definable.testing import Served, served

@@ -19,10 +19,10 @@ from definable.agent import Agent
 from definable.agent.bus import Delivery, EventBufferFull, EventBusClosed, RedisBus, redis_line
 from definable.agent.bus.redis import DEFAULT_BUFFER
 from definable.agent.bus.redis_turn import MAX_PUBLICATIONS
-from definable.agent.storage.redis_address import RedisAddress
-from definable.agent.storage.redis_link import linked
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.errors import ConfigurationError, MissingExtra, StorageError
+from definable.storage.redis_address import RedisAddress
+from definable.storage.redis_link import linked
 
 pytestmark = pytest.mark.anyio
 
@@ -561,7 +561,7 @@ async def test_a_password_that_is_wrong_or_missing_is_said_when_it_is_opened(red
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("definable.agent.storage.redis_address.find_spec", lambda name: None)
+    monkeypatch.setattr("definable.storage.redis_address.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"RedisBus needs coredis: pip install definable\[redis\]"):
         RedisBus()
 

@@ -23,9 +23,9 @@ from definable.agent import Agent
 from definable.agent.bus import Delivery, RedisBus
 from definable.agent.bus.redis_hands import RedisDelivery
 from definable.agent.session import RedisSessionStore, Session
-from definable.agent.storage.redis_link import RedisAway
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 from definable.errors import EventBufferFull, StorageError
+from definable.storage.redis_link import RedisAway
 from definable.testing import served
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,7 @@ from anyio.abc import TaskStatus
 from definable.agent import Agent
 from definable.agent.interface import DiscordConfig, DiscordInterface, TelegramConfig, TelegramInterface
 from definable.agent.interface.discord import rest
-from definable.agent.interface.discord.pace import Pace
+from definable.agent.interface.discord.gateway import Pace
 from definable.model import OfflineModel
 
 NO_LIMIT = 1_000_000

@@ -34,7 +34,7 @@ from definable.agent.interface import (
 )
 from definable.agent.interface.base import Accept
 from definable.agent.interface.host import InterfaceHost
-from definable.agent.runtime.ledger import WorkLedger
+from definable.agent.runtime.shutdown import WorkLedger
 from definable.agent.runtime.supervisor import InterfaceState, Supervisor
 from definable.agent.session import Session, SQLiteSessionStore
 from definable.errors import ConfigurationError, ModelError, StorageError

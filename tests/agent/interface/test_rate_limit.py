@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from definable.agent.interface import rate_limit
 from definable.agent.interface.rate_limit import UserRateLimit
-from definable.agent.interface.token_bucket import TokenBucket
+from definable.concurrency.token_bucket import TokenBucket
 
 GAPS = st.lists(st.floats(0, 20), max_size=100)
 

@@ -34,7 +34,7 @@ from definable.agent.interface.host import InterfaceHost
 from definable.agent.interface.message import MessageEnd
 from definable.agent.interface.splitting import split_text
 from definable.agent.runtime.interfaces import host_of
-from definable.agent.runtime.run_registry import RunRegistry
+from definable.agent.runtime.runs import RunRegistry
 from definable.model import ModelReply, OfflineModel, ToolCall
 from definable.testing import VIRTUAL_BACKENDS, run, virtual_time
 

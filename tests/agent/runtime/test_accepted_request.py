@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from definable.agent.auth import AuthContext
-from definable.agent.runtime.accepted_request import accepted_request, request_data
+from definable.agent.runtime.ingress import accepted_request, request_data
 from definable.agent.trigger import Headers, RawRequest, TriggerEvent
 
 REQUEST = RawRequest(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.agent.runtime.backoff import Backoff
+from definable.concurrency.backoff import Backoff
 
 
 def test_delays_double_up_to_the_bound() -> None:

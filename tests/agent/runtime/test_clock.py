@@ -9,7 +9,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from definable.agent.runtime.clock import MAX_SLEEP, LoopClock, SystemClock, current_clock, use_clock
+from definable.concurrency.clock import MAX_SLEEP, LoopClock, SystemClock, current_clock, use_clock
 from definable.testing.virtual import VIRTUAL_BACKENDS, run
 
 

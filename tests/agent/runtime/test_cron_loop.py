@@ -14,10 +14,9 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from definable.agent.runtime.clock import SystemClock, current_clock, use_clock
-from definable.agent.runtime.cron_loop import CronLoop
-from definable.agent.runtime.fired_times import FiredTimes
+from definable.agent.runtime.cron import CronLoop, FiredTimes
 from definable.agent.trigger.cron import Cron
+from definable.concurrency.clock import SystemClock, current_clock, use_clock
 from definable.testing.virtual import VIRTUAL_BACKENDS, VirtualClock, run, virtual_clock, virtual_time
 
 NINE = datetime(2026, 1, 5, 9, tzinfo=UTC).timestamp()
@@ -167,7 +166,7 @@ async def test_an_earlier_firing_that_jitter_brings_later_takes_no_other_attempt
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     delays = iter([90.0, 10.0])
-    monkeypatch.setattr("definable.agent.runtime.cron_loop._delay", lambda job: next(delays, 0.0))
+    monkeypatch.setattr("definable.agent.runtime.cron._delay", lambda job: next(delays, 0.0))
     firings = Refusing(until=2.4)
     async with running(Cron("1,2 9 * * *", misfire_grace=HOUR), fire=firings):
         await anyio.sleep(HOUR)
@@ -364,7 +363,7 @@ async def test_a_step_of_the_machines_clock_is_noticed_within_a_minute(
     step: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offset = NINE
-    monkeypatch.setattr("definable.agent.runtime.clock.time.time", lambda: offset + anyio.current_time())
+    monkeypatch.setattr("definable.concurrency.clock.time.time", lambda: offset + anyio.current_time())
     firings = Firings()
     with use_clock(SystemClock()):
         async with running(Cron("30 * * * *", misfire_grace=math.inf), fire=firings) as loop:

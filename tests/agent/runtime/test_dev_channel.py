@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from definable.agent.runtime.dev_channel import ENVIRONMENT, Inheritance, MessageReader, send_message
+from definable.agent.runtime.dev.child import ENVIRONMENT, Inheritance, MessageReader, send_message
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="reloading needs POSIX")]
 

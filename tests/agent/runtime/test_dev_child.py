@@ -12,8 +12,7 @@ from contextlib import ExitStack
 import anyio
 import pytest
 
-from definable.agent.runtime.dev_channel import ENVIRONMENT, FORCE, STOP, Inheritance, MessageReader
-from definable.agent.runtime.dev_child import DevChild, report_of
+from definable.agent.runtime.dev.child import ENVIRONMENT, FORCE, STOP, DevChild, Inheritance, MessageReader, report_of
 from definable.agent.runtime.report import ShutdownReport, WorkCount
 from definable.agent.runtime.settings import ServeSettings
 from definable.agent.runtime.signals import STUCK_MARGIN

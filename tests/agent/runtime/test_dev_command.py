@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from definable.agent.runtime.dev_reload import own_command, status_of
+from definable.agent.runtime.dev.reload import own_command, status_of
 from definable.errors import ServeError
 
 

@@ -11,7 +11,7 @@ import pytest
 from watchfiles import Change
 
 import definable
-from definable.agent.runtime.dev_files import SourceFilter, saved_files, script_directory, syntax_errors, watched_root
+from definable.agent.runtime.dev.reload import SourceFilter, saved_files, script_directory, syntax_errors, watched_root
 
 
 def test_what_does_not_compile_is_quoted_and_what_is_gone_is_not_missed(tmp_path: Path) -> None:

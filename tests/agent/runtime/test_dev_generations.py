@@ -14,7 +14,7 @@ import anyio
 import pytest
 from trio.testing import MockClock
 
-from definable.agent.runtime.dev_reload import Reload
+from definable.agent.runtime.dev.reload import Reload
 from definable.agent.runtime.report import ShutdownReport, WorkCount
 
 from .dev_programs import DEAF, OBEDIENT, program
@@ -25,7 +25,7 @@ LIMIT = 20.0
 """Seconds that a test may hang."""
 
 
-SERVES = "child.py.serves"
+SERVES = "supervisor.py.serves"
 """The file in which a child says that it serves."""
 
 
@@ -67,7 +67,7 @@ def told() -> Iterator[Told]:
 @asynccontextmanager
 async def reloading(tmp_path: Path, text: str) -> AsyncGenerator[Reload]:
     """A parent while it runs; the context ends after it."""
-    reload = Reload(program(tmp_path / "child.py", text), tmp_path)
+    reload = Reload(program(tmp_path / "supervisor.py", text), tmp_path)
     async with anyio.create_task_group() as group:
         group.start_soon(reload.run)
         yield reload
@@ -77,7 +77,7 @@ async def save(tmp_path: Path, text: str, told: Told) -> None:
     """Save the program anew until it is noticed: the watcher may not have begun. On no clock but the wall's."""
     noticed = False
     while not noticed:
-        program(tmp_path / "child.py", text)
+        program(tmp_path / "supervisor.py", text)
         noticed = await anyio.to_thread.run_sync(told.notices_a_save.wait, 1.0)
 
 
@@ -97,7 +97,7 @@ async def test_a_save_makes_the_next_child_and_a_signal_is_the_end(tmp_path: Pat
             signal.raise_signal(signal.SIGTERM)
     assert (reload.exit_status, reload.report.sources) == (0, {"http": WorkCount(completed=4)})
     assert told.lines[0] == f"watching {tmp_path} for changes"
-    assert told.lines[1] == "child.py changed: restarting"
+    assert told.lines[1] == "supervisor.py changed: restarting"
     assert "program has ended" not in "".join(told.lines)
 
 
@@ -106,7 +106,7 @@ async def test_a_hangup_reloads_unless_the_terminal_is_gone(
     tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch, terminal: str
 ) -> None:
     has = [True]
-    monkeypatch.setattr("definable.agent.runtime.dev_reload.has_terminal", lambda: has[0])
+    monkeypatch.setattr("definable.agent.runtime.dev.reload.has_terminal", lambda: has[0])
     monkeypatch.setattr("signal.getsignal", lambda number: signal.SIG_DFL)  # also under `nohup`
     with anyio.fail_after(LIMIT):
         async with reloading(tmp_path, OBEDIENT) as reload:
@@ -145,12 +145,12 @@ async def test_a_child_that_ends_by_itself_is_told_and_the_next_save_awaited(
         async with reloading(tmp_path, text) as reload:
             await told.until(f"the program has ended (exit status {status}): waiting for the next save")
             count = len(told.lines)
-            program(tmp_path / "child.py", OBEDIENT)
+            program(tmp_path / "supervisor.py", OBEDIENT)
             while "restarted in" not in told.lines[-1]:
                 with anyio.move_on_after(0.5):
                     await told.until("restarted in")
                 if len(told.lines) == count:
-                    program(tmp_path / "child.py", OBEDIENT)
+                    program(tmp_path / "supervisor.py", OBEDIENT)
             signal.raise_signal(signal.SIGTERM)
     assert reload.exit_status == 0
 

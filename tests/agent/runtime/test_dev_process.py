@@ -14,9 +14,9 @@ import psutil
 import pytest
 from trio.testing import MockClock
 
-from definable.agent.runtime import dev_process
-from definable.agent.runtime.dev_channel import STOP
-from definable.agent.runtime.dev_process import DevProcess, KeptSockets, interrupts_blocked
+from definable.agent.runtime.dev import reload as dev_process
+from definable.agent.runtime.dev.child import STOP
+from definable.agent.runtime.dev.reload import DevProcess, KeptSockets, interrupts_blocked
 from definable.agent.runtime.report import WorkCount
 
 from .dev_programs import DEAF, OBEDIENT, program
@@ -48,7 +48,7 @@ class Child:
 async def child_of(tmp_path: Path, text: str, kept: KeptSockets | None = None) -> AsyncGenerator[Child]:
     """A child while it lives; the context ends after it."""
     kept = KeptSockets() if kept is None else kept
-    child = Child(program(tmp_path / "child.py", text), kept)
+    child = Child(program(tmp_path / "supervisor.py", text), kept)
     async with anyio.create_task_group() as group:
         group.start_soon(child.run)
         yield child
@@ -153,7 +153,7 @@ async def test_a_child_that_reads_nothing_does_not_hold_up_who_tells_it(tmp_path
 async def test_a_child_whose_parent_gives_up_is_gone(tmp_path: Path) -> None:
     with anyio.fail_after(LIMIT):
         async with anyio.create_task_group() as group:
-            child = Child(program(tmp_path / "child.py", DEAF), KeptSockets())
+            child = Child(program(tmp_path / "supervisor.py", DEAF), KeptSockets())
             group.start_soon(child.run)
             await child.serves.wait()
             process = psutil.Process(child.process._process.pid)

@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 
 from definable.agent import Agent, RunContext, RunOutput
 from definable.agent.runtime.dispatch import Dispatcher, Outcome, Returned
-from definable.agent.runtime.run_registry import RunRegistry, TooManyRuns
+from definable.agent.runtime.runs import RunRegistry, TooManyRuns
 from definable.agent.trigger import BaseTrigger, EventTrigger, Reply, TriggerEvent, Webhook
 from definable.errors import ConfigurationError, MaxTurnsExceeded, RunCancelled, RunTimeout
 from definable.testing import VIRTUAL_BACKENDS, virtual_time

@@ -11,9 +11,9 @@ import pytest
 from definable.agent import Agent, RunContext
 from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.interface.base import Accept
-from definable.agent.runtime.clock import current_clock
 from definable.agent.runtime.report import WorkCount
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent
+from definable.concurrency.clock import current_clock
 from definable.model import OfflineModel
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 

@@ -13,7 +13,9 @@ import anyio
 import pytest
 
 from definable.agent import Agent
-from definable.agent.runtime import AgentRuntime, ShutdownReport, dev_child, dev_reload, entry
+from definable.agent.runtime import AgentRuntime, ShutdownReport, entry
+from definable.agent.runtime.dev import child as dev_child
+from definable.agent.runtime.dev import reload as dev_reload
 from definable.agent.runtime.entry import ServeReached, loading
 from definable.agent.runtime.settings import ServeSettings
 from definable.agent.runtime.signals import SignalWatcher

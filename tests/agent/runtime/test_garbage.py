@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from definable.agent import Agent
-from definable.agent.runtime.garbage import THRESHOLDS, rare_collection
+from definable.agent.runtime.lifespan import THRESHOLDS, rare_collection
 from definable.agent.trigger import EventTrigger
 
 

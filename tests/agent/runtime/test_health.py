@@ -11,8 +11,8 @@ from definable.agent import Agent
 from definable.agent.bus import MemoryBus
 from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.interface.base import Accept
-from definable.agent.runtime.health import health_of
 from definable.agent.runtime.interfaces import unused
+from definable.agent.runtime.supervisor import health_of
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 

@@ -12,13 +12,13 @@ import pytest
 from definable.agent import Agent
 from definable.agent.auth import AuthContext
 from definable.agent.bus import Delivery, EventBufferFull, MemoryBus
-from definable.agent.runner import RunRequest
-from definable.agent.runtime.clock import current_clock
+from definable.agent.run.runner import RunRequest
 from definable.agent.runtime.dispatch import Dispatcher
-from definable.agent.runtime.intake import DEDUPE_TTL, Duplicate, InFlight, Intake
-from definable.agent.runtime.run_registry import RunRegistry
+from definable.agent.runtime.ingress import DEDUPE_TTL, Duplicate, InFlight, Intake
+from definable.agent.runtime.runs import RunRegistry
 from definable.agent.runtime.triggers import RUNS_KEY, TriggerTable
 from definable.agent.trigger import Headers, RawRequest, Reply, TriggerEvent, Webhook
+from definable.concurrency.clock import current_clock
 from definable.errors import StorageError
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 

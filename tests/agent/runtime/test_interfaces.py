@@ -13,10 +13,10 @@ from definable.agent import Agent
 from definable.agent.auth import APIKeyAuth
 from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.interface.base import Accept
-from definable.agent.run_event import RunEvent
-from definable.agent.runner import RunRequest
+from definable.agent.run.output import RunEvent
+from definable.agent.run.runner import RunRequest
 from definable.agent.runtime.interfaces import host_of, unused, with_webhooks
-from definable.agent.runtime.run_registry import RunRegistry
+from definable.agent.runtime.runs import RunRegistry
 from definable.agent.trigger import TriggerEvent, Webhook
 from definable.agent.trigger.base import Handler
 from definable.errors import ConfigurationError, RouteConflict

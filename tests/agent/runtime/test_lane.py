@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from definable.agent.runtime.lane import Entry, lane_of
+from definable.agent.runtime.concurrency_limit import Entry, lane_of
 from definable.agent.trigger import BaseTrigger, Cron, EventTrigger, Webhook
 
 

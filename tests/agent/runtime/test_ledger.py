@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from definable.agent.bus.accepted_work import is_in_work_of, work_on_worker
-from definable.agent.runtime.ledger import WorkLedger
 from definable.agent.runtime.report import WorkCount
+from definable.agent.runtime.shutdown import WorkLedger
 
 
 def test_the_usual_sources_are_always_there_and_others_join() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from definable.agent import Agent, RunContext
 from definable.agent.runtime import JSONFormatter, RunContextFilter, TextFormatter
-from definable.agent.runtime.log_text import Block, escaped
+from definable.agent.runtime.logging import Block, escaped
 from definable.agent.trigger import EventTrigger, TriggerEvent, Webhook
 from definable.model import ModelReply, OfflineModel, ToolCall
 from definable.testing import served

@@ -22,7 +22,7 @@ from definable.agent.interface import (
     Media,
 )
 from definable.agent.interface.base import Accept
-from definable.agent.interface.message_json import message_from_json, message_to_json
+from definable.agent.interface.message import message_from_json, message_to_json
 from definable.agent.runtime import AgentRuntime
 from definable.agent.runtime.report import WorkCount
 from definable.agent.runtime.supervisor import InterfaceState

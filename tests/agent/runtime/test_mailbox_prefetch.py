@@ -14,7 +14,7 @@ from definable.agent import Agent
 from definable.agent.bus import SQLiteBus
 from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.interface.base import Accept
-from definable.agent.interface.message_json import message_to_json
+from definable.agent.interface.message import message_to_json
 from definable.agent.runtime import AgentRuntime
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.model import OfflineModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from definable.agent.runtime.plain_errors import plain_errors
+from definable.concurrency.event_loop import plain_errors
 
 ERROR = ZeroDivisionError("oops")
 

@@ -6,11 +6,11 @@ import anyio
 import pytest
 
 from definable.agent import Agent, RunStatus
-from definable.agent.run_event import RunEnded, RunEvent
-from definable.agent.runner import RunRequest
-from definable.agent.runtime import run_registry
+from definable.agent.run.output import RunEnded, RunEvent
+from definable.agent.run.runner import RunRequest
+from definable.agent.runtime import runs
 from definable.agent.runtime.http.endpoints.runs import LoggedEvents
-from definable.agent.runtime.run_registry import RunRecord, RunRegistry, TooManyRuns
+from definable.agent.runtime.runs import RunRecord, RunRegistry, TooManyRuns
 from definable.errors import RunCancelled
 
 pytestmark = pytest.mark.anyio
@@ -154,7 +154,7 @@ async def test_the_end_of_a_run_has_the_number_that_it_has_for_a_listener(regist
 async def test_the_events_of_the_latest_runs_alone_are_kept(
     registry: RunRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_registry, "MAX_RECENT_LOGS", 2)
+    monkeypatch.setattr(runs, "MAX_RECENT_LOGS", 2)
     records = []
     for number in range(4):
         request = RunRequest("hi", run_id=str(number))

@@ -9,11 +9,11 @@ import anyio
 import pytest
 
 from definable.agent import Agent, RunContext
-from definable.agent.run_event import TextDelta
-from definable.agent.runner import RunRequest
+from definable.agent.run.output import TextDelta
+from definable.agent.run.runner import RunRequest
 from definable.agent.runtime import run_log
 from definable.agent.runtime.run_log import RunLog
-from definable.agent.runtime.run_registry import RunRegistry, without_traceback
+from definable.agent.runtime.runs import RunRegistry, without_traceback
 from definable.errors import ModelRateLimitError
 from definable.model import OfflineModel
 

@@ -6,9 +6,9 @@ import anyio
 import pytest
 
 from definable.agent import Agent, RunContext, RunStatus
-from definable.agent.runner import RunRequest
-from definable.agent.runtime import run_registry
-from definable.agent.runtime.run_registry import RunRegistry, TooManyRuns
+from definable.agent.run.runner import RunRequest
+from definable.agent.runtime import runs
+from definable.agent.runtime.runs import RunRegistry, TooManyRuns
 from definable.errors import RunCancelled
 from definable.model import OfflineModel
 from definable.model.message import ModelRequest
@@ -144,7 +144,7 @@ async def test_two_runs_of_one_id_at_once_do_no_harm() -> None:
 
 
 async def test_recent_runs_are_bounded_and_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_registry, "MAX_RECENT_RUNS", 3)
+    monkeypatch.setattr(runs, "MAX_RECENT_RUNS", 3)
     held = Held()
     held.go_on.set()
     for number in range(5):

@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from definable.agent.runtime.log_context import RunContextFilter
-from definable.agent.runtime.log_json import JSONFormatter
-from definable.agent.runtime.log_text import TextFormatter
-from definable.agent.runtime.logs import ensure_visible, is_colourful, is_configured, show_logs
+from definable.agent.runtime.logging import (
+    JSONFormatter,
+    RunContextFilter,
+    TextFormatter,
+    ensure_visible,
+    is_colourful,
+    is_configured,
+    show_logs,
+)
 
 NAMES = ("", "definable", "__main__", "shop")
 

@@ -24,13 +24,12 @@ from definable.agent.interface import (
 from definable.agent.interface.base import Accept
 from definable.agent.interface.host import InterfaceHost
 from definable.agent.interface.message import MessageEnd
-from definable.agent.run_output import RunOutput
-from definable.agent.runner import RunRequest
-from definable.agent.runtime.backoff import Backoff
-from definable.agent.runtime.health import health_of
-from definable.agent.runtime.ledger import WorkLedger
+from definable.agent.run.output import RunOutput
+from definable.agent.run.runner import RunRequest
 from definable.agent.runtime.report import WorkCount
-from definable.agent.runtime.supervisor import InterfaceState, Supervisor
+from definable.agent.runtime.shutdown import WorkLedger
+from definable.agent.runtime.supervisor import InterfaceState, Supervisor, health_of
+from definable.concurrency.backoff import Backoff
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio

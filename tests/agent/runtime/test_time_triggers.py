@@ -14,8 +14,8 @@ from definable.agent import Agent
 from definable.agent.bus import SQLiteBus
 from definable.agent.runtime import AgentRuntime
 from definable.agent.runtime.banner import banner
-from definable.agent.runtime.clock import current_clock
 from definable.agent.trigger import BaseTrigger, Cron, Interval, OneShot, TriggerEvent
+from definable.concurrency.clock import current_clock
 from definable.testing.virtual import VIRTUAL_BACKENDS, virtual_clock, virtual_time
 
 NINE = datetime(2026, 1, 5, 9, tzinfo=UTC).timestamp()

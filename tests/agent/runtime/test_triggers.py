@@ -6,10 +6,10 @@ import logging
 
 import pytest
 
-from definable.agent.runtime.clock import LoopClock, use_clock
 from definable.agent.runtime.triggers import RUNS_KEY, TriggerTable
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 from definable.agent.trigger.registry import TriggerRegistry
+from definable.concurrency.clock import LoopClock, use_clock
 from definable.errors import ConfigurationError
 
 

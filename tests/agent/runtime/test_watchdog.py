@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from definable.agent import Agent
-from definable.agent.event_loop import EventLoopHandle
-from definable.agent.runtime.watchdog import Watchdog
+from definable.agent.runtime.signals import Watchdog
+from definable.concurrency.event_loop import EventLoopHandle
 
 pytestmark = pytest.mark.anyio
 

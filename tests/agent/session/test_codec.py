@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.agent.session.codec import decode_message, decode_state, encode_message, encode_state
+from definable.agent.session.base import decode_message, decode_state, encode_message, encode_state
 from definable.errors import ConfigurationError, StorageError
 from definable.model import Image, Message, ToolCall
-from definable.model.message_json import message_from_json, message_to_json
+from definable.model.message import message_from_json, message_to_json
 
 TEXT = st.text(st.characters())
 """Surrogates included: models write them."""

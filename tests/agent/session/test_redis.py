@@ -11,12 +11,11 @@ from loopback.redis import RedisServer
 
 from definable.agent import Agent, RunContext
 from definable.agent.session import RedisSessionStore, Session
-from definable.agent.session.merge import merged
+from definable.agent.session.history import merged
 from definable.agent.session.redis import _SAVE, _links
-from definable.agent.storage.redis_link import RedisAway
-from definable.agent.storage.redis_script import Script
 from definable.errors import ConfigurationError, MissingExtra, SessionNotFound, StorageError
 from definable.model import Message, ModelReply, ModelRequest, OfflineModel, ToolCall
+from definable.storage.redis_link import RedisAway, Script
 
 pytestmark = pytest.mark.anyio
 
@@ -235,7 +234,7 @@ def test_wrong_arguments_are_errors_at_construction(monkeypatch: pytest.MonkeyPa
     ):
         with pytest.raises(ConfigurationError, match=words):
             RedisSessionStore(**options)  # type: ignore[arg-type]
-    monkeypatch.setattr("definable.agent.storage.redis_address.find_spec", lambda name: None)
+    monkeypatch.setattr("definable.storage.redis_address.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install definable\[redis\]"):
         RedisSessionStore()
 

@@ -19,9 +19,9 @@ from definable.agent import Agent
 from definable.agent.bus import SQLiteBus
 from definable.agent.interface import SQLiteIdentityResolver
 from definable.agent.session import Session, SQLiteSessionStore
-from definable.agent.storage import SQLiteFile
 from definable.agent.trigger import EventTrigger, TriggerEvent, Webhook
 from definable.errors import StorageError
+from definable.storage import SQLiteFile
 from definable.testing import served
 
 pytestmark = pytest.mark.anyio

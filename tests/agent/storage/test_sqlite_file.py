@@ -18,9 +18,9 @@ import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
 
-from definable.agent.storage import SQLiteFile
-from definable.agent.storage.sqlite_file import _Lease
 from definable.errors import StorageError
+from definable.storage import SQLiteFile
+from definable.storage.sqlite_file import _Lease
 
 pytestmark = pytest.mark.anyio
 
@@ -299,7 +299,7 @@ async def test_event_loops_of_both_backends_take_turns(path: Path) -> None:
 
 CHILD = """
 import sys, time, anyio
-from definable.agent.storage import SQLiteFile
+from definable.storage import SQLiteFile
 path, name, start = sys.argv[1], sys.argv[2], float(sys.argv[3])
 file = SQLiteFile(path, ["CREATE TABLE IF NOT EXISTS note (text TEXT)", "CREATE INDEX IF NOT EXISTS i ON note (text)"])
 async def use():

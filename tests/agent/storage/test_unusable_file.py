@@ -12,8 +12,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from definable.agent.storage import SQLiteFile
 from definable.errors import ConfigurationError, StorageError
+from definable.storage import SQLiteFile
 
 pytestmark = pytest.mark.anyio
 
@@ -109,7 +109,7 @@ async def test_a_full_disk(path: Path) -> None:
 
 
 async def test_closing_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("definable.agent.storage.sqlite_file.CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr("definable.storage.sqlite_file.CLOSE_TIMEOUT", 0.05)
     file = SQLiteFile(path, SCHEMA)
     async with file.open():
         holder = threading.Thread(target=file._lock.acquire)

@@ -2,13 +2,13 @@
 
 ```
 interface.py         what the supervisor runs: admission and outgoing between gateway and rest
-  gateway.py         connections one after the other       pace.py  close_code.py          pure
-    connection.py    one connection                        protocol.py  payload.py         pure
+  gateway.py         connections one after the other       pace.py  protocol.py          pure
+    connection.py    one connection                        protocol.py  protocol.py         pure
       websocket.py   ... over websockets, on either backend
-  gateway_session.py what outlives a connection            pure
-  rest.py            requests, tried again                 rate_limit.py  rest_failure.py  pure
+  protocol.py what outlives a connection            pure
+  rest.py            requests, tried again                 rate_limit.py  rest.py  pure
   attachment.py      images, fetched
-  admission.py       which messages are for the agent      message_event.py  outgoing.py   pure
+  message_event.py       which messages are for the agent      message_event.py  outgoing.py   pure
 ```
 """
 

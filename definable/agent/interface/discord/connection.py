@@ -15,10 +15,22 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from definable.agent.interface.errors import InterfaceConnectionError
 
-from .close_code import Recovery, explain, recovery_from
-from .gateway_session import GatewaySession
-from .payload import Payload, PayloadError, decode
-from .protocol import Action, Deliver, Established, GatewayProtocol, HangUp, Send, StartHeart
+from .protocol import (
+    Action,
+    Deliver,
+    Established,
+    GatewayProtocol,
+    GatewaySession,
+    HangUp,
+    Payload,
+    PayloadError,
+    Recovery,
+    Send,
+    StartHeart,
+    decode,
+    explain,
+    recovery_from,
+)
 from .websocket import SocketClosed, WebSocket
 
 logger: logging.Logger = logging.getLogger(__name__)

@@ -1,11 +1,22 @@
-"""The gateway: connections one after the other, and one session over all of them."""
+"""The gateway: connections one after the other, and one session over all of them.
+
+What `GET /gateway/bot` says: pure. Source: Discord's "Gateway", Get Gateway Bot.
+
+When the gateway is connected to again: pure.
+
+Reconnecting is part of the protocol and happens several times a day, so it stays within `receive`. But a gateway that
+cannot be had is a crash: after `PATIENCE` connections in a row that came to nothing the supervisor takes over, with its
+backoff and its word in `/health`.
+"""
 
 from __future__ import annotations
 
 import logging
+import random
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -18,14 +29,71 @@ from definable.agent.interface.errors import (
     InterfaceRateLimitError,
 )
 
-from .close_code import Recovery
 from .config import DiscordConfig
 from .connection import Ending, GatewayConnection, HandleEvent
-from .gateway_info import GatewayInfo
-from .gateway_session import GatewaySession
-from .pace import PATIENCE, Pace
-from .protocol import GatewayProtocol
+from .protocol import GatewayProtocol, GatewaySession, Recovery
 from .websocket import WebSocket, open_websocket
+
+IDENTIFY_INTERVAL = 5.0
+"""Seconds from one identify to the next (session start limit, `max_concurrency` of 1)."""
+
+PATIENCE = 3
+"""Connections in a row that were not established until the gateway counts as out of reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast to go on."""
+
+    invalid_session_wait: tuple[float, float] = (1.0, 5.0)
+    """Seconds, from and to, before a new session after an invalid one."""
+    identify_interval: float = IDENTIFY_INTERVAL
+    stable_after: float = 10.0
+    """Seconds: after a connection that lasted so long the next is tried at once."""
+    first_delay: float = 1.0
+    """Seconds before the second try in a row."""
+    longest_delay: float = 60.0
+    """Seconds."""
+
+    def delay(self, short_lived: int, recovery: Recovery) -> float:
+        """Seconds to wait before the next connection.
+
+        Args:
+            short_lived: How many connections in a row did not last; 0 when the last one did.
+            recovery: What is to be done next.
+        """
+        backoff = 0.0
+        if short_lived > 1:
+            backoff = min(self.first_delay * 2.0 ** min(short_lived - 2, 32), self.longest_delay)
+            # Bots that were dropped together do not return together.
+            backoff = random.uniform(0.9 * backoff, min(1.1 * backoff, self.longest_delay))
+        floor = random.uniform(*self.invalid_session_wait) if recovery is Recovery.IDENTIFY else 0.0
+        return max(backoff, floor)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayInfo:
+    """Where the gateway is, and whether a session may be begun there."""
+
+    url: str
+    remaining: int
+    """Sessions that may be begun still."""
+    reset_after: float
+    """Seconds until there are more."""
+
+
+def read_gateway_info(body: Any) -> GatewayInfo:
+    """Read the endpoint's answer.
+
+    Raises:
+        InterfaceConnectionError: It is something else.
+    """
+    try:
+        limit = body["session_start_limit"]
+        return GatewayInfo(str(body["url"]), int(limit["remaining"]), float(limit["reset_after"]) / 1000)
+    except (ValueError, TypeError, LookupError) as error:
+        raise InterfaceConnectionError("GET /gateway/bot was answered with what makes no sense") from error
+
 
 logger: logging.Logger = logging.getLogger(__name__)
 

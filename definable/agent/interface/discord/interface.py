@@ -18,17 +18,12 @@ from definable.agent.interface.identity import IdentityResolver
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
 from definable.agent.interface.session_manager import SessionManager
 
-from .admission import Admission
-from .attachment import with_images
 from .config import DiscordConfig
-from .gateway import Gateway
-from .gateway_session import GatewaySession
-from .message_event import NotAMessage
+from .gateway import Gateway, Pace
+from .message_event import Admission, NotAMessage, with_images
 from .outgoing import Outgoing, edited, outgoing, without_reference
-from .pace import Pace
-from .payload import Payload
-from .rest import DiscordRest, open_rest
-from .rest_failure import ReplyRefused
+from .protocol import GatewaySession, Payload
+from .rest import DiscordRest, ReplyRefused, open_rest
 
 if TYPE_CHECKING:
     from definable.agent.agent import Agent

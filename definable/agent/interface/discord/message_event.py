@@ -1,13 +1,42 @@
-"""A MESSAGE_CREATE event as an `InterfaceMessage`: pure. Source: Discord's "Message" resource."""
+"""A MESSAGE_CREATE event as an `InterfaceMessage`: pure. Source: Discord's "Message" resource.
+
+Which messages are for the agent: pure.
+
+Images that came with a message, fetched once its user was let in.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
-from definable.agent.interface.media import Media
-from definable.agent.interface.message import InterfaceMessage
+from definable.agent.interface.message import InterfaceMessage, Media
 from definable.model.message import Image
+
+from .config import DiscordConfig
+from .rest import DiscordRest
+
+
+async def with_images(message: InterfaceMessage, rest: DiscordRest) -> InterfaceMessage:
+    """A message with the content of its images; one that is too large is a file.
+
+    Discord's addresses are good for a day, and until the message is deleted (Discord's "Reference", Signed Attachment
+    CDN URLs); a provider that is told an address asks there again whenever the conversation goes on.
+
+    Raises:
+        InterfaceError: An image could not be fetched.
+    """
+    images: list[Image] = []
+    files: list[Media] = []
+    for image in message.images:
+        data = image.data if image.url is None else await rest.fetch(image.url)
+        if data is None:
+            files.append(Media(url=image.url, media_type=image.media_type))
+        else:
+            images.append(Image(data=data, media_type=image.media_type))
+    return replace(message, images=tuple(images), files=(*message.files, *files)) if message.images else message
+
 
 DISCORD_EPOCH = 1_420_070_400.0
 """Unix seconds: the first second of 2015, from which ids count."""
@@ -121,3 +150,52 @@ def _object(value: object) -> Mapping[str, Any]:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+class Admission:
+    """Reads the messages that are for the agent, and passes over the others.
+
+    Args:
+        config: Says which.
+        platform: The interface's name.
+    """
+
+    def __init__(self, config: DiscordConfig, platform: str) -> None:
+        self._config = config
+        self._platform = platform
+
+    def admit(self, data: Mapping[str, Any], user_id: str | None) -> InterfaceMessage | None:
+        """The message of a MESSAGE_CREATE event; None when it is not for the agent.
+
+        Args:
+            data: The event's.
+            user_id: The bot's own.
+
+        Raises:
+            NotAMessage: The event lacks what every message has.
+        """
+        if not (is_written(data) and self._may_speak(data, user_id) and self._is_heard_here(data)):
+            return None
+        content = data.get("content")
+        text = self._addressed(content if isinstance(content, str) else "")
+        if text is None or not (text or data.get("attachments")):
+            return None
+        return read_message(data, self._platform, text)
+
+    def _may_speak(self, data: Mapping[str, Any], user_id: str | None) -> bool:
+        if user_id is not None and author_of(data).get("id") == user_id:
+            return False  # or the bot would talk to itself for ever
+        return self._config.respond_to_bots or not is_bot(data)
+
+    def _is_heard_here(self, data: Mapping[str, Any]) -> bool:
+        guilds, channels = self._config.allowed_guild_ids, self._config.allowed_channel_ids
+        guild, channel = str(data.get("guild_id")), str(data.get("channel_id"))
+        return (guilds is None or guild in guilds) and (channels is None or channel in channels)
+
+    def _addressed(self, content: str) -> str | None:
+        """What is said to the bot; None when it is not spoken to."""
+        prefix = self._config.command_prefix
+        if prefix is None:
+            return content if content.strip() else ""
+        text = content.lstrip()
+        return text.removeprefix(prefix).strip() if text.startswith(prefix) else None

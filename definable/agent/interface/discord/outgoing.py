@@ -13,8 +13,7 @@ from secrets import token_hex
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from definable.agent.interface.media import Media
-from definable.agent.interface.message import InterfaceResponse
+from definable.agent.interface.message import InterfaceResponse, Media
 from definable.model.message import Image
 
 from .rest import Upload

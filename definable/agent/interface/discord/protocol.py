@@ -2,17 +2,204 @@
 
 `connection.py` feeds it with what it receives and with the ticks of the heartbeat, and does what it answers. It knows
 no socket and no clock. Source: Discord's "Gateway", Connection Lifecycle.
+
+A gateway session: what outlives a connection, so that the next one can go on where it broke. Pure.
+
+What the end of a gateway connection means for the next one: pure.
+
+Source: Discord's "Opcodes and Status Codes", Gateway Close Event Codes.
+
+What is said over the gateway: JSON objects with an opcode. Pure; source: Discord's "Gateway Events".
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from enum import Enum, IntEnum
+from typing import Any, TypeAlias, cast
 
-from .close_code import Recovery
-from .gateway_session import GatewaySession
-from .payload import Opcode, Payload, encode
+
+class Opcode(IntEnum):
+    """What a payload is; of those that exist, the ones that a bot without voice meets."""
+
+    DISPATCH = 0
+    HEARTBEAT = 1
+    IDENTIFY = 2
+    RESUME = 6
+    RECONNECT = 7
+    INVALID_SESSION = 9
+    HELLO = 10
+    HEARTBEAT_ACK = 11
+
+
+class PayloadError(ValueError):
+    """What was received is no gateway payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """One payload that was received."""
+
+    op: int
+    """An `Opcode`, or one that is not known here."""
+    data: Any = None
+    sequence: int | None = None
+    """Of a dispatch: its number within the session."""
+    event: str | None = None
+    """Of a dispatch: what happened."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The data, where it is an object; empty where it is not."""
+        data: object = self.data
+        return cast("dict[str, Any]", data) if isinstance(data, dict) else {}
+
+
+def decode(text: str | bytes) -> Payload:
+    """Read one payload.
+
+    Raises:
+        PayloadError: It is not JSON, or not a payload.
+    """
+    try:
+        parsed: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PayloadError("not JSON") from error
+    if not isinstance(parsed, dict):
+        raise PayloadError("not a JSON object")
+    body = cast("dict[str, Any]", parsed)
+    op, sequence, event = _integer(body.get("op")), body.get("s"), body.get("t")
+    if op is None or (sequence is not None and _integer(sequence) is None):
+        raise PayloadError("without an opcode or with a sequence number that is none")
+    return Payload(op, body.get("d"), sequence, event if isinstance(event, str) else None)
+
+
+def encode(op: Opcode, data: Any) -> str:
+    """Write one payload."""
+    return json.dumps({"op": op, "d": data}, separators=(",", ":"))
+
+
+def _integer(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+RESUMABLE_CLOSE = 4000
+"""What we close with: 1000 and 1001 would end the session, and Discord would not replay what came meanwhile."""
+
+
+class Recovery(Enum):
+    """How to go on."""
+
+    RESUME = "resume"
+    """Connect again and go on with the session, where there is one."""
+    IDENTIFY = "identify"
+    """The session is over: connect again and begin a new one."""
+    BAD_TOKEN = "bad token"
+    """Do not connect again: the token is refused."""
+    REFUSED = "refused"
+    """Do not connect again: Discord will not have this bot as it is set up."""
+
+
+NEW_SESSION = frozenset({4003, 4007, 4009})
+"""Not authenticated, invalid sequence, session timed out."""
+
+BAD_TOKEN = 4004
+
+REFUSALS = {
+    4010: "invalid shard",
+    4011: "the bot is in too many servers for one connection: sharding is required",
+    4012: "invalid version of the gateway",
+    4013: "invalid intents",
+    4014: "an intent that is not allowed: switch on the Message Content Intent on the page Bot of the developer "
+    "portal, or set intents_message_content=False",
+}
+
+
+def recovery_from(code: int | None) -> Recovery:
+    """How to go on after the peer has closed.
+
+    Args:
+        code: The WebSocket close code; None or 1006 where the connection broke without.
+    """
+    if code == BAD_TOKEN:
+        return Recovery.BAD_TOKEN
+    if code in REFUSALS:
+        return Recovery.REFUSED
+    return Recovery.IDENTIFY if code in NEW_SESSION else Recovery.RESUME
+
+
+def explain(code: int | None, reason: str) -> str:
+    """The end of a connection in words, for logs and errors."""
+    if code is None or code == 1006:
+        return "the connection broke"
+    words = REFUSALS.get(code) or reason
+    return f"closed with {code}: {words}" if words else f"closed with {code}"
+
+
+MAX_FAILED_RESUMES = 3
+"""In a row: then a new session is begun, lest the bot be mute for as long as Discord hesitates."""
+
+
+class GatewaySession:
+    """The session that Discord keeps for the bot, as we know it.
+
+    `sequence` is that of the last event that was dealt with, not of the last that came in: what was received and not
+    accepted when a connection or the service ended is replayed on resume.
+    """
+
+    def __init__(self) -> None:
+        self.session_id: str | None = None
+        self.resume_url: str | None = None
+        """Where to resume; None: the gateway's usual address."""
+        self.sequence: int | None = None
+        self.user_id: str | None = None
+        """The bot's own, known from the first session on."""
+        self._failed_resumes = 0
+        """In a row."""
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a session to go on with."""
+        return self.session_id is not None and self.sequence is not None
+
+    def begin(self, ready: dict[str, Any], sequence: int | None) -> None:
+        """A new session began; `ready` is the data of its READY event."""
+        self.session_id = _text(ready.get("session_id"))
+        self.resume_url = _text(ready.get("resume_gateway_url"))
+        self.sequence = sequence
+        self._failed_resumes = 0
+        user = ready.get("user")
+        self.user_id = _text(cast("dict[str, Any]", user).get("id")) if isinstance(user, dict) else None
+
+    def has_handled(self, sequence: int | None) -> bool:
+        """Whether an event was dealt with before: a resume may bring more than it was asked for."""
+        return sequence is not None and self.sequence is not None and sequence <= self.sequence
+
+    def handled(self, sequence: int | None) -> None:
+        """An event was dealt with: it need not be replayed."""
+        if sequence is not None:
+            self.sequence = max(sequence, self.sequence or 0)
+
+    def resumed(self) -> None:
+        """The session goes on."""
+        self._failed_resumes = 0
+
+    def resume_failed(self) -> None:
+        """The gateway was there, and did not give the session back, without a word that it is over."""
+        self._failed_resumes += 1
+        if self._failed_resumes >= MAX_FAILED_RESUMES:
+            self.forget()
+
+    def forget(self) -> None:
+        """The session is over; the next connection begins a new one."""
+        self.session_id = self.resume_url = self.sequence = None
+        self._failed_resumes = 0
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Discord's HTTP API, as far as a chat with an agent needs it: over httpx2, within the rate limits, tried again."""
+"""Discord's HTTP API, as far as a chat with an agent needs it: over httpx2, within the rate limits, tried again.
+
+What an answer of the HTTP API that is no success means: pure.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,108 @@ import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx2
 
 import definable
-from definable.agent.interface.errors import InterfaceConnectionError, InterfaceRateLimitError
+from definable.agent.interface.errors import (
+    InterfaceAuthenticationError,
+    InterfaceConnectionError,
+    InterfaceError,
+    InterfaceMessageError,
+    InterfaceRateLimitError,
+)
 from definable.half_read_body import may_be_half_read
 
 from .config import DiscordConfig
-from .gateway_info import GatewayInfo, read_gateway_info
-from .rate_limit import RateLimits, Route
-from .rest_failure import Failure, explain, unfetched
+from .gateway import GatewayInfo, read_gateway_info
+from .rate_limit import RateLimits, Route, number
+
+DEFAULT_RETRY_AFTER = 1.0
+"""Seconds, where a 429 does not say how long."""
+
+HIDDEN_HISTORY = 160002, 160009
+"""Codes: cannot reply to, or refer to, a message without permission to read the message history (Discord's "Opcodes and
+Status Codes", JSON)."""
+
+
+class ReplyRefused(InterfaceMessageError):
+    """The bot may write in the channel, and not read its history: it cannot show a message as a reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One try that failed."""
+
+    error: InterfaceError
+    transient: bool
+    """Whether the same request may succeed later."""
+    retry_after: float | None = None
+    """Of a 429: seconds until it may be sent again."""
+    is_global: bool = False
+    """Of a 429: whether it is about all routes."""
+
+
+def explain(where: str, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+    """Say what an answer means.
+
+    Args:
+        where: Method and path.
+        status: Of the answer; 400 or more, or a redirect.
+        headers: Looked up in lower case.
+        body: JSON from Discord, a page from the proxies before it.
+    """
+    document = _document(body)
+    words = f"{where}: {status} {_words(document)}".rstrip()
+    match status:
+        case 401:
+            return Failure(InterfaceAuthenticationError(f"Discord refuses the bot's token ({words})"), transient=False)
+        case 429:
+            return _limited(words, headers, document)
+        case 400 | 403 if document.get("code") in HIDDEN_HISTORY:
+            return Failure(ReplyRefused(words, status=status), transient=False)
+        case _ if status >= 500:
+            return Failure(InterfaceConnectionError(words, status=status), transient=True)
+        case _:
+            return Failure(InterfaceMessageError(words, status=status), transient=False)
+
+
+def unfetched(status: int) -> InterfaceError:
+    """What an answer of the CDN that is no file means."""
+    words = f"an attachment could not be fetched: Discord's CDN says {status}"
+    if status == 429 or status >= 500:
+        return InterfaceConnectionError(words, status=status)
+    return InterfaceMessageError(words, status=status)
+
+
+def _limited(words: str, headers: Mapping[str, str], document: dict[str, Any]) -> Failure:
+    retry_after = number(document.get("retry_after"))
+    if retry_after is None:
+        retry_after = number(headers.get("retry-after"))
+    if retry_after is None:
+        retry_after = DEFAULT_RETRY_AFTER
+    # A proxy's 429 is no JSON: it has shut out the address, whatever is asked.
+    is_global = document.get("global") is True or "x-ratelimit-global" in headers or not document
+    error = InterfaceRateLimitError(words, retry_after=retry_after)
+    return Failure(error, transient=True, retry_after=retry_after, is_global=is_global)
+
+
+def _words(document: dict[str, Any]) -> str:
+    message, code = document.get("message"), document.get("code")
+    words = message if isinstance(message, str) else ""
+    details = json.dumps(document["errors"])[:300] if "errors" in document else ""
+    return " ".join(part for part in (words, f"(code {code})" if code else "", details) if part)
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        parsed: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else {}
+
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -117,14 +209,14 @@ class DiscordRest:
             InterfaceMessageError: It is gone.
             InterfaceConnectionError: It could not be fetched.
         """
-        for number in range(1, MAX_TRIES + 1):
+        for attempt in range(1, MAX_TRIES + 1):
             try:
                 return await self._fetch_once(url)
             except InterfaceConnectionError as error:
-                if number == MAX_TRIES:
+                if attempt == MAX_TRIES:
                     raise
-                logger.info("try %d failed: %s", number, error)
-            await anyio.sleep(FIRST_RETRY_WAIT * 2 ** (number - 1) * random.uniform(0.75, 1.0))
+                logger.info("try %d failed: %s", attempt, error)
+            await anyio.sleep(FIRST_RETRY_WAIT * 2 ** (attempt - 1) * random.uniform(0.75, 1.0))
         raise AssertionError("the last try returns or raises")
 
     async def _fetch_once(self, url: str) -> bytes | None:
@@ -163,16 +255,16 @@ class DiscordRest:
             InterfaceConnectionError: Discord cannot be reached or fails within.
         """
         most = MAX_TRIES if tries is None else tries
-        for number in range(1, most + 1):
+        for attempt in range(1, most + 1):
             await self._wait_for_turn(route, patience)
             outcome = await self._try(route, body, uploads)
             if isinstance(outcome, httpx2.Response):
                 return outcome
-            if not outcome.transient or number == most:
+            if not outcome.transient or attempt == most:
                 raise outcome.error
-            logger.info("try %d failed: %s", number, outcome.error)
+            logger.info("try %d failed: %s", attempt, outcome.error)
             if outcome.retry_after is None:
-                await anyio.sleep(FIRST_RETRY_WAIT * 2 ** (number - 1) * random.uniform(0.75, 1.0))
+                await anyio.sleep(FIRST_RETRY_WAIT * 2 ** (attempt - 1) * random.uniform(0.75, 1.0))
         raise AssertionError("the last try returns or raises")
 
     async def _try(

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 import anyio
 
-from definable.agent.event_loop import current_backend
 from definable.agent.interface.errors import InterfaceConnectionError
+from definable.concurrency.event_loop import current_backend
 from definable.errors import MissingExtra
 
-from .close_code import RESUMABLE_CLOSE
+from .protocol import RESUMABLE_CLOSE
 
 try:
     # websockets has a connection of its own for each backend, on one protocol engine.

@@ -3,14 +3,14 @@
 ```
 config.py          TelegramConfig
 interface.py       TelegramInterface: puts the parts below together
-client.py          one HTTP client: call a method, fetch a file; token_transport.py keeps the token out of sight
+client.py          one HTTP client: call a method, fetch a file; client.py keeps the token out of sight
 failure.py         what an answer of the Bot API means: pure
-poller.py          long polling; watermark.py: which updates may be acknowledged, pure
+poller.py          long polling; poller.py: which updates may be acknowledged, pure
 webhook.py         updates that Telegram sends by itself
 update.py          what an update holds: pure
 attachment.py      what came with a message: described, then fetched
 sender.py          text and media out, at the pace of pace.py; delivery.py: what is tried again
-formatting.py      Markdown as text with entities
+sender.py      Markdown as text with entities
 ```
 """
 

@@ -18,12 +18,11 @@ from definable.agent.interface.session_manager import SessionManager
 from definable.agent.trigger.base import Reply, TriggerEvent
 from definable.agent.trigger.webhook import Webhook
 
-from .attachment import with_attachments
 from .client import BotAPI, bot_api
 from .config import TelegramConfig
 from .poller import Poller
 from .sender import Sender, place_in_chat
-from .update import message_of, update_id_of
+from .update import message_of, update_id_of, with_attachments
 from .webhook import CHECK_INTERVAL, TelegramSecret, keep_webhook
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 """HTTP: the ASGI entry (`app`), the agent's endpoints, the Quart application for the rest, and the server beneath."""
 
-from .problem import Problem, send_problem
+from definable.server.problem import Problem, send_problem
 
 __all__ = ["Problem", "send_problem"]

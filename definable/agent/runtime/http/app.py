@@ -10,31 +10,25 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
-from definable.agent.auth.base import AuthProvider
-from definable.agent.auth.refusals import RefusalLog
-from definable.agent.containment import closing_what_it_leaves, contained
-from definable.agent.isolation import Isolation, isolated
-from definable.agent.runtime.active_memory import ActiveMemory
-from definable.agent.runtime.failure_log import log_failure
-from definable.agent.runtime.ledger import WorkLedger
+from definable.agent.auth.base import AuthProvider, RefusalLog
+from definable.agent.runtime.dispatch import log_failure
+from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.runtime.settings import DEFAULT_MAX_MEMORY
+from definable.agent.runtime.shutdown import WorkLedger
 from definable.agent.trigger.webhook import DEFAULT_MAX_BODY
+from definable.concurrency.containment import closing_what_it_leaves, contained
+from definable.concurrency.isolation import Isolation, isolated
+from definable.server.problem import Problem, send_problem
+from definable.server.request_cycle import ASGIApp, Message, Receive, Scope, Send
 
-from .answer import Answer
-from .answer_memory import AnswerMemory
-from .browser_gate import BrowserGate
-from .cross_origin import Headers
+from .auth import PublicPaths, admitted, scope_of
+from .body_memory import AnswerMemory, UnfinishedBodies
+from .browsers import BrowserGate, Headers
 from .endpoints import Endpoint, Sendable
-from .failure import RETRY_AFTER, is_worth_a_traceback, problem_of
-from .gatekeeper import admitted, scope_of
-from .problem import Problem, send_problem
-from .public_paths import PublicPaths
 from .quart_app import ALLOW_SCOPE_KEY, MAX_CONTENT_LENGTH
 from .request import ClientGone, Request
-from .response import Response
+from .response import RETRY_AFTER, Answer, Response, is_worth_a_traceback, problem_of
 from .routes import NO_PARAMETERS, Match, Routes
-from .server.asgi import ASGIApp, Message, Receive, Scope, Send
-from .unfinished_bodies import UnfinishedBodies
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from definable.agent.run_output import RunOutput, ToolExecution
-from definable.agent.runtime.run_registry import RunRecord
+from definable.agent.run.output import RunOutput, ToolExecution
+from definable.agent.runtime.runs import RunRecord
 from definable.agent.session.base import Session
 from definable.model.message import Message
 
-from .failure import problem_of
+from .response import problem_of
 
 
 def run_document(output: RunOutput, namespace: str = "") -> dict[str, Any]:

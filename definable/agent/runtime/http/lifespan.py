@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from definable.agent.error_text import error_text
+from definable.concurrency.isolation import error_text
+from definable.server.problem import Problem, send_problem
+from definable.server.request_cycle import ASGIApp, Message, Receive, Scope, Send
 
 from .app import refuse
-from .problem import Problem, send_problem
-from .server.asgi import ASGIApp, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from definable.agent.runtime.runtime import AgentRuntime

@@ -14,10 +14,9 @@ from quart import Quart
 from quart.asgi import ASGIWebsocketConnection
 from quart.signals import websocket_received
 
-from definable.agent.containment import closing_what_it_leaves
-from definable.agent.isolation import Isolation
-
-from .server.asgi import Message
+from definable.concurrency.containment import closing_what_it_leaves
+from definable.concurrency.isolation import Isolation
+from definable.server.request_cycle import Message
 
 ROUTE = Isolation("a route")
 

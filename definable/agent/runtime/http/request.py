@@ -1,21 +1,27 @@
-"""An HTTP request on its way in: headers, and a body that is bounded in size and in time."""
+"""An HTTP request on its way in: headers, and a body that is bounded in size and in time.
+
+Work for a client that waits: it goes on only as long as the client does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 from urllib.parse import parse_qsl, quote
+
+import anyio
 
 from definable.agent.auth.base import AuthContext
 from definable.agent.memory_size import UNCOUNTED_BODY, parsed_size
-from definable.agent.runtime.active_memory import ActiveMemory
+from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.trigger.base import request_url
 from definable.agent.trigger.headers import UndecodedHeaders
+from definable.server.problem import Problem
+from definable.server.request_cycle import UNTIL_HANGUP, WHOLE_BODY, Message, Receive, Scope, WatchHangup
 
-from .access_log import RUN_NOTE
-from .content_coding import decoded
-from .problem import Problem
-from .server.asgi import WHOLE_BODY, Message, Receive, Scope
-from .unfinished_bodies import UnfinishedBodies, UnfinishedBody
+from .body import decoded
+from .body_memory import UnfinishedBodies, UnfinishedBody
+from .forwarded import RUN_NOTE
 
 MAX_QUERY = 1_000
 """Parameters of a query."""
@@ -224,3 +230,50 @@ class Request:
 def too_large(limit: int) -> Problem:
     """The problem of a body beyond its limit."""
     return Problem(413, f"the request body is larger than {limit} bytes")
+
+
+Result = TypeVar("Result")
+
+
+async def until_gone(request: Request, function: Callable[[], Awaitable[Result]]) -> Result:
+    """Call a function; cancel it when the client goes away. The request's body must have been read.
+
+    Raises:
+        ClientGone: The client went away first.
+        Exception: What the function raised.
+    """
+    watch = hangup_watch(request)
+    if watch is None:
+        return await _until_disconnect(request, function)
+    with anyio.CancelScope() as scope, watch(scope.cancel):
+        return await function()
+    raise ClientGone
+
+
+def hangup_watch(request: Request) -> WatchHangup | None:
+    """What tells of the client's hang-up; None where one has to read on for that."""
+    extensions = request.scope.get("extensions")
+    return extensions.get(UNTIL_HANGUP) if extensions else None
+
+
+async def _until_disconnect(request: Request, function: Callable[[], Awaitable[Result]]) -> Result:
+    """The same behind any ASGI server: a task reads until it is told of the disconnect."""
+    results: list[Result] = []
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+
+        async def watch() -> None:
+            await request.gone()
+            group.cancel_scope.cancel()
+
+        group.start_soon(watch)
+        try:
+            results.append(await function())
+        except Exception as error:  # raised below: the group would wrap it
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if not results:
+        raise ClientGone
+    return results[0]

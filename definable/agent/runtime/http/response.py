@@ -1,4 +1,9 @@
-"""What the agent's endpoints answer with."""
+"""What the agent's endpoints answer with.
+
+The way out for the response to one request.
+
+From an exception to the problem that its HTTP caller may see.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,126 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from definable.agent.runtime.run_log import TooManyRuns
 from definable.agent.trigger.base import Reply
+from definable.errors import (
+    EventBusError,
+    ModelError,
+    ModelTimeoutError,
+    RunCancelled,
+    RunTimeout,
+    SessionNotFound,
+    StorageError,
+    TooManyOpenFiles,
+)
 from definable.json_text import json_bytes, well_formed
+from definable.server.problem import Problem
+from definable.server.request_cycle import WHOLE_RESPONSE, Message, Scope, Send
 
-from .answer import BODYLESS, Answer
+from .body_memory import LARGE, AnswerMemory
+
+RETRY_AFTER = (b"retry-after", b"1")
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem that an exception is, without internals.
+
+    A time-out is 504, a failing model provider 502, a foreign or unknown session 404, a saturated service or one out of
+    file descriptors 503, and all that nobody foresaw 500.
+    """
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, RunTimeout):
+        return Problem(504, str(error))
+    if isinstance(error, ModelTimeoutError):
+        return Problem(504, "the model provider did not answer in time")
+    if isinstance(error, TimeoutError):
+        return Problem(504, "the request was not handled in time")
+    if (lack := _what_lacks(error)) is not None:
+        return Problem(503, f"{lack}: try again later", headers=[RETRY_AFTER])
+    if isinstance(error, ModelError):
+        return Problem(502, "the model provider failed")
+    if isinstance(error, SessionNotFound):
+        return Problem(404, "there is no such session")
+    if isinstance(error, RunCancelled):
+        return Problem(409, "the run was cancelled")
+    return Problem(500, "the service failed to handle this request")
+
+
+def _what_lacks(error: Exception) -> str | None:
+    """What the service has too little of for now; None when that is not why it failed."""
+    if isinstance(error, TooManyOpenFiles):
+        return "the service has too many open files"
+    if isinstance(error, StorageError):
+        return "the service cannot reach its storage"
+    return "the service is saturated" if isinstance(error, TooManyRuns | EventBusError) else None
+
+
+def is_worth_a_traceback(error: Exception, problem: Problem) -> bool:
+    """Whether an operator should see the exception: it is nobody's mistake out there, and no mere lack of room."""
+    if isinstance(error, StorageError | TooManyOpenFiles):
+        return True
+    return error is not problem and problem.status >= 500 and problem.status != 503
+
+
+BODYLESS = frozenset({204, 304})
+"""Statuses whose response has no body, and no `Content-Length` (RFC 9110, sections 8.6, 15.3.5 and 15.4.5)."""
+
+
+class Answer:
+    """An ASGI `send` that knows whether the response has started: from then on there is no other.
+
+    Args:
+        scope: The request's ASGI scope.
+        send: Its ASGI `send`.
+        memory: Bounds what large answers hold.
+    """
+
+    __slots__ = ("_scope", "_send", "memory", "started")
+
+    def __init__(self, scope: Scope, send: Send, memory: AnswerMemory) -> None:
+        self._scope = scope
+        self._send = send
+        self.memory: AnswerMemory = memory
+        self.started: bool = False
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        """Send some of the response."""
+        self.started = True
+        return self._send(message)
+
+    def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Awaitable[None]:
+        """Send all of the response: in one message, where the server takes that.
+
+        Args:
+            status: Its status.
+            headers: Its headers, less the length, which is added.
+            body: Its body; empty, where a response of this status has none.
+
+        Raises:
+            Problem: 503, the request may as well come again, and large answers to others hold too much.
+        """
+        if len(body) >= LARGE:
+            return self._large(status, headers, body)
+        return self._sent(status, headers, body)
+
+    async def _large(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        refusable = self._scope["method"] in ("GET", "HEAD")  # what came of others was worked for, and is not lost
+        with self.memory.held(len(body), refusable=refusable):
+            await self._sent(status, headers, body)
+
+    def _sent(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Awaitable[None]:
+        if WHOLE_RESPONSE in (self._scope.get("extensions") or ()) and self._scope["method"] != "HEAD":
+            self.started = True
+            return self._send({"type": WHOLE_RESPONSE, "status": status, "headers": headers, "body": body})
+        return self._in_two(status, headers, body)
+
+    async def _in_two(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        if status not in BODYLESS:
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+        await self({"type": "http.response.start", "status": status, "headers": headers})
+        await self({"type": "http.response.body", "body": body})
+
 
 HOP_BY_HOP = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade"})
 """Headers that say how the message travels: the server's to say, not a handler's."""

@@ -11,19 +11,27 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import anyio
 from anyio.abc import TaskStatus
 
-from definable.agent.auth.base import AuthProvider
-from definable.agent.auth.refusals import RefusalLog
-from definable.agent.runtime.intake import Intake
-from definable.agent.runtime.ledger import WorkLedger
-from definable.agent.runtime.run_registry import RunRegistry
+from definable.agent.auth.base import AuthProvider, RefusalLog
+from definable.agent.runtime.ingress import Intake
+from definable.agent.runtime.runs import RunRegistry
 from definable.agent.runtime.settings import ServeSettings
+from definable.agent.runtime.shutdown import WorkLedger
 from definable.agent.session.service import SessionService
 from definable.agent.trigger.webhook import Webhook
+from definable.server import (
+    ASGIApp,
+    HTTPServer,
+    ServerLimits,
+    bind,
+    close_all,
+    connections_within_descriptors,
+    ssl_context,
+)
 
-from .access_log import AccessLog
 from .app import AgentApp, Guarded
-from .browser_gate import BrowserGate
-from .cross_origin import OriginPolicy
+from .auth import PublicPaths
+from .body_memory import UnfinishedBodies
+from .browsers import BrowserGate, HostPolicy, OriginPolicy, is_loopback
 from .endpoints import (
     CancelRunEndpoint,
     Endpoint,
@@ -39,23 +47,10 @@ from .endpoints import (
     WebhookEndpoint,
     unsigned_answer,
 )
-from .endpoints.docs import docs_endpoints
-from .endpoints.openapi import OpenAPIEndpoint
-from .forwarded import TrustedProxies
-from .host_names import HostPolicy, is_loopback
-from .public_paths import PublicPaths
+from .endpoints.docs import OpenAPIEndpoint, docs_endpoints
+from .forwarded import AccessLog, TrustedProxies
 from .quart_app import drain_websockets, own_methods, quart_lifespan
 from .routes import Routes
-from .server import (
-    ASGIApp,
-    HTTPServer,
-    ServerLimits,
-    bind,
-    close_all,
-    connections_within_descriptors,
-    ssl_context,
-)
-from .unfinished_bodies import UnfinishedBodies
 
 if TYPE_CHECKING:
     from quart import Quart

@@ -13,14 +13,14 @@ from typing import Any, TypeAlias
 import anyio
 
 from definable.agent.memory_size import encoded_size
-from definable.agent.run_event import RunEnded, RunEvent, RunStarted, TextDelta, ToolCallEnded, ToolCallStarted
-from definable.agent.runtime.run_registry import RunRecord
+from definable.agent.run.output import RunEnded, RunEvent, RunStarted, TextDelta, ToolCallEnded, ToolCallStarted
+from definable.agent.runtime.runs import RunRecord
 from definable.json_text import json_bytes
+from definable.server.problem import Problem
+from definable.server.request_cycle import Send
 
-from .answer import Answer
 from .documents import execution_document, failure_document, record_document, run_document
-from .problem import Problem
-from .server.asgi import Send
+from .response import Answer
 
 logger: logging.Logger = logging.getLogger("definable.http")
 

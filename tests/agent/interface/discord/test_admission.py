@@ -8,8 +8,7 @@ import pytest
 from loopback.discord_objects import BOT, BOT_ID, TOKEN, message, user
 
 from definable.agent.interface.discord import DiscordConfig
-from definable.agent.interface.discord.admission import Admission
-from definable.agent.interface.discord.message_event import NotAMessage
+from definable.agent.interface.discord.message_event import Admission, NotAMessage
 from definable.agent.interface.message import InterfaceMessage
 
 PNG = {"id": "1", "filename": "a.png", "url": "https://cdn/a.png", "content_type": "image/png", "size": 5}

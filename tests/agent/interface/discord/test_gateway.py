@@ -19,10 +19,14 @@ from definable.agent.interface import (
     InterfaceConnectionError,
     InterfaceRateLimitError,
 )
-from definable.agent.interface.discord.gateway import Gateway, GatewayRefusedError, with_query
-from definable.agent.interface.discord.gateway_info import GatewayInfo, read_gateway_info
-from definable.agent.interface.discord.gateway_session import GatewaySession
-from definable.agent.interface.discord.payload import Payload
+from definable.agent.interface.discord.gateway import (
+    Gateway,
+    GatewayInfo,
+    GatewayRefusedError,
+    read_gateway_info,
+    with_query,
+)
+from definable.agent.interface.discord.protocol import GatewaySession, Payload
 from definable.agent.interface.discord.websocket import SocketClosed, WebSocket
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 

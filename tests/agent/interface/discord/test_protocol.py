@@ -9,16 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.agent.interface.discord.close_code import Recovery, explain, recovery_from
-from definable.agent.interface.discord.gateway_session import GatewaySession
-from definable.agent.interface.discord.payload import Opcode, Payload, PayloadError, decode
 from definable.agent.interface.discord.protocol import (
     Deliver,
     Established,
     GatewayProtocol,
+    GatewaySession,
     HangUp,
+    Opcode,
+    Payload,
+    PayloadError,
+    Recovery,
     Send,
     StartHeart,
+    decode,
+    explain,
+    recovery_from,
 )
 
 HELLO = Payload(Opcode.HELLO, {"heartbeat_interval": 41250})

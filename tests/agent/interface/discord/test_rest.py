@@ -21,10 +21,9 @@ from definable.agent.interface import (
     InterfaceRateLimitError,
     InterfaceResponse,
 )
-from definable.agent.interface.discord.attachment import with_images
+from definable.agent.interface.discord.message_event import with_images
 from definable.agent.interface.discord.outgoing import outgoing
-from definable.agent.interface.discord.rest import DiscordRest, Upload, open_rest, read_id
-from definable.agent.interface.discord.rest_failure import explain
+from definable.agent.interface.discord.rest import DiscordRest, Upload, explain, open_rest, read_id
 from definable.model import Image
 
 pytestmark = pytest.mark.anyio

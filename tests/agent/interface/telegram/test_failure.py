@@ -14,7 +14,7 @@ from definable.agent.interface import (
     InterfaceMessageError,
     InterfaceRateLimitError,
 )
-from definable.agent.interface.telegram.failure import TelegramConflict, TelegramRefusal, result_of
+from definable.agent.interface.telegram.client import TelegramConflict, TelegramRefusal, result_of
 
 
 def failure(code: int, **fields: Any) -> InterfaceError:

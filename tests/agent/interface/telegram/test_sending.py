@@ -22,7 +22,7 @@ from definable.agent.interface import (
     Media,
     TelegramInterface,
 )
-from definable.agent.interface.telegram import formatting
+from definable.agent.interface.telegram import sender
 from definable.model import Image, OfflineModel
 
 pytestmark = pytest.mark.anyio
@@ -63,14 +63,14 @@ async def test_without_parse_mode_text_goes_out_as_it_is() -> None:
 async def test_without_the_extra_text_goes_out_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "telegramify_markdown", None)
     monkeypatch.setitem(sys.modules, "telegramify_markdown.config", None)
-    formatting._render_config.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    sender._render_config.cache_clear()  # pyright: ignore[reportPrivateUsage]
     try:
         async with TelegramServer().running() as server:
             server.write("**bold**", chat=1)
             await answered(server)
             assert server.sent() == ["**bold**"]
     finally:
-        formatting._render_config.cache_clear()  # pyright: ignore[reportPrivateUsage]
+        sender._render_config.cache_clear()  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_a_reply_that_the_converter_fails_at_goes_out_as_it_is(
@@ -89,7 +89,7 @@ async def test_a_reply_that_the_converter_fails_at_goes_out_as_it_is(
 
 @pytest.mark.parametrize(("markdown", "limit"), [("**bold**", 3), ("[](https://example.com)", 100)])
 def test_what_formatting_would_lengthen_or_empty_stays_as_it_is(markdown: str, limit: int) -> None:
-    assert formatting.formatted(markdown, limit) == formatting.Formatted(markdown)
+    assert sender.formatted(markdown, limit) == sender.Formatted(markdown)
 
 
 async def test_entities_that_telegram_cannot_parse_are_left_out() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.agent.interface.telegram.watermark import FORGET_AFTER, Watermark
+from definable.agent.interface.telegram.poller import FORGET_AFTER, Watermark
 
 
 def test_moves_past_what_has_ended_in_order() -> None:

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from definable.agent.runtime.http.cross_origin import OriginPolicy, checked_origin
-from definable.agent.runtime.http.host_names import HostPolicy, is_loopback
-from definable.agent.runtime.http.public_paths import PublicPaths
+from definable.agent.runtime.http.auth import PublicPaths
+from definable.agent.runtime.http.browsers import HostPolicy, OriginPolicy, checked_origin, is_loopback
 from definable.agent.runtime.settings import ServeSettings
 from definable.errors import ConfigurationError
 

@@ -15,7 +15,7 @@ from loopback.agent_api import Serve
 
 from definable.agent import Agent, RunContext
 from definable.agent.auth import APIKey, APIKeyAuth, AuthContext, CompositeAuth, GitHubSignature, JWTAuth
-from definable.agent.auth.api_key import user_id_of
+from definable.agent.auth.providers import user_id_of
 from definable.agent.bus import SQLiteBus
 from definable.agent.session import Session, SQLiteSessionStore
 from definable.agent.trigger import EventTrigger, TriggerEvent, Webhook

@@ -17,21 +17,20 @@ import pytest
 from definable.agent.auth import APIKeyAuth, AuthRequest, GitHubSignature, JWTAuth, SlackSignature, StripeSignature
 from definable.agent.auth.signature import StandardWebhookSignature
 from definable.agent.interface.splitting import split_text
-from definable.agent.output_type import OutputType
-from definable.agent.runtime.active_memory import ActiveMemory
-from definable.agent.runtime.http.body import parsed
-from definable.agent.runtime.http.content_coding import decoded
+from definable.agent.run.output_type import OutputType
+from definable.agent.runtime.http.body import decoded, parsed
+from definable.agent.runtime.http.body_memory import UnfinishedBodies
 from definable.agent.runtime.http.endpoints.run import accepts_events, prefers_async, run_body
-from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.routes import Routes
-from definable.agent.runtime.http.server.http1_request import UNKNOWN_METHOD, RequestParser
-from definable.agent.runtime.http.unfinished_bodies import UnfinishedBodies
-from definable.agent.runtime.log_text import UNSAFE
+from definable.agent.runtime.logging import UNSAFE
+from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.trigger import Headers
 from definable.agent.trigger.content import json_document, media_type_and_codec, text_of
 from definable.json_text import well_formed
-from definable.model.openai_errors import _provider_message  # pyright: ignore[reportPrivateUsage] - its regular expressions
+from definable.model.openai.errors import _provider_message  # pyright: ignore[reportPrivateUsage] - its regular expressions
+from definable.server.http1_parser import UNKNOWN_METHOD, RequestParser
+from definable.server.problem import Problem
 
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data; boundary=x"

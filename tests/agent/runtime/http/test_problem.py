@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from definable.agent.runtime.http.problem import Problem, send_problem
+from definable.server.problem import Problem, send_problem
 
 
 def test_a_problem_has_the_phrase_of_its_status_as_title():

@@ -23,9 +23,9 @@ from wsproto.events import (
     TextMessage,
 )
 
-from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.quart_app import create_quart_app, quart_lifespan
-from definable.agent.runtime.http.server import HTTPServer, bind
+from definable.server import HTTPServer, bind
+from definable.server.problem import Problem
 
 pytestmark = pytest.mark.anyio
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from loopback.agent_api import Serve, assert_problem, raw_client
 
 from definable.agent import Agent
-from definable.agent.runtime.http.routes import Routes
-from definable.agent.runtime.http.segment import parameters_of, segment_pattern
+from definable.agent.runtime.http.routes import Routes, parameters_of, segment_pattern
 from definable.agent.trigger import Reply, Webhook
 
 

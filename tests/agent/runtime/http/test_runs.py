@@ -11,9 +11,9 @@ import pytest
 from loopback.agent_api import EventReader, Held, Serve, assert_problem, raw_client, serve_ourselves
 
 from definable.agent import Agent
-from definable.agent.runtime import run_log, run_registry, workers
-from definable.agent.runtime.backoff import Backoff
+from definable.agent.runtime import run_log, runs, workers
 from definable.agent.trigger import EventTrigger, Reply, TriggerEvent, Webhook
+from definable.concurrency.backoff import Backoff
 from definable.errors import ModelError
 from definable.model import ModelReply, ModelRequest, OfflineModel, ToolCall
 
@@ -185,7 +185,7 @@ async def test_the_oldest_events_of_a_long_run_are_forgotten(monkeypatch: pytest
 
 
 async def test_of_runs_that_ended_long_ago_the_end_alone_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_registry, "MAX_RECENT_LOGS", 1)
+    monkeypatch.setattr(runs, "MAX_RECENT_LOGS", 1)
     async with serve_ourselves(Agent(OfflineModel(["a b", ZeroDivisionError(), "a b"]))) as client:
         ids = [await accepted(client) for _ in range(3)]
         for run_id in ids:

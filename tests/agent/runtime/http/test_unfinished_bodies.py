@@ -9,12 +9,12 @@ import anyio
 import pytest
 
 from definable.agent import Agent
-from definable.agent.runtime.active_memory import ActiveMemory
-from definable.agent.runtime.http.problem import Problem
+from definable.agent.runtime.http.body_memory import UnfinishedBodies
 from definable.agent.runtime.http.request import Request
-from definable.agent.runtime.http.unfinished_bodies import UnfinishedBodies
+from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.trigger import Webhook
 from definable.errors import ConfigurationError
+from definable.server.problem import Problem
 from definable.testing import VIRTUAL_BACKENDS, served, virtual_time
 
 pytestmark = pytest.mark.anyio

@@ -133,7 +133,7 @@ async def test_an_accepted_delivery_that_failed_may_come_again(failure: Any) -> 
 
 async def test_a_retried_delivery_is_tried_again_while_its_sender_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     from definable.agent.runtime import dispatch
-    from definable.agent.runtime.backoff import Backoff
+    from definable.concurrency.backoff import Backoff
 
     monkeypatch.setattr(dispatch, "RETRY_BACKOFF", Backoff(initial=0.01, maximum=0.01, jitter=0.0))
     handler = Recorder(ZeroDivisionError(), ZeroDivisionError(), "hi")

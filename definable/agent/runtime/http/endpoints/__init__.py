@@ -4,13 +4,11 @@
 `failure.py` turns into a problem.
 """
 
-from .base import Endpoint, Sendable
-from .handshake import HandshakeEndpoint, unsigned_answer
-from .health import HealthEndpoint
+from .base import Endpoint, HealthEndpoint, Sendable
 from .run import RunEndpoint
 from .runs import CancelRunEndpoint, RunEventsEndpoint, RunsEndpoint, ShowRunEndpoint
 from .sessions import ForgetSessionEndpoint, ShowSessionEndpoint, VisibleSessions
-from .webhook import WebhookEndpoint
+from .webhook import HandshakeEndpoint, WebhookEndpoint, unsigned_answer
 
 __all__ = [
     "Endpoint",

@@ -1,15 +1,30 @@
-"""What an endpoint is, and whom it acts for."""
+"""What an endpoint is, and whom it acts for.
+
+`GET /health`: always public, and truthful.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from definable.agent.auth.base import AuthContext
-from definable.agent.runtime.http.answer import Answer
-from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.request import Request
-from definable.agent.runtime.run_registry import RunRecord
+from definable.agent.runtime.http.response import Answer, Response, json_response
+from definable.agent.runtime.runs import RunRecord
+from definable.server.problem import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class HealthEndpoint:
+    """200 while all is well, 503 while draining or when a child is down."""
+
+    health: Callable[[], tuple[bool, dict[str, Any]]]
+
+    async def __call__(self, request: Request) -> Response:
+        healthy, document = self.health()
+        return json_response(document, 200 if healthy else 503, [(b"cache-control", b"no-store")])
 
 
 class Sendable(Protocol):

@@ -11,24 +11,21 @@ from typing import Any, ClassVar, cast
 import anyio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from definable.agent.run_event import RunEvent
-from definable.agent.run_output import RunOutput
-from definable.agent.run_stream import RunStream, follow_run
-from definable.agent.runner import RunRequest
-from definable.agent.runtime.http.answer import Answer
+from definable.agent.run.output import RunEvent, RunOutput
+from definable.agent.run.runner import RunRequest
+from definable.agent.run.stream import RunStream, follow_run
 from definable.agent.runtime.http.body import json_value, media_and_charset
-from definable.agent.runtime.http.disconnect import hangup_watch, until_gone
 from definable.agent.runtime.http.documents import record_document, run_document
-from definable.agent.runtime.http.problem import Problem
-from definable.agent.runtime.http.request import ClientGone, Request
-from definable.agent.runtime.http.response import Response, json_response
-from definable.agent.runtime.http.server.asgi import WatchHangup
+from definable.agent.runtime.http.request import ClientGone, Request, hangup_watch, until_gone
+from definable.agent.runtime.http.response import Answer, Response, json_response
 from definable.agent.runtime.http.sse import KEEP_ALIVE, MEDIA_TYPE, send_events
-from definable.agent.runtime.intake import Intake
-from definable.agent.runtime.run_registry import RunRegistry
+from definable.agent.runtime.ingress import Intake
+from definable.agent.runtime.runs import RunRegistry
 from definable.agent.session.service import SessionService
 from definable.agent.trigger.content import is_json
 from definable.errors import RunCancelled
+from definable.server.problem import Problem
+from definable.server.request_cycle import WatchHangup
 
 from .base import Sendable, acting_user
 from .sessions import key_of_session

@@ -9,16 +9,13 @@ from itertools import islice
 from typing import Any
 
 from definable.agent.auth.base import AuthContext
-from definable.agent.run_event import RunEvent
-from definable.agent.run_output import RunStatus
-from definable.agent.runtime.http.answer import Answer
-from definable.agent.runtime.http.disconnect import until_gone
+from definable.agent.run.output import RunEvent, RunStatus
 from definable.agent.runtime.http.documents import record_document, summary_document
-from definable.agent.runtime.http.problem import Problem
-from definable.agent.runtime.http.request import Request
-from definable.agent.runtime.http.response import Response, json_response
+from definable.agent.runtime.http.request import Request, until_gone
+from definable.agent.runtime.http.response import Answer, Response, json_response
 from definable.agent.runtime.http.sse import send_events, send_no_events
-from definable.agent.runtime.run_registry import FIRST, Place, RunRecord, RunRegistry
+from definable.agent.runtime.runs import FIRST, Place, RunRecord, RunRegistry
+from definable.server.problem import Problem
 
 from .base import Sendable, may_see
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from definable.agent.auth.base import NAMESPACED, AuthContext
 from definable.agent.runtime.http.documents import session_document
-from definable.agent.runtime.http.problem import Problem
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.response import Response, json_response
-from definable.agent.runtime.run_registry import RunRegistry
+from definable.agent.runtime.runs import RunRegistry
 from definable.agent.session.base import Session
 from definable.agent.session.service import SessionService
 from definable.errors import SessionNotFound
+from definable.server.problem import Problem
 
 from .base import Sendable
 

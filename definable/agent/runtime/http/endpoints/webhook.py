@@ -1,22 +1,108 @@
-"""A webhook's endpoint: from the request to its event, and from what came of it to a response."""
+"""A webhook's endpoint: from the request to its event, and from what came of it to a response.
+
+From a request to the event that a webhook's handler gets.
+
+What a webhook answers before its delivery counts as one: a platform's handshake, or that it is not wanted.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from definable.agent.run_output import RunOutput
+from definable.agent.run.output import RunOutput
 from definable.agent.runtime.dispatch import Outcome, Returned, namespace_of
-from definable.agent.runtime.http.problem import Problem
+from definable.agent.runtime.http.body import parsed
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.response import Response, json_response, reply_response
-from definable.agent.runtime.intake import Duplicate, InFlight, Intake
-from definable.agent.trigger.base import Reply
+from definable.agent.runtime.ingress import Duplicate, InFlight, Intake
+from definable.agent.trigger.base import RawRequest, Reply, TriggerEvent
+from definable.agent.trigger.challenge import Challenge, reply_of
 from definable.agent.trigger.webhook import Webhook
+from definable.concurrency.call import call_user
+from definable.concurrency.clock import current_clock
+from definable.errors import ConfigurationError
+from definable.server.problem import Problem
 
 from .base import Sendable
-from .handshake import early_answer
-from .webhook_event import webhook_event
+
+
+def webhook_event(webhook: Webhook, request: Request, body: bytes) -> TriggerEvent:
+    """What the handler of a webhook gets."""
+    scope = request.scope
+    headers: Any = request.headers  # decoded when the handler asks for them
+    # By position: a class takes twice the time to be called by names.
+    raw = RawRequest(
+        scope["method"],
+        scope["path"],
+        request.path_params,
+        request.query,
+        headers,
+        body,
+        request.client,
+        request.auth,
+        scope.get("scheme", "http"),
+        scope.get("raw_path") or b"",
+        scope["query_string"].decode("latin-1"),
+    )
+    return TriggerEvent(parsed(request.content_type, body), headers, webhook.source, current_clock().now(), raw)
+
+
+IGNORED = Response(b'{"status":"ignored"}')
+
+
+def unsigned_answer(webhook: Webhook, request: Request) -> Sendable | None:
+    """The answer to a handshake that no platform signs, and that is therefore answered before auth; None otherwise."""
+    challenge = webhook.challenge
+    if not isinstance(challenge, Challenge) or not (request.scope["query_string"] or request.method == "HEAD"):
+        return None
+    reply = challenge.by_query(request.method, request.query)
+    return None if reply is None else reply_response(reply)
+
+
+async def early_answer(webhook: Webhook, event: TriggerEvent) -> Sendable | None:
+    """The answer to a delivery that is a handshake or is not wanted; None to all others."""
+    reply = await challenge_answer(webhook, event)
+    if reply is not None:
+        return reply_response(reply)
+    if webhook.filter is not None and not await call_user(webhook.filter, event):
+        return IGNORED
+    if webhook.before_accept is not None:
+        answer: Any = await call_user(webhook.before_accept, event)
+        if isinstance(answer, Reply):
+            return reply_response(answer)
+        if answer is not None:
+            raise ConfigurationError(f"before_accept of {webhook.source} returned {answer!r}: a Reply, or None")
+    return None
+
+
+async def challenge_answer(webhook: Webhook, event: TriggerEvent) -> Reply | None:
+    """The answer to a handshake that auth let in; None to anything else."""
+    challenge = webhook.challenge
+    if challenge is None:
+        return None
+    if isinstance(challenge, Challenge):
+        return challenge.by_body(event, getattr(webhook.auth, "mac", None))
+    return reply_of(await call_user(challenge, event))
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeEndpoint:
+    """The GET of a webhook that has another method: for handshakes alone, and for everybody."""
+
+    webhook: Webhook
+
+    async def __call__(self, request: Request) -> Sendable:
+        reply: Sendable | None = None
+        if isinstance(self.webhook.challenge, Challenge):
+            reply = unsigned_answer(self.webhook, request)
+        elif (found := await challenge_answer(self.webhook, webhook_event(self.webhook, request, b""))) is not None:
+            reply = reply_response(found)
+        if reply is None:
+            raise Problem(405, "this is no handshake", headers=[(b"allow", self.webhook.method.encode())])
+        return reply
+
 
 STATUS_OK = Response(b'{"status":"ok"}')
 

@@ -14,7 +14,7 @@ import trustme
 from anyio.abc import ByteStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from definable.agent.runtime.http.server import HTTPServer, ServerLimits, bind, ssl_context
+from definable.server import HTTPServer, ServerLimits, bind, ssl_context
 
 TIME_LIMIT = 20.0
 """Seconds after which a hanging test is a failed one."""

@@ -7,7 +7,7 @@ import socket
 import anyio
 import pytest
 
-from definable.agent.runtime.http.server.asyncio_socket import HIGH_WATER, READ_SIZE, AsyncioSockets
+from definable.server.asyncio_stream import HIGH_WATER, READ_SIZE, AsyncioSockets
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sockets are no 
 
 PROGRAM = """
 import resource, sys
-from definable.agent.runtime.http.server import connections_within_descriptors
+from definable.server import connections_within_descriptors
 soft, hard, wanted = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 print(connections_within_descriptors(wanted), resource.getrlimit(resource.RLIMIT_NOFILE)[0])

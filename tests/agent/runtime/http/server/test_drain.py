@@ -7,7 +7,7 @@ import anyio.lowlevel
 import httpx2
 import pytest
 
-from definable.agent.runtime.http.server import HTTPServer, bind, close_all
+from definable.server import HTTPServer, bind, close_all
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,8 @@ from hypercorn.protocol.ws_stream import WSStream
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request
 
-from definable.agent.runtime.http.server.transport import Transport
-from definable.agent.runtime.http.server.websocket import WebSocketStream
+from definable.server.hypercorn.websocket import WebSocketStream
+from definable.server.transport import Transport
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import anyio
 import pytest
 
-from definable.agent.runtime.http.server import ServerLimits
+from definable.server import ServerLimits
 
 pytestmark = pytest.mark.anyio
 

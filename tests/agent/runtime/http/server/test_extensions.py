@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from definable.agent.runtime.http.server.asgi import WHOLE_BODY, WHOLE_RESPONSE
+from definable.server.request_cycle import WHOLE_BODY, WHOLE_RESPONSE
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,7 @@ from h2.errors import ErrorCodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from definable.agent.runtime.http.server.h2_frames import ALLOWANCE, BATCH, PREFACE_SIZE, FrameMeter, FrameRefused
+from definable.server.hypercorn.h2 import ALLOWANCE, BATCH, PREFACE_SIZE, FrameMeter, FrameRefused
 
 PREFACE = bytes(PREFACE_SIZE)
 MAX_FRAME_SIZE = 16_384

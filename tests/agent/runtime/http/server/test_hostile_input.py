@@ -5,7 +5,7 @@ import json
 import anyio
 import pytest
 
-from definable.agent.runtime.http.server import ServerLimits
+from definable.server import ServerLimits
 
 pytestmark = pytest.mark.anyio
 

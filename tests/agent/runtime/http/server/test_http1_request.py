@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from definable.agent.runtime.http.server.http1_request import RequestParser, head_of
+from definable.server.http1_parser import RequestParser, head_of
 
 LIMIT = 65_536
 

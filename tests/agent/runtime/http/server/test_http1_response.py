@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from definable.agent.runtime.http.server.http1_response import ResponseError, ResponseWriter, header_line, header_name
+from definable.server.http1_response import ResponseError, ResponseWriter, header_line, header_name
 
 
 def writer(status=200, headers=(), *, method="GET", version="1.1", keep_alive=True):

@@ -10,9 +10,8 @@ from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, ResponseReceived, StreamEnded
 from loopback.http2 import open_h2
 
-from definable.agent.runtime.http.server import ServerLimits
-from definable.agent.runtime.http.server.h2 import H2
-from definable.agent.runtime.http.server.h2_frames import BATCH
+from definable.server import ServerLimits
+from definable.server.hypercorn.h2 import BATCH, H2
 
 pytestmark = pytest.mark.anyio
 

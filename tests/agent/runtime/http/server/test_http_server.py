@@ -12,7 +12,8 @@ import httpx2
 import pytest
 from anyio.abc import SocketAttribute
 
-from definable.agent.runtime.http.server import HTTPServer, ServerLimits, bind, http_server, overload
+from definable.server import HTTPServer, ServerLimits, bind, overload
+from definable.server import server as http_server
 
 pytestmark = pytest.mark.anyio
 

@@ -3,8 +3,8 @@
 import anyio
 import pytest
 
-from definable.agent.runtime.http.server import ServerLimits
-from definable.agent.runtime.http.server.hypercorn_engine import EngineContext, EngineEvent, engine_config
+from definable.server import ServerLimits
+from definable.server.hypercorn.engine import EngineContext, EngineEvent, engine_config
 
 pytestmark = pytest.mark.anyio
 

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from definable.agent.runtime.http.server.inbox import CAPACITY, Inbox
+from definable.server.hypercorn.request_cycle import CAPACITY, Inbox
 
 pytestmark = pytest.mark.anyio
 

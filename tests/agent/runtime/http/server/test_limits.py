@@ -2,7 +2,7 @@
 
 import pytest
 
-from definable.agent.runtime.http.server import ServerLimits
+from definable.server import ServerLimits
 
 
 @pytest.mark.parametrize("name", ["max_connections", "write_timeout", "max_header_bytes"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from definable.agent.runtime.http.server import bind, close_all
+from definable.server import bind, close_all
 
 
 def test_port_0_picks_a_free_one():

@@ -10,9 +10,9 @@ import anyio
 import pytest
 from anyio import ClosedResourceError, EndOfStream
 
-from definable.agent.runtime.http.server import trio_socket
-from definable.agent.runtime.http.server.hangups import ClientStream, UntilHangup
-from definable.agent.runtime.http.server.sockets import streams
+from definable.server import trio_stream
+from definable.server.listener import streams
+from definable.server.transport import ClientStream, UntilHangup
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +57,7 @@ async def connected() -> AsyncGenerator[Pair]:
 @pytest.fixture(params=["asyncio", "trio", "trio without epoll"])
 def anyio_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     backend, _, without = request.param.partition(" ")
-    monkeypatch.setattr(trio_socket, "HAS_EPOLL", trio_socket.HAS_EPOLL and not without)
+    monkeypatch.setattr(trio_stream, "HAS_EPOLL", trio_stream.HAS_EPOLL and not without)
     return backend
 
 

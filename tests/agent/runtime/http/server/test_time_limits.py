@@ -11,9 +11,9 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from definable.agent.runtime.http.server import HTTPServer, ServerLimits, bind
-from definable.agent.runtime.http.server.engine_exchange import EngineExchange
-from definable.agent.runtime.http.server.transport import Transport
+from definable.server import HTTPServer, ServerLimits, bind
+from definable.server.hypercorn.request_cycle import EngineExchange
+from definable.server.transport import Transport
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio

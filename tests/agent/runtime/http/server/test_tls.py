@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
 from loopback.http2 import open_h2
 
-from definable.agent.runtime.http.server import ServerLimits, ssl_context
+from definable.server import ServerLimits, ssl_context
 
 needs_backend = pytest.mark.anyio
 

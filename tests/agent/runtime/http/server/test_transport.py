@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from definable.agent.runtime.http.server.sockets import streams
-from definable.agent.runtime.http.server.transport import MAX_LINGER, Transport
+from definable.server.listener import streams
+from definable.server.transport import MAX_LINGER, Transport
 
 pytestmark = pytest.mark.anyio
 

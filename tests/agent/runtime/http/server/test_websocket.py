@@ -22,7 +22,7 @@ from wsproto.events import (
 )
 from wsproto.extensions import PerMessageDeflate
 
-from definable.agent.runtime.http.server import ServerLimits
+from definable.server import ServerLimits
 
 pytestmark = pytest.mark.anyio
 

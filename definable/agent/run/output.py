@@ -1,0 +1,118 @@
+"""What a run leaves behind.
+
+What a streamed run tells, as it goes: seen by `async with agent.arun_stream(...)` and sent as server-sent events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from definable.frozen import frozen
+from definable.model.message import Message, ToolCall, Usage
+from definable.original_library import OUTPUT_ATTRIBUTES, unknown_attribute
+
+
+class RunStatus(StrEnum):
+    """Where a run stands."""
+
+    QUEUED = "queued"
+    """Accepted for later, not begun."""
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolExecution:
+    """One tool call that a run made, with its end."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON text, as the model sent it."""
+    result: str
+    """What the model was told."""
+    error: str | None = None
+    """Why it failed; None when it did not."""
+    duration: float = 0.0
+    """Seconds."""
+
+
+@frozen
+class RunOutput:
+    """A run's result and account.
+
+    Example:
+        >>> from definable.agent import Agent
+        >>> Agent(model="offline").run("hi").content
+        'hi'
+    """
+
+    run_id: str
+    session_id: str
+    user_id: str | None = None
+    content: Any = ""
+    """The reply's text, or the validated object where the agent has an `output_type`."""
+    messages: tuple[Message, ...] = ()
+    """What this run added to the conversation, its input first."""
+    tool_calls: tuple[ToolExecution, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    """Tokens, over all turns."""
+    model: str | None = None
+    """The model that answered, as the provider names it."""
+    status: RunStatus = RunStatus.COMPLETED
+    created_at: float = 0.0
+    """Unix seconds."""
+    duration: float = 0.0
+    """Seconds from the call to the end."""
+
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_attribute("RunOutput", name, OUTPUT_ATTRIBUTES)
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The run has its session's turn and begins."""
+
+    run_id: str
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the reply's text, as soon as the model gives it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallStarted:
+    """A tool is being called."""
+
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallEnded:
+    """A tool has answered, or failed; the run goes on."""
+
+    execution: ToolExecution
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """The run has come to its end; the last event. A run that fails raises instead."""
+
+    output: RunOutput
+
+
+RunEvent: TypeAlias = RunStarted | TextDelta | ToolCallStarted | ToolCallEnded | RunEnded
+
+Listener: TypeAlias = Callable[[RunEvent], Awaitable[None]]
+"""Is told each event in turn; the run waits for it."""

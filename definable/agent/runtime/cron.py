@@ -1,0 +1,367 @@
+"""Fires cron jobs, intervals and one-shots on time: the next firing, a sleep until then, one call that publishes it.
+
+`runtime.py` starts a `CronLoop` in its task group when there are cron jobs, as a source: it is cancelled first when the
+agent stops, and what it published is drained by the workers. `/health`, the banner and the metrics read its counters.
+
+A cron job's firing becomes a delivery of the event bus: once, over all replicas and restarts.
+
+The `CronLoop` calls it, and the workers take from the bus what it publishes.
+
+Which nominal times a cron job has fired, so that a clock that steps back repeats none: pure.
+
+`cron.py` keeps one for each job.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import math
+import random
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeAlias
+
+import anyio
+from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint
+
+from definable.agent.bus.base import DEDUPE_TTL, EventBus
+from definable.agent.trigger.cron import TimeTrigger
+from definable.concurrency.backoff import Backoff
+from definable.concurrency.clock import WallClock, current_clock
+from definable.errors import EventBufferFull
+
+from .triggers import TriggerTable
+
+MAX_SPANS = 4
+"""A step of the clock begins a new span, and the oldest one is forgotten."""
+
+
+class FiredTimes:
+    """Spans of successive nominal times (Unix seconds), so that it takes no more room for years than for a minute."""
+
+    __slots__ = ("_spans", "_successor")
+
+    def __init__(self) -> None:
+        self._spans: deque[tuple[float, float]] = deque(maxlen=MAX_SPANS)
+        self._successor = math.nan
+
+    def add(self, nominal: float, successor: float) -> None:
+        """Notes `nominal`; `successor` is the time that follows it in the schedule."""
+        if nominal == self._successor:
+            start, _ = self._spans.pop()
+            self._spans.append((start, nominal))
+        else:
+            self._spans.append((nominal, nominal))
+        self._successor = successor
+
+    def __bool__(self) -> bool:
+        return bool(self._spans)
+
+    def __contains__(self, nominal: float) -> bool:
+        return self._span_end(nominal) is not None
+
+    def first_unfired(self, nominal: float, next_after: Callable[[float], float]) -> float:
+        """`nominal`, or the first time after it, by the schedule's `next_after`, that has not fired."""
+        while (end := self._span_end(nominal)) is not None:
+            nominal = next_after(end)
+        return nominal
+
+    def _span_end(self, nominal: float) -> float | None:
+        for start, end in self._spans:
+            if start <= nominal <= end:
+                return end
+        return None
+
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+
+class CronSource:
+    """Publishes firings, each under its job and nominal time.
+
+    Args:
+        bus: Carries them.
+        triggers: Knows the jobs' keys.
+    """
+
+    def __init__(self, bus: EventBus, triggers: TriggerTable) -> None:
+        self._bus = bus
+        self._triggers = triggers
+
+    async def fire(self, job: TimeTrigger, nominal: float) -> None:
+        """Publish one firing, unless another replica has.
+
+        Args:
+            job: What fires.
+            nominal: When its schedule says, in Unix seconds.
+        """
+        key = self._triggers.key_of(job)
+        data = {"body": None, "source": job.source, "timestamp": nominal}
+        if not await self._published(key, data, f"{key}@{nominal:.3f}", remembered(job, nominal)):
+            logger.debug("%s at %s was fired by another replica", job.source, nominal)
+
+    async def _published(self, key: str, data: dict[str, Any], dedupe_key: str, ttl: float) -> bool:
+        if not self._bus.durable:
+            with suppress(EventBufferFull):  # a turn of the event loop for each of thousands makes the last ones late
+                return self._bus.publish_nowait(key, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
+        return await self._bus.publish(key, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
+
+
+def remembered(job: TimeTrigger, nominal: float) -> float:
+    """Seconds for which a firing is remembered: longer than another replica may come late with it."""
+    grace = job.misfire_grace
+    if grace > DEDUPE_TTL:  # a late one is overtaken by the next time of the job
+        grace = min(grace, job.next_after(nominal) - nominal)
+    return grace + job.jitter + DEDUPE_TTL
+
+
+Fire: TypeAlias = Callable[[TimeTrigger, float], Awaitable[None]]
+"""Publishes one firing: the job and its nominal time in Unix seconds. It should be quick, later jobs wait for it."""
+
+YIELD_EVERY = 16
+"""Jobs that are dealt with before other tasks get their turn: fewer than the workers take in one of theirs, or what was
+published would wait for all the rest to be."""
+
+STEP_TOLERANCE = 1.0
+"""Seconds by which the wall clock may fall behind the loop's clock between two looks before it counts as a step."""
+
+ON_TIME = 1.0
+"""Seconds of lateness that never count, whatever the job's grace: cron tells no shorter times apart."""
+
+PUBLISH_BACKOFF = Backoff(initial=1.0, maximum=10.0, jitter=0.25)
+"""Between the attempts to publish one firing."""
+
+SHORTEST_INTERVAL = 1.0
+"""Seconds between two times of a cron job: so long after one, no other has come."""
+
+
+class Due(NamedTuple):
+    """An entry of the heap; the earliest first, equal ones in the order in which they came in."""
+
+    when: float
+    """Unix seconds."""
+    order: int
+    job: TimeTrigger
+    nominal: float
+    """What the schedule says, in Unix seconds; `when` less the jitter."""
+    is_delayed: bool
+    """The nominal time has come already, and the job's jitter holds the firing back, or it is tried again."""
+    failures: int = 0
+    """How often it could not be published."""
+
+
+class CronLoop:
+    """Fires `jobs` by the current wall clock (`current_clock()`).
+
+    - A firing later than its job's `misfire_grace` is skipped. Of several that have come due for one job at once, at
+      most the latest fires. What does not fire is counted in `missed` and logged.
+    - When the wall clock steps back, no nominal time fires again; times that it now shows and that have not fired,
+      fire. A step of the machine's clock is noticed within 60 seconds.
+    - Jitter delays one firing and nothing else; the nominal time stays as the schedule says.
+    - A firing that cannot be published is tried again, as long as it is neither too late nor overtaken by a later one.
+
+    Args:
+        jobs: The jobs; there may be none.
+        fire: Called for each firing, and again when it fails. What it raises is logged, and the loop goes on.
+
+    Attributes:
+        fired: Firings handed to `fire` without an exception, by job.
+        missed: Firings that were skipped, by job; in one step of the clock at most 10,000 a job are counted.
+        failed: Firings for which `fire` raised, also those that were published later, by job.
+    """
+
+    def __init__(self, jobs: Iterable[TimeTrigger], fire: Fire) -> None:
+        self.jobs: tuple[TimeTrigger, ...] = tuple(dict.fromkeys(jobs))
+        self.fired: Counter[TimeTrigger] = Counter()
+        self.missed: Counter[TimeTrigger] = Counter()
+        self.failed: Counter[TimeTrigger] = Counter()
+        self._fire = fire
+        self._heap: list[Due] = []
+        self._order = itertools.count()
+        self._next: dict[TimeTrigger, float] = {}
+        self._done = {job: FiredTimes() for job in self.jobs}
+        self._began = 0.0
+        """When the loop began, in Unix seconds as the wall clock shows them now."""
+        self._unpublished: dict[TimeTrigger, float] = {}
+        """The nominal time that is tried again, by job."""
+
+    def next_firing(self, job: TimeTrigger) -> float | None:
+        """The next nominal time of `job` in Unix seconds; None while the loop does not run."""
+        return self._next.get(job)
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Runs until it is cancelled, also where there are no jobs; started once the first firings are known."""
+        clock = current_clock()
+        lead = _lead(clock)
+        self._began = clock.now()
+        self._heap.clear()
+        self._unpublished.clear()
+        try:
+            await self._schedule_all(clock.now())
+            task_status.started()
+            while self._heap:
+                await self._fire_due(clock)
+                before, lead = lead, _lead(clock)
+                if lead < before - STEP_TOLERANCE:
+                    await self._step_back(clock, before - lead)
+                if self._heap:
+                    await clock.sleep_until(self._heap[0].when)
+            await anyio.sleep_forever()
+        finally:
+            self._next.clear()
+
+    async def fire_held_back(self) -> None:
+        """Publish now what `run` had not when it ended, what jitter holds back, and what waits for another attempt.
+
+        Their times have come, and no later loop computes them again.
+        """
+        ended = current_clock().now()
+        held_back, self._heap = [due for due in sorted(self._heap) if due.is_delayed or due.when <= ended], []
+        for due in held_back:
+            nominal = due.nominal
+            if due.is_delayed:
+                is_wanted = self._is_still_wanted(due, current_clock().now())
+            else:
+                nominal, _ = self._latest(due, ended)
+                is_wanted = self._fires(due.job, nominal, current_clock().now())
+            if is_wanted:
+                await self._publish(due.job, nominal, due.failures)
+
+    async def _schedule_all(self, now: float) -> None:
+        for number, job in enumerate(self.jobs, 1):
+            if not (job.fires_once and self._done[job]):
+                self._schedule(job, job.first_after(now, self._began))
+            if number % YIELD_EVERY == 0:
+                await checkpoint()
+
+    def _schedule(self, job: TimeTrigger, nominal: float) -> None:
+        nominal = self._done[job].first_unfired(nominal, job.next_after)
+        if nominal == math.inf:  # it fires no more
+            self._next.pop(job, None)
+            return
+        self._next[job] = nominal
+        self._push(nominal, job, nominal, is_delayed=False)
+
+    def _push(self, when: float, job: TimeTrigger, nominal: float, *, is_delayed: bool) -> None:
+        heapq.heappush(self._heap, Due(when, next(self._order), job, nominal, is_delayed))
+
+    async def _step_back(self, clock: WallClock, seconds: float) -> None:
+        logger.warning("the wall clock stepped back by %.0f s: cron firings are computed anew", seconds)
+        self._began -= seconds
+        self._heap = [due._replace(when=due.when - seconds) for due in self._heap if due.is_delayed]
+        heapq.heapify(self._heap)
+        await self._schedule_all(clock.now())
+
+    async def _fire_due(self, clock: WallClock) -> None:
+        """Publish what is due, and only then find out when it is due next, which takes as long again."""
+        missed_before = self.missed.total()
+        on_time: list[tuple[Due, bool]] = []
+        number = 0
+        while self._heap and self._heap[0].when <= (now := clock.now()):
+            due = heapq.heappop(self._heap)
+            if due.is_delayed:
+                if self._is_still_wanted(due, now):
+                    await self._publish(due.job, due.nominal, due.failures)
+            elif now < due.nominal + SHORTEST_INTERVAL:
+                delay = _delay(due.job)
+                fires = self._fires(due.job, due.nominal, now - delay)
+                on_time.append((due, fires))
+                if fires:
+                    await self._fire_after(delay, due.job, due.nominal, now)
+            else:
+                await self._reach_late(due, now)
+            number += 1
+            if number % YIELD_EVERY == 0:
+                await checkpoint()
+        for number, (due, fired) in enumerate(on_time, 1):
+            self._succeed(due.job, due.nominal, due.job.next_after(due.nominal), fired)
+            if number % YIELD_EVERY == 0:
+                await checkpoint()
+        if missed := self.missed.total() - missed_before:
+            logger.warning("skipped %d cron firings: too late, or overtaken by a later one of the same job", missed)
+
+    async def _reach_late(self, due: Due, now: float) -> None:
+        """Fire the latest time of a job that has come since; earlier ones are missed."""
+        job = due.job
+        nominal, successor = self._latest(due, now)
+        delay = _delay(job)
+        fires = self._fires(job, nominal, now - delay)
+        self._succeed(job, nominal, successor, fires)
+        if fires:
+            await self._fire_after(delay, job, nominal, now)
+
+    def _fires(self, job: TimeTrigger, nominal: float, at: float) -> bool:
+        return nominal not in self._done[job] and not self._is_too_late(job, at - nominal)
+
+    async def _fire_after(self, delay: float, job: TimeTrigger, nominal: float, now: float) -> None:
+        if nominal + delay > now:
+            self._push(nominal + delay, job, nominal, is_delayed=True)
+        else:
+            await self._publish(job, nominal)
+
+    def _succeed(self, job: TimeTrigger, nominal: float, successor: float, fired: bool) -> None:
+        """What comes after a time that was reached."""
+        if fired:
+            self._done[job].add(nominal, successor)
+        self._schedule(job, successor)
+
+    def _latest(self, due: Due, now: float) -> tuple[float, float]:
+        """The latest time of its job that has come, and the one that follows it."""
+        successor = due.job.next_after(due.nominal)
+        return self._overtake(due.job, due.nominal, now) if successor <= now else (due.nominal, successor)
+
+    def _overtake(self, job: TimeTrigger, nominal: float, now: float) -> tuple[float, float]:
+        count, latest = job.missed(nominal, now)
+        self.missed[job] += count
+        nominal = nominal if latest is None else latest
+        return nominal, job.next_after(nominal)
+
+    def _is_too_late(self, job: TimeTrigger, lateness: float) -> bool:
+        if lateness <= max(job.misfire_grace, ON_TIME):
+            return False
+        self.missed[job] += 1
+        return True
+
+    def _is_still_wanted(self, due: Due, now: float) -> bool:
+        if not due.failures:
+            return not self._is_too_late(due.job, now - due.when)
+        if self._unpublished.get(due.job) != due.nominal:
+            return False
+        del self._unpublished[due.job]
+        return not self._is_too_late(due.job, now - due.nominal - due.job.jitter)
+
+    async def _publish(self, job: TimeTrigger, nominal: float, failures: int = 0) -> None:
+        if self._unpublished.get(job, math.inf) < nominal:
+            del self._unpublished[job]
+        try:
+            await self._fire(job, nominal)
+        except Exception:
+            self.failed[job] += not failures
+            logger.exception("a firing of %s could not be published", job.source)
+            self._try_again(job, nominal, failures + 1)
+        except BaseException:  # a stop; the bus refuses what it has accepted already
+            self._push(current_clock().now(), job, nominal, is_delayed=True)
+            raise
+        else:
+            self.fired[job] += 1
+
+    def _try_again(self, job: TimeTrigger, nominal: float, failures: int) -> None:
+        if job in self._unpublished:  # a later one
+            return
+        self._unpublished[job] = nominal
+        when = current_clock().now() + PUBLISH_BACKOFF.delay(failures)
+        heapq.heappush(self._heap, Due(when, next(self._order), job, nominal, True, failures))
+
+
+def _delay(job: TimeTrigger) -> float:
+    """Seconds for which the job's jitter holds a firing back."""
+    return random.uniform(0, job.jitter) if job.jitter else 0.0
+
+
+def _lead(clock: WallClock) -> float:
+    """Seconds by which the wall clock is ahead of the event loop's; it changes when one of them steps."""
+    return clock.now() - anyio.current_time()

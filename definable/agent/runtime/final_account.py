@@ -1,0 +1,83 @@
+"""The last account of a serving: what was left undone is counted, and what it all came to is reported.
+
+The runtime closes it, once its children have ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from definable.concurrency.worker_thread import RunningThread, worker_threads
+
+from .report import ShutdownReport
+from .shutdown import WorkLedger
+from .triggers import TriggerTable
+from .workers import Workers, source_kind
+
+if TYPE_CHECKING:
+    from definable.agent.bus.base import EventBus
+    from definable.agent.bus.emitter import Emitter
+
+    from .supervisor import Supervisor
+
+logger: logging.Logger = logging.getLogger("definable")
+
+THREAD_TIMEOUT = 1.0
+"""Seconds that user code in worker threads gets to end after it was cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastAccount:
+    """Where accepted work may be left, and the ledger that knows of the rest."""
+
+    name: str
+    """Of what was served, for the log."""
+    ledger: WorkLedger
+    triggers: TriggerTable
+    emitter: Emitter
+    bus: EventBus
+    workers: Workers
+    supervisors: Sequence[Supervisor]
+
+    async def close(self, stop_began: float | None, *, forced: bool) -> ShutdownReport:
+        """Count what was left undone, see to threads that nobody waits for, and report.
+
+        Args:
+            stop_began: Seconds of the event loop's clock; None when it was cut off without a stop.
+            forced: Whether the stop was cut short.
+        """
+        self._count_unpublished()
+        self.workers.close_account()
+        for delivery in self.bus.leftovers():
+            self.workers.count_undone(delivery)
+        for supervisor in self.supervisors:
+            supervisor.mailbox.close_account()
+        stuck: Sequence[RunningThread] = ()
+        with anyio.CancelScope(shield=True):  # bounded by wait_idle's own timeout
+            stuck = await worker_threads().wait_idle(THREAD_TIMEOUT)
+        return self._reported(stop_began, forced, stuck)
+
+    def close_unserved(self, *, forced: bool) -> ShutdownReport:
+        """The same where a stop came before anything was opened: nothing but events can have been accepted."""
+        self._count_unpublished()
+        return self._reported(None, forced, ())
+
+    def _count_unpublished(self) -> None:
+        for key, _ in self.emitter.leftovers():
+            self.ledger.never_started(source_kind(self.triggers.by_key[key]))
+
+    def _reported(self, stop_began: float | None, forced: bool, stuck: Sequence[RunningThread]) -> ShutdownReport:
+        now = anyio.current_time()
+        report = ShutdownReport(
+            duration=now - (now if stop_began is None else stop_began),
+            sources=self.ledger.counts(),
+            forced=forced,
+            stuck_threads=tuple(thread.function for thread in stuck),
+        )
+        logger.log(logging.INFO if report.clean else logging.WARNING, "%s %s", self.name, report)
+        return report

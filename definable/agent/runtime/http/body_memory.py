@@ -1,0 +1,248 @@
+"""The request bodies that are still coming in, over all connections: bounded in bytes together, and each in silence.
+
+A body may take as long as it needs while bytes keep coming. So nothing but this bound limits what clients hold that
+send a little now and then, mostly before anybody knows who they are. `Request.body` reads through it, behind any ASGI
+server.
+
+What large answers hold in memory while their clients read them, over all clients: bounded.
+
+A client that does not read holds its answer until the server's write time-out. Many of them, on connections that cost
+them nothing, must not add up to more than the bound.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+
+import anyio
+
+from definable.errors import ConfigurationError
+from definable.server.problem import Problem
+
+LARGE = 64 * 1024
+"""Bytes from which an answer counts: the server hands smaller ones to the operating system in one piece."""
+
+COPIES = 2
+"""An answer is in memory as such, and as what the server has still to send."""
+
+BUSY = Problem(503, "too many large answers are on their way: try again later", headers=[(b"retry-after", b"5")])
+
+
+class AnswerMemory:
+    """Bytes of large answers that are on their way.
+
+    Args:
+        max_bytes: How many there may be; a single answer may be larger.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held = 0
+        self._freed: anyio.Event | None = None
+
+    @contextmanager
+    def held(self, size: int, *, refusable: bool) -> Generator[None, None, None]:
+        """Count an answer while the context is open.
+
+        Args:
+            size: Bytes of its body.
+            refusable: Whether the client may as well ask again; else it is counted in any case.
+
+        Raises:
+            Problem: 503, there is no room.
+        """
+        if refusable and not self._has_room(size):
+            raise BUSY
+        self._held += size * COPIES
+        try:
+            yield
+        finally:
+            self._held -= size * COPIES
+            if self._freed is not None:
+                self._freed.set()
+                self._freed = None
+
+    @asynccontextmanager
+    async def waited_for(self, size: int) -> AsyncGenerator[None, None]:
+        """Count a part of a stream while the context is open; wait for room first.
+
+        Args:
+            size: Bytes of the part, about; what is not large does not wait.
+        """
+        if size < LARGE:
+            yield
+            return
+        while not self._has_room(size):
+            if self._freed is None:
+                self._freed = anyio.Event()
+            await self._freed.wait()
+        with self.held(size, refusable=False):
+            yield
+
+    def _has_room(self, size: int) -> bool:
+        return not self._held or self._held + size * COPIES <= self._max_bytes
+
+
+BODY_SILENCE = 30.0
+"""Seconds without a byte after which a body is given up: 408."""
+
+COARSENESS = 1.0
+"""Seconds that the end of a body may come late by."""
+
+STALLED = 1.0
+"""Seconds without a byte after which a body gives way to others when the memory for them is used up."""
+
+DEFAULT_MEMORY = 64 * 1024 * 1024
+"""Bytes that all unfinished bodies may hold together, unless one endpoint takes larger ones than half of it."""
+
+RETRY_AFTER = (b"retry-after", b"1")
+
+
+class UnfinishedBody:
+    """One body that is coming in.
+
+    Args:
+        bodies: All of them.
+    """
+
+    __slots__ = ("_bodies", "_data", "_heard_at", "_waiting", "gave_way")
+
+    def __init__(self, bodies: UnfinishedBodies) -> None:
+        self._bodies = bodies
+        self._heard_at = anyio.current_time()
+        self._waiting = anyio.CancelScope(deadline=self._heard_at + BODY_SILENCE)
+        # A list of pieces would hold many times as much of a body that comes byte by byte.
+        self._data = bytearray()
+        self.gave_way: bool = False
+        """Whether it was ended because others needed the memory."""
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return len(self._data)
+
+    def add(self, data: bytes) -> None:
+        """Some bytes have come in; none are no sign of life.
+
+        Raises:
+            Problem: 503, there is no memory for them.
+        """
+        if data and not self.gave_way:  # its cancellation may not have come yet
+            now = self._heard_at = anyio.current_time()
+            if self._waiting.deadline < now + BODY_SILENCE:  # each change of it costs the event loop a timer
+                self._waiting.deadline = now + BODY_SILENCE + COARSENESS
+            self._data += data
+            self._bodies.grown(self, len(data))
+
+    def whole(self) -> bytes:
+        """All that has come in."""
+        return bytes(self._data)
+
+    def discard(self) -> None:
+        """Drops what has come in, which the traceback of its refusal would hold until a garbage collection."""
+        self._data = bytearray()
+
+    def gives_way(self, now: float) -> bool:
+        """Ends it, if it has stalled."""
+        if now - self._heard_at < STALLED:
+            return False
+        self.gave_way = True
+        self._waiting.cancel()
+        return True
+
+    @property
+    def waiting(self) -> anyio.CancelScope:
+        """The scope in which it is waited for."""
+        return self._waiting
+
+
+class UnfinishedBodies:
+    """All request bodies that are coming in.
+
+    Args:
+        limit: Bytes that they may hold together.
+    """
+
+    __slots__ = ("_bodies", "_limit", "_size")
+
+    def __init__(self, limit: int = DEFAULT_MEMORY) -> None:
+        self._limit = limit
+        self._size = 0
+        self._bodies: OrderedDict[UnfinishedBody, None] = OrderedDict()
+        """The longest silent first."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that they hold now."""
+        return self._size
+
+    @contextmanager
+    def reading(self) -> Generator[UnfinishedBody]:
+        """Holds a body's place while it comes in.
+
+        Raises:
+            Problem: 408 after `BODY_SILENCE`, 503 when there is no memory for it.
+        """
+        body = UnfinishedBody(self)
+        self._bodies[body] = None
+        try:
+            with body.waiting:
+                yield body
+        finally:
+            self._forget(body)
+            body.discard()
+        if body.gave_way:
+            raise no_memory("and this request's body stalled")
+        if body.waiting.cancelled_caught:
+            raise Problem(408, f"no byte of the request's body came in for {BODY_SILENCE:g} seconds")
+
+    def grown(self, body: UnfinishedBody, size: int) -> None:
+        """Counts bytes of a body, for which those give way that have stalled.
+
+        Raises:
+            Problem: 503, there is no memory for them.
+        """
+        self._size += size
+        self._bodies.move_to_end(body)
+        if self._size <= self._limit:
+            return
+        now = anyio.current_time()
+        while self._size > self._limit:
+            oldest = next(iter(self._bodies))
+            if oldest is body or not oldest.gives_way(now):
+                raise no_memory("try again later")
+            self._forget(oldest)
+            oldest.discard()
+
+    def _forget(self, body: UnfinishedBody) -> None:
+        if body in self._bodies:
+            del self._bodies[body]
+            self._size -= body.size
+
+
+def memory_for_bodies(chosen: int | None, largest: int) -> int:
+    """Bytes that all unfinished bodies may hold together.
+
+    Args:
+        chosen: What the user wants; None leaves the choice to us.
+        largest: Bytes of the largest body that an endpoint takes.
+
+    Raises:
+        ConfigurationError: The largest body alone would not fit in.
+    """
+    if chosen is None:
+        return max(DEFAULT_MEMORY, 2 * largest)
+    if chosen < largest:
+        raise ConfigurationError(
+            f"max_memory_bodies={chosen!r}: a webhook takes bodies of {largest} bytes (max_body), so at least that many"
+        )
+    return chosen
+
+
+def no_memory(detail: str) -> Problem:
+    """The answer to a request whose body finds no memory."""
+    return Problem(
+        503, f"the service holds as many unfinished request bodies as it may: {detail}", headers=[RETRY_AFTER]
+    )

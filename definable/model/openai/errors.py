@@ -1,0 +1,266 @@
+"""What the SDK, its HTTP client and the provider report, in the words of our error tree; `client.py` calls it.
+
+Loaded with the SDK, when an `OpenAIChat` is first used.
+
+When a failed call to a provider is tried again, and after how long; pure, `client.py` calls it.
+
+The rules are those of the official SDK (exponential backoff with jitter, `Retry-After` honoured), but no wait is longer
+than `MAX_RETRY_WAIT` or than what is left of the caller's deadline: then the error is raised at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from math import isfinite
+from typing import Any, NoReturn, cast
+
+import httpx2
+import openai
+
+from definable.errors import (
+    ModelAuthenticationError,
+    ModelConnectionError,
+    ModelError,
+    ModelRateLimitError,
+    ModelRequestError,
+    ModelResponseError,
+    ModelTimeoutError,
+    TooManyOpenFiles,
+)
+
+from .response import ProviderError, excerpt
+from .sse_decoder import EventTooLong
+
+FIRST_RETRY_WAIT = 0.5
+"""Seconds before the second try; doubled for each further one."""
+
+LAST_RETRY_WAIT = 8.0
+"""Seconds: the backoff does not grow beyond."""
+
+MAX_RETRY_WAIT = 30.0
+"""Seconds: a provider that asks for a longer pause gets none, the call fails and carries `retry_after`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One try that failed."""
+
+    error: ModelError
+    transient: bool
+    """Whether the same request may succeed later."""
+    retry_after: float | None = None
+    """Seconds that the provider asks to wait."""
+
+
+def retry_wait(failure: Failure, tries: int, max_retries: int, *, time_left: float, jitter: float) -> float | None:
+    """Return the seconds to wait before the next try, or None to give up.
+
+    Args:
+        failure: How the last try failed.
+        tries: How many there were so far, the last included.
+        max_retries: How many may follow the first.
+        time_left: Seconds until the caller's deadline; infinity without one.
+        jitter: A random number from 0 to 1: takes up to a quarter off the backoff, so that clients spread out.
+    """
+    if not failure.transient or tries > max_retries:
+        return None
+    wait = failure.retry_after
+    if wait is None:
+        wait = min(FIRST_RETRY_WAIT * 2.0 ** min(tries - 1, 30), LAST_RETRY_WAIT) * (1 - 0.25 * jitter)
+    return wait if wait <= MAX_RETRY_WAIT and wait < time_left else None
+
+
+def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the seconds that a provider asks to wait, None where it says nothing that can be read.
+
+    `retry-after-ms` (milliseconds, OpenAI's and Azure's) goes before `Retry-After` (seconds or an HTTP date, RFC 9110).
+
+    Args:
+        headers: The answer's, looked up in lower case.
+        now: Unix seconds, to measure a date against.
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after")
+    seconds = _number(value)
+    return _seconds_until(value, now) if seconds is None else seconds
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if isfinite(number) and number >= 0 else None
+
+
+def _seconds_until(date: str | None, now: float) -> float | None:
+    try:
+        moment = parsedate_to_datetime(date or "")
+    except ValueError:
+        return None
+    return max(0.0, moment.timestamp() - now)
+
+
+EXPLAINED = (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, ProviderError, EventTooLong, ModelError)
+"""What a try may raise that `explain` understands."""
+
+_QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_LIMIT_CODES = frozenset({"rate_limit_exceeded", "rate_limit_error", "tokens", "requests"}) | _QUOTA_CODES
+_KEY_CODES = frozenset({"invalid_api_key", "authentication_error", "permission_error"})
+_REQUEST_CODES = frozenset({"invalid_request_error", "context_length_exceeded", "model_not_found"})
+
+
+def explain(error: BaseException, *, where: str, key: str, timeout: float) -> Failure:
+    """Return what a failed try means.
+
+    Args:
+        error: One of `EXPLAINED`.
+        where: The provider's base URL, for the message.
+        key: The API key: some servers repeat it, our messages never do.
+        timeout: Seconds that one answer, or the next piece of one, may take.
+    """
+    match error:
+        case ModelError():
+            return Failure(error, transient=False)
+        case openai.APIStatusError():
+            return _status_failure(error.status_code, error.body, error.response.headers, where, key)
+        case openai.APITimeoutError() | httpx2.TimeoutException():
+            return _timeout_failure(error, where, timeout)
+        case openai.APIConnectionError() | httpx2.TransportError():
+            return _connection_failure(error, where)
+        case ProviderError():
+            return _status_failure(_status_of(error.error), error.error, {}, where, key)
+        case _:
+            return Failure(ModelResponseError(f"the answer of {where} cannot be read: {_said(error)}"), transient=False)
+
+
+def raise_explained(failure: Failure, error: BaseException) -> NoReturn:
+    """Raise a failure's error, with what caused it."""
+    if failure.error is error:
+        raise error
+    raise failure.error from error
+
+
+def _status_failure(status: int | None, body: object, headers: Mapping[str, str], where: str, key: str) -> Failure:
+    body = _only_error(body)
+    said = _provider_message(body)
+    text = f"{where} answered {status or 'with an error'}: {said}"
+    text = text.replace(key, "***") if key else text
+    code = _code(body)
+    retry_after = parse_retry_after(headers, time.time())
+    transient = _is_transient(status, headers) and code not in _QUOTA_CODES
+    match status:
+        case 401 | 403:
+            error: ModelError = ModelAuthenticationError(f"{text} (check api_key= or OPENAI_API_KEY)", status=status)
+        case 429:
+            error = ModelRateLimitError(text, status=status, retry_after=retry_after)
+        case 408 | 504:
+            error = ModelTimeoutError(text, status=status)
+        case int() if status < 500:
+            error = ModelRequestError(text, status=status)
+        case _:
+            error = ModelResponseError(text, status=status)
+    return Failure(error, transient, retry_after)
+
+
+def _is_transient(status: int | None, headers: Mapping[str, str]) -> bool:
+    told = headers.get("x-should-retry")  # OpenAI's own word on it
+    if told in ("true", "false"):
+        return told == "true"
+    return status is not None and (status in (408, 409, 429) or status >= 500)
+
+
+def _timeout_failure(error: Exception, where: str, timeout: float) -> Failure:
+    cause = error if isinstance(error, httpx2.TimeoutException) else error.__cause__
+    if isinstance(cause, httpx2.ConnectTimeout):
+        return Failure(ModelConnectionError(f"cannot reach {where}: no connection in time"), transient=True)
+    if isinstance(cause, httpx2.PoolTimeout):
+        text = f"all connections to {where} were busy for {timeout:g} s"
+        return Failure(ModelTimeoutError(text), transient=False)
+    # Not tried again: the provider is likely still at work on the request, and charges for it.
+    return Failure(ModelTimeoutError(f"{where} sent nothing for {timeout:g} s"), transient=False)
+
+
+def _connection_failure(error: Exception, where: str) -> Failure:
+    cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
+    if lacks_descriptors(error):
+        text = f"cannot reach {where}: this process has too many open files (raise LimitNOFILE= of systemd, ulimit -n)"
+        return Failure(TooManyOpenFiles(text), transient=True)
+    if isinstance(cause, (httpx2.UnsupportedProtocol, httpx2.TooManyRedirects, httpx2.DecodingError)):
+        return Failure(ModelConnectionError(f"cannot talk to {where}: {_said(cause)}"), transient=False)
+    if isinstance(cause, (httpx2.ConnectError, httpx2.ProxyError)):
+        return Failure(ModelConnectionError(f"cannot reach {where}: {_said(cause)}"), transient=True)
+    return Failure(ModelConnectionError(f"the connection to {where} broke: {_said(cause)}"), transient=True)
+
+
+def lacks_descriptors(error: BaseException | None) -> bool:
+    """Whether an exception, or one that led to it, is the system's lack of file descriptors."""
+    seen: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        cause = waiting.pop()
+        if cause is None or cause in seen:
+            continue
+        if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        seen.append(cause)
+        waiting += (cause.__cause__, cause.__context__)
+        if isinstance(cause, BaseExceptionGroup):
+            waiting += cast("BaseExceptionGroup[BaseException]", cause).exceptions
+    return False
+
+
+def _said(error: BaseException | None) -> str:
+    return str(error) or type(error).__name__
+
+
+def _status_of(error: object) -> int | None:
+    """The HTTP status that an error object inside a stream stands for."""
+    fields = cast("dict[str, Any]", error) if isinstance(error, dict) else {}
+    if isinstance(fields.get("code"), int):
+        return fields["code"]
+    codes = {code for code in (fields.get("code"), fields.get("type")) if isinstance(code, str)}
+    for known, status in ((_LIMIT_CODES, 429), (_KEY_CODES, 401), (_REQUEST_CODES, 400)):
+        if not known.isdisjoint(codes):
+            return status
+    return None
+
+
+def _only_error(body: object) -> object:
+    """The error object that is alone in a list, which is how Google's compatible server sends it; else the body."""
+    match cast("Any", body):
+        case [{"error": error}]:
+            return error
+        case _:
+            return body
+
+
+_TITLE, _TITLE_END = re.compile("<title>", re.IGNORECASE), re.compile("</title>", re.IGNORECASE)
+
+
+def _code(body: object) -> str | None:
+    code: object = cast("dict[str, Any]", body).get("code") if isinstance(body, dict) else None
+    return code if isinstance(code, str) else None
+
+
+def _provider_message(body: object) -> str:
+    """The provider's own words, whatever shape its error has."""
+    if isinstance(body, dict):
+        fields = cast("dict[str, Any]", body)
+        for name in ("message", "error", "detail"):
+            if isinstance(fields.get(name), str):
+                return excerpt(fields[name], 1_000)
+        return excerpt(str(fields))
+    text = body if isinstance(body, str) else ""
+    title = _TITLE.search(text)  # a second one is never looked for: an unclosed one would be sought from each again
+    end = None if title is None else _TITLE_END.search(text, title.end())
+    if title is None or end is None:
+        return excerpt(text) or "no message"
+    return f"an HTML page, {excerpt(text[title.end() : end.start()])!r}"

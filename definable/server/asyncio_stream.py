@@ -1,0 +1,185 @@
+"""A connected socket as a byte stream, on asyncio. Loaded where asyncio runs only.
+
+anyio's own pauses and resumes reading around each read: on most event loops two system calls a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
+
+from .transport import ClientStream
+
+READ_SIZE = 65_536
+"""Bytes that are read from one connection before the others have their turn."""
+
+HIGH_WATER = 65_536
+"""Bytes that wait to be received before the system's buffer, and then the peer, has to wait."""
+
+
+class AsyncioSockets:
+    """The accepted sockets of one server; see `sockets.Streams`."""
+
+    def __init__(self) -> None:
+        self.clock: Callable[[], float] = asyncio.get_running_loop().time
+        self._read_buffer = memoryview(bytearray(READ_SIZE))
+        """What all connections read into, one after the other: the event loop would make 256 KiB for each read."""
+
+    async def run(self) -> None:
+        """Nothing: the event loop tells each connection's protocol."""
+
+    async def open(self, sock: socket.socket) -> AsyncioSocket:
+        """The stream of a connected socket, which it owns from here on."""
+        _, stream = await asyncio.get_running_loop().create_connection(
+            partial(AsyncioSocket, self._read_buffer), sock=sock
+        )
+        return stream
+
+
+class AsyncioSocket(asyncio.BufferedProtocol, ClientStream):
+    """One connection; one task receives and one sends at a time.
+
+    Args:
+        read_buffer: What is read goes through it; it may be shared by the connections of an event loop.
+    """
+
+    __slots__ = (
+        "_eof",
+        "_full",
+        "_lost",
+        "_paused",
+        "_read_buffer",
+        "_reader",
+        "_received",
+        "_tell",
+        "_transport",
+        "_writer",
+    )
+
+    def __init__(self, read_buffer: memoryview) -> None:
+        self._read_buffer = read_buffer
+        self._transport: asyncio.Transport | None = None
+        self._received = bytearray()
+        self._paused = False
+        self._eof = False
+        self._lost: Exception | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._full = False
+        """Whether bytes wait to be written."""
+        self._tell: Callable[[], object] | None = None
+
+    # What the event loop tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(0)  # what is sent has been taken by the system
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._received += self._read_buffer[:nbytes]
+        if len(self._received) >= HIGH_WATER and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        _wake(self._reader)
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        _wake(self._reader)
+        self._hung_up()
+        return True  # our side stays open
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = BrokenResourceError() if self._lost is None else self._lost
+        _wake(self._reader)
+        _wake(self._writer)
+        self._hung_up()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        _wake(self._writer)
+
+    # What its owner asks for.
+
+    @property
+    def has_received(self) -> bool:
+        """See `hangups.ClientStream`."""
+        return bool(self._received)
+
+    def on_hangup(self, tell: Callable[[], object] | None) -> None:
+        """See `hangups.ClientStream`. A peer that sends ahead more than `HIGH_WATER` may hang up unnoticed."""
+        self._tell = tell
+        if tell is not None and (self._eof or self._lost is not None):
+            asyncio.get_running_loop().call_soon(self._hung_up)
+
+    def _hung_up(self) -> None:
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell()
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        """The next bytes; raises `EndOfStream` once the peer has closed its side."""
+        received = self._received
+        while not received:
+            if self._eof:
+                raise EndOfStream
+            if self._lost is not None:
+                raise self._lost
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        if len(received) > max_bytes:
+            data = bytes(memoryview(received)[:max_bytes])
+            del received[:max_bytes]
+        else:
+            data = bytes(received)
+            received.clear()
+        if self._paused and len(received) < HIGH_WATER and self._transport is not None and self._lost is None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def send(self, item: bytes) -> None:
+        """Sends bytes; returns when the system has taken the last of them. Cancelled, it has sent them all the same."""
+        if self._lost is not None or self._transport is None:
+            raise self._lost or ClosedResourceError
+        self._transport.write(item)
+        while self._full and self._lost is None:
+            self._writer = asyncio.get_running_loop().create_future()
+            await self._writer
+        if self._lost is not None:
+            raise self._lost
+
+    async def send_eof(self) -> None:
+        """Closes our side."""
+        if self._transport is not None and self._lost is None:
+            self._transport.write_eof()
+
+    def abort(self) -> None:
+        """See `hangups.ClientStream`."""
+        self._lost = ClosedResourceError()
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def aclose(self) -> None:
+        """Closes the connection; whoever waits for it is told."""
+        try:
+            if self._transport is not None:
+                self._transport.close()
+            await asyncio.sleep(0)
+        finally:
+            self.abort()
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

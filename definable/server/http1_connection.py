@@ -1,0 +1,325 @@
+"""One client that speaks plain HTTP/1.1: one task, which reads requests and answers them in their order.
+
+Made by a `Client`. What costs something for each request is left out here: a task, a channel, a timer, a second write.
+Nobody reads while an application works, unless it asks: its `receive` reads on, and so notices that the client goes
+away. What the client sends meanwhile waits in the socket's buffer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from math import inf
+from urllib.parse import unquote
+
+import anyio
+import anyio.lowlevel
+
+from .http1_parser import IncomingRequest, RequestParser
+from .http1_response import whole_response
+from .hypercorn.request_cycle import Wait
+from .limits import ServerLimits
+from .listener import Address
+from .problem import refusal
+from .request_cycle import UNTIL_HANGUP, WHOLE_BODY, WHOLE_RESPONSE, ASGIApp, HTTP1Exchange, Scope
+from .transport import ClientStream, Farewell, Transport, UntilHangup
+
+log: logging.Logger = logging.getLogger("definable.http")
+
+PIECE = 16_384
+"""Bytes of heads that are parsed at once: so many pipelined requests are held at most, behind a body those that came in
+one piece with its end. A body is taken as it comes, which a quarter of the turns does."""
+
+ASGI_VERSION = {"spec_version": "2.3", "version": "3.0"}
+
+NO_DETAILS: dict[str, object] = {}
+
+
+class HTTP1Connection:
+    """One connection, until it is closed or its client asks for another protocol.
+
+    Args:
+        app: The application that answers.
+        transport: The connection's bytes.
+        limits: The server's bounds.
+        draining: Tells whether the server drains.
+        clock: The event loop's, in seconds.
+        scheme: `"http"` or `"https"`.
+        client: The peer's address.
+        server: Our address.
+        head_due: The time, on the event loop's clock, until which the first request head must have come.
+        stream: Tells of the client's hang-up; None where somebody has to read for that.
+    """
+
+    __slots__ = (
+        "_app",
+        "_asked",
+        "_awaits_head",
+        "_client",
+        "_clock",
+        "_draining",
+        "_farewell",
+        "_idle",
+        "_limits",
+        "_news",
+        "_parser",
+        "_pulling",
+        "_requests",
+        "_scheme",
+        "_server",
+        "_stream",
+        "_transport",
+        "_unparsed",
+        "_waiting",
+        "due",
+        "gone",
+    )
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        transport: Transport,
+        limits: ServerLimits,
+        draining: Callable[[], bool],
+        clock: Callable[[], float],
+        *,
+        scheme: str,
+        client: Address,
+        server: Address,
+        head_due: float,
+        stream: ClientStream | None = None,
+    ) -> None:
+        self._app = app
+        self._transport = transport
+        self._limits = limits
+        self._draining = draining
+        self._clock = clock
+        self._scheme = scheme
+        self._client = client
+        self._server = server
+        self._stream = stream
+        self._parser = RequestParser(limits.max_header_bytes)
+        self._unparsed = b""
+        self._requests: list[IncomingRequest] = []
+        self._farewell = Farewell(transport)
+        self._waiting = anyio.CancelScope()
+        """Around everything; cancelled only while no exchange is in progress."""
+        self._idle = True
+        self._asked = False
+        """Whether there has been a request."""
+        self._awaits_head = False
+        self.gone: bool = False
+        """Whether nothing will arrive at the client any more."""
+        self._pulling: anyio.CancelScope | None = None
+        self._news: anyio.Event | None = None
+        self.due: float = head_due
+        """The time, on the event loop's clock, until which the client may keep us waiting."""
+
+    async def run(self) -> bytes | None:
+        """Serves the connection and closes it.
+
+        Returns:
+            What the client has sent so far, if it asks for another protocol; the connection is open then.
+        """
+        handover: bytes | None = None
+        self._transport.flushed = self._flushed
+        if self._draining():
+            self.drain()
+        try:
+            with self._waiting:
+                try:
+                    handover = await self._answer_all()
+                except Exception:
+                    log.exception("a connection failed")
+            overdue = self._waiting.cancelled_caught and self.due <= self._clock()
+            if overdue and self._parser.head_begun:
+                await self._refuse(408)  # a head that has begun: silence is not answered, nor who gives way to another
+        finally:
+            self._parser.close()
+            if handover is None:
+                await self._farewell.close()
+        return handover
+
+    def drain(self) -> None:
+        """The server drains: what is in progress has to go on coming, and for a new request there is a moment left."""
+        if self._idle:
+            self.due = min(self.due, self._last_due())
+        elif self._pulling is not None and self._parser.in_body:
+            silence = self._clock() + self._limits.last_silence_timeout
+            self._pulling.deadline = min(self._pulling.deadline, silence)
+
+    def end(self) -> None:
+        """Ends the connection now, unless a request is being answered."""
+        if self._idle:
+            self._waiting.cancel()
+
+    def _last_due(self) -> float:
+        limits = self._limits
+        return self._clock() + (limits.last_silence_timeout if self._parser.head_begun else limits.last_request_timeout)
+
+    @property
+    def wait(self) -> Wait | None:
+        """See `client.Client`."""
+        if not self._idle or self._waiting.cancel_called:
+            return None
+        limits = self._limits
+        patience = limits.keep_alive_timeout if self._awaits_head else limits.header_timeout
+        return Wait(self._parser.head_begun, self.due - patience, not self._asked)
+
+    # What an exchange asks for: see `http1_exchange.Client`.
+
+    @property
+    def draining(self) -> bool:
+        """Whether the connection must end with the exchange in progress."""
+        return self._draining()
+
+    async def pull(self) -> None:
+        """Brings in more of the request in progress, or notices that the client has gone.
+
+        Returns when something may have changed. One task reads at a time, and not past the next request.
+        """
+        if self._pulling is not None or self._requests or self._parser.handover is not None:
+            if self._news is None:
+                self._news = anyio.Event()
+            await self._news.wait()
+            return
+        parser = self._parser
+        until = self._clock() + self._body_timeout() if parser.in_body else inf
+        try:
+            with anyio.CancelScope(deadline=until) as self._pulling:
+                self._parse(self._unparsed or await self._transport.receive())
+            if self._pulling.cancelled_caught and parser.in_body and self._clock() >= self._pulling.deadline:
+                parser.refuse(408)
+        finally:
+            self._pulling = None
+            self._tell()
+
+    def _body_timeout(self) -> float:
+        limits = self._limits
+        return limits.last_silence_timeout if self._draining() else limits.body_timeout
+
+    def answered(self) -> None:
+        """The response is complete, or cannot be sent: whoever waits for the client need not wait any more."""
+        if self._pulling is not None:
+            self._pulling.cancel()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+
+    def _flushed(self) -> None:
+        if self._transport.broken and not self.gone:
+            self.gone = True
+            self.answered()
+
+    async def _answer_all(self) -> bytes | None:
+        requests, parser = self._requests, self._parser
+        while True:
+            if requests:
+                if not await self._answer(requests.pop(0)):
+                    return None
+            elif parser.handover is not None:
+                return parser.handover
+            elif parser.refusal is not None:
+                await self._refuse(parser.refusal)
+                return None
+            elif self.gone:
+                return None
+            else:
+                await self._next_head()
+
+    async def _answer(self, request: IncomingRequest) -> bool:
+        """Answers one request; says whether the connection goes on."""
+        farewell = self._farewell
+        exchange = HTTP1Exchange(self._app, self._scope(request), request, self, self._transport, farewell.must_end_by)
+        farewell.lingers = True
+        await exchange.run(refused=self._draining())
+        if exchange.closes:
+            return self.gone and bool(self._requests)  # what it handed over before it left is done
+        if self._requests:
+            await anyio.lowlevel.checkpoint()  # for the others
+        else:
+            self._await_head()
+        return True
+
+    def _await_head(self) -> None:
+        self._farewell.lingers = False
+        self._idle = self._asked = True
+        begun = self._parser.head_begun
+        self._awaits_head = not begun
+        limits = self._limits
+        self.due = self._clock() + (limits.header_timeout if begun else limits.keep_alive_timeout)
+        if self._draining():
+            self.drain()
+
+    async def _next_head(self) -> None:
+        self._parse(self._unparsed or await self._transport.receive())
+        if self._waiting.cancel_called:  # too late: it came in the moment of the end
+            await anyio.lowlevel.checkpoint()
+        if self._requests:
+            self._idle = False
+            self.due = inf
+        elif self._parser.head_begun:
+            if self._awaits_head:
+                self._awaits_head = False
+                self.due = self._clock() + self._limits.header_timeout
+            if self._draining():
+                self.due = self._last_due()
+
+    def _parse(self, data: bytes) -> None:
+        """Takes the client's next bytes; none are its end."""
+        if not data:
+            self.gone = True
+            return
+        if len(data) > PIECE and not self._parser.in_body:
+            data, self._unparsed = data[:PIECE], data[PIECE:]
+        else:
+            self._unparsed = b""
+        self._requests += self._parser.feed(data)
+        if self._parser.handover is not None:
+            self._parser.feed(self._unparsed)
+
+    async def _refuse(self, status: int) -> None:
+        await self._transport.write(whole_response(refusal(status)))
+        self._farewell.lingers = True
+
+    def _scope(self, request: IncomingRequest) -> Scope:
+        path, _, query = request.target.partition(b"?")
+        text = path.decode("ascii")
+        return {
+            "type": "http",
+            "http_version": request.version,
+            "asgi": ASGI_VERSION,
+            "method": request.method,
+            "scheme": self._scheme,
+            "path": unquote(text) if "%" in text else text,
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            "headers": request.headers,
+            "client": self._client,
+            "server": self._server,
+            "state": {},
+            "extensions": self._extensions(request),
+        }
+
+    def _extensions(self, request: IncomingRequest) -> dict[str, object]:
+        extensions: dict[str, object] = {WHOLE_RESPONSE: NO_DETAILS}
+        if request.complete:
+            extensions[WHOLE_BODY] = request.whole
+            if self._stream is not None:
+                extensions[UNTIL_HANGUP] = self._until_hangup
+        return extensions
+
+    def _until_hangup(self, tell: Callable[[], object]) -> UntilHangup:
+        """Calls `tell` if the client hangs up while the context is open."""
+        assert self._stream is not None
+
+        def hung_up() -> None:
+            self.gone = True
+            self.answered()
+            tell()
+
+        return UntilHangup(self._stream, hung_up)

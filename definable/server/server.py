@@ -1,0 +1,310 @@
+"""The HTTP server: accepts connections on bound sockets, counts them, and ends them all.
+
+A child of the runtime's task group: `addresses = await tg.start(server.serve)`, later `server.drain()`, and a cancelled
+scope around `serve` once the grace is over.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import ssl
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
+from weakref import WeakSet
+
+import anyio
+from anyio import ClosedResourceError
+from anyio.abc import TaskGroup, TaskStatus
+
+from .connection import Client
+from .hypercorn.websocket import MessageMemory
+from .limits import ServerLimits
+from .listener import Address, Streams, streams
+from .overload import Evictions, turn_away
+from .request_cycle import ASGIApp
+from .transport import ClientStream
+
+log: logging.Logger = logging.getLogger("definable.http")
+
+ACCEPT_BACKOFF = 0.1
+"""Seconds to wait when the system has no more file descriptors or memory for a connection."""
+
+ACCEPT_BATCH = 64
+"""Connections accepted at once, before the others get their turn."""
+
+LATENESS = 1 / 20
+"""So late, as a part of the shortest time limit, may the end of a connection be that exceeds one."""
+
+EVICTED_WHEN_EXHAUSTED = 16
+"""Connections that are ended at once when the system has no descriptor for a new one: 160 a second."""
+
+MAX_TURNED_AWAY = 128
+"""Connections beyond the limit that are being told so; more are closed without a word."""
+
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Failures of an accept that only time heals; the others belong to one client."""
+
+
+SERVING: WeakSet[HTTPServer] = WeakSet()
+"""The servers of this process."""
+
+
+class HTTPServer:
+    """Serves an ASGI application over HTTP/1.1, WebSockets and, with TLS, HTTP/2; on trio and on asyncio.
+
+    Args:
+        app: The application. A client that goes away is told to it as `http.disconnect`, and does not cancel it.
+        sockets: Listening sockets (see `bind`); closed when `serve` ends or `drain` is called.
+        ssl_context: Serves TLS (see `ssl_context`) instead of cleartext.
+        limits: What clients may take.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        sockets: Sequence[socket.socket],
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        limits: ServerLimits | None = None,
+    ) -> None:
+        self._app = app
+        self._sockets = list(sockets)
+        self._ssl_context = ssl_context
+        self._limits = limits or ServerLimits()
+        self._messages = MessageMemory(self._limits.max_websocket_bytes)
+        self._clients: set[Client] = set()
+        self._unowned: set[socket.socket] = set()
+        """Accepted, and no task has begun with them. An asyncio task that is cancelled before never begins: so all end
+        when a `KeyboardInterrupt` ends the event loop."""
+        self._accepted = 0
+        self._turned_away = 0
+        self._exhausted = False
+        self._draining = False
+        self._accepts = True
+        self._streams: Streams | None = None
+        self._evictions: Evictions | None = None
+        self._is_draining: Callable[[], bool] = lambda: self._draining
+        self._arrival = anyio.Event()
+        """Set when a client has come."""
+        self._drain_began = anyio.Event()
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that are being served."""
+        return self._accepted
+
+    async def serve(self, *, task_status: TaskStatus[list[tuple[str, int]]] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Accepts and serves connections until `drain` was called and the last one has ended.
+
+        Reports the addresses that it listens on, as (host, port), once it accepts. Cancelled, it answers every request
+        whose response has not started with 503, closes WebSockets with 1012 and cuts what has started, within a second;
+        nothing of it is left then.
+        """
+        SERVING.add(self)
+        try:
+            async with self._watched(), anyio.create_task_group() as connections:
+                async with anyio.create_task_group() as listeners:
+                    addresses = [_address(sock.getsockname()) for sock in self._sockets if sock.fileno() >= 0]
+                    for sock in self._sockets:
+                        listeners.start_soon(self._accept, sock, connections)
+                    task_status.started(addresses)
+                if not self._accepts:
+                    await self._drain_began.wait()
+        finally:
+            SERVING.discard(self)
+            for sock in self._unowned:
+                sock.close()
+
+    def forget_listeners(self) -> None:
+        """Closes the listening sockets in a process that was forked: they are its parent's."""
+        for sock in self._sockets:
+            sock.close()
+
+    def stop_accepting(self) -> None:
+        """Closes the listening sockets; open connections are served on until `drain`."""
+        self._accepts = False
+        for sock in self._sockets:
+            if sock.fileno() >= 0:
+                anyio.notify_closing(sock)
+                sock.close()
+
+    def drain(self) -> None:
+        """Takes no more work: listeners close now, idle connections a moment later, the others after their exchange.
+
+        A request that has come or is on its way gets a 503, one that is not whole 5 s of silence; see `ServerLimits`.
+
+        To be called from the event loop that serves; a second call does nothing.
+        """
+        if self._draining:
+            return
+        self._draining = True
+        self._drain_began.set()
+        self.stop_accepting()
+        for client in list(self._clients):
+            client.drain()
+
+    @asynccontextmanager
+    async def _watched(self) -> AsyncGenerator[None]:
+        """Ends the connections whose clients keep them waiting for too long, while the context is open."""
+        self._streams = streams()
+        self._evictions = Evictions(self._clients, self._streams.clock)
+        # Shielded: connections that are cut off wait for their clients' last word still. It ends right after them.
+        with_clients = anyio.CancelScope(shield=True)
+        async with anyio.create_task_group() as watch:
+            watch.start_soon(self._run_streams, self._streams, with_clients)
+            watch.start_soon(self._end_overdue)
+            try:
+                yield
+            finally:
+                with_clients.cancel()
+            watch.cancel_scope.cancel()
+
+    async def _run_streams(self, streams: Streams, scope: anyio.CancelScope) -> None:
+        with scope:
+            await streams.run()
+
+    async def _end_overdue(self) -> None:
+        """One look at all connections in place of a timer for each, which would be set and cleared at each request."""
+        limits = self._limits
+        while True:
+            while not self._clients:
+                self._arrival = anyio.Event()
+                await self._arrival.wait()
+            patience = min(limits.header_timeout, limits.keep_alive_timeout)
+            if self._draining:
+                patience = min(patience, limits.last_request_timeout)
+            now = anyio.current_time()
+            for client in [client for client in self._clients if client.due <= now]:
+                if not client.has_unread:  # a request may have come in this moment
+                    client.end()
+            # Whoever is not waited for now will be waited for at least for `patience`.
+            earliest = min(now + patience, min(client.due for client in self._clients))
+            with anyio.move_on_after(max(earliest - now, patience * LATENESS)):
+                await (anyio.sleep_forever() if self._draining else self._drain_began.wait())
+
+    async def _accept(self, listener: socket.socket, connections: TaskGroup) -> None:
+        with closing(listener):
+            while not self._draining:
+                try:
+                    await anyio.wait_readable(listener)
+                except ClosedResourceError:  # by `drain`
+                    return
+                if not self._accept_ready(listener, connections):
+                    await anyio.sleep(ACCEPT_BACKOFF)
+
+    def _accept_ready(self, listener: socket.socket, connections: TaskGroup) -> bool:
+        """Accepts what waits; False if the system cannot give us more."""
+        for _ in range(ACCEPT_BATCH):
+            try:
+                sock, address = listener.accept()
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self._report_exhausted(error)
+                    return False
+                continue
+            self._exhausted = False
+            self._admit(sock, _address(address), connections)
+        return True
+
+    def _report_exhausted(self, error: OSError) -> None:
+        if not self._exhausted:
+            log.error(
+                "cannot accept connections: %s; idle ones are closed, and it is tried again until it works",
+                error.strerror,
+            )
+        self._exhausted = True
+        for _ in range(EVICTED_WHEN_EXHAUSTED):
+            if not self._evict():
+                break
+
+    def _evict(self) -> bool:
+        return self._evictions is not None and self._evictions.evict()
+
+    def _admit(self, sock: socket.socket, client: Address, connections: TaskGroup) -> None:
+        # The evicted one goes while the new one comes; the reserve of descriptors covers both.
+        if self._accepted < self._limits.max_connections or self._evict():
+            self._accepted += 1
+            self._unowned.add(sock)
+            connections.start_soon(self._serve_connection, sock, client, name="connection")
+        elif self._ssl_context is None and self._turned_away < MAX_TURNED_AWAY:
+            self._turned_away += 1
+            self._unowned.add(sock)
+            connections.start_soon(self._turn_away, sock)
+        else:
+            sock.close()
+
+    async def _serve_connection(self, sock: socket.socket, address: Address) -> None:
+        assert self._streams is not None
+        client: Client | None = None
+        try:
+            stream = await self._opened(sock)
+            if stream is None:
+                return
+            client = Client(
+                self._app,
+                stream,
+                sock,
+                self._limits,
+                self._is_draining,
+                self._streams.clock,
+                messages=self._messages,
+                client=address,
+                server=_address(sock.getsockname()),
+            )
+            self._clients.add(client)
+            self._arrival.set()
+            if self._draining:
+                client.drain()
+            await client.run(self._ssl_context)
+        except anyio.get_cancelled_exc_class() as cancelled:
+            # Its task keeps it in a cycle. With the traceback, all that the connection held would wait there for the
+            # garbage collector, which takes a quarter of a millisecond for each, thousands at once at a forced stop.
+            raise cancelled.with_traceback(None)  # noqa: B904
+        except Exception:  # one connection must not stop the server
+            log.exception("a connection failed")
+        finally:
+            self._accepted -= 1
+            if client is not None:
+                self._clients.discard(client)
+
+    async def _opened(self, sock: socket.socket) -> ClientStream | None:
+        """An accepted socket as a stream; None if its client has gone already."""
+        assert self._streams is not None
+        self._unowned.discard(sock)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return await self._streams.open(sock)
+        except OSError:
+            sock.close()
+            return None
+        except BaseException:
+            sock.close()
+            raise
+
+    async def _turn_away(self, sock: socket.socket) -> None:
+        try:
+            if (stream := await self._opened(sock)) is not None:
+                await turn_away(stream)
+        finally:
+            self._turned_away -= 1
+
+
+def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> tuple[str, int]:
+    """Host and port of a socket's name, without the scope of an IPv6 one."""
+    return name[0], name[1]
+
+
+def _forget_listeners() -> None:
+    for server in list(SERVING):
+        server.forget_listeners()
+    SERVING.clear()
+
+
+if hasattr(os, "register_at_fork"):  # POSIX
+    os.register_at_fork(after_in_child=_forget_listeners)

@@ -1,0 +1,178 @@
+"""Connected sockets as byte streams, on trio. Loaded where trio runs only.
+
+`trio.lowlevel.wait_readable` tells the system anew each time what it waits for, and `trio.SocketStream` tries a read
+before, which fails after each request: a system call and a good part of what a small request costs. Here the system is
+told once for each connection, by an epoll of the server's own (edge-triggered, see epoll(7)), which trio waits for;
+it tells of hang-ups too. Where there is no epoll (macOS, Windows), `wait_readable` it is.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+from contextlib import closing
+
+import trio
+from anyio import ClosedResourceError, EndOfStream
+
+from definable.concurrency.event_loop import EventLoopHandle
+
+from .transport import ClientStream
+
+HAS_EPOLL = hasattr(select, "epoll")
+
+
+class TrioSockets:
+    """The accepted sockets of one server; see `sockets.Streams`."""
+
+    def __init__(self) -> None:
+        self.clock: Callable[[], float] = trio.lowlevel.current_clock().current_time
+        self._epoll: select.epoll | None = select.epoll() if HAS_EPOLL else None
+        self._streams: dict[int, TrioSocket] = {}
+
+    async def run(self) -> None:
+        """Tells the streams what the system says of their sockets, until cancelled; then none of them may be left."""
+        if self._epoll is None:
+            return
+        with closing(self._epoll) as epoll:
+            while True:
+                await trio.lowlevel.wait_readable(epoll.fileno())
+                for fd, events in epoll.poll(0):
+                    self._streams[fd].told(events)
+
+    async def open(self, sock: socket.socket) -> TrioSocket:
+        """The stream of a non-blocking socket, which it owns from here on."""
+        if self._epoll is None:
+            return TrioSocket(sock, None)
+        self._epoll.register(sock, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        stream = self._streams[sock.fileno()] = TrioSocket(sock, self._forget)
+        return stream
+
+    def _forget(self, sock: socket.socket) -> None:
+        assert self._epoll is not None
+        del self._streams[sock.fileno()]
+        self._epoll.unregister(sock)
+
+
+class TrioSocket(ClientStream):
+    """One connection; one task receives and one sends at a time.
+
+    Args:
+        sock: Non-blocking; owned from here on.
+        forget: Called before the socket is closed; None where nobody tells what becomes of it.
+    """
+
+    __slots__ = ("_ends", "_forget", "_readable", "_reader", "_sock", "_tell")
+
+    def __init__(self, sock: socket.socket, forget: Callable[[socket.socket], None] | None) -> None:
+        self._sock = sock
+        self._forget = forget
+        self._readable = False
+        """Whether a read may bring something."""
+        self._ends = False
+        """Whether the peer has closed its side, or is gone: what is left to read is there, and then the end."""
+        self._reader: trio.lowlevel.Task | None = None
+        self._tell: Callable[[], object] | None = None
+
+    def told(self, events: int) -> None:
+        """What the system says of the socket."""
+        self._readable = True
+        if events & ~select.EPOLLIN:
+            self._ends = True
+            self._hung_up()
+        self._wake()
+
+    @property
+    def tells_hangups(self) -> bool:
+        """See `hangups.ClientStream`."""
+        return self._forget is not None
+
+    def on_hangup(self, tell: Callable[[], object] | None) -> None:
+        """See `hangups.ClientStream`."""
+        self._tell = tell
+        if self._ends and tell is not None:
+            EventLoopHandle().call_soon(self._hung_up)
+
+    def _hung_up(self) -> None:
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell()
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        """The next bytes; raises `EndOfStream` once the peer has closed its side."""
+        while True:
+            if self._sock.fileno() < 0:  # nobody would tell of it
+                raise ClosedResourceError
+            if self._readable or self._forget is None:
+                await self._wait_readable()
+            else:
+                self._reader = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._give_up)
+            try:
+                data = self._sock.recv(max_bytes)
+            except BlockingIOError:
+                self._readable = False
+                continue
+            except OSError:
+                if self._sock.fileno() < 0:
+                    raise ClosedResourceError from None
+                raise
+            if not data:
+                raise EndOfStream
+            if len(data) < max_bytes and not self._ends:  # all there was (epoll(7), "Do I need to ... until EAGAIN")
+                self._readable = False
+            return data
+
+    async def _wait_readable(self) -> None:
+        if self._forget is not None:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await trio.lowlevel.wait_readable(self._sock)
+        except trio.ClosedResourceError:
+            raise ClosedResourceError from None
+
+    def _give_up(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _wake(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            trio.lowlevel.reschedule(reader)
+
+    async def send(self, item: bytes) -> None:
+        """Sends bytes; returns when the system has taken the last of them."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        rest = memoryview(item)
+        while rest:
+            try:
+                rest = rest[self._sock.send(rest) :]
+            except BlockingIOError:
+                await self._writable()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _writable(self) -> None:
+        try:
+            await trio.lowlevel.wait_writable(self._sock)
+        except trio.ClosedResourceError:
+            raise ClosedResourceError from None
+
+    async def send_eof(self) -> None:
+        """Closes our side."""
+        self._sock.shutdown(socket.SHUT_WR)
+
+    def abort(self) -> None:
+        """See `hangups.ClientStream`."""
+        if self._sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._sock)
+            if self._forget is not None:
+                self._forget(self._sock)
+            self._sock.close()
+            self._wake()
+
+    async def aclose(self) -> None:
+        """Closes the connection; whoever waits for it is told."""
+        self.abort()
+        await trio.lowlevel.checkpoint()

@@ -1,0 +1,143 @@
+"""A lock on a file that SQLite has open, by another descriptor, which must not be closed while SQLite uses the file.
+
+POSIX drops all `fcntl` locks that a process has on a file as soon as it closes any descriptor of it
+(https://www.sqlite.org/howtocorrupt.html, section 2.2), and SQLite's are such locks. So `SQLiteFile` notes here which
+files it has open, and a lock's descriptor is closed with the last of them.
+
+Which file on disk a path names: notices that a file which is in use was deleted, moved, replaced or emptied.
+
+An open file can be written after its name was taken from it, and what is written is lost when it is closed. POSIX names
+a file by its device and inode number; so does Windows, where a file in use cannot be taken away in the first place.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+Inode: TypeAlias = tuple[int, int]
+"""Device and inode number."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """An SQLite database that is open, and its write-ahead log.
+
+    Args:
+        path: The database, absolute.
+        database: What the path named when it was opened.
+        log: What the log's path named then; None when there was none.
+    """
+
+    path: str
+    database: Inode
+    log: Inode | None
+
+    @classmethod
+    def of(cls, path: Path) -> FileIdentity:
+        """The file that is there now, of which a connection has been made.
+
+        Raises:
+            OSError: There is none.
+        """
+        name = os.fspath(path)
+        return cls(name, _inode(os.stat(name)), _inode_of(log_of(name)))
+
+    def damage(self) -> str | None:
+        """What has happened to the file since, in words; None when it is the same."""
+        try:
+            now = os.stat(self.path)
+        except OSError:
+            return "it was deleted or moved"
+        if _inode(now) != self.database:
+            return "it was replaced by another file"
+        if not now.st_size:
+            return "it was emptied"
+        if self.log is not None and _inode_of(log_of(self.path)) != self.log:
+            return f"its log {os.path.basename(log_of(self.path))} was deleted or replaced"
+        return None
+
+
+def log_of(path: str) -> str:
+    """Where SQLite keeps the log of a database (https://www.sqlite.org/wal.html)."""
+    return f"{path}-wal"
+
+
+def _inode_of(path: str) -> Inode | None:
+    try:
+        return _inode(os.stat(path))
+    except OSError:
+        return None
+
+
+def _inode(stat: os.stat_result) -> Inode:
+    return stat.st_dev, stat.st_ino
+
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file in use cannot be deleted: a lock beside it will do
+    fcntl = None
+
+_guard = threading.Lock()
+_connections: Counter[Inode] = Counter()
+"""How many connections of this process are open to a file."""
+_unclosed: dict[Inode, list[int]] = {}
+"""Descriptors that wait for the last of them to end."""
+
+
+def connected(file: Inode) -> None:
+    """SQLite has opened the file."""
+    with _guard:
+        _connections[file] += 1
+
+
+def disconnected(file: Inode) -> None:
+    """SQLite has closed the file."""
+    with _guard:
+        _connections[file] -= 1
+        if _connections[file] > 0:
+            return
+        del _connections[file]
+        for descriptor in _unclosed.pop(file, ()):
+            os.close(descriptor)
+
+
+class FileLock:
+    """An exclusive lock on a file, which the operating system ends with its process.
+
+    Args:
+        path: The file, which SQLite has open.
+
+    Raises:
+        BlockingIOError: Somebody else holds it, in this process or in another.
+        OSError: The file cannot be locked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = None if fcntl is None else os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        if fcntl is None or self._descriptor is None:
+            return
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let go of it."""
+        descriptor, self._descriptor = self._descriptor, None
+        if fcntl is None or descriptor is None:
+            return
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        stat = os.fstat(descriptor)
+        with _guard:
+            file = (stat.st_dev, stat.st_ino)
+            if file in _connections:
+                _unclosed.setdefault(file, []).append(descriptor)
+            else:
+                os.close(descriptor)

@@ -1,0 +1,288 @@
+"""One connection to Redis, made again whenever it is lost: what the Redis bus and the Redis session store stand on.
+
+Many tasks share it: coredis sends what has come together in one write and hands out the answers in their order. A
+caller that is cancelled leaves its answer to be dropped, and the connection in order.
+
+A Lua script that a Redis server runs whole, known to it by its digest.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import reprlib
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from hashlib import sha1
+from typing import Any, Generic, TypeVar, cast
+
+import anyio
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from coredis.exceptions import ConnectionError as RedisConnectionError
+from coredis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError
+
+from definable.errors import StorageError
+
+from .redis_address import RedisAddress, anything, data
+
+Answer_co = TypeVar("Answer_co", covariant=True)
+
+
+class Script(Generic[Answer_co]):
+    """A script.
+
+    Args:
+        source: In Lua 5.1 (https://redis.io/docs/latest/develop/programmability/eval-intro/).
+        read: What its answer says; raises `ValueError` at one that is not of its shape.
+    """
+
+    __slots__ = ("digest", "read", "source")
+
+    def __init__(self, source: str, read: Callable[[Any], Answer_co]) -> None:
+        self.source: str = source
+        self.digest: str = sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self.read: Callable[[Any], Answer_co] = read
+
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+FIRST_PAUSE, MAX_PAUSE = 0.02, 1.0
+"""Seconds between two tries to connect: doubled each time."""
+
+GIVEN_UP_AFTER = 0.9
+"""Share of the time for an answer after which a connection that gave none is given up."""
+
+_STALE = (MovedError, NoScriptError, ReadOnlyError)
+"""Answers that another connection would not give: the server has changed its part, or forgotten the scripts."""
+
+
+logging.getLogger("coredis").addFilter(lambda record: record.msg != "Connection attempt failed unexpectedly!")
+"""With a traceback each time, also when the attempt was cancelled: what failed is ours to say, once."""
+
+
+class RedisAway(StorageError):
+    """Redis cannot be reached, or does not answer: whether it did what it was asked to is not known."""
+
+
+class RedisLink:
+    """A connection that lasts.
+
+    Args:
+        address: Where to.
+        scripts: What the server has to know.
+        timeout: Seconds for Redis to answer, beyond which the connection counts as lost.
+    """
+
+    def __init__(self, address: RedisAddress, scripts: Sequence[Script[Any]] = (), *, timeout: float) -> None:
+        self.failure: StorageError | None = RedisAway(f"Redis at {address}: not connected")
+        """Why there is no connection; None while there is one."""
+        self.client_id: int = 0
+        """The connection's number at the server."""
+        self._address = address
+        self._scripts = scripts
+        self._timeout = timeout
+        self._connection: Any = None
+        self._up_since = 0.0
+        """When the connection was made last, in seconds of the event loop's clock."""
+        self._changed = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._tried = anyio.Event()
+        """Set when the first try has come to its end."""
+
+    # --- the connection
+
+    async def run(self) -> None:
+        """Keep the connection up until `close`; end when the first try fails."""
+        pause = FIRST_PAUSE
+        with self._scope:
+            was_up = await self._connect()
+            while self.client_id:
+                if was_up:
+                    logger.warning("%s", self.failure)
+                if was_up and anyio.current_time() - self._up_since > MAX_PAUSE:  # else it was of no use
+                    pause = FIRST_PAUSE
+                await anyio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, MAX_PAUSE)
+                was_up = await self._connect()
+        self._tried.set()
+
+    async def first_failure(self) -> StorageError | None:
+        """Why the first try failed, once it has come to its end; None when it did not."""
+        await self._tried.wait()
+        return None if self.client_id else self.failure
+
+    def close(self) -> None:
+        """End."""
+        self._scope.cancel()
+
+    async def _connect(self) -> bool:
+        """Connect, and return when the connection is lost (True) or cannot be made (False)."""
+        connection = self._address.connection(self._timeout)
+        connection.register_connect_callback(self._prepare)
+        ready = _Ready(self, connection)
+        cause: BaseException | None = None
+        try:
+            await connection.run(task_status=ready)
+        except Exception as error:  # also what coredis makes of an answer that is none: a server may say anything
+            cause = error.__cause__ or error
+        finally:
+            self._connection = None
+            _close_buffers(connection)
+        await checkpoint_if_cancelled()  # coredis turns a cancelled attempt into a failed one
+        self._tell(RedisAway(f"Redis at {self._address}: {cause or 'the connection was lost'}"))
+        if not ready.was_up:
+            self._address.unfollow()
+        return ready.was_up
+
+    async def _prepare(self, connection: Any) -> None:
+        for script in self._scripts:
+            digest = await connection.create_request(b"SCRIPT LOAD", script.source)
+            if data(digest) != script.digest.encode():
+                raise ValueError(f"SCRIPT LOAD was answered {reprlib.repr(digest)}")
+
+    def up(self, connection: Any) -> None:
+        """The connection is made."""
+        if self.client_id:
+            logger.warning("Redis at %s: connected again", self._address)
+        else:
+            # From now on it outlives the cancellation of those who use it, so that their last words are heard.
+            self._scope.shield = True
+            self._tried.set()
+        self._connection, self.client_id = connection, connection.client_id
+        self._up_since = anyio.current_time()
+        self._tell(None)
+
+    def _tell(self, failure: StorageError | None) -> None:
+        self.failure = failure
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+
+    async def is_up(self) -> None:
+        """Return once there is a connection."""
+        while self.failure is not None:
+            await self._changed.wait()
+
+    async def is_down(self) -> None:
+        """Return once there is none."""
+        while self.failure is None:
+            await self._changed.wait()
+
+    # --- what is asked of it
+
+    async def call(
+        self, command: bytes, *args: Any, read: Callable[[Any], Answer] = anything, blocks: float = 0.0
+    ) -> Answer:
+        """What Redis's answer says.
+
+        Args:
+            command: The command.
+            args: Its arguments.
+            read: Reads the answer; raises `ValueError` at one that is not of the shape that was asked for.
+            blocks: Seconds for which the command may keep Redis from answering.
+
+        Raises:
+            RedisAway: There is no connection, it was lost, no answer came in time, or one that is none.
+            StorageError: Redis has refused.
+        """
+        connection = self._connection
+        if connection is None:
+            raise RedisAway(str(self.failure))
+        try:
+            answer = await connection.create_request(command, *args, timeout=self._timeout + blocks)
+        except (RedisConnectionError, TimeoutError, *_STALE) as error:
+            if isinstance(error, MovedError):
+                self._address.follow(error.host, error.port)
+            raise self._lost(connection, f"{error}" or "no answer came in time") from error
+        except RedisError as error:
+            raise StorageError(f"Redis at {self._address}: {error}") from error
+        except Exception as error:  # what coredis makes of an answer that is none
+            raise self._lost(connection, f"an answer that cannot be read ({error!r})") from error
+        try:
+            return read(answer)
+        except ValueError as error:
+            told = f"an unexpected answer to {command.decode()}, {reprlib.repr(answer)}: {error}"
+            raise self._lost(connection, told) from error
+
+    def _lost(self, connection: Any, why: str) -> RedisAway:
+        """The connection is of no more use; known from now on, not when its tasks have ended."""
+        connection.invalidate()
+        failure = RedisAway(f"Redis at {self._address}: {why}")
+        if connection is self._connection:
+            self._connection = None
+            self._tell(failure)
+        return failure
+
+    async def script(self, script: Script[Answer], keys: Sequence[Any], args: Sequence[Any]) -> Answer:
+        """What a script's answer says; raises as `call` does."""
+        return await self.call(b"EVALSHA", script.digest, len(keys), *keys, *args, read=script.read)
+
+    async def insist(self, script: Script[Answer], keys: Sequence[Any], args: Sequence[Any]) -> Answer:
+        """The answer of a script that may be asked twice, as soon as there is a connection.
+
+        Raises:
+            RedisAway: There was none in time.
+            StorageError: Redis has refused.
+        """
+        connection: Any = None
+        asked_at = 0.0
+        with anyio.move_on_after(self._timeout):
+            while True:
+                await self.is_up()
+                connection, asked_at = self._connection, anyio.current_time()
+                try:
+                    return await self.script(script, keys, args)
+                except RedisAway:
+                    await checkpoint()
+        # The same time as `call` has: it was cut off at the moment at which it would have given the connection up.
+        if connection is not None and connection is self._connection:
+            if anyio.current_time() - asked_at >= self._timeout * GIVEN_UP_AFTER:
+                raise self._lost(connection, f"no answer came within {self._timeout:g} s")
+        raise RedisAway(str(self.failure or f"Redis at {self._address} did not answer within {self._timeout:g} s"))
+
+
+def _close_buffers(connection: Any) -> None:
+    """A connection that could not be made leaves its streams open (coredis 6.9), which is a ResourceWarning."""
+    attributes = cast("dict[str, Any]", vars(connection))
+    for name, value in attributes.items():
+        if name.endswith(("_buffer_in", "_buffer_out")):
+            value.close()
+
+
+class _Ready:
+    """coredis reports here that a connection is made."""
+
+    def __init__(self, link: RedisLink, connection: Any) -> None:
+        self.was_up = False
+        self._link = link
+        self._connection = connection
+
+    def started(self, value: object = None) -> None:
+        self.was_up = True
+        self._link.up(self._connection)
+
+
+@asynccontextmanager
+async def linked(
+    address: RedisAddress, scripts: Sequence[Script[Any]] = (), *, timeout: float
+) -> AsyncGenerator[RedisLink, None]:
+    """A connection while the context is open; the arguments are `RedisLink`'s.
+
+    Raises:
+        StorageError: It cannot be made.
+    """
+    link = RedisLink(address, scripts, timeout=timeout)
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(link.run)  # `start`, cancelled, would wait for the end of what is shielded
+        try:
+            failure = await link.first_failure()
+            if failure is None:
+                yield link
+        except Exception as error:  # out of the group as what it is
+            failure = error
+        finally:
+            link.close()
+    if failure is not None:
+        raise failure
