@@ -24,7 +24,7 @@ FORGET_AFTER = 6 * 24 * 3600.0
 """Seconds without updates: after a week of silence their numbers begin anew, maybe below the offset."""
 
 
-class Watermark:
+class OffsetTracker:
     """Follows updates from when they are taken until their handling has ended."""
 
     __slots__ = ("_ended", "_next", "_pending", "_taken_at")
@@ -108,7 +108,7 @@ class Poller:
 
     def __init__(self, config: TelegramConfig) -> None:
         self._config = config
-        self._watermark = Watermark()
+        self._offsets = OffsetTracker()
         self._idle = anyio.Event()
         self._acknowledged: int | None = None
         """The offset of the last poll that was answered."""
@@ -144,7 +144,7 @@ class Poller:
             nothing_new = True
             for update in updates:
                 update_id = update_id_of(update)
-                if update_id is not None and self._watermark.take(update_id, anyio.current_time()):
+                if update_id is not None and self._offsets.take(update_id, anyio.current_time()):
                     nothing_new = False
                     await self._hand_on(update, update_id, take)
             self._tell_of_full_polls(len(updates) >= MAX_UPDATES, nothing_new)
@@ -156,7 +156,7 @@ class Poller:
                 "telegram: %d messages wait for their answers, and Telegram gives out no more before the first of "
                 "them, update %s, is answered",
                 MAX_UPDATES,
-                self._watermark.offset(anyio.current_time()),
+                self._offsets.offset(anyio.current_time()),
             )
         self._has_told = is_full and (nothing_new or self._has_told)
 
@@ -164,18 +164,18 @@ class Poller:
         try:
             await take(update)
         except BaseException:  # not accepted, or nobody knows
-            self._watermark.give_back(update_id)
+            self._offsets.give_back(update_id)
             raise
 
     def ended(self, update_id: int) -> None:
         """An update's handling has ended."""
-        self._watermark.end(update_id)
-        if self._watermark.is_idle:
+        self._offsets.end(update_id)
+        if self._offsets.is_idle:
             self._idle.set()
 
     async def acknowledge(self, api: BotAPI) -> None:
         """Tell Telegram of what has ended since the last poll, so that it does not come again after a restart."""
-        offset = self._watermark.offset(anyio.current_time())
+        offset = self._offsets.offset(anyio.current_time())
         if offset is None or offset == self._acknowledged:
             return
         # Shielded: what was answered must not come again, also when the service is cancelled.
@@ -196,8 +196,8 @@ class Poller:
         return True
 
     async def _updates(self, api: BotAPI) -> list[Any]:
-        offset = self._watermark.offset(anyio.current_time())
-        seconds = self._config.polling_timeout if self._watermark.is_idle else 0
+        offset = self._offsets.offset(anyio.current_time())
+        seconds = self._config.polling_timeout if self._offsets.is_idle else 0
         parameters = {"offset": offset, "timeout": seconds, "limit": MAX_UPDATES, "allowed_updates": ALLOWED_UPDATES}
         updates = await api.call("getUpdates", parameters, held_open=seconds)
         if not isinstance(updates, list):
@@ -207,7 +207,7 @@ class Poller:
 
     async def _pause(self, began: float, *, is_empty: bool) -> None:
         interval = self._config.polling_interval
-        if not self._watermark.is_idle:
+        if not self._offsets.is_idle:
             self._idle = anyio.Event()
             with anyio.move_on_after(interval):
                 await self._idle.wait()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.agent.interface.telegram.poller import FORGET_AFTER, Watermark
+from definable.agent.interface.telegram.poller import FORGET_AFTER, OffsetTracker
 
 
 def test_moves_past_what_has_ended_in_order() -> None:
-    mark = Watermark()
+    mark = OffsetTracker()
     assert mark.offset(0) is None
     assert [mark.take(number, 0) for number in (7, 8, 9)] == [True, True, True]
     mark.end(8)
@@ -21,7 +21,7 @@ def test_moves_past_what_has_ended_in_order() -> None:
 
 
 def test_takes_nothing_twice() -> None:
-    mark = Watermark()
+    mark = OffsetTracker()
     mark.take(7, 0)
     mark.take(8, 0)
     mark.end(8)
@@ -29,7 +29,7 @@ def test_takes_nothing_twice() -> None:
 
 
 def test_numbers_may_begin_anew_after_a_week_of_silence() -> None:
-    mark = Watermark()
+    mark = OffsetTracker()
     mark.take(1000, 0)
     mark.end(1000)
     assert mark.offset(FORGET_AFTER) == 1001
@@ -38,7 +38,7 @@ def test_numbers_may_begin_anew_after_a_week_of_silence() -> None:
 
 
 def test_nothing_is_forgotten_while_something_is_handled() -> None:
-    mark = Watermark()
+    mark = OffsetTracker()
     mark.take(1000, 0)
     assert mark.offset(10 * FORGET_AFTER) == 1000
 
@@ -47,7 +47,7 @@ def test_nothing_is_forgotten_while_something_is_handled() -> None:
 def test_what_is_not_ended_is_never_acknowledged_and_what_is_taken_is_taken_once(
     events: list[int], chance: object
 ) -> None:
-    mark, pending, taken = Watermark(), set[int](), list[int]()
+    mark, pending, taken = OffsetTracker(), set[int](), list[int]()
     newest = 0
     for number in events:
         if number % 3 and pending:
@@ -67,11 +67,11 @@ def test_what_is_not_ended_is_never_acknowledged_and_what_is_taken_is_taken_once
 
 
 def test_what_was_not_handed_on_comes_again() -> None:
-    watermark = Watermark()
-    assert watermark.take(5, 0.0)
-    watermark.give_back(5)
-    assert watermark.is_idle and watermark.offset(0.0) == 5
-    assert watermark.take(5, 0.0) and watermark.take(6, 0.0)
-    watermark.give_back(6)
-    watermark.end(5)
-    assert watermark.offset(0.0) == 6
+    tracker = OffsetTracker()
+    assert tracker.take(5, 0.0)
+    tracker.give_back(5)
+    assert tracker.is_idle and tracker.offset(0.0) == 5
+    assert tracker.take(5, 0.0) and tracker.take(6, 0.0)
+    tracker.give_back(6)
+    tracker.end(5)
+    assert tracker.offset(0.0) == 6
