@@ -27,7 +27,7 @@ SHORTEST_WAIT = 0.001
 """Seconds: what rounding leaves over would be waited for again and again."""
 
 
-class SendPace:
+class RateLimiter:
     """Says when the next message may be sent: first `wait` for the chat, then `take` a place of the bot's."""
 
     __slots__ = ("_chats", "_groups", "_overall")
@@ -91,7 +91,7 @@ class Delivery:
     """
 
     def __init__(self) -> None:
-        self._pace = SendPace()
+        self._rate_limiter = RateLimiter()
         self._moved: OrderedDict[str, str] = OrderedDict()
         """Groups that have become supergroups, with their new ids."""
 
@@ -142,11 +142,11 @@ class Delivery:
 
     async def _wait_for_turn(self, chat_id: str) -> None:
         while True:
-            seconds = self._pace.wait(chat_id, anyio.current_time())
+            seconds = self._rate_limiter.wait(chat_id, anyio.current_time())
             if seconds <= 0:
                 break
             await anyio.sleep(seconds)
-        await anyio.sleep(self._pace.take(chat_id, anyio.current_time()))
+        await anyio.sleep(self._rate_limiter.take(chat_id, anyio.current_time()))
 
     def _move(self, chat_id: str, moved_to: str) -> None:
         self._moved[chat_id] = moved_to

@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.agent.interface.telegram.delivery import SendPace
+from definable.agent.interface.telegram.delivery import RateLimiter
 
 
 def send_times(chats: list[str]) -> list[tuple[str, float]]:
     """When messages go out that are all ready at once, those of one chat one after the other."""
-    pace, free = SendPace(), dict.fromkeys(chats, 0.0)
+    limiter, free = RateLimiter(), dict.fromkeys(chats, 0.0)
     waiting, sent = list(chats), list[tuple[str, float]]()
     while waiting:
         chat = min(waiting, key=lambda chat: free[chat])
         now = free[chat]
-        if (seconds := pace.wait(chat, now)) > 1e-9:
+        if (seconds := limiter.wait(chat, now)) > 1e-9:
             free[chat] = now + seconds
             continue
         waiting.remove(chat)
-        free[chat] = now + pace.take(chat, now)
+        free[chat] = now + limiter.take(chat, now)
         sent.append((chat, free[chat]))
     return sent
 
@@ -50,21 +50,21 @@ def test_a_group_has_twenty_a_minute_a_chat_one_a_second_and_the_bot_thirty() ->
 
 
 def test_a_message_that_was_held_up_does_not_have_the_next_at_its_heels() -> None:
-    pace = SendPace()
+    limiter = RateLimiter()
     for number in range(100):
-        pace.take(f"{number}", 0.0)
-    held_up = pace.take("7000", 0.0)
+        limiter.take(f"{number}", 0.0)
+    held_up = limiter.take("7000", 0.0)
     assert held_up > 2
-    assert pace.wait("7000", held_up) == 1.0
+    assert limiter.wait("7000", held_up) == 1.0
 
 
 def test_chats_that_have_been_silent_are_forgotten_and_the_others_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("definable.agent.interface.telegram.delivery.MAX_CHATS", 3)
-    pace = SendPace()
+    limiter = RateLimiter()
     for number in range(4):
-        pace.take(f"-{number}", 0.0)
-    pace.take("busy", 9.5)
-    pace.take("one more", 10.0)
-    assert set(pace._chats) == {"busy", "one more"}  # pyright: ignore[reportPrivateUsage]
-    assert set(pace._groups) == set()  # pyright: ignore[reportPrivateUsage]
-    assert pace.wait("busy", 10.0) == pytest.approx(0.5)
+        limiter.take(f"-{number}", 0.0)
+    limiter.take("busy", 9.5)
+    limiter.take("one more", 10.0)
+    assert set(limiter._chats) == {"busy", "one more"}  # pyright: ignore[reportPrivateUsage]
+    assert set(limiter._groups) == set()  # pyright: ignore[reportPrivateUsage]
+    assert limiter.wait("busy", 10.0) == pytest.approx(0.5)
