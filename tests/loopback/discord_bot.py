@@ -10,13 +10,13 @@ import anyio
 
 from definable.agent import Agent
 from definable.agent.interface.discord import DiscordConfig, DiscordInterface
-from definable.agent.interface.discord.gateway import Pace
+from definable.agent.interface.discord.gateway import ReconnectPolicy
 from definable.agent.runtime import AgentRuntime
 
 from .discord_objects import TOKEN
 from .discord_server import DiscordServer
 
-FAST = Pace(
+FAST = ReconnectPolicy(
     invalid_session_wait=(0.0, 0.01), identify_interval=0.0, stable_after=0.0, first_delay=0.01, longest_delay=0.05
 )
 """Nothing that a test must wait for."""
@@ -27,7 +27,7 @@ def bot_for(server: DiscordServer, **changes: Any) -> DiscordInterface:
     settings: dict[str, Any] = {"bot_token": TOKEN, "base_url": server.url, "connect_timeout": 5}
     settings["rate_limit_messages_per_minute"] = 10_000
     interface = DiscordInterface(DiscordConfig(**settings | changes))
-    interface.pace = FAST
+    interface.reconnect_policy = FAST
     return interface
 
 

@@ -17,7 +17,7 @@ from anyio.abc import TaskStatus
 from definable.agent import Agent
 from definable.agent.interface import DiscordConfig, DiscordInterface, TelegramConfig, TelegramInterface
 from definable.agent.interface.discord import rest
-from definable.agent.interface.discord.gateway import Pace
+from definable.agent.interface.discord.gateway import ReconnectPolicy
 from definable.model import OfflineModel
 
 NO_LIMIT = 1_000_000
@@ -41,7 +41,7 @@ async def main(servings: int, telegram: tuple[str, str], discord: tuple[str, str
         TelegramInterface(TelegramConfig(base_url=telegram[0], bot_token=telegram[1], **options)),
         DiscordInterface(DiscordConfig(base_url=discord[0], bot_token=discord[1], **options)),
     )
-    bots[1].pace = Pace(
+    bots[1].reconnect_policy = ReconnectPolicy(
         invalid_session_wait=(0, 0.01), identify_interval=0, stable_after=0, first_delay=0.01, longest_delay=0.05
     )
     status: TaskStatus[str | None] = Announcing()

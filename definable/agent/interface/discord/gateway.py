@@ -42,7 +42,7 @@ PATIENCE = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ReconnectPolicy:
     """How fast to go on."""
 
     invalid_session_wait: tuple[float, float] = (1.0, 5.0)
@@ -129,7 +129,7 @@ class Gateway:
         discover: Asks `GET /gateway/bot`.
         handle: Deals with events, one after the other.
         alive: Told of every word from the gateway while the bot is on line.
-        pace: How fast to go on.
+        reconnect_policy: When to connect again.
         open_socket: Connects.
     """
 
@@ -140,7 +140,7 @@ class Gateway:
         discover: Callable[[], Awaitable[GatewayInfo]],
         handle: HandleEvent,
         alive: Callable[[], None],
-        pace: Pace | None = None,
+        reconnect_policy: ReconnectPolicy | None = None,
         open_socket: OpenSocket = open_websocket,
     ) -> None:
         self._config = config
@@ -148,7 +148,7 @@ class Gateway:
         self._discover = discover
         self._handle = handle
         self._alive = alive
-        self._pace = Pace() if pace is None else pace
+        self._reconnect_policy = ReconnectPolicy() if reconnect_policy is None else reconnect_policy
         self._open_socket = open_socket
         self._url: str | None = None
         """Where new sessions begin."""
@@ -167,11 +167,11 @@ class Gateway:
         while True:
             began = anyio.current_time()
             ending = await self._converse()
-            lasted = ending.established and anyio.current_time() - began >= self._pace.stable_after
+            lasted = ending.established and anyio.current_time() - began >= self._reconnect_policy.stable_after
             short_lived = 0 if lasted else short_lived + 1
             fruitless = 0 if ending.established else fruitless + 1
             raise_fatal(ending, fruitless)
-            delay = self._pace.delay(short_lived, ending.recovery)
+            delay = self._reconnect_policy.delay(short_lived, ending.recovery)
             logger.info("the gateway connection ended (%s); again in %.1f s", ending.why, delay)
             await anyio.sleep(delay)
 
@@ -210,7 +210,7 @@ class Gateway:
                 )
             await anyio.sleep(info.reset_after)
         await anyio.sleep(max(0.0, self._next_identify - anyio.current_time()))
-        self._next_identify = anyio.current_time() + self._pace.identify_interval
+        self._next_identify = anyio.current_time() + self._reconnect_policy.identify_interval
 
     def _introduction(self) -> dict[str, Any]:
         intents = Intent.GUILD_MESSAGES | Intent.DIRECT_MESSAGES

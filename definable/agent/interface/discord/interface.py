@@ -19,7 +19,7 @@ from definable.agent.interface.message import InterfaceMessage, InterfaceRespons
 from definable.agent.interface.session_manager import SessionManager
 
 from .config import DiscordConfig
-from .gateway import Gateway, Pace
+from .gateway import Gateway, ReconnectPolicy
 from .message_event import Admission, NotAMessage, with_images
 from .outgoing import Outgoing, edited, outgoing, without_reference
 from .protocol import GatewaySession, Payload
@@ -86,7 +86,7 @@ class DiscordInterface(BaseInterface):
             auth=auth,
             **settings,
         )
-        self.pace: Pace = Pace()
+        self.reconnect_policy: ReconnectPolicy = ReconnectPolicy()
         """How fast the gateway is connected to again."""
         self._session = GatewaySession()
         self._replied = DedupeWindow()
@@ -125,7 +125,7 @@ class DiscordInterface(BaseInterface):
             if message is not None:
                 await accept(message)
 
-        gateway = Gateway(self.config, self._session, self._api.gateway, handle, self.alive, self.pace)
+        gateway = Gateway(self.config, self._session, self._api.gateway, handle, self.alive, self.reconnect_policy)
         await gateway.run()
 
     async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
