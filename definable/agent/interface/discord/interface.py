@@ -20,7 +20,7 @@ from definable.agent.interface.session_manager import SessionManager
 
 from .config import DiscordConfig
 from .gateway import Gateway, ReconnectPolicy
-from .message_event import Admission, NotAMessage, with_images
+from .message_event import MessageFilter, NotAMessage, with_images
 from .outgoing import Outgoing, edited, outgoing, without_reference
 from .protocol import GatewaySession, Payload
 from .rest import DiscordRest, ReplyRefused, open_rest
@@ -118,10 +118,10 @@ class DiscordInterface(BaseInterface):
             InterfaceConnectionError: The gateway cannot be had.
             InterfaceRateLimitError: The bot has begun all the sessions that it may for now.
         """
-        admission = Admission(self.config, self.name)
+        message_filter = MessageFilter(self.config, self.name)
 
         async def handle(event: Payload) -> None:
-            message = self._read(event, admission)
+            message = self._read(event, message_filter)
             if message is not None:
                 await accept(message)
 
@@ -195,11 +195,11 @@ class DiscordInterface(BaseInterface):
             raise InterfaceConnectionError("the Discord interface is not being served")
         return self._rest
 
-    def _read(self, event: Payload, admission: Admission) -> InterfaceMessage | None:
+    def _read(self, event: Payload, message_filter: MessageFilter) -> InterfaceMessage | None:
         if event.event != "MESSAGE_CREATE":
             return None
         try:
-            return admission.admit(event.fields, self._session.user_id)
+            return message_filter.read(event.fields, self._session.user_id)
         except NotAMessage as error:
             logger.warning("%s: an event was passed over: %s", self.name, error)
             return None

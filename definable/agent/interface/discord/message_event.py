@@ -152,7 +152,7 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-class Admission:
+class MessageFilter:
     """Reads the messages that are for the agent, and passes over the others.
 
     Args:
@@ -164,7 +164,7 @@ class Admission:
         self._config = config
         self._platform = platform
 
-    def admit(self, data: Mapping[str, Any], user_id: str | None) -> InterfaceMessage | None:
+    def read(self, data: Mapping[str, Any], user_id: str | None) -> InterfaceMessage | None:
         """The message of a MESSAGE_CREATE event; None when it is not for the agent.
 
         Args:

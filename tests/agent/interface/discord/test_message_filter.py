@@ -8,7 +8,7 @@ import pytest
 from loopback.discord_objects import BOT, BOT_ID, TOKEN, message, user
 
 from definable.agent.interface.discord import DiscordConfig
-from definable.agent.interface.discord.message_event import Admission, NotAMessage
+from definable.agent.interface.discord.message_event import MessageFilter, NotAMessage
 from definable.agent.interface.message import InterfaceMessage
 
 PNG = {"id": "1", "filename": "a.png", "url": "https://cdn/a.png", "content_type": "image/png", "size": 5}
@@ -17,7 +17,7 @@ PDF = {"id": "3", "filename": "b.pdf", "url": "https://cdn/b.pdf", "content_type
 
 
 def admit(data: dict[str, Any], **config: Any) -> InterfaceMessage | None:
-    return Admission(DiscordConfig(bot_token=TOKEN, **config), "discord").admit(data, BOT_ID)
+    return MessageFilter(DiscordConfig(bot_token=TOKEN, **config), "discord").read(data, BOT_ID)
 
 
 def said(content: str = "hello", **changes: Any) -> dict[str, Any]:
