@@ -46,7 +46,7 @@ SEND_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class CloseResult:
     """How a connection ended."""
 
     recovery: Recovery
@@ -87,9 +87,9 @@ class GatewayConnection:
         self._reading = anyio.CancelScope()
         self._reached = False
         self._established = False
-        self._ending: tuple[Recovery, str] | None = None
+        self._close_result: tuple[Recovery, str] | None = None
 
-    async def run(self) -> Ending:
+    async def run(self) -> CloseResult:
         """Talk until either side hangs up, and deal with all events that came before.
 
         The socket is closed first: one that nobody reads from, and no heart beats on, would cost the session.
@@ -99,8 +99,8 @@ class GatewayConnection:
             with send, receive:
                 tasks.start_soon(self._converse, send)
                 await self._work_off(receive)
-        recovery, why = self._ending or (Recovery.RESUME, f"not on line within {self._timeout:g} s")
-        return Ending(recovery, why, self._established, self._reached)
+        recovery, why = self._close_result or (Recovery.RESUME, f"not on line within {self._timeout:g} s")
+        return CloseResult(recovery, why, self._established, self._reached)
 
     async def _work_off(self, events: MemoryObjectReceiveStream[Payload]) -> None:
         async for event in events:
@@ -179,6 +179,6 @@ class GatewayConnection:
         logger.info("the gateway session was %s", "resumed" if resumed else "begun")
 
     def _hang_up(self, recovery: Recovery, why: str) -> None:
-        if self._ending is None:
-            self._ending = recovery, why
+        if self._close_result is None:
+            self._close_result = recovery, why
         self._reading.cancel()

@@ -30,7 +30,7 @@ from definable.agent.interface.errors import (
 )
 
 from .config import DiscordConfig
-from .connection import Ending, GatewayConnection, HandleEvent
+from .connection import CloseResult, GatewayConnection, HandleEvent
 from .protocol import GatewayProtocol, GatewaySession, Recovery
 from .websocket import WebSocket, open_websocket
 
@@ -166,29 +166,29 @@ class Gateway:
         short_lived = fruitless = 0
         while True:
             began = anyio.current_time()
-            ending = await self._converse()
-            lasted = ending.established and anyio.current_time() - began >= self._reconnect_policy.stable_after
+            result = await self._converse()
+            lasted = result.established and anyio.current_time() - began >= self._reconnect_policy.stable_after
             short_lived = 0 if lasted else short_lived + 1
-            fruitless = 0 if ending.established else fruitless + 1
-            raise_fatal(ending, fruitless)
-            delay = self._reconnect_policy.delay(short_lived, ending.recovery)
-            logger.info("the gateway connection ended (%s); again in %.1f s", ending.why, delay)
+            fruitless = 0 if result.established else fruitless + 1
+            raise_fatal(result, fruitless)
+            delay = self._reconnect_policy.delay(short_lived, result.recovery)
+            logger.info("the gateway connection ended (%s); again in %.1f s", result.why, delay)
             await anyio.sleep(delay)
 
-    async def _converse(self) -> Ending:
+    async def _converse(self) -> CloseResult:
         url = await self._address()
         session, timeout = self._session, self._config.connect_timeout
         protocol = GatewayProtocol(session, self._config.bot_token, self._introduction())
         is_resumed, sequence = session.resumable, session.sequence
         connect = self._open_socket(url, timeout)
-        ending = await GatewayConnection(connect, protocol, session, self._handle, self._alive, timeout).run()
-        if not ending.reached:
+        result = await GatewayConnection(connect, protocol, session, self._handle, self._alive, timeout).run()
+        if not result.reached:
             session.resume_url = None  # the session may be had at the usual address still
-        elif ending.recovery is Recovery.IDENTIFY:
+        elif result.recovery is Recovery.IDENTIFY:
             session.forget()
-        elif is_resumed and not ending.established and session.sequence == sequence:
+        elif is_resumed and not result.established and session.sequence == sequence:
             session.resume_failed()
-        return ending
+        return result
 
     async def _address(self) -> str:
         """Where to connect; returns when it may be connected to."""
@@ -220,19 +220,19 @@ class Gateway:
         return {"intents": int(intents), "properties": properties}
 
 
-def raise_fatal(ending: Ending, fruitless: int) -> None:
+def raise_fatal(result: CloseResult, fruitless: int) -> None:
     """Raise what `Gateway.run` raises when a connection ends in a way that is not for it to mend.
 
     Args:
-        ending: How the connection ended.
+        result: How the connection ended.
         fruitless: How many in a row, this one included, were not established.
     """
-    if ending.recovery is Recovery.BAD_TOKEN:
-        raise InterfaceAuthenticationError(f"Discord refuses the bot's token ({ending.why})")
-    if ending.recovery is Recovery.REFUSED:
-        raise GatewayRefusedError(f"Discord refuses the bot ({ending.why})")
+    if result.recovery is Recovery.BAD_TOKEN:
+        raise InterfaceAuthenticationError(f"Discord refuses the bot's token ({result.why})")
+    if result.recovery is Recovery.REFUSED:
+        raise GatewayRefusedError(f"Discord refuses the bot ({result.why})")
     if fruitless >= PATIENCE:
-        raise InterfaceConnectionError(f"the gateway cannot be had: {ending.why}")
+        raise InterfaceConnectionError(f"the gateway cannot be had: {result.why}")
 
 
 def with_query(url: str) -> str:
