@@ -24,12 +24,12 @@ from .protocol import (
     HangUp,
     Payload,
     PayloadError,
-    Recovery,
+    ResumeAction,
     Send,
     StartHeart,
     decode,
     explain,
-    recovery_from,
+    resume_action,
 )
 from .websocket import SocketClosed, WebSocket
 
@@ -49,7 +49,7 @@ SEND_TIMEOUT = 10.0
 class CloseResult:
     """How a connection ended."""
 
-    recovery: Recovery
+    action: ResumeAction
     why: str
     established: bool = False
     """Whether the bot had been on line."""
@@ -87,7 +87,7 @@ class GatewayConnection:
         self._reading = anyio.CancelScope()
         self._reached = False
         self._established = False
-        self._close_result: tuple[Recovery, str] | None = None
+        self._close_result: tuple[ResumeAction, str] | None = None
 
     async def run(self) -> CloseResult:
         """Talk until either side hangs up, and deal with all events that came before.
@@ -99,8 +99,8 @@ class GatewayConnection:
             with send, receive:
                 tasks.start_soon(self._converse, send)
                 await self._work_off(receive)
-        recovery, why = self._close_result or (Recovery.RESUME, f"not on line within {self._timeout:g} s")
-        return CloseResult(recovery, why, self._established, self._reached)
+        action, why = self._close_result or (ResumeAction.RESUME, f"not on line within {self._timeout:g} s")
+        return CloseResult(action, why, self._established, self._reached)
 
     async def _work_off(self, events: MemoryObjectReceiveStream[Payload]) -> None:
         async for event in events:
@@ -116,7 +116,7 @@ class GatewayConnection:
                     await self._read_until_hung_up(socket, events, tasks)
                     tasks.cancel_scope.cancel()
             except InterfaceConnectionError as error:
-                self._hang_up(Recovery.RESUME, str(error))
+                self._hang_up(ResumeAction.RESUME, str(error))
 
     async def _read_until_hung_up(
         self, socket: WebSocket, events: MemoryObjectSendStream[Payload], tasks: TaskGroup
@@ -130,9 +130,9 @@ class GatewayConnection:
                     if self._established:  # one that greets and lets nobody in leaves the bot mute
                         self._alive()
             except SocketClosed as closed:
-                self._hang_up(recovery_from(closed.code), explain(closed.code, closed.reason))
+                self._hang_up(resume_action(closed.code), explain(closed.code, closed.reason))
             except PayloadError as error:
-                self._hang_up(Recovery.RESUME, f"the gateway sent what is no payload: {error}")
+                self._hang_up(ResumeAction.RESUME, f"the gateway sent what is no payload: {error}")
 
     async def _act(
         self,
@@ -151,8 +151,8 @@ class GatewayConnection:
                     tasks.start_soon(self._beat, socket, interval)
                 case Established(resumed):
                     self._go_on_line(resumed)
-                case HangUp(recovery, why):
-                    self._hang_up(recovery, why)
+                case HangUp(action, why):
+                    self._hang_up(action, why)
 
     async def _beat(self, socket: WebSocket, interval: float) -> None:
         await anyio.sleep(interval * random.random())
@@ -161,7 +161,7 @@ class GatewayConnection:
                 if isinstance(action, Send):
                     await self._send(socket, action.text)
                 elif isinstance(action, HangUp):
-                    self._hang_up(action.recovery, action.why)
+                    self._hang_up(action.action, action.why)
             await anyio.sleep(interval)
 
     async def _send(self, socket: WebSocket, text: str) -> None:
@@ -169,7 +169,7 @@ class GatewayConnection:
             with anyio.fail_after(SEND_TIMEOUT):
                 await socket.send(text)
         except TimeoutError:
-            self._hang_up(Recovery.RESUME, f"the gateway took nothing for {SEND_TIMEOUT:g} s")
+            self._hang_up(ResumeAction.RESUME, f"the gateway took nothing for {SEND_TIMEOUT:g} s")
         except SocketClosed:
             pass  # the reader learns of it too, with the code
 
@@ -178,7 +178,7 @@ class GatewayConnection:
         self._reading.deadline = float("inf")
         logger.info("the gateway session was %s", "resumed" if resumed else "begun")
 
-    def _hang_up(self, recovery: Recovery, why: str) -> None:
+    def _hang_up(self, action: ResumeAction, why: str) -> None:
         if self._close_result is None:
-            self._close_result = recovery, why
+            self._close_result = action, why
         self._reading.cancel()

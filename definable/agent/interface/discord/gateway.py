@@ -31,7 +31,7 @@ from definable.agent.interface.errors import (
 
 from .config import DiscordConfig
 from .connection import CloseResult, GatewayConnection, HandleEvent
-from .protocol import GatewayProtocol, GatewaySession, Recovery
+from .protocol import GatewayProtocol, GatewaySession, ResumeAction
 from .websocket import WebSocket, open_websocket
 
 IDENTIFY_INTERVAL = 5.0
@@ -55,19 +55,19 @@ class ReconnectPolicy:
     longest_delay: float = 60.0
     """Seconds."""
 
-    def delay(self, short_lived: int, recovery: Recovery) -> float:
+    def delay(self, short_lived: int, action: ResumeAction) -> float:
         """Seconds to wait before the next connection.
 
         Args:
             short_lived: How many connections in a row did not last; 0 when the last one did.
-            recovery: What is to be done next.
+            action: What is to be done next.
         """
         backoff = 0.0
         if short_lived > 1:
             backoff = min(self.first_delay * 2.0 ** min(short_lived - 2, 32), self.longest_delay)
             # Bots that were dropped together do not return together.
             backoff = random.uniform(0.9 * backoff, min(1.1 * backoff, self.longest_delay))
-        floor = random.uniform(*self.invalid_session_wait) if recovery is Recovery.IDENTIFY else 0.0
+        floor = random.uniform(*self.invalid_session_wait) if action is ResumeAction.IDENTIFY else 0.0
         return max(backoff, floor)
 
 
@@ -171,7 +171,7 @@ class Gateway:
             short_lived = 0 if lasted else short_lived + 1
             fruitless = 0 if result.established else fruitless + 1
             raise_fatal(result, fruitless)
-            delay = self._reconnect_policy.delay(short_lived, result.recovery)
+            delay = self._reconnect_policy.delay(short_lived, result.action)
             logger.info("the gateway connection ended (%s); again in %.1f s", result.why, delay)
             await anyio.sleep(delay)
 
@@ -184,7 +184,7 @@ class Gateway:
         result = await GatewayConnection(connect, protocol, session, self._handle, self._alive, timeout).run()
         if not result.reached:
             session.resume_url = None  # the session may be had at the usual address still
-        elif result.recovery is Recovery.IDENTIFY:
+        elif result.action is ResumeAction.IDENTIFY:
             session.forget()
         elif is_resumed and not result.established and session.sequence == sequence:
             session.resume_failed()
@@ -227,9 +227,9 @@ def raise_fatal(result: CloseResult, fruitless: int) -> None:
         result: How the connection ended.
         fruitless: How many in a row, this one included, were not established.
     """
-    if result.recovery is Recovery.BAD_TOKEN:
+    if result.action is ResumeAction.BAD_TOKEN:
         raise InterfaceAuthenticationError(f"Discord refuses the bot's token ({result.why})")
-    if result.recovery is Recovery.REFUSED:
+    if result.action is ResumeAction.REFUSED:
         raise GatewayRefusedError(f"Discord refuses the bot ({result.why})")
     if fruitless >= PATIENCE:
         raise InterfaceConnectionError(f"the gateway cannot be had: {result.why}")

@@ -89,7 +89,7 @@ RESUMABLE_CLOSE = 4000
 """What we close with: 1000 and 1001 would end the session, and Discord would not replay what came meanwhile."""
 
 
-class Recovery(Enum):
+class ResumeAction(Enum):
     """How to go on."""
 
     RESUME = "resume"
@@ -117,17 +117,17 @@ REFUSALS = {
 }
 
 
-def recovery_from(code: int | None) -> Recovery:
+def resume_action(code: int | None) -> ResumeAction:
     """How to go on after the peer has closed.
 
     Args:
         code: The WebSocket close code; None or 1006 where the connection broke without.
     """
     if code == BAD_TOKEN:
-        return Recovery.BAD_TOKEN
+        return ResumeAction.BAD_TOKEN
     if code in REFUSALS:
-        return Recovery.REFUSED
-    return Recovery.IDENTIFY if code in NEW_SESSION else Recovery.RESUME
+        return ResumeAction.REFUSED
+    return ResumeAction.IDENTIFY if code in NEW_SESSION else ResumeAction.RESUME
 
 
 def explain(code: int | None, reason: str) -> str:
@@ -232,9 +232,9 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class HangUp:
-    """Close, and go on as `recovery` says."""
+    """Close, and go on as `action` says."""
 
-    recovery: Recovery
+    action: ResumeAction
     why: str
 
 
@@ -269,21 +269,21 @@ class GatewayProtocol:
         if self._over:
             return ()
         if not self._acknowledged:
-            return self._hang_up(Recovery.RESUME, "the last heartbeat was not acknowledged")
+            return self._hang_up(ResumeAction.RESUME, "the last heartbeat was not acknowledged")
         self._acknowledged = False
         return (self._heartbeat(),)
 
     def _on_hello(self, payload: Payload) -> Sequence[Action]:
         interval: Any = payload.fields.get("heartbeat_interval")
         if self._greeted or not isinstance(interval, int | float) or not interval > 0:
-            return self._hang_up(Recovery.RESUME, "a hello that makes no sense")
+            return self._hang_up(ResumeAction.RESUME, "a hello that makes no sense")
         self._greeted = True
         self._resuming = self._session.resumable
         return (StartHeart(interval / 1000), self._resume() if self._resuming else self._begin())
 
     def _on_dispatch(self, payload: Payload) -> Sequence[Action]:
         if not self._greeted:
-            return self._hang_up(Recovery.RESUME, "an event before the hello")
+            return self._hang_up(ResumeAction.RESUME, "an event before the hello")
         if payload.event == "READY":
             return self._on_ready(payload)
         if payload.event == "RESUMED":
@@ -297,11 +297,11 @@ class GatewayProtocol:
 
     def _on_invalid_session(self, payload: Payload) -> Sequence[Action]:
         if payload.data is True:
-            return self._hang_up(Recovery.RESUME, "the session is not to be had just now")
-        return self._hang_up(Recovery.IDENTIFY, "the session is no longer valid")
+            return self._hang_up(ResumeAction.RESUME, "the session is not to be had just now")
+        return self._hang_up(ResumeAction.IDENTIFY, "the session is no longer valid")
 
     def _on_reconnect(self, payload: Payload) -> Sequence[Action]:
-        return self._hang_up(Recovery.RESUME, "Discord asks to connect again")
+        return self._hang_up(ResumeAction.RESUME, "Discord asks to connect again")
 
     def _on_heartbeat(self, payload: Payload) -> Sequence[Action]:
         # Out of turn, so it says nothing about whether the regular one was acknowledged.
@@ -311,9 +311,9 @@ class GatewayProtocol:
         self._acknowledged = True
         return ()
 
-    def _hang_up(self, recovery: Recovery, why: str) -> Sequence[Action]:
+    def _hang_up(self, action: ResumeAction, why: str) -> Sequence[Action]:
         self._over = True
-        return (HangUp(recovery, why),)
+        return (HangUp(action, why),)
 
     def _heartbeat(self) -> Send:
         return Send(encode(Opcode.HEARTBEAT, self._session.sequence))

@@ -18,12 +18,12 @@ from definable.agent.interface.discord.protocol import (
     Opcode,
     Payload,
     PayloadError,
-    Recovery,
+    ResumeAction,
     Send,
     StartHeart,
     decode,
     explain,
-    recovery_from,
+    resume_action,
 )
 
 HELLO = Payload(Opcode.HELLO, {"heartbeat_interval": 41250})
@@ -97,24 +97,24 @@ def test_a_beat_without_acknowledgement_of_the_last_one_hangs_up_to_resume() -> 
     talk.receive(ACK)
     talk.beat()
     (hang_up,) = talk.beat()
-    assert isinstance(hang_up, HangUp) and hang_up.recovery is Recovery.RESUME
+    assert isinstance(hang_up, HangUp) and hang_up.action is ResumeAction.RESUME
 
 
 @pytest.mark.parametrize(
-    ("payload", "recovery"),
+    ("payload", "action"),
     [
-        (Payload(Opcode.RECONNECT), Recovery.RESUME),
-        (Payload(Opcode.INVALID_SESSION, True), Recovery.RESUME),
-        (Payload(Opcode.INVALID_SESSION, False), Recovery.IDENTIFY),
-        (Payload(Opcode.INVALID_SESSION, None), Recovery.IDENTIFY),
-        (HELLO, Recovery.RESUME),
+        (Payload(Opcode.RECONNECT), ResumeAction.RESUME),
+        (Payload(Opcode.INVALID_SESSION, True), ResumeAction.RESUME),
+        (Payload(Opcode.INVALID_SESSION, False), ResumeAction.IDENTIFY),
+        (Payload(Opcode.INVALID_SESSION, None), ResumeAction.IDENTIFY),
+        (HELLO, ResumeAction.RESUME),
     ],
 )
-def test_what_discord_ends_a_connection_with(payload: Payload, recovery: Recovery) -> None:
+def test_what_discord_ends_a_connection_with(payload: Payload, action: ResumeAction) -> None:
     talk = protocol(begun())
     talk.receive(HELLO)
     (hang_up,) = talk.receive(payload)
-    assert isinstance(hang_up, HangUp) and hang_up.recovery is recovery
+    assert isinstance(hang_up, HangUp) and hang_up.action is action
     assert talk.receive(Payload(Opcode.HEARTBEAT)) == talk.beat() == ()
 
 
@@ -125,10 +125,10 @@ def test_a_hello_that_makes_no_sense_hangs_up(data: Any) -> None:
 
 
 def test_close_codes() -> None:
-    assert recovery_from(4004) is Recovery.BAD_TOKEN
-    assert {code for code in range(3000, 5000) if recovery_from(code) is Recovery.REFUSED} == {*range(4010, 4015)}
-    assert {code for code in range(3000, 5000) if recovery_from(code) is Recovery.IDENTIFY} == {4003, 4007, 4009}
-    assert recovery_from(None) is recovery_from(1000) is recovery_from(1006) is Recovery.RESUME
+    assert resume_action(4004) is ResumeAction.BAD_TOKEN
+    assert {code for code in range(3000, 5000) if resume_action(code) is ResumeAction.REFUSED} == {*range(4010, 4015)}
+    assert {code for code in range(3000, 5000) if resume_action(code) is ResumeAction.IDENTIFY} == {4003, 4007, 4009}
+    assert resume_action(None) is resume_action(1000) is resume_action(1006) is ResumeAction.RESUME
     assert explain(None, "") == "the connection broke"
     assert "Message Content Intent" in explain(4014, "Disallowed intent(s).")
     assert explain(4000, "Unknown error") == "closed with 4000: Unknown error"
