@@ -59,27 +59,27 @@ async def send_response(
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-COMPANION = Isolation("a companion")
+BACKGROUND = Isolation("background work of an interface")
 
 WorkResult = TypeVar("WorkResult")
 
 
-async def with_companion(
+async def run_with_background(
     work: Callable[[], Awaitable[WorkResult]],
-    companion: Callable[[], Coroutine[Any, Any, None]],
+    background: Callable[[], Coroutine[Any, Any, None]],
     dismiss: Callable[[], None] | None = None,
 ) -> WorkResult:
     """Do a piece of work, and something else for as long as it takes.
 
     Args:
         work: What is done; what it raises comes out as it is.
-        companion: What goes on beside it; what it raises is logged, and ends the companion alone.
-        dismiss: Tells the companion that the work is over, and it is waited for; None: it is cancelled then.
+        background: What goes on beside it; what it raises is logged, and ends the background alone.
+        dismiss: Tells the background that the work is over, and it is waited for; None: it is cancelled then.
     """
     failure: Exception | None = None
     result: list[WorkResult] = []
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_accompany, companion)
+        tasks.start_soon(_run_background, background)
         try:
             result.append(await work())
         except Exception as error:  # raised below: the group would wrap it
@@ -93,10 +93,10 @@ async def with_companion(
     return result[0]
 
 
-async def _accompany(companion: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _run_background(background: Callable[[], Coroutine[Any, Any, None]]) -> None:
     try:
-        with COMPANION:  # in a task of its own, where asyncio would end the event loop at a `SystemExit`
-            await companion()
+        with BACKGROUND:  # in a task of its own, where asyncio would end the event loop at a `SystemExit`
+            await background()
     except Exception as error:  # a platform that cannot be reached says so elsewhere
         level = logging.DEBUG if isinstance(error, InterfaceError | OSError) else logging.WARNING
         logger.log(level, "what went on beside a piece of work failed", exc_info=True)
@@ -115,7 +115,7 @@ async def while_typing(
         interval: Seconds after which it must be shown again.
         work: What is done.
     """
-    return await with_companion(work, partial(_keep_showing, show, interval))
+    return await run_with_background(work, partial(_keep_showing, show, interval))
 
 
 async def _keep_showing(show: Callable[[], Awaitable[None]], interval: float) -> None:
@@ -266,7 +266,7 @@ class StreamedReply:
         A request that is under way when the run ends is waited for: a message that was posted and is not known of
         would be there twice.
         """
-        return await with_companion(partial(run, self._hear), self._keep_showing, self._end)
+        return await run_with_background(partial(run, self._hear), self._keep_showing, self._end)
 
     async def finish(self, response: InterfaceResponse) -> None:
         """Show a response in place of what was shown of the run; whole when that is nothing.
