@@ -66,7 +66,7 @@ MAX_KNOWN = 100_000
 """Chats of which it is remembered which conversation began here last."""
 
 
-class Conversations:
+class ChatSessions:
     """Keeps an interface's sessions and the agent's in step.
 
     Args:

@@ -26,7 +26,7 @@ from definable.agent.session.service import SessionTurn
 from definable.concurrency.isolation import Isolation, error_text
 from definable.errors import DefinableError
 
-from .conversation import Conversations, InterfaceSession
+from .conversation import ChatSessions, InterfaceSession
 from .errors import InterfaceRateLimitError
 from .hooks import HookChain
 from .host import InterfaceHost
@@ -73,7 +73,7 @@ class Pipeline:
         self._auth: AuthProvider | Literal[False] | None = auth
         self._rate_limit = UserRateLimit(config.rate_limit_messages_per_minute)
         self._isolation = Isolation(f"interface {interface.name}")
-        self._conversations = Conversations(
+        self._chat_sessions = ChatSessions(
             host.sessions, host.place, config.max_session_history, sessions.session_ttl_seconds, host.name
         )
 
@@ -104,19 +104,19 @@ class Pipeline:
         user_id = await self._user_id(message, caller)
         message = await self._interface.complete(message)  # may take long: before the session's turn
         session = self._session(message, user_id)
-        async with self._conversations.turn(session, user_id, former_identity_of(message, user_id)) as turn:
+        async with self._chat_sessions.turn(session, user_id, former_identity_of(message, user_id)) as turn:
             with called_in_turn(session.session_id):
                 message = await self._hooks.before_respond(message, session)
             streamed = StreamedReply(self._interface, message) if self._streams else None
-            turn = self._conversations.for_run(session, turn)
+            turn = self._chat_sessions.for_run(session, turn)
             try:
                 output = await self._run(message, session, caller, streamed, turn)
             finally:
                 self._sessions.touch(session)
-            state = self._conversations.after_run(session, output, turn)
+            state = self._chat_sessions.after_run(session, output, turn)
         response = InterfaceResponse(content=reply_text(output.content))
         response = await self._hooks.after_respond(message, response, session)
-        await self._conversations.keep_state(session, state)
+        await self._chat_sessions.keep_state(session, state)
         await (self._send(message, response) if streamed is None else streamed.finish(response))
 
     async def _is_within_rate(self, message: InterfaceMessage) -> bool:
