@@ -24,7 +24,7 @@ from orphans import living_children, living_tasks, living_threads, open_descript
 from definable.agent import Agent, RunContext, RunOutput
 from definable.agent.bus import SQLiteBus
 from definable.agent.interface import InterfaceMessage
-from definable.agent.interface.host import InterfaceHost
+from definable.agent.interface.host import AgentHandle
 from definable.agent.interface.message import MessageEnd
 from definable.agent.runtime import AgentRuntime, ShutdownReport
 from definable.agent.session import SQLiteSessionStore
@@ -63,7 +63,7 @@ class JournalledChat(LineChat):
 
     journal: Journal
 
-    async def answer(self, message: InterfaceMessage, host: InterfaceHost) -> MessageEnd:
+    async def answer(self, message: InterfaceMessage, host: AgentHandle) -> MessageEnd:
         try:
             done = await super().answer(message, host)
         except (Exception, SystemExit):

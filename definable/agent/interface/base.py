@@ -1,7 +1,7 @@
 """`BaseInterface`: how a platform's messages come to the agent and its answers go back.
 
 A custom interface implements `receive` and `send`. The runtime's supervisor runs it; the interface knows nothing of the
-runtime, it is handed an `InterfaceHost`. What happens to a message in between is `pipeline.py`.
+runtime, it is handed an `AgentHandle`. What happens to a message in between is `pipeline.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from definable.original_library import INTERFACE_ATTRIBUTES, INTERFACE_METHODS, 
 
 from .config import InterfaceConfig, configured
 from .hooks import check_hook
-from .host import InterfaceHost, StartRun
+from .host import AgentHandle, StartRun
 from .identity import IdentityResolver
 from .message import InterfaceMessage, InterfaceResponse, MessageEnd
 from .pipeline import Pipeline
@@ -268,7 +268,7 @@ class BaseInterface(ABC):
             with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):  # files must not outlive a cancelled service
                 await identities.close()
 
-    async def answer(self, message: InterfaceMessage, host: InterfaceHost) -> MessageEnd:
+    async def answer(self, message: InterfaceMessage, host: AgentHandle) -> MessageEnd:
         """Answer one accepted message; a failure goes to the hooks, and the user gets `error_message`.
 
         Returns:

@@ -24,7 +24,7 @@ def nobody() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class InterfaceHost:
+class AgentHandle:
     """The agent behind an interface, as far as the interface needs it."""
 
     start_run: StartRun

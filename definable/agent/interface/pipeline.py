@@ -29,7 +29,7 @@ from definable.errors import DefinableError
 from .conversation import ChatSessions, InterfaceSession
 from .errors import InterfaceRateLimitError
 from .hooks import HookChain
-from .host import InterfaceHost
+from .host import AgentHandle
 from .identity import IdentityResolver
 from .message import InterfaceMessage, InterfaceResponse, MessageEnd, reply_text, run_input
 from .rate_limit import UserRateLimit
@@ -57,7 +57,7 @@ class Pipeline:
     def __init__(
         self,
         interface: BaseInterface,
-        host: InterfaceHost,
+        host: AgentHandle,
         *,
         sessions: SessionManager,
         hooks: Sequence[object],

@@ -10,7 +10,7 @@ from definable.agent.arguments import check_interface
 from definable.agent.auth.base import RefusalLog
 from definable.agent.bus.base import EventBus
 from definable.agent.interface.base import BaseInterface
-from definable.agent.interface.host import InterfaceHost, StartRun, StreamRun
+from definable.agent.interface.host import AgentHandle, StartRun, StreamRun
 from definable.agent.run.output import Listener, RunOutput
 from definable.agent.run.runner import RunRequest
 from definable.agent.trigger.registry import TriggerRegistry
@@ -87,10 +87,10 @@ def host_of(
     registry: RunRegistry,
     name: str | None = None,
     refusals: RefusalLog | None = None,
-) -> InterfaceHost:
+) -> AgentHandle:
     """What an interface is handed: its own agent, or the one that is served."""
     answering = interface.agent or agent
-    return InterfaceHost(
+    return AgentHandle(
         starter(interface, agent, registry),
         streamer(interface, agent, registry) if answering.runner.output_type is None else None,
         sessions=answering.runner.sessions,

@@ -22,7 +22,7 @@ from definable.agent.bus.base import EventBus
 from definable.agent.bus.memory import DEFAULT_BUFFER
 from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.errors import InterfaceAuthenticationError
-from definable.agent.interface.host import InterfaceHost
+from definable.agent.interface.host import AgentHandle
 from definable.agent.interface.message import InterfaceMessage, MessageEnd
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.containment import contained
@@ -71,7 +71,7 @@ class Supervisor:
     def __init__(
         self,
         interface: BaseInterface,
-        host: InterfaceHost,
+        host: AgentHandle,
         bus: EventBus,
         ledger: WorkLedger,
         *,

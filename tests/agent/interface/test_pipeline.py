@@ -33,7 +33,7 @@ from definable.agent.interface import (
     SQLiteIdentityResolver,
 )
 from definable.agent.interface.base import Accept
-from definable.agent.interface.host import InterfaceHost
+from definable.agent.interface.host import AgentHandle
 from definable.agent.runtime.shutdown import WorkLedger
 from definable.agent.runtime.supervisor import InterfaceState, Supervisor
 from definable.agent.session import Session, SQLiteSessionStore
@@ -89,7 +89,7 @@ class Chat(BaseInterface):
 @asynccontextmanager
 async def serving(agent: Agent, chat: Chat) -> AsyncGenerator[Supervisor, None]:
     """The interface under its supervisor, with an agent behind it."""
-    host = InterfaceHost(agent.runner.run, sessions=agent.runner.sessions, auth=lambda: agent.auth)
+    host = AgentHandle(agent.runner.run, sessions=agent.runner.sessions, auth=lambda: agent.auth)
     bus = MemoryBus()
     supervisor = Supervisor(chat, host, bus, WorkLedger())
 
@@ -732,7 +732,7 @@ async def test_an_interface_that_cannot_open_fails_for_good(caplog: pytest.LogCa
     path = tmp_path / "no.db"
     path.write_bytes(b"this is no database" * 100)
     chat = Chat(identity_resolver=SQLiteIdentityResolver(path))
-    supervisor = Supervisor(chat, InterfaceHost(Agent("offline").runner.run), MemoryBus(), WorkLedger())
+    supervisor = Supervisor(chat, AgentHandle(Agent("offline").runner.run), MemoryBus(), WorkLedger())
     await supervisor.run()
     assert (supervisor.state, supervisor.ended.is_set()) == (InterfaceState.FAILED, True)
     assert caplog.text.count("has failed for good") == 1

@@ -30,7 +30,7 @@ from definable.agent.interface import (
     Media,
 )
 from definable.agent.interface.base import Accept
-from definable.agent.interface.host import InterfaceHost
+from definable.agent.interface.host import AgentHandle
 from definable.agent.interface.message import MessageEnd
 from definable.agent.interface.splitting import split_text
 from definable.agent.runtime.interfaces import host_of
@@ -407,7 +407,7 @@ async def test_a_run_that_is_cancelled_by_its_id_cancels_no_request() -> None:
 
 async def test_a_host_that_cannot_stream_has_whole_replies() -> None:
     board = Board()
-    await board.answer(InterfaceMessage("board", "ann", "home", "1", text="hi"), InterfaceHost(counting().runner.run))
+    await board.answer(InterfaceMessage("board", "ann", "home", "1", text="hi"), AgentHandle(counting().runner.run))
     assert board.actions() == ["send"]
 
 

@@ -22,7 +22,7 @@ from definable.agent.interface import (
     InterfaceResponse,
 )
 from definable.agent.interface.base import Accept
-from definable.agent.interface.host import InterfaceHost
+from definable.agent.interface.host import AgentHandle
 from definable.agent.interface.message import MessageEnd
 from definable.agent.run.output import RunOutput
 from definable.agent.run.runner import RunRequest
@@ -73,7 +73,7 @@ async def no_run(request: RunRequest) -> RunOutput:
 
 
 def supervise(interface: BaseInterface, jitter: float = 0) -> Supervisor:
-    supervisor = Supervisor(interface, InterfaceHost(no_run), MemoryBus(), WorkLedger(), backoff=Backoff(jitter=jitter))
+    supervisor = Supervisor(interface, AgentHandle(no_run), MemoryBus(), WorkLedger(), backoff=Backoff(jitter=jitter))
     supervisor.release()
     return supervisor
 
@@ -367,7 +367,7 @@ async def test_a_cut_off_drain_tells_messages_apart() -> None:
 
 async def test_an_answer_that_raises_takes_nothing_along(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Scripted):
-        async def answer(self, message: InterfaceMessage, host: InterfaceHost) -> MessageEnd:
+        async def answer(self, message: InterfaceMessage, host: AgentHandle) -> MessageEnd:
             if message.platform_message_id == "1":
                 raise ZeroDivisionError
             return await super().answer(message, host)
