@@ -9,7 +9,6 @@ A Lua script that a Redis server runs whole, known to it by its digest.
 from __future__ import annotations
 
 import logging
-import random
 import reprlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from coredis.exceptions import ConnectionError as RedisConnectionError
 from coredis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError
 
+from definable.concurrency.backoff import Backoff
 from definable.errors import StorageError
 
 from .redis_address import RedisAddress, anything, data
@@ -48,8 +48,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-FIRST_PAUSE, MAX_PAUSE = 0.02, 1.0
-"""Seconds between two tries to connect: doubled each time."""
+RECONNECT_BACKOFF = Backoff(initial=0.02, maximum=1.0, jitter=0.5, stable_after=1.0)
+"""Between two tries to connect."""
 
 GIVEN_UP_AFTER = 0.9
 """Share of the time for an answer after which a connection that gave none is given up."""
@@ -95,16 +95,15 @@ class RedisLink:
 
     async def run(self) -> None:
         """Keep the connection up until `close`; end when the first try fails."""
-        pause = FIRST_PAUSE
+        failures = 0
         with self._scope:
             was_up = await self._connect()
             while self.client_id:
                 if was_up:
                     logger.warning("%s", self.failure)
-                if was_up and anyio.current_time() - self._up_since > MAX_PAUSE:  # else it was of no use
-                    pause = FIRST_PAUSE
-                await anyio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(2 * pause, MAX_PAUSE)
+                ran_for = anyio.current_time() - self._up_since if was_up else 0.0
+                failures = RECONNECT_BACKOFF.failures_after(failures, ran_for)
+                await anyio.sleep(RECONNECT_BACKOFF.delay(failures))
                 was_up = await self._connect()
         self._tried.set()
 

@@ -12,12 +12,13 @@ from definable.agent import Agent
 from definable.agent.interface.discord import DiscordConfig, DiscordInterface
 from definable.agent.interface.discord.gateway import ReconnectPolicy
 from definable.agent.runtime import AgentRuntime
+from definable.concurrency.backoff import Backoff
 
 from .discord_objects import TOKEN
 from .discord_server import DiscordServer
 
 FAST = ReconnectPolicy(
-    invalid_session_wait=(0.0, 0.01), identify_interval=0.0, stable_after=0.0, first_delay=0.01, longest_delay=0.05
+    invalid_session_wait=(0.0, 0.01), identify_interval=0.0, stable_after=0.0, backoff=Backoff(0.01, 0.05)
 )
 """Nothing that a test must wait for."""
 

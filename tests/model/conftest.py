@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import anyio
@@ -34,7 +35,7 @@ def provider() -> Provider:
 
 @pytest.fixture(autouse=True)
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors, "FIRST_RETRY_WAIT", 0.0)
+    monkeypatch.setattr(errors, "RETRY_BACKOFF", replace(errors.RETRY_BACKOFF, initial=0.0))
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ import pytest
 from loopback.openai_server import BrokenStream, Completion, Fault, Page, Problem
 
 from definable.agent.runtime.http.response import problem_of
+from definable.concurrency.backoff import Backoff
 from definable.errors import (
     ModelAuthenticationError,
     ModelConnectionError,
@@ -140,7 +141,7 @@ async def test_a_pause_beyond_the_callers_deadline_is_not_waited_for(provider: A
 
 
 async def test_a_retry_pause_can_be_cancelled(provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors, "FIRST_RETRY_WAIT", 8.0)
+    monkeypatch.setattr(errors, "RETRY_BACKOFF", Backoff(initial=8.0))
     async with provider() as (server, model):
         server.play(Problem(500, "x"))
         async with anyio.create_task_group() as tasks:

@@ -22,16 +22,13 @@ def no_backoff() -> None:
 
 def wait(tries: int = 1, *, transient: bool = True, retry_after: float | None = None, **over: float) -> float | None:
     failure = Failure(ModelError("x"), transient, retry_after)
-    arguments = {"max_retries": 10, "time_left": inf, "jitter": 0.0} | over
+    arguments = {"max_retries": 10, "time_left": inf} | over
     return retry_wait(failure, tries, int(arguments.pop("max_retries")), **arguments)
 
 
-def test_the_backoff_doubles_up_to_its_limit() -> None:
-    assert [wait(tries) for tries in range(1, 8)] == [0.5, 1, 2, 4, 8, 8, 8]
-
-
-def test_jitter_takes_off_up_to_a_quarter() -> None:
-    assert wait(2, jitter=1.0) == 0.75
+def test_the_backoff_doubles_up_to_its_limit_give_or_take_a_quarter() -> None:
+    waits = [wait(tries) for tries in range(1, 8)]
+    assert waits == [pytest.approx(seconds, rel=0.25) for seconds in (0.5, 1, 2, 4, 8, 8, 8)]
 
 
 def test_what_cannot_help_is_not_tried() -> None:
@@ -49,13 +46,13 @@ def test_the_providers_pause_is_honoured_up_to_a_bound() -> None:
 
 def test_no_wait_reaches_the_callers_deadline() -> None:
     assert wait(retry_after=5, time_left=5) is None
-    assert wait(time_left=0.4) is None
+    assert wait(time_left=0.37) is None
     assert wait(retry_after=5, time_left=6) == 5
 
 
-@given(st.integers(1, 10_000), st.floats(0, 1))
-def test_a_backoff_is_never_long(tries: int, jitter: float) -> None:
-    seconds = wait(tries, max_retries=10_000, jitter=jitter)
+@given(st.integers(1, 10_000))
+def test_a_backoff_is_never_long(tries: int) -> None:
+    seconds = wait(tries, max_retries=10_000)
     assert seconds is not None and 0.375 <= seconds <= 8
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from definable.agent.run.output import Listener, RunEvent, RunOutput, TextDelta, ToolCallStarted
+from definable.concurrency.backoff import Backoff
 from definable.concurrency.containment import closing_what_it_leaves
 from definable.concurrency.isolation import Isolation, error_text
 
@@ -238,11 +239,8 @@ class ReplyDraft:
         self._not_before = until
 
 
-MAX_TRIES = 5
-"""Of a last edit."""
-
-LONGEST_WAIT = 120.0
-"""Seconds that a platform may ask to be left alone before a last edit; for longer nobody waits."""
+LAST_EDIT_BACKOFF = Backoff(jitter=0.0, max_tries=5, max_retry_after=120.0)
+"""Between the tries of a last edit."""
 
 
 class StreamedReply:
@@ -335,7 +333,7 @@ class StreamedReply:
         tries = 0
         while True:
             pause = self._draft.pause(anyio.current_time())
-            await anyio.sleep(pause if pause <= LONGEST_WAIT else 0.0)
+            await anyio.sleep(pause if pause <= LAST_EDIT_BACKOFF.max_retry_after else 0.0)
             tries += 1
             try:
                 await request()
@@ -343,7 +341,8 @@ class StreamedReply:
                 logger.debug("%s: a message cannot be edited: %s", self._interface.name, refusal)
                 return False
             except (InterfaceRateLimitError, InterfaceConnectionError) as error:
-                seconds = wait_after(error, tries)
+                asked = error.retry_after if isinstance(error, InterfaceRateLimitError) else None
+                seconds = LAST_EDIT_BACKOFF.retry_delay(tries, asked)
                 if seconds is None:
                     raise
                 self._draft.hold(anyio.current_time() + seconds)
@@ -355,13 +354,3 @@ class StreamedReply:
             await self._for_sure(partial(self._interface.delete, self._message, posted))
         except Exception as error:  # the reply itself is there
             logger.warning("%s: a message could not be taken back: %s", self._interface.name, error_text(error))
-
-
-def wait_after(error: InterfaceRateLimitError | InterfaceConnectionError, tries: int) -> float | None:
-    """Seconds before a request that has failed so many times is made again; None when it is not."""
-    if tries >= MAX_TRIES:
-        return None
-    asked = error.retry_after if isinstance(error, InterfaceRateLimitError) else None
-    if asked is None:
-        return 2.0 ** (tries - 1)
-    return asked if asked <= LONGEST_WAIT else None

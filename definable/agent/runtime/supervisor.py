@@ -35,9 +35,6 @@ from .shutdown import WorkLedger
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-STABLE_AFTER = 60.0
-"""Seconds of running after which a crash counts as the first again."""
-
 
 class InterfaceState(StrEnum):
     """Where an interface stands."""
@@ -166,11 +163,11 @@ class Supervisor:
         return limit is not None and anyio.current_time() - max(self._first_began, alive or 0.0) > limit
 
     @property
-    def _was_stable(self) -> bool:
-        """Whether it ran for a while; one that waits for the first word of its platform does not run yet."""
+    def _ran_for(self) -> float:
+        """Seconds since it was started last; one that waits for the first word of its platform does not run yet."""
         alive = self.interface.last_alive
         was_heard_of = self.interface.max_silence is None or (alive is not None and alive >= self._began)
-        return was_heard_of and anyio.current_time() - self._began >= STABLE_AFTER
+        return anyio.current_time() - self._began if was_heard_of else 0.0
 
     async def _receive_until_stopped(self) -> None:
         try:
@@ -193,10 +190,8 @@ class Supervisor:
                 if is_fatal(error):
                     self._fail(error)
                     return
-                if self._was_stable:
-                    failures, self.down_since = 0, None
-                failures += 1
-                if self.down_since is None:
+                failures = self._backoff.failures_after(failures, self._ran_for)
+                if failures == 1:
                     self.down_since = anyio.current_time()
                 await self._wait_after(error, failures)
             else:

@@ -6,7 +6,6 @@ Loaded with the SDK, when an `OpenAIChat` is first used; `model.py` opens one fo
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
@@ -141,4 +140,4 @@ class OpenAIClient:
 
     def _retry_wait(self, failure: Failure, tries: int) -> float | None:
         time_left = anyio.current_effective_deadline() - anyio.current_time()
-        return retry_wait(failure, tries, self._max_retries, time_left=time_left, jitter=random.random())
+        return retry_wait(failure, tries, self._max_retries, time_left=time_left)

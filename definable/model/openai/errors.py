@@ -22,6 +22,7 @@ from typing import Any, NoReturn, cast
 import httpx2
 import openai
 
+from definable.concurrency.backoff import Backoff
 from definable.errors import (
     ModelAuthenticationError,
     ModelConnectionError,
@@ -36,14 +37,8 @@ from definable.errors import (
 from .response import ProviderError, excerpt
 from .sse_decoder import EventTooLong
 
-FIRST_RETRY_WAIT = 0.5
-"""Seconds before the second try; doubled for each further one."""
-
-LAST_RETRY_WAIT = 8.0
-"""Seconds: the backoff does not grow beyond."""
-
-MAX_RETRY_WAIT = 30.0
-"""Seconds: a provider that asks for a longer pause gets none, the call fails and carries `retry_after`."""
+RETRY_BACKOFF = Backoff(initial=0.5, maximum=8.0, jitter=0.25, max_retry_after=30.0)
+"""A provider that asks for a longer pause gets none: the call fails and carries `retry_after`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +52,7 @@ class Failure:
     """Seconds that the provider asks to wait."""
 
 
-def retry_wait(failure: Failure, tries: int, max_retries: int, *, time_left: float, jitter: float) -> float | None:
+def retry_wait(failure: Failure, tries: int, max_retries: int, *, time_left: float) -> float | None:
     """Return the seconds to wait before the next try, or None to give up.
 
     Args:
@@ -65,14 +60,11 @@ def retry_wait(failure: Failure, tries: int, max_retries: int, *, time_left: flo
         tries: How many there were so far, the last included.
         max_retries: How many may follow the first.
         time_left: Seconds until the caller's deadline; infinity without one.
-        jitter: A random number from 0 to 1: takes up to a quarter off the backoff, so that clients spread out.
     """
     if not failure.transient or tries > max_retries:
         return None
-    wait = failure.retry_after
-    if wait is None:
-        wait = min(FIRST_RETRY_WAIT * 2.0 ** min(tries - 1, 30), LAST_RETRY_WAIT) * (1 - 0.25 * jitter)
-    return wait if wait <= MAX_RETRY_WAIT and wait < time_left else None
+    wait = RETRY_BACKOFF.retry_delay(tries, failure.retry_after)
+    return wait if wait is not None and wait < time_left else None
 
 
 def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -18,6 +18,7 @@ from definable.agent import Agent
 from definable.agent.interface import DiscordConfig, DiscordInterface, TelegramConfig, TelegramInterface
 from definable.agent.interface.discord import rest
 from definable.agent.interface.discord.gateway import ReconnectPolicy
+from definable.concurrency.backoff import Backoff
 from definable.model import OfflineModel
 
 NO_LIMIT = 1_000_000
@@ -42,7 +43,7 @@ async def main(servings: int, telegram: tuple[str, str], discord: tuple[str, str
         DiscordInterface(DiscordConfig(base_url=discord[0], bot_token=discord[1], **options)),
     )
     bots[1].reconnect_policy = ReconnectPolicy(
-        invalid_session_wait=(0, 0.01), identify_interval=0, stable_after=0, first_delay=0.01, longest_delay=0.05
+        invalid_session_wait=(0, 0.01), identify_interval=0, stable_after=0, backoff=Backoff(0.01, 0.05)
     )
     status: TaskStatus[str | None] = Announcing()
     for _ in range(servings):
@@ -53,5 +54,5 @@ async def main(servings: int, telegram: tuple[str, str], discord: tuple[str, str
 
 if __name__ == "__main__":
     backend, servings, telegram_url, telegram_token, discord_url, discord_token = sys.argv[1:]
-    rest.FIRST_RETRY_WAIT, rest.MAX_TRIES = 0.01, 20  # the faults come thick
+    rest.RETRY_BACKOFF, rest.MAX_TRIES = Backoff(0.01), 20  # the faults come thick
     anyio.run(main, int(servings), (telegram_url, telegram_token), (discord_url, discord_token), backend=backend)

@@ -16,7 +16,7 @@ import random
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -28,6 +28,7 @@ from definable.agent.interface.errors import (
     InterfaceConnectionError,
     InterfaceRateLimitError,
 )
+from definable.concurrency.backoff import Backoff
 
 from .config import DiscordConfig
 from .connection import CloseResult, GatewayConnection, HandleEvent
@@ -50,10 +51,8 @@ class ReconnectPolicy:
     identify_interval: float = IDENTIFY_INTERVAL
     stable_after: float = 10.0
     """Seconds: after a connection that lasted so long the next is tried at once."""
-    first_delay: float = 1.0
-    """Seconds before the second try in a row."""
-    longest_delay: float = 60.0
-    """Seconds."""
+    backoff: Backoff = field(default_factory=Backoff)
+    """From the second connection in a row that did not last."""
 
     def delay(self, short_lived: int, action: ResumeAction) -> float:
         """Seconds to wait before the next connection.
@@ -62,13 +61,8 @@ class ReconnectPolicy:
             short_lived: How many connections in a row did not last; 0 when the last one did.
             action: What is to be done next.
         """
-        backoff = 0.0
-        if short_lived > 1:
-            backoff = min(self.first_delay * 2.0 ** min(short_lived - 2, 32), self.longest_delay)
-            # Bots that were dropped together do not return together.
-            backoff = random.uniform(0.9 * backoff, min(1.1 * backoff, self.longest_delay))
         floor = random.uniform(*self.invalid_session_wait) if action is ResumeAction.IDENTIFY else 0.0
-        return max(backoff, floor)
+        return max(self.backoff.delay(short_lived - 1), floor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from definable.agent.interface.errors import (
     InterfaceMessageError,
     InterfaceRateLimitError,
 )
+from definable.concurrency.backoff import Backoff
 from definable.half_read_body import may_be_half_read
 
 from .config import DiscordConfig
@@ -121,9 +121,8 @@ REQUEST_TIMEOUT = 15.0
 
 MAX_TRIES = 5
 
-FIRST_RETRY_WAIT = 0.5
-"""Seconds before the second try; doubled for each further one. Five tries stay well within the few minutes for which
-Discord knows a nonce."""
+RETRY_BACKOFF = Backoff(initial=0.5, jitter=0.25)
+"""Five tries stay well within the few minutes for which Discord knows a nonce."""
 
 MAX_WAIT = 60.0
 """Seconds: a rate limit that lasts longer fails the request at once."""
@@ -216,7 +215,7 @@ class DiscordRest:
                 if attempt == MAX_TRIES:
                     raise
                 logger.info("try %d failed: %s", attempt, error)
-            await anyio.sleep(FIRST_RETRY_WAIT * 2 ** (attempt - 1) * random.uniform(0.75, 1.0))
+            await anyio.sleep(RETRY_BACKOFF.delay(attempt))
         raise AssertionError("the last try returns or raises")
 
     async def _fetch_once(self, url: str) -> bytes | None:
@@ -264,7 +263,7 @@ class DiscordRest:
                 raise outcome.error
             logger.info("try %d failed: %s", attempt, outcome.error)
             if outcome.retry_after is None:
-                await anyio.sleep(FIRST_RETRY_WAIT * 2 ** (attempt - 1) * random.uniform(0.75, 1.0))
+                await anyio.sleep(RETRY_BACKOFF.delay(attempt))
         raise AssertionError("the last try returns or raises")
 
     async def _try(

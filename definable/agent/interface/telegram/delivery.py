@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 
 from definable.agent.interface.errors import InterfaceRateLimitError
+from definable.concurrency.backoff import Backoff
 from definable.concurrency.token_bucket import TokenBucket
 
 from .client import BotAPI, TelegramRefusal, TelegramUnreached, Upload
@@ -77,8 +78,7 @@ def _bucket(buckets: dict[str, TokenBucket], chat_id: str, *, rate: float, burst
 
 MAX_TRIES = 5
 
-MAX_RETRY_AFTER = 120.0
-"""Seconds; for longer nobody waits."""
+RETRY_BACKOFF = Backoff(jitter=0.0, max_tries=MAX_TRIES, max_retry_after=120.0)
 
 MAX_MOVED_CHATS = 10_000
 
@@ -119,7 +119,8 @@ class Delivery:
                     raise
                 self._move(chat_id, str(refusal.moved_to))
             except (TelegramUnreached, InterfaceRateLimitError) as error:
-                seconds = _wait(error, tries)
+                asked = error.retry_after if isinstance(error, InterfaceRateLimitError) else None
+                seconds = RETRY_BACKOFF.retry_delay(tries, asked)
                 if seconds is None:
                     raise
                 await anyio.sleep(seconds)
@@ -152,13 +153,3 @@ class Delivery:
         self._moved[chat_id] = moved_to
         if len(self._moved) > MAX_MOVED_CHATS:
             self._moved.popitem(last=False)
-
-
-def _wait(error: TelegramUnreached | InterfaceRateLimitError, tries: int) -> float | None:
-    """Seconds before the next try; None when there is none."""
-    if tries >= MAX_TRIES:
-        return None
-    asked = error.retry_after if isinstance(error, InterfaceRateLimitError) else None
-    if asked is None:
-        return 2.0 ** (tries - 1)
-    return asked if asked <= MAX_RETRY_AFTER else None

@@ -15,6 +15,7 @@ from typing import Any, cast
 import anyio
 
 from definable.agent.interface.errors import InterfaceConnectionError, InterfaceError, InterfaceRateLimitError
+from definable.concurrency.backoff import Backoff
 
 from .client import BotAPI, TelegramConflict
 from .config import TelegramConfig
@@ -87,7 +88,9 @@ MAX_UPDATES = 100
 """Of one poll, and so beyond the first that is not ended (https://core.telegram.org/bots/api#getupdates)."""
 
 MAX_FAILURES = 3
-"""In a row; single ones are daily bread."""
+"""Consecutive failed polls before the supervisor restarts polling; single ones are common."""
+
+POLL_BACKOFF = Backoff(jitter=0.0)
 
 ACKNOWLEDGE_TIMEOUT = 5.0
 """Seconds that the last acknowledgement may take."""
@@ -137,7 +140,8 @@ class Poller:
                 if failures == MAX_FAILURES or isinstance(error, TelegramConflict):
                     raise
                 logger.info("telegram: a poll failed, trying again: %s", error)
-                await anyio.sleep(_wait(error, failures))
+                asked = error.retry_after if isinstance(error, InterfaceRateLimitError) else None
+                await anyio.sleep(asked or POLL_BACKOFF.delay(failures))
                 continue
             failures = 0
             alive()
@@ -213,8 +217,3 @@ class Poller:
                 await self._idle.wait()
         elif not is_empty or anyio.current_time() - began < interval:  # nothing new, and not held open: do not spin
             await anyio.sleep(interval)
-
-
-def _wait(error: InterfaceError, failures: int) -> float:
-    asked = error.retry_after if isinstance(error, InterfaceRateLimitError) else None
-    return asked or 2.0 ** (failures - 1)

@@ -16,6 +16,7 @@ from loopback.discord_server import DiscordServer
 from definable.agent import Agent
 from definable.agent.interface import InterfaceConnectionError, InterfaceMessage, InterfaceResponse
 from definable.agent.runtime.supervisor import InterfaceState
+from definable.concurrency.backoff import Backoff
 from definable.model import ModelReply, ModelRequest, OfflineModel
 
 pytestmark = pytest.mark.anyio
@@ -106,7 +107,7 @@ async def test_what_fails_is_said_to_the_user() -> None:
 
 
 async def test_the_error_message_is_a_reply_when_the_answer_was_not_posted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("definable.agent.interface.discord.rest.FIRST_RETRY_WAIT", 0.01)
+    monkeypatch.setattr("definable.agent.interface.discord.rest.RETRY_BACKOFF", Backoff(0.01))
     async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)):
         await server.until(lambda: server.on_line)
         server.fail_next("/messages", 500, 500, 500, 500, 500)

@@ -24,6 +24,7 @@ from definable.agent.interface import (
 from definable.agent.interface.discord.message_event import with_images
 from definable.agent.interface.discord.outgoing import outgoing
 from definable.agent.interface.discord.rest import DiscordRest, Upload, explain, open_rest, read_id
+from definable.concurrency.backoff import Backoff
 from definable.model import Image
 
 pytestmark = pytest.mark.anyio
@@ -104,7 +105,7 @@ async def test_a_message_whose_answer_was_lost_is_not_posted_twice() -> None:
 
 
 async def test_what_keeps_failing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("definable.agent.interface.discord.rest.FIRST_RETRY_WAIT", 0.01)
+    monkeypatch.setattr("definable.agent.interface.discord.rest.RETRY_BACKOFF", Backoff(0.01))
     async with DiscordServer().running() as server, open_rest(bot_for(server).config) as rest:
         server.fail_next("/messages", *[503] * 5)
         with pytest.raises(InterfaceConnectionError, match="POST /channels/10/messages: 503") as caught:
@@ -150,7 +151,7 @@ async def test_files_go_with_their_message() -> None:
 
 
 async def test_an_image_is_fetched_once_its_user_was_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("definable.agent.interface.discord.rest.FIRST_RETRY_WAIT", 0.01)
+    monkeypatch.setattr("definable.agent.interface.discord.rest.RETRY_BACKOFF", Backoff(0.01))
     monkeypatch.setattr("definable.agent.interface.discord.rest.MAX_IMAGE_SIZE", 10)
     async with DiscordServer().running() as server, open_rest(bot_for(server).config) as rest:
         small, large = (server.attach("a.png", content, "image/png")["url"] for content in (b"small", b"large" * 3))

@@ -13,6 +13,7 @@ from loopback.discord_server import DiscordServer, Fault
 
 from definable.agent import Agent
 from definable.agent.interface.discord import DiscordInterface
+from definable.concurrency.backoff import Backoff
 from definable.model import OfflineModel
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -34,7 +35,7 @@ REST_FAULTS = (
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("definable.agent.interface.discord.rest.FIRST_RETRY_WAIT", 0.01)
+    monkeypatch.setattr("definable.agent.interface.discord.rest.RETRY_BACKOFF", Backoff(0.01))
     monkeypatch.setattr("definable.agent.interface.discord.rest.MAX_TRIES", 12)  # the faults come thick
 
 

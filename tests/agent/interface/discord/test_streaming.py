@@ -20,6 +20,7 @@ from definable.agent.interface import (
 )
 from definable.agent.interface.discord.rest import open_rest
 from definable.agent.interface.splitting import split_text
+from definable.concurrency.backoff import Backoff
 from definable.model import ModelReply, ToolCall
 
 pytestmark = pytest.mark.anyio
@@ -30,7 +31,7 @@ COUNTING = " ".join(str(number) for number in range(20))
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DiscordInterface, "edit_interval", 0.1)
-    monkeypatch.setattr("definable.agent.interface.discord.rest.FIRST_RETRY_WAIT", 0.01)
+    monkeypatch.setattr("definable.agent.interface.discord.rest.RETRY_BACKOFF", Backoff(0.01))
 
 
 def counting(*script: Any, **options: Any) -> Agent:
