@@ -191,7 +191,7 @@ async def test_in_this_process(anyio_backend: str) -> None:
         counts["forced"] += report.forced
         events = report.sources["event"]
         assert events.completed + events.cancelled + events.never_started >= cycle.emitted, (what, str(report))
-        assert runtime.ledger.active() == 0, what
+        assert runtime.tracker.active() == 0, what
     sys.stdout.write(f"{anyio_backend}: {CYCLES} cycles, {counts}, nothing left\n")
     assert counts["served"] > CYCLES / 2
 

@@ -1,6 +1,6 @@
 """One piece of accepted work, as a value that its owner closes: what it permits ends with it.
 
-`WorkLedger` opens and closes the pieces; `Emitter` and `AgentRuntime.fire` ask which one they are called in. The
+`WorkTracker` opens and closes the pieces; `Emitter` and `AgentRuntime.fire` ask which one they are called in. The
 context variable only points to the piece: a task that a handler left behind inherits the pointer, and finds it closed.
 """
 

@@ -15,7 +15,7 @@ import anyio
 from definable.concurrency.worker_thread import RunningThread, worker_threads
 
 from .report import ShutdownReport
-from .shutdown import WorkLedger
+from .shutdown import WorkTracker
 from .triggers import TriggerTable
 from .workers import Workers, source_kind
 
@@ -33,11 +33,11 @@ THREAD_TIMEOUT = 1.0
 
 @dataclass(frozen=True, slots=True)
 class LastAccount:
-    """Where accepted work may be left, and the ledger that knows of the rest."""
+    """Where accepted work may be left, and the tracker that knows of the rest."""
 
     name: str
     """Of what was served, for the log."""
-    ledger: WorkLedger
+    tracker: WorkTracker
     triggers: TriggerTable
     emitter: Emitter
     bus: EventBus
@@ -69,13 +69,13 @@ class LastAccount:
 
     def _count_unpublished(self) -> None:
         for key, _ in self.emitter.leftovers():
-            self.ledger.never_started(source_kind(self.triggers.by_key[key]))
+            self.tracker.never_started(source_kind(self.triggers.by_key[key]))
 
     def _reported(self, stop_began: float | None, forced: bool, stuck: Sequence[RunningThread]) -> ShutdownReport:
         now = anyio.current_time()
         report = ShutdownReport(
             duration=now - (now if stop_began is None else stop_began),
-            sources=self.ledger.counts(),
+            sources=self.tracker.counts(),
             forced=forced,
             stuck_threads=tuple(thread.function for thread in stuck),
         )

@@ -16,7 +16,7 @@ from definable.agent.run.runner import RunRequest
 from definable.agent.trigger.registry import TriggerRegistry
 
 from .runs import RunRegistry
-from .shutdown import WorkLedger
+from .shutdown import WorkTracker
 from .supervisor import Supervisor
 
 OTHER_CHILDREN = frozenset({"http", "event", "events", "cron"})
@@ -39,7 +39,7 @@ def supervised(
     agent: Agent,
     registry: RunRegistry,
     bus: EventBus,
-    ledger: WorkLedger,
+    tracker: WorkTracker,
     max_waiting: int,
     refusals: RefusalLog | None = None,
 ) -> list[Supervisor]:
@@ -50,7 +50,7 @@ def supervised(
         agent: Answers where an interface has no agent of its own.
         registry: Makes the runs.
         bus: Where accepted messages wait.
-        ledger: Counts the messages.
+        tracker: Counts the messages.
         max_waiting: How many messages of one interface may wait.
         refusals: Where it is noted who is not let in.
     """
@@ -58,7 +58,7 @@ def supervised(
     for interface in interfaces:
         name = unused(interface.name, {*OTHER_CHILDREN, *supervisors})
         host = host_of(interface, agent, registry, None if name == interface.name else name, refusals)
-        supervisors[name] = Supervisor(interface, host, bus, ledger, name=name, max_waiting=max_waiting)
+        supervisors[name] = Supervisor(interface, host, bus, tracker, name=name, max_waiting=max_waiting)
     return list(supervisors.values())
 
 

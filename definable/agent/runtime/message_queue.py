@@ -20,7 +20,7 @@ from definable.agent.bus.base import Delivery, EventBus, GrantsNames
 from definable.agent.interface.message import InterfaceMessage, MessageEnd, message_from_json, message_to_json
 from definable.concurrency.isolation import error_message
 
-from .shutdown import Work, WorkLedger
+from .shutdown import Work, WorkTracker
 from .workers import settled
 
 Item = TypeVar("Item")
@@ -95,7 +95,7 @@ class Mailbox:
     Args:
         name: The interface's, among those of its agent; it must be the same after a restart.
         bus: Keeps what was accepted.
-        ledger: Counts the messages, under the interface's name.
+        tracker: Counts the messages, under the interface's name.
         answer: Answers one message, and says how it ended. Must not raise.
         is_safe: Told of a message that this process need not finish any more: it has come to its end, or the bus keeps
             it over the end of the process.
@@ -107,7 +107,7 @@ class Mailbox:
         self,
         name: str,
         bus: EventBus,
-        ledger: WorkLedger,
+        tracker: WorkTracker,
         *,
         answer: Callable[[InterfaceMessage], Awaitable[MessageEnd]],
         is_safe: Callable[[InterfaceMessage], None],
@@ -118,7 +118,7 @@ class Mailbox:
         self.key: str = f"interface {name}"
         """Names the interface's deliveries."""
         self._bus = bus
-        self._ledger = ledger
+        self._tracker = tracker
         self._answer = answer
         self._is_safe = is_safe
         self._limit = limit
@@ -221,7 +221,7 @@ class Mailbox:
     def close_account(self) -> None:
         """Count what nobody began to answer, unless the bus hands it out again when it is opened next."""
         if not self._bus.durable:
-            self._ledger.never_started(self.name, self.waiting())
+            self._tracker.never_started(self.name, self.waiting())
 
     def begin(self) -> None:
         """The bus is open: say how many messages can be begun."""
@@ -243,7 +243,7 @@ class Mailbox:
         try:
             message = kept if isinstance(kept, InterfaceMessage) else message_from_json(kept)
         except ValueError as error:
-            with self._ledger.work(self.name) as work:
+            with self._tracker.work(self.name) as work:
                 work.failed = True
                 logger.error(
                     "%s: delivery %s cannot be read and is dead: %s", self.name, delivery.id, error_message(error)
@@ -255,7 +255,7 @@ class Mailbox:
     async def _handle(self, accepted: Accepted) -> None:
         self._make_room()
         self._grant()
-        with self._ledger.work(self.name) as work:
+        with self._tracker.work(self.name) as work:
             lease = accepted.delivery.lease
             if lease is None:
                 await self._answer_and_settle(work, accepted)
@@ -264,7 +264,7 @@ class Mailbox:
                 await checkpoint_if_cancelled()  # it may have been lost in line
                 await self._answer_and_settle(work, accepted)
             if lease.cancelled_caught:
-                work.goes_on = True
+                work.will_retry = True
                 logger.warning("%s: a message was cut off: the lease of %s is lost", self.name, accepted.delivery.id)
 
     async def _answer_and_settle(self, work: Work, accepted: Accepted) -> None:

@@ -39,7 +39,7 @@ from .lifespan import agent_lifespan, in_service
 from .report import ShutdownReport
 from .runs import RunRegistry
 from .settings import ServeSettings, settings_of
-from .shutdown import Draining, WorkLedger
+from .shutdown import Draining, WorkTracker
 from .signals import Watchdog
 from .supervisor import InterfaceState, health_of, run_child
 from .triggers import TriggerTable
@@ -90,7 +90,7 @@ class AgentRuntime:
         """Where HTTP is served; None without a server, or before it is bound."""
         self.report: ShutdownReport | None = None
         """The account, once the runtime has ended."""
-        self.ledger: WorkLedger = WorkLedger()
+        self.tracker: WorkTracker = WorkTracker()
         interfaces = all_interfaces(agent, interfaces or ())
         self.triggers: TriggerTable = TriggerTable(with_webhooks(agent.triggers, interfaces))
         self.bus: EventBus = MemoryBus(self.settings.event_buffer) if agent.bus is None else agent.bus
@@ -105,14 +105,14 @@ class AgentRuntime:
         self.dispatcher: Dispatcher = Dispatcher(self.registry)
         self._refusals = RefusalLog()
         self.supervisors: list[Supervisor] = supervised(
-            interfaces, agent, self.registry, self.bus, self.ledger, self.settings.event_buffer, self._refusals
+            interfaces, agent, self.registry, self.bus, self.tracker, self.settings.event_buffer, self._refusals
         )
         self.workers: Workers = Workers(
             self.bus,
             self.triggers.by_key,
             self.dispatcher,
             self.registry,
-            self.ledger,
+            self.tracker,
             agent.emitter,
             count=self.settings.event_workers,
             max_active_bytes=self.settings.max_memory_active,
@@ -121,7 +121,7 @@ class AgentRuntime:
         )
         self.cron_loop: CronLoop = CronLoop(self.triggers.crons, CronSource(self.bus, self.triggers).fire)
         self._account = LastAccount(
-            self.name, self.ledger, self.triggers, agent.emitter, self.bus, self.workers, self.supervisors
+            self.name, self.tracker, self.triggers, agent.emitter, self.bus, self.workers, self.supervisors
         )
         self.http: HTTPService | None = None
         """What answers HTTP; None without a server."""
@@ -198,7 +198,7 @@ class AgentRuntime:
         key = self.triggers.key_of(trigger)
         if isinstance(trigger, Webhook):
             raise ConfigurationError(f"{trigger!r} cannot be fired by hand: send it a request")
-        if self.draining and not is_in_work_of(self.ledger):
+        if self.draining and not is_in_work_of(self.tracker):
             raise EventBusClosed("the agent is stopping: the trigger was not fired")
         data = {"body": None, "source": trigger.source, "timestamp": current_clock().now()}
         await self.agent.emitter.publish(key, data)
@@ -320,7 +320,7 @@ class AgentRuntime:
         largest = max((webhook.max_body for webhook in self.triggers.webhooks), default=0)
         bodies = UnfinishedBodies(memory_for_bodies(self.settings.max_memory_bodies, largest))
         return HTTPService(
-            self.settings, routes, quart, guard, self.ledger, self.draining.is_set, bodies, self._refusals
+            self.settings, routes, quart, guard, self.tracker, self.draining.is_set, bodies, self._refusals
         )
 
     @asynccontextmanager
@@ -333,7 +333,7 @@ class AgentRuntime:
             await stack.enter_async_context(self.bus.open())
             await stack.enter_async_context(
                 self.agent.emitter.connected(
-                    self.bus, self.triggers.route, workers=self.settings.event_workers, owner=self.ledger
+                    self.bus, self.triggers.route, workers=self.settings.event_workers, owner=self.tracker
                 )
             )
             for agent in self._agents:
@@ -428,9 +428,9 @@ class AgentRuntime:
         while True:  # the last piece of work may have emitted one more
             await emitter.flushed()
             await self.bus.drain()
-            if emitter.is_flushed and not self.ledger.active():
+            if emitter.is_flushed and not self.tracker.active():
                 break
-            await self.ledger.idle()
+            await self.tracker.idle()
 
     async def _requests_done(self) -> None:
         """Wait for the last request; not for ever for who follows a run that may be made after a restart only."""

@@ -57,7 +57,7 @@ class Draining:
         self._began.set()
 
 
-class _Account:
+class Counters:
     __slots__ = ("active", "cancelled", "completed", "failed", "never_started", "refused")
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class _Account:
         self.refused: int = 0
 
 
-class WorkLedger:
+class WorkTracker:
     """Counts work by source.
 
     Args:
@@ -77,7 +77,7 @@ class WorkLedger:
     """
 
     def __init__(self, sources: Collection[str] = ("http", "event", "cron")) -> None:
-        self._accounts = {source: _Account() for source in sources}
+        self._accounts = {source: Counters() for source in sources}
         self.awaited: anyio.Event | None = None
         """What `idle` waits for; None when nobody waits."""
 
@@ -91,11 +91,11 @@ class WorkLedger:
         account = self._accounts.get(source)
         return Work(self, self.account(source) if account is None else account, occupies_worker)
 
-    def account(self, source: str) -> _Account:
+    def account(self, source: str) -> Counters:
         """The counters of a source."""
         account = self._accounts.get(source)
         if account is None:
-            account = self._accounts[source] = _Account()
+            account = self._accounts[source] = Counters()
         return account
 
     def never_started(self, source: str, count: int = 1) -> None:
@@ -136,21 +136,21 @@ class WorkLedger:
 class Work(AcceptedWork):
     """One piece of accepted work, counted as long as it is under way and by the end that it comes to."""
 
-    __slots__ = ("_account", "_ledger", "failed", "goes_on", "refused")
+    __slots__ = ("_account", "_ledger", "failed", "refused", "will_retry")
 
-    def __init__(self, ledger: WorkLedger, account: _Account, occupies_worker: bool) -> None:
-        super().__init__(ledger, occupies_worker=occupies_worker)
-        self._ledger = ledger
-        self._account = account
+    def __init__(self, tracker: WorkTracker, account: Counters, occupies_worker: bool) -> None:
+        super().__init__(tracker, occupies_worker=occupies_worker)
+        self._tracker = tracker
+        self._counters = account
         self.failed: bool = False
         """Set it when the work ends in an error that is dealt with inside."""
-        self.goes_on: bool = False
+        self.will_retry: bool = False
         """Set it when the work is not at its end: it will be begun again, and counted then."""
         self.refused: bool = False
         """Set it when the work came from somebody who is not let in: it was not done."""
 
     def __enter__(self) -> Work:
-        self._account.active += 1
+        self._counters.active += 1
         self.open()
         return self
 
@@ -158,15 +158,15 @@ class Work(AcceptedWork):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        account = self._account
+        account = self._counters
         account.active -= 1
         if error is not None and is_cut_off(error):
             account.cancelled += 1
         elif self.refused:
             account.refused += 1
-        elif not self.goes_on:
+        elif not self.will_retry:
             account.completed += 1
             if error is not None or self.failed:
                 account.failed += 1
-        if self._ledger.awaited is not None:
-            self._ledger.ended()
+        if self._tracker.awaited is not None:
+            self._tracker.ended()

@@ -31,7 +31,7 @@ from definable.concurrency.isolation import Isolation, error_message, error_text
 from definable.errors import DefinableError, ServeError
 
 from .message_queue import Mailbox
-from .shutdown import WorkLedger
+from .shutdown import WorkTracker
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Supervisor:
         interface: What to run.
         host: The agent behind it.
         bus: Where accepted messages wait.
-        ledger: Counts the messages, under the supervisor's name.
+        tracker: Counts the messages, under the supervisor's name.
         name: The interface's, where another one that is served has the same.
         max_waiting: How many messages may wait to be answered; beyond it the interface waits with the next.
         backoff: How long to wait after a crash.
@@ -70,7 +70,7 @@ class Supervisor:
         interface: BaseInterface,
         host: AgentHandle,
         bus: EventBus,
-        ledger: WorkLedger,
+        tracker: WorkTracker,
         *,
         name: str | None = None,
         max_waiting: int = DEFAULT_BUFFER,
@@ -82,7 +82,7 @@ class Supervisor:
         self.mailbox: Mailbox = Mailbox(
             self.name,
             bus,
-            ledger,
+            tracker,
             answer=self._answer,
             is_safe=self._tell_handled,
             limit=max_waiting,
@@ -96,7 +96,7 @@ class Supervisor:
         self._first_began = self._began = 0.0
         """When it began to receive, at first and last, in seconds of the event loop's clock."""
         self._host = host
-        self._ledger = ledger
+        self._tracker = tracker
         self._backoff = Backoff() if backoff is None else backoff
         self._isolation = Isolation(f"interface {self.name}")
         self._receiving: anyio.CancelScope | None = None
@@ -109,7 +109,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Run the interface until it ends, fails for good or is stopped; have messages answered until released."""
-        self._ledger.account(self.name)  # in the report also when no message comes
+        self._tracker.account(self.name)  # in the report also when no message comes
         try:
             with self._isolation:
                 await self._live()

@@ -29,7 +29,7 @@ from .ingress import accepted_request, auth_from_json, handling_size
 from .run_log import ActiveMemory
 from .runs import RunRegistry
 from .settings import DEFAULT_MAX_MEMORY
-from .shutdown import Work, WorkLedger
+from .shutdown import Work, WorkTracker
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class DeliveryTaker(Protocol):
 
     @property
     def name(self) -> str:
-        """The source in the ledger."""
+        """The source in the tracker."""
         ...
 
     def begin(self) -> None:
@@ -64,7 +64,7 @@ class Workers:
         triggers: By the key that a delivery's name holds.
         dispatcher: Handles the event.
         registry: Knows the runs that were promised.
-        ledger: Counts what was begun.
+        tracker: Counts what was begun.
         emitter: Knows which workers wait for room.
         count: How many deliveries are handled at once.
         max_active_bytes: What the bodies of webhooks and runs that are handled may hold; others wait.
@@ -79,7 +79,7 @@ class Workers:
         triggers: Mapping[str, BaseTrigger],
         dispatcher: Dispatcher,
         registry: RunRegistry,
-        ledger: WorkLedger,
+        tracker: WorkTracker,
         emitter: Emitter,
         *,
         count: int,
@@ -90,7 +90,7 @@ class Workers:
         self._bus = bus
         self._dispatcher = dispatcher
         self._registry = registry
-        self._ledger = ledger
+        self._tracker = tracker
         self._emitter = emitter
         self._count = count
         self._memory = ActiveMemory(max_active_bytes)
@@ -120,7 +120,7 @@ class Workers:
     def count_undone(self, delivery: Delivery) -> None:
         """Count an accepted delivery that will not be finished."""
         source = self._sources.get(delivery.name, "event")
-        count: Callable[[str], None] = self._ledger.never_started if delivery.attempt == 1 else self._ledger.cancelled
+        count: Callable[[str], None] = self._tracker.never_started if delivery.attempt == 1 else self._tracker.cancelled
         count(source)
 
     def _count_unbegun(self, delivery: Delivery) -> None:
@@ -139,7 +139,7 @@ class Workers:
                 await self._handle_in_turn(lane, delivery)
 
     async def _bury_unknown(self, delivery: Delivery) -> None:
-        with self._ledger.work("event") as work:
+        with self._tracker.work("event") as work:
             work.failed = True
             logger.error("nothing here is called %r (any more): delivery %s is dead", delivery.name, delivery.id)
             await settled(delivery, delivery.dead(f"nothing here is called {delivery.name!r}"))
@@ -157,7 +157,7 @@ class Workers:
         return entry is Entry.GO
 
     async def _skip(self, lane: Lane, delivery: Delivery) -> None:
-        with self._ledger.work(source_kind(lane.trigger)):
+        with self._tracker.work(source_kind(lane.trigger)):
             self.skipped += 1
             logger.warning("%s skipped: the last one still runs", lane.trigger.source)
             await settled(delivery, delivery.ack())
@@ -177,7 +177,7 @@ class Workers:
             following = lane.leave()
 
     async def _handle(self, trigger: BaseTrigger, delivery: Delivery) -> None:
-        with self._ledger.work(source_kind(trigger), occupies_worker=True) as work:
+        with self._tracker.work(source_kind(trigger), occupies_worker=True) as work:
             if delivery.lease is None:
                 await self._attempt(work, trigger, delivery)
                 return
@@ -189,7 +189,7 @@ class Workers:
 
     def _let_go(self, work: Work, trigger: BaseTrigger, delivery: Delivery) -> None:
         """Somebody else has it by now, and counts it."""
-        work.goes_on = True
+        work.will_retry = True
         self.lost += 1
         if (run_id := delivery.data.get("run_id")) is not None:
             self._registry.lose(run_id)
@@ -237,7 +237,7 @@ class Workers:
         what = "%s failed, attempt %d; again in %.1f s"
         log_failure(logger, logging.WARNING, error, what, trigger.source, attempt, delay)
         work.failed = True
-        work.goes_on = await settled(delivery, delivery.nack(delay))
+        work.will_retry = await settled(delivery, delivery.nack(delay))
 
     async def _give_up(self, work: Work, trigger: BaseTrigger, delivery: Delivery, error: Exception) -> None:
         what = "%s failed (id %s, attempt %d)"
@@ -271,7 +271,7 @@ async def settled(delivery: Delivery, settling: Awaitable[None]) -> bool:
 
 
 def source_kind(trigger: BaseTrigger) -> str:
-    """The source in the ledger for what comes from the bus."""
+    """The source in the tracker for what comes from the bus."""
     return "cron" if isinstance(trigger, TimeTrigger) else "event"
 
 

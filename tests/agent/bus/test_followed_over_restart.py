@@ -77,7 +77,7 @@ def last_name(events: list[ServerEvent]) -> str:
 
 def followed(service: Served) -> int:
     """How many requests are being answered, those of followers, beside the one run that is held."""
-    return service.runtime.ledger.active() - 1
+    return service.runtime.tracker.active() - 1
 
 
 async def until(condition: Callable[[], bool]) -> None:

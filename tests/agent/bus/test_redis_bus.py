@@ -180,7 +180,7 @@ async def test_a_lost_lease_cancels_the_handler_that_held_it_and_the_report_leav
     with anyio.fail_after(LIMIT):
         async with stuck.agent.running(enable_server=False) as first:
             await stuck.agent.aemit("job")
-            await eventually(lambda: first.ledger.active())
+            await eventually(lambda: first.tracker.active())
             go_on = await hang(first.bus)
             async with other.agent.running(enable_server=False) as second:
                 await eventually(lambda: ends)

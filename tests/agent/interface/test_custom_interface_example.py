@@ -63,7 +63,7 @@ async def test_a_line_accepted_before_the_stop_is_answered() -> None:
         async with Agent(OfflineModel(latency=0.3)).running(chat, enable_server=False) as runtime:
             ann = await connected(chat)
             await ann.send(b"one\n")
-            while not runtime.ledger.active():
+            while not runtime.tracker.active():
                 await anyio.lowlevel.checkpoint()
         async with ann:
             assert await ann.receive() == b"one\n"

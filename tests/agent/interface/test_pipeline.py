@@ -34,7 +34,7 @@ from definable.agent.interface import (
 )
 from definable.agent.interface.base import Accept
 from definable.agent.interface.host import AgentHandle
-from definable.agent.runtime.shutdown import WorkLedger
+from definable.agent.runtime.shutdown import WorkTracker
 from definable.agent.runtime.supervisor import InterfaceState, Supervisor
 from definable.agent.session import Session, SQLiteSessionStore
 from definable.errors import ConfigurationError, ModelError, StorageError
@@ -91,7 +91,7 @@ async def serving(agent: Agent, chat: Chat) -> AsyncGenerator[Supervisor, None]:
     """The interface under its supervisor, with an agent behind it."""
     host = AgentHandle(agent.runner.run, sessions=agent.runner.sessions, auth=lambda: agent.auth)
     bus = MemoryBus()
-    supervisor = Supervisor(chat, host, bus, WorkLedger())
+    supervisor = Supervisor(chat, host, bus, WorkTracker())
 
     async def work() -> None:
         async for delivery in deliveries:
@@ -732,7 +732,7 @@ async def test_an_interface_that_cannot_open_fails_for_good(caplog: pytest.LogCa
     path = tmp_path / "no.db"
     path.write_bytes(b"this is no database" * 100)
     chat = Chat(identity_resolver=SQLiteIdentityResolver(path))
-    supervisor = Supervisor(chat, AgentHandle(Agent("offline").runner.run), MemoryBus(), WorkLedger())
+    supervisor = Supervisor(chat, AgentHandle(Agent("offline").runner.run), MemoryBus(), WorkTracker())
     await supervisor.run()
     assert (supervisor.state, supervisor.ended.is_set()) == (InterfaceState.FAILED, True)
     assert caplog.text.count("has failed for good") == 1

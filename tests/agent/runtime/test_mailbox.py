@@ -275,7 +275,7 @@ async def test_a_message_that_is_not_answered_is_kept_among_the_dead_letters(bus
     chat.failing = True
     async with served(Agent("offline", bus=bus), chat) as runtime:
         await until(lambda: len(chat.safe) == 1)
-        await until(lambda: runtime.ledger.counts()["chat"].failed == 1)
+        await until(lambda: runtime.tracker.counts()["chat"].failed == 1)
         await bus.drain()
         (letter,) = await bus.dead_letters()
         assert letter.name == "interface chat"
@@ -302,7 +302,7 @@ async def test_a_delivery_that_is_no_message_is_dead_and_holds_nobody_up(
         await bus.publish("interface chat", {"message": value})
         await bus.publish("interface chat", {"message": message_to_json(message(2))})
         await until(lambda: bool(chat.sent))
-        assert runtime.ledger.counts()["chat"].failed == 1
+        assert runtime.tracker.counts()["chat"].failed == 1
         (letter,) = await bus.dead_letters()
         assert "not a message" in letter.why
     assert chat.sent == [("home", "message 2")]

@@ -27,7 +27,7 @@ from definable.agent.interface.message import MessageEnd
 from definable.agent.run.output import RunOutput
 from definable.agent.run.runner import RunRequest
 from definable.agent.runtime.report import WorkCount
-from definable.agent.runtime.shutdown import WorkLedger
+from definable.agent.runtime.shutdown import WorkTracker
 from definable.agent.runtime.supervisor import InterfaceState, Supervisor, health_of
 from definable.concurrency.backoff import Backoff
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
@@ -73,7 +73,7 @@ async def no_run(request: RunRequest) -> RunOutput:
 
 
 def supervise(interface: BaseInterface, jitter: float = 0) -> Supervisor:
-    supervisor = Supervisor(interface, AgentHandle(no_run), MemoryBus(), WorkLedger(), backoff=Backoff(jitter=jitter))
+    supervisor = Supervisor(interface, AgentHandle(no_run), MemoryBus(), WorkTracker(), backoff=Backoff(jitter=jitter))
     supervisor.release()
     return supervisor
 

@@ -271,7 +271,7 @@ async def provoke(target: Served, service: Service, chat: Chat) -> int | None:
         else:
             chat.say()
     await service.made.wait()
-    await target.runtime.ledger.idle()
+    await target.runtime.tracker.idle()
     return status
 
 

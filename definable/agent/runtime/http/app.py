@@ -14,7 +14,7 @@ from definable.agent.auth.base import AuthProvider, RefusalLog
 from definable.agent.runtime.dispatch import log_failure
 from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.runtime.settings import DEFAULT_MAX_MEMORY
-from definable.agent.runtime.shutdown import WorkLedger
+from definable.agent.runtime.shutdown import WorkTracker
 from definable.agent.trigger.webhook import DEFAULT_MAX_BODY
 from definable.concurrency.containment import closing_what_it_leaves, contained
 from definable.concurrency.isolation import Isolation, isolated
@@ -76,7 +76,7 @@ class AgentApp:
         routes: The agent's endpoints.
         fallback: What answers everything else.
         guard: Who guards what the fallback answers.
-        ledger: Counts the requests.
+        tracker: Counts the requests.
         draining: Whether a stop has begun.
         bodies: The unfinished bodies of all requests.
         max_answer_bytes: What large answers that are on their way may hold.
@@ -92,7 +92,7 @@ class AgentApp:
         routes: Routes[Guarded],
         fallback: ASGIApp,
         guard: Callable[[], AuthProvider | None],
-        ledger: WorkLedger,
+        tracker: WorkTracker,
         draining: Callable[[], bool],
         bodies: UnfinishedBodies,
         max_answer_bytes: int = DEFAULT_MAX_MEMORY,
@@ -108,8 +108,8 @@ class AgentApp:
         self._active_memory = ActiveMemory(max_active_bytes)
         self._fallback = fallback
         self._guard = guard
-        self._ledger = ledger
-        self._uncounted = WorkLedger()
+        self._tracker = tracker
+        self._uncounted = WorkTracker()
         """Of what is answered always: no drain waits for it, and it is in no report."""
         self._draining = draining
         self._bodies = bodies
@@ -158,7 +158,7 @@ class AgentApp:
         if self._draining():
             return refuse(scope, send, Problem(503, "the service is stopping", headers=[RETRY_AFTER]))
         if guarded is not None:
-            return self._answer(guarded, self._request(scope, receive, match.parameters), send, self._ledger)
+            return self._answer(guarded, self._request(scope, receive, match.parameters), send, self._tracker)
         if match.allowed:
             answer = self._answer_of_method(scope, send, match.allowed)
             if answer is not None:
@@ -209,10 +209,10 @@ class AgentApp:
         parameters = {name: value.replace(SLASH, "/") for name, value in found.parameters.items()}
         return replace(found, parameters=parameters)
 
-    async def _answer(self, guarded: Guarded, request: Request, send: Send, ledger: WorkLedger) -> None:
+    async def _answer(self, guarded: Guarded, request: Request, send: Send, tracker: WorkTracker) -> None:
         """Answer a request to one of the agent's endpoints."""
         answer = Answer(request.scope, send, self._memory)
-        with ledger.work("http") as work:
+        with tracker.work("http") as work:
             try:
                 if guarded.always:  # no code of the user's runs
                     await self._respond(guarded, request, answer)
@@ -243,7 +243,7 @@ class AgentApp:
         await response.send(answer)
 
     async def _fall_back(self, request: Request, send: Send) -> None:
-        with self._ledger.work("http") as work, ROUTE:
+        with self._tracker.work("http") as work, ROUTE:
 
             def watched(message: Message) -> Awaitable[None]:
                 if message["type"] == "http.response.start" and message["status"] >= 500:

@@ -15,7 +15,7 @@ from definable.agent.auth.base import AuthProvider, RefusalLog
 from definable.agent.runtime.ingress import Intake
 from definable.agent.runtime.runs import RunRegistry
 from definable.agent.runtime.settings import ServeSettings
-from definable.agent.runtime.shutdown import WorkLedger
+from definable.agent.runtime.shutdown import WorkTracker
 from definable.agent.session.service import SessionService
 from definable.agent.trigger.webhook import Webhook
 from definable.server import (
@@ -69,7 +69,7 @@ class HTTPService:
         routes: The agent's endpoints.
         quart: What answers everything else.
         guard: Who guards what Quart answers.
-        ledger: Counts the requests.
+        tracker: Counts the requests.
         draining: Whether a stop has begun.
         bodies: The unfinished bodies of all requests.
         refusals: Where it is noted who is not let in.
@@ -81,7 +81,7 @@ class HTTPService:
         routes: Routes[Guarded],
         quart: Quart,
         guard: Guard,
-        ledger: WorkLedger,
+        tracker: WorkTracker,
         draining: Callable[[], bool],
         bodies: UnfinishedBodies,
         refusals: RefusalLog,
@@ -98,7 +98,7 @@ class HTTPService:
             routes,
             cast("ASGIApp", quart),
             guard,
-            ledger,
+            tracker,
             draining,
             bodies,
             settings.max_memory_answers,

@@ -122,7 +122,7 @@ async def test_a_channel_that_is_closed_to_the_bot_fails_that_message_alone() ->
         await server.until(lambda: server.on_line)
         await server.say("20", "here?")
         await server.say("10", "there?")
-        await server.until(lambda: server.posted and runtime.ledger.active() == 0)
+        await server.until(lambda: server.posted and runtime.tracker.active() == 0)
         assert [each.channel for each in server.posted] == ["10"]
 
 
@@ -131,7 +131,7 @@ async def test_a_channel_whose_history_the_bot_may_not_read_is_answered_without_
         server.unread_channels.add("20")
         await server.until(lambda: server.on_line)
         await server.say("20", "here?")
-        await server.until(lambda: server.posted and runtime.ledger.active() == 0)
+        await server.until(lambda: server.posted and runtime.tracker.active() == 0)
         assert [(each.content, each.reply_to) for each in server.posted] == [("here?", None)]
         runtime.stop()
     assert runtime.report is not None and runtime.report.sources["discord"].completed == 1
