@@ -159,7 +159,7 @@ class InFlight:
     """The delivery is being handled already; whether that ends well is not known yet."""
 
 
-class Intake:
+class Ingress:
     """Takes in runs and webhooks.
 
     Args:

@@ -33,7 +33,7 @@ from .banner import banner, warnings
 from .cron import CronLoop, CronSource
 from .dispatch import Dispatcher
 from .final_account import LastAccount
-from .ingress import Intake
+from .ingress import Ingress
 from .interfaces import all_interfaces, supervised, with_webhooks
 from .lifespan import agent_lifespan, in_service
 from .report import ShutdownReport
@@ -310,7 +310,7 @@ class AgentRuntime:
         routes = build_routes(
             self.triggers.webhooks,
             registry=self.registry,
-            intake=Intake(self.bus, self.triggers, self.registry, self.dispatcher),
+            ingress=Ingress(self.bus, self.triggers, self.registry, self.dispatcher),
             sessions=agent.runner.sessions,
             guard=guard,
             health=self.health,

@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from definable.agent.auth.base import AuthProvider, RefusalLog
-from definable.agent.runtime.ingress import Intake
+from definable.agent.runtime.ingress import Ingress
 from definable.agent.runtime.runs import RunRegistry
 from definable.agent.runtime.settings import ServeSettings
 from definable.agent.runtime.shutdown import WorkTracker
@@ -168,7 +168,7 @@ def build_routes(
     webhooks: Sequence[Webhook],
     *,
     registry: RunRegistry,
-    intake: Intake,
+    ingress: Ingress,
     sessions: SessionService,
     guard: Guard,
     health: Callable[[], tuple[bool, dict[str, Any]]],
@@ -182,7 +182,7 @@ def build_routes(
     routes.add("GET", "/health", Guarded(HealthEndpoint(health), nobody, always=True))
     visible = VisibleSessions(sessions, registry)
     built_in: list[tuple[str, str, Endpoint]] = [
-        ("POST", "/run", RunEndpoint(registry, intake, sessions)),
+        ("POST", "/run", RunEndpoint(registry, ingress, sessions)),
         ("GET", "/runs", RunsEndpoint(registry)),
         ("GET", "/runs/{run_id}", ShowRunEndpoint(registry)),
         ("DELETE", "/runs/{run_id}", CancelRunEndpoint(registry)),
@@ -196,7 +196,7 @@ def build_routes(
         for path, endpoint in [*docs_endpoints(docs), ("/openapi.json", OpenAPIEndpoint(docs, webhooks, guard))]:
             routes.add("GET", path, Guarded(endpoint, nobody))
     for webhook in webhooks:
-        endpoint = WebhookEndpoint(webhook, intake)
+        endpoint = WebhookEndpoint(webhook, ingress)
         unsigned = None if webhook.challenge is None else partial(unsigned_answer, webhook)
         guarded = Guarded(endpoint, guard_of(webhook, guard), webhook.max_body, unsigned=unsigned, takes_visits=False)
         routes.add(webhook.method, webhook.path, guarded)

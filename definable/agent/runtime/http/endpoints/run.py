@@ -19,7 +19,7 @@ from definable.agent.runtime.http.documents import record_document, run_document
 from definable.agent.runtime.http.request import ClientGone, Request, hangup_watch, until_gone
 from definable.agent.runtime.http.response import Answer, Response, json_response
 from definable.agent.runtime.http.sse import KEEP_ALIVE, MEDIA_TYPE, send_events
-from definable.agent.runtime.ingress import Intake
+from definable.agent.runtime.ingress import Ingress
 from definable.agent.runtime.runs import RunRegistry
 from definable.agent.session.service import SessionService
 from definable.agent.trigger.content import is_json
@@ -65,7 +65,7 @@ class RunEndpoint:
     """A client that goes away cancels the run that it waits for, streamed or not."""
 
     registry: RunRegistry
-    intake: Intake
+    ingress: Ingress
     sessions: SessionService
     streams: StreamedRuns = field(default_factory=lambda: StreamedRuns())
 
@@ -126,7 +126,7 @@ class RunEndpoint:
         return Problem(409, detail, headers=[(b"location", events)], run_id=known, events=events.decode())
 
     async def _accepted(self, request: Request, run: RunRequest) -> Response:
-        record = await self.intake.accept_run(run, SOURCE)
+        record = await self.ingress.accept_run(run, SOURCE)
         headers = [(b"location", request.link(f"/runs/{run.run_id}")), (b"preference-applied", b"respond-async")]
         return json_response(record_document(record), 202, headers)
 

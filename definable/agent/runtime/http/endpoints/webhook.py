@@ -16,7 +16,7 @@ from definable.agent.runtime.dispatch import Outcome, Returned, namespace_of
 from definable.agent.runtime.http.body import parsed
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.response import Response, json_response, reply_response
-from definable.agent.runtime.ingress import Duplicate, InFlight, Intake
+from definable.agent.runtime.ingress import Duplicate, InFlight, Ingress
 from definable.agent.trigger.base import RawRequest, Reply, TriggerEvent
 from definable.agent.trigger.challenge import Challenge, reply_of
 from definable.agent.trigger.webhook import Webhook
@@ -118,7 +118,7 @@ class WebhookEndpoint:
     """One webhook. Its work goes on when the client goes away: the sender has handed it over."""
 
     webhook: Webhook
-    intake: Intake
+    ingress: Ingress
 
     async def __call__(self, request: Request) -> Sendable:
         body = await request.content(self.webhook.max_body)
@@ -129,11 +129,11 @@ class WebhookEndpoint:
                 return early
         user_id = None if request.auth is None else request.auth.user_id
         if self.webhook.respond == "accept":
-            return accepted_response(request, await self.intake.accept(self.webhook, event, user_id))
+            return accepted_response(request, await self.ingress.accept(self.webhook, event, user_id))
         answer_of = partial(outcome_response, namespace=namespace_of(event), request=request)
         if self.webhook.dedupe is not None:
-            return await self.intake.handle_once(self.webhook, event, user_id, answer_of)
-        return answer_of(await self.intake.handle(self.webhook, event, user_id))
+            return await self.ingress.handle_once(self.webhook, event, user_id, answer_of)
+        return answer_of(await self.ingress.handle(self.webhook, event, user_id))
 
 
 def accepted_response(request: Request, accepted: str | Duplicate) -> Response:

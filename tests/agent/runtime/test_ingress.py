@@ -14,7 +14,7 @@ from definable.agent.auth import AuthContext
 from definable.agent.bus import Delivery, EventBufferFull, MemoryBus
 from definable.agent.run.runner import RunRequest
 from definable.agent.runtime.dispatch import Dispatcher
-from definable.agent.runtime.ingress import DEDUPE_TTL, Duplicate, InFlight, Intake
+from definable.agent.runtime.ingress import DEDUPE_TTL, Duplicate, InFlight, Ingress
 from definable.agent.runtime.runs import RunRegistry
 from definable.agent.runtime.triggers import RUNS_KEY, TriggerTable
 from definable.agent.trigger import Headers, RawRequest, Reply, TriggerEvent, Webhook
@@ -32,7 +32,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Iterator[object]:
 
 
 class Setup:
-    """An intake, its bus and registry, and a webhook whose handler returns or raises `result`."""
+    """An ingress, its bus and registry, and a webhook whose handler returns or raises `result`."""
 
     def __init__(self, *, buffer: int = 10, **options: Any) -> None:
         self.result: Any = "done"
@@ -43,7 +43,7 @@ class Setup:
         self.bus = MemoryBus(buffer)
         self.registry = RunRegistry(agent.runner, 10)
         self.table = TriggerTable(agent.triggers)
-        self.intake = Intake(self.bus, self.table, self.registry, Dispatcher(self.registry))
+        self.ingress = Ingress(self.bus, self.table, self.registry, Dispatcher(self.registry))
 
     async def _handle(self, event: TriggerEvent) -> Any:
         self.handled.append(event)
@@ -52,10 +52,10 @@ class Setup:
         return self.result
 
     async def handle(self, event: TriggerEvent, user_id: str | None = None) -> Any:
-        return await self.intake.handle_once(self.webhook, event, user_id, lambda outcome: outcome)
+        return await self.ingress.handle_once(self.webhook, event, user_id, lambda outcome: outcome)
 
     async def accept(self, event: TriggerEvent, user_id: str | None = None) -> str | Duplicate:
-        return await self.intake.accept(self.webhook, event, user_id)
+        return await self.ingress.accept(self.webhook, event, user_id)
 
     async def published(self) -> Delivery:
         with anyio.fail_after(5):
@@ -83,7 +83,7 @@ async def test_an_accepted_run_is_queued_and_published_with_all_that_it_needs() 
     async with opened() as setup:
         auth = AuthContext("ann", {"role": "user"}, scopes=frozenset({"run"}))
         request = RunRequest("hi", "s", "ann", {"k": 1}, run_id="r", auth=auth)
-        record = await setup.intake.accept_run(request, "POST /run")
+        record = await setup.ingress.accept_run(request, "POST /run")
         assert setup.registry.find("r") is record
         delivery = await setup.published()
     assert delivery.name == RUNS_KEY
@@ -99,9 +99,9 @@ async def test_an_accepted_run_is_queued_and_published_with_all_that_it_needs() 
 
 async def test_without_room_nothing_is_accepted_and_nothing_promised() -> None:
     async with opened(buffer=1) as setup:
-        await setup.intake.accept_run(RunRequest("1"), "POST /run")
+        await setup.ingress.accept_run(RunRequest("1"), "POST /run")
         with pytest.raises(EventBufferFull, match="nothing was accepted"):
-            await setup.intake.accept_run(RunRequest("2"), "POST /run")
+            await setup.ingress.accept_run(RunRequest("2"), "POST /run")
         with pytest.raises(EventBufferFull, match="nothing was accepted"):
             await setup.accept(event())
         assert len(setup.registry.records()) == 1
@@ -111,7 +111,7 @@ async def test_a_caller_that_goes_before_its_run_was_accepted_leaves_no_promise(
     async with opened() as setup:
         with anyio.CancelScope() as scope:
             scope.cancel()
-            await setup.intake.accept_run(RunRequest("hi"), "POST /run")
+            await setup.ingress.accept_run(RunRequest("hi"), "POST /run")
         with anyio.CancelScope() as scope:
             scope.cancel()
             await setup.accept(event())
