@@ -32,7 +32,7 @@ THREAD_TIMEOUT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class LastAccount:
+class ShutdownAccounting:
     """Where accepted work may be left, and the tracker that knows of the rest."""
 
     name: str
@@ -52,11 +52,11 @@ class LastAccount:
             forced: Whether the stop was cut short.
         """
         self._count_unpublished()
-        self.workers.close_account()
+        self.workers.finalize()
         for delivery in self.bus.leftovers():
             self.workers.count_undone(delivery)
         for supervisor in self.supervisors:
-            supervisor.mailbox.close_account()
+            supervisor.mailbox.finalize()
         stuck: Sequence[RunningThread] = ()
         with anyio.CancelScope(shield=True):  # bounded by wait_idle's own timeout
             stuck = await worker_threads().wait_idle(THREAD_TIMEOUT)

@@ -218,7 +218,7 @@ class Mailbox:
         """Messages that nobody has begun to answer."""
         return len(self._early) + (0 if self._inbox is None else self._inbox.waiting())
 
-    def close_account(self) -> None:
+    def finalize(self) -> None:
         """Count what nobody began to answer, unless the bus hands it out again when it is opened next."""
         if not self._bus.durable:
             self._tracker.never_started(self.name, self.waiting())

@@ -32,7 +32,7 @@ from definable.errors import ConfigurationError, EventBusClosed, ServeError, Sto
 from .banner import banner, warnings
 from .cron import CronLoop, CronSource
 from .dispatch import Dispatcher
-from .final_account import LastAccount
+from .final_account import ShutdownAccounting
 from .ingress import Ingress
 from .interfaces import all_interfaces, supervised, with_webhooks
 from .lifespan import agent_lifespan, in_service
@@ -120,7 +120,7 @@ class AgentRuntime:
             takers=[supervisor.mailbox for supervisor in self.supervisors],
         )
         self.cron_loop: CronLoop = CronLoop(self.triggers.crons, CronSource(self.bus, self.triggers).fire)
-        self._account = LastAccount(
+        self._account = ShutdownAccounting(
             self.name, self.tracker, self.triggers, agent.emitter, self.bus, self.workers, self.supervisors
         )
         self.http: HTTPService | None = None
@@ -251,7 +251,7 @@ class AgentRuntime:
                         await self._drain()
                         self._children.cancel_scope.cancel()
                 finally:
-                    await self._close_account()
+                    await self._finalize()
         self._check_end()
 
     def _check_end(self) -> None:
@@ -440,7 +440,7 @@ class AgentRuntime:
             self.registry.let_go()
             await self.http.ended()
 
-    async def _close_account(self) -> None:
+    async def _finalize(self) -> None:
         assert self._start_scope is not None
         was_served = not self._start_scope.cancel_called
         self._forced = self._forced or (was_served and self._stop_began is None)

@@ -112,7 +112,7 @@ class Workers:
                 workers.start_soon(self._work, deliveries)
             task_status.started()
 
-    def close_account(self) -> None:
+    def finalize(self) -> None:
         """Count what stands in line, after the workers have ended."""
         for delivery in (delivery for lane in self._lanes.values() for delivery in lane.line or ()):
             self._count_unbegun(delivery)
