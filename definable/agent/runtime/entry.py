@@ -20,7 +20,7 @@ from definable.concurrency.event_loop import current_backend, plain_errors, run_
 from definable.errors import ConfigurationError
 
 from .dev.child import Inheritance
-from .lifespan import rare_collection
+from .lifespan import gc_tuning
 from .logging import ensure_visible
 from .report import ShutdownReport
 from .runtime import AgentRuntime
@@ -95,7 +95,7 @@ def serve_process(
     # Around the start of the event loop too: Python drops a KeyboardInterrupt that falls into a weakref's callback, and
     # each import has one (https://github.com/python/cpython/issues/95959). The signal would be lost.
     try:
-        with watcher if runtime.settings.handle_signals else nullcontext(), rare_collection():
+        with watcher if runtime.settings.handle_signals else nullcontext(), gc_tuning():
             report = run_blocking(serve_and_end, instead="await agent.aserve(...)", backend=backend)
     finally:  # the process is the program's again, unless threads of user code hold it up
         watcher.disarm()

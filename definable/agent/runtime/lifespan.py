@@ -34,7 +34,7 @@ _before: list[tuple[int, int, int]] = []
 
 
 @contextmanager
-def rare_collection() -> Generator[None]:
+def gc_tuning() -> Generator[None]:
     """Looks for cycles less often while the context is open; what the user set higher, or switched off, stays."""
     with _lock:
         before = gc.get_threshold()
@@ -58,7 +58,7 @@ _services: RunVar[Counter[int]] = RunVar("definable_served_models")
 
 
 @asynccontextmanager
-async def in_service(model: Model) -> AsyncGenerator[None, None]:
+async def model_lifetime(model: Model) -> AsyncGenerator[None, None]:
     """Use a model while the context is open; the last one to leave closes its connections.
 
     They must not outlive the event loop, so they are closed also when cancelled, within a bound.

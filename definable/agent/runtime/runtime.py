@@ -35,7 +35,7 @@ from .dispatch import Dispatcher
 from .final_account import ShutdownAccounting
 from .ingress import Ingress
 from .interfaces import all_interfaces, supervised, with_webhooks
-from .lifespan import agent_lifespan, in_service
+from .lifespan import agent_lifespan, model_lifetime
 from .report import ShutdownReport
 from .runs import RunRegistry
 from .settings import ServeSettings, settings_of
@@ -328,7 +328,7 @@ class AgentRuntime:
         """What is opened first and closed last; each closes itself within a bound, also when cancelled."""
         async with AsyncExitStack() as stack:
             for agent in self._agents:
-                await stack.enter_async_context(in_service(agent.model))
+                await stack.enter_async_context(model_lifetime(agent.model))
                 await stack.enter_async_context(agent.sessions.open())
             await stack.enter_async_context(self.bus.open())
             await stack.enter_async_context(

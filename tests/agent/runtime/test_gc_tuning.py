@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from definable.agent import Agent
-from definable.agent.runtime.lifespan import THRESHOLDS, rare_collection
+from definable.agent.runtime.lifespan import THRESHOLDS, gc_tuning
 from definable.agent.trigger import EventTrigger
 
 
@@ -19,7 +19,7 @@ def thresholds():
 
 def test_cycles_are_looked_for_less_often_while_it_is_open():
     gc.set_threshold(700, 10, 10)
-    with rare_collection():
+    with gc_tuning():
         assert gc.get_threshold() == THRESHOLDS
     assert gc.get_threshold() == (700, 10, 10)
 
@@ -27,7 +27,7 @@ def test_cycles_are_looked_for_less_often_while_it_is_open():
 def test_what_the_user_set_stays():
     for own in [(0, 10, 10), (50_000, 100, 100)]:
         gc.set_threshold(*own)
-        with rare_collection():
+        with gc_tuning():
             assert gc.get_threshold() == own
 
 
