@@ -1,12 +1,12 @@
-"""One trigger's lane: how many of its deliveries are handled at once, and who waits in line.
+"""How many deliveries of one trigger are handled at once, and which wait behind them.
 
-Pure bookkeeping, one event loop: the workers take from it and put into it.
+Pure bookkeeping of one event loop: the workers admit deliveries to it and release them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 import anyio
@@ -16,68 +16,65 @@ from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.cron import TimeTrigger
 
 
-class Entry(Enum):
-    """What became of a delivery that came to its lane."""
+class Admission(Enum):
+    """What became of a delivery that asked its trigger's limit for admission."""
 
-    GO = auto()
-    """It has a place: handle it now."""
-    PARKED = auto()
-    """It stands in line; whoever leaves the lane takes it along."""
+    ADMITTED = auto()
+    """Handle it now, and release it at its end."""
+    QUEUED = auto()
+    """It waits; the `release` of an earlier one returns it."""
     SKIPPED = auto()
-    """The last one is still handled, and this trigger wants no second: it is done with."""
+    """The one before is still handled, and this trigger wants no second: acknowledge it."""
     FULL = auto()
-    """The line is full: wait for `room`, then come again."""
+    """As many wait as may: wait for `capacity`, then ask again."""
 
 
 @dataclass(slots=True)
-class Lane:
-    """The lane of one trigger."""
+class ConcurrencyLimit:
+    """The limit of one trigger."""
 
     trigger: BaseTrigger
-    limit: int | None
-    """How many are handled at once; None for no limit of the lane's own."""
+    max_active: int | None
+    """How many are handled at once; None for no limit of the trigger's own."""
     skip_when_busy: bool
-    line_limit: int
-    """How many may stand in line."""
+    max_queued: int
+    """How many may wait."""
     active: int = 0
-    line: deque[Delivery] | None = None
-    room: anyio.Event | None = None
-    """Set when a place in a full line comes free."""
+    queue: deque[Delivery] = field(default_factory=deque[Delivery])
+    _has_capacity: anyio.Event | None = None
+    """Set when a full queue has become shorter."""
 
-    def enter(self, delivery: Delivery, *, over_limit: bool = False) -> Entry:
-        """Bring a delivery; `over_limit` lets it into a line that is full."""
-        if self.limit is None or self.active < self.limit:
+    @classmethod
+    def of(cls, trigger: BaseTrigger, max_queued: int) -> ConcurrencyLimit:
+        """The limit of a trigger: a time trigger's `overlap` is one of 1."""
+        if isinstance(trigger, TimeTrigger) and trigger.overlap != "allow":
+            return cls(trigger, 1, trigger.overlap == "skip", max_queued)
+        return cls(trigger, trigger.max_concurrency, False, max_queued)
+
+    def admit(self, delivery: Delivery, *, over_limit: bool = False) -> Admission:
+        """Admit a delivery or queue it; `over_limit` queues it also behind a full queue."""
+        if self.max_active is None or self.active < self.max_active:
             self.active += 1
-            return Entry.GO
-        if self.skip_when_busy and delivery.attempt == 1:  # a retry was promised: it waits for its turn
-            return Entry.SKIPPED
-        if self.line is None:
-            self.line = deque()
-        if len(self.line) >= self.line_limit and not over_limit:
-            return Entry.FULL
-        self.line.append(delivery)
-        return Entry.PARKED
+            return Admission.ADMITTED
+        if self.skip_when_busy and delivery.attempt == 1:  # a retry was promised: it waits
+            return Admission.SKIPPED
+        if len(self.queue) >= self.max_queued and not over_limit:
+            return Admission.FULL
+        self.queue.append(delivery)
+        return Admission.QUEUED
 
-    def leave(self) -> Delivery | None:
-        """Give the place to the next in line, which is returned, or back."""
-        if self.line:
-            delivery = self.line.popleft()
-            if self.room is not None:
-                self.room.set()
-            return delivery
-        self.active -= 1
-        return None
+    def release(self) -> Delivery | None:
+        """End a delivery: the next one in the queue is admitted in its place, and returned."""
+        if not self.queue:
+            self.active -= 1
+            return None
+        delivery = self.queue.popleft()
+        if self._has_capacity is not None:
+            self._has_capacity.set()
+        return delivery
 
-    async def wait_for_room(self) -> None:
-        """Wait until a place in the full line has come free."""
-        if self.room is None or self.room.is_set():
-            self.room = anyio.Event()
-        await self.room.wait()
-
-
-def lane_of(trigger: BaseTrigger, line_limit: int) -> Lane:
-    """The lane for a trigger: a cron job's `overlap` is one of its lane."""
-    limit, skip = trigger.max_concurrency, False
-    if isinstance(trigger, TimeTrigger) and trigger.overlap != "allow":
-        limit, skip = 1, trigger.overlap == "skip"
-    return Lane(trigger, limit, skip, line_limit)
+    async def capacity(self) -> None:
+        """Wait until a full queue has become shorter."""
+        if self._has_capacity is None or self._has_capacity.is_set():
+            self._has_capacity = anyio.Event()
+        await self._has_capacity.wait()

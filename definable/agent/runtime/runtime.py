@@ -116,7 +116,7 @@ class AgentRuntime:
             agent.emitter,
             count=self.settings.event_workers,
             max_active_bytes=self.settings.max_memory_active,
-            line_limit=self.settings.event_buffer,
+            max_queued=self.settings.event_buffer,
             takers=[supervisor.mailbox for supervisor in self.supervisors],
         )
         self.cron_loop: CronLoop = CronLoop(self.triggers.crons, CronSource(self.bus, self.triggers).fire)

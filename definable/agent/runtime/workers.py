@@ -23,7 +23,7 @@ from definable.concurrency.containment import contained
 from definable.concurrency.isolation import error_message, error_text
 from definable.errors import RunCancelled
 
-from .concurrency_limit import Entry, Lane, lane_of
+from .concurrency_limit import Admission, ConcurrencyLimit
 from .dispatch import RETRY_BACKOFF, Dispatcher, Outcome, is_success, log_failure, may_retry
 from .ingress import accepted_request, auth_from_json, handling_size
 from .run_log import ActiveMemory
@@ -68,7 +68,7 @@ class Workers:
         emitter: Knows which workers wait for room.
         count: How many deliveries are handled at once.
         max_active_bytes: What the bodies of webhooks and runs that are handled may hold; others wait.
-        line_limit: How many deliveries may wait behind one trigger's own limit; beyond it a worker waits with the next,
+        max_queued: How many deliveries may wait behind one trigger's own limit; beyond it a worker waits with the next,
             so that the bus fills up and says so.
         takers: Who handles what is no trigger's.
     """
@@ -84,7 +84,7 @@ class Workers:
         *,
         count: int,
         max_active_bytes: int = DEFAULT_MAX_MEMORY,
-        line_limit: int,
+        max_queued: int,
         takers: Sequence[DeliveryTaker] = (),
     ) -> None:
         self._bus = bus
@@ -94,7 +94,7 @@ class Workers:
         self._emitter = emitter
         self._count = count
         self._memory = ActiveMemory(max_active_bytes)
-        self._lanes = {key: lane_of(trigger, line_limit) for key, trigger in triggers.items()}
+        self._limits = {key: ConcurrencyLimit.of(trigger, max_queued) for key, trigger in triggers.items()}
         self._takers = {taker.key: taker for taker in takers}
         self._sources = {key: source_kind(trigger) for key, trigger in triggers.items()}
         self._sources |= {taker.key: taker.name for taker in takers}
@@ -113,8 +113,8 @@ class Workers:
             task_status.started()
 
     def finalize(self) -> None:
-        """Count what stands in line, after the workers have ended."""
-        for delivery in (delivery for lane in self._lanes.values() for delivery in lane.line or ()):
+        """Count what is queued behind a limit, after the workers have ended."""
+        for delivery in (delivery for limit in self._limits.values() for delivery in limit.queue):
             self._count_unbegun(delivery)
 
     def count_undone(self, delivery: Delivery) -> None:
@@ -130,13 +130,13 @@ class Workers:
 
     async def _work(self, deliveries: AsyncIterator[Delivery]) -> None:
         async for delivery in deliveries:
-            lane, taker = self._lanes.get(delivery.name), self._takers.get(delivery.name)
+            limit, taker = self._limits.get(delivery.name), self._takers.get(delivery.name)
             if taker is not None:
                 await taker.take(delivery)
-            elif lane is None:
+            elif limit is None:
                 await self._bury_unknown(delivery)
-            elif await self._admitted(lane, delivery):
-                await self._handle_in_turn(lane, delivery)
+            elif await self._admitted(limit, delivery):
+                await self._handle_in_turn(limit, delivery)
 
     async def _bury_unknown(self, delivery: Delivery) -> None:
         with self._tracker.work("event") as work:
@@ -144,37 +144,37 @@ class Workers:
             logger.error("nothing here is called %r (any more): delivery %s is dead", delivery.name, delivery.id)
             await settled(delivery, delivery.dead(f"nothing here is called {delivery.name!r}"))
 
-    async def _admitted(self, lane: Lane, delivery: Delivery) -> bool:
-        """Whether the delivery has a place in its lane now."""
-        entry = lane.enter(delivery)
-        while entry is Entry.FULL:
+    async def _admitted(self, limit: ConcurrencyLimit, delivery: Delivery) -> bool:
+        """Whether the delivery is to be handled now."""
+        admission = limit.admit(delivery)
+        while admission is Admission.FULL:
             with self._emitter.blocked_worker() as last:
                 if not last:
-                    await self._wait_for_room(lane, delivery)
-            entry = lane.enter(delivery, over_limit=last)
-        if entry is Entry.SKIPPED:
-            await self._skip(lane, delivery)
-        return entry is Entry.GO
+                    await self._wait_for_capacity(limit, delivery)
+            admission = limit.admit(delivery, over_limit=last)
+        if admission is Admission.SKIPPED:
+            await self._skip(limit, delivery)
+        return admission is Admission.ADMITTED
 
-    async def _skip(self, lane: Lane, delivery: Delivery) -> None:
-        with self._tracker.work(source_kind(lane.trigger)):
+    async def _skip(self, limit: ConcurrencyLimit, delivery: Delivery) -> None:
+        with self._tracker.work(source_kind(limit.trigger)):
             self.skipped += 1
-            logger.warning("%s skipped: the last one still runs", lane.trigger.source)
+            logger.warning("%s skipped: the last one still runs", limit.trigger.source)
             await settled(delivery, delivery.ack())
 
-    async def _wait_for_room(self, lane: Lane, delivery: Delivery) -> None:
+    async def _wait_for_capacity(self, limit: ConcurrencyLimit, delivery: Delivery) -> None:
         try:
-            await lane.wait_for_room()
+            await limit.capacity()
         except BaseException:  # the stop cut the wait off, and nobody else holds the delivery
             self._count_unbegun(delivery)
             raise
 
-    async def _handle_in_turn(self, lane: Lane, delivery: Delivery) -> None:
-        """Handle the delivery, then those that came to stand in line behind it."""
+    async def _handle_in_turn(self, limit: ConcurrencyLimit, delivery: Delivery) -> None:
+        """Handle the delivery, then those that were queued behind it."""
         following: Delivery | None = delivery
         while following is not None:
-            await self._handle(lane.trigger, following)
-            following = lane.leave()
+            await self._handle(limit.trigger, following)
+            following = limit.release()
 
     async def _handle(self, trigger: BaseTrigger, delivery: Delivery) -> None:
         with self._tracker.work(source_kind(trigger), occupies_worker=True) as work:
