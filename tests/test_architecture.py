@@ -39,6 +39,7 @@ LAYERS = [
         "definable.agent.random_id",
         "definable.agent.memory_size",
         "definable.agent.options",
+        "definable.agent.report",
         "definable.agent.tools",
         "definable.agent.session",
         "definable.agent.bus",

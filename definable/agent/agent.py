@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from .auth.base import AuthProvider
     from .bus.base import EventBus
     from .interface.base import BaseInterface
+    from .report import ShutdownReport
     from .runtime.http.lifespan import LifespanApp
-    from .runtime.report import ShutdownReport
     from .runtime.runtime import AgentRuntime
     from .session.base import SessionStore
     from .trigger.base import BaseTrigger

@@ -16,13 +16,13 @@ from anyio.abc import TaskStatus
 from definable.agent.agent import Agent
 from definable.agent.interface.base import BaseInterface
 from definable.agent.options import ServeOptions
+from definable.agent.report import ShutdownReport
 from definable.concurrency.event_loop import current_backend, plain_errors, run_blocking
 from definable.errors import ConfigurationError
 
 from .dev.child import Inheritance
 from .lifespan import gc_tuning
 from .logging import ensure_visible
-from .report import ShutdownReport
 from .runtime import AgentRuntime
 from .settings import settings_of
 from .signals import STUCK_MARGIN, ExitGuard, SignalWatcher

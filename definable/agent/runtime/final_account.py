@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from definable.agent.report import ShutdownReport
 from definable.concurrency.worker_thread import RunningThread, worker_threads
 
-from .report import ShutdownReport
 from .shutdown import WorkTracker
 from .triggers import TriggerTable
 from .workers import Workers, source_kind

@@ -22,6 +22,7 @@ from definable.agent.bus.base import RemembersRuns
 from definable.agent.bus.memory import MemoryBus
 from definable.agent.interface.base import BaseInterface
 from definable.agent.options import ServeOptions
+from definable.agent.report import ShutdownReport
 from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.webhook import Webhook
 from definable.concurrency.clock import current_clock
@@ -36,7 +37,6 @@ from .final_account import ShutdownAccounting
 from .ingress import Ingress
 from .interfaces import all_interfaces, supervised, with_webhooks
 from .lifespan import agent_lifespan, model_lifetime
-from .report import ShutdownReport
 from .runs import RunRegistry
 from .settings import ServeSettings, settings_of
 from .shutdown import Draining, WorkTracker

@@ -15,9 +15,8 @@ from typing import Any
 import anyio
 
 from definable.agent.bus.accepted_work import AcceptedWork
+from definable.agent.report import WorkCount
 from definable.concurrency.isolation import is_cut_off
-
-from .report import WorkCount
 
 
 class Draining:
@@ -136,7 +135,7 @@ class WorkTracker:
 class Work(AcceptedWork):
     """One piece of accepted work, counted as long as it is under way and by the end that it comes to."""
 
-    __slots__ = ("_account", "_ledger", "failed", "refused", "will_retry")
+    __slots__ = ("_counters", "_tracker", "failed", "refused", "will_retry")
 
     def __init__(self, tracker: WorkTracker, account: Counters, occupies_worker: bool) -> None:
         super().__init__(tracker, occupies_worker=occupies_worker)

@@ -14,8 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from definable.agent import Agent
 from definable.agent.bus import EventBufferFull, EventBusClosed
-from definable.agent.runtime import AgentRuntime, ShutdownReport
-from definable.agent.runtime.report import WorkCount
+from definable.agent.runtime import AgentRuntime, ShutdownReport, WorkCount
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent
 from definable.concurrency.clock import current_clock
 from definable.testing import VIRTUAL_BACKENDS, virtual_time

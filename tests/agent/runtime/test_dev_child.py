@@ -12,8 +12,8 @@ from contextlib import ExitStack
 import anyio
 import pytest
 
+from definable.agent.runtime import ShutdownReport, WorkCount
 from definable.agent.runtime.dev.child import ENVIRONMENT, FORCE, STOP, DevChild, Inheritance, MessageReader, report_of
-from definable.agent.runtime.report import ShutdownReport, WorkCount
 from definable.agent.runtime.settings import ServeSettings
 from definable.agent.runtime.signals import STUCK_MARGIN
 from definable.testing import VIRTUAL_BACKENDS, virtual_time

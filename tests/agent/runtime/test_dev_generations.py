@@ -14,8 +14,8 @@ import anyio
 import pytest
 from trio.testing import MockClock
 
+from definable.agent.runtime import ShutdownReport, WorkCount
 from definable.agent.runtime.dev.reload import Reload
-from definable.agent.runtime.report import ShutdownReport, WorkCount
 
 from .dev_programs import DEAF, OBEDIENT, program
 

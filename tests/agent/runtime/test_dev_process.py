@@ -14,10 +14,10 @@ import psutil
 import pytest
 from trio.testing import MockClock
 
+from definable.agent.runtime import WorkCount
 from definable.agent.runtime.dev import reload as dev_process
 from definable.agent.runtime.dev.child import STOP
 from definable.agent.runtime.dev.reload import DevProcess, KeptSockets, interrupts_blocked
-from definable.agent.runtime.report import WorkCount
 
 from .dev_programs import DEAF, OBEDIENT, program
 

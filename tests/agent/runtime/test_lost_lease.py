@@ -14,8 +14,7 @@ from definable.agent import Agent
 from definable.agent.bus import Delivery, MemoryBus
 from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.interface.base import Accept
-from definable.agent.runtime import AgentRuntime
-from definable.agent.runtime.report import WorkCount
+from definable.agent.runtime import AgentRuntime, WorkCount
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.model import OfflineModel
 from definable.testing import VIRTUAL_BACKENDS, virtual_time

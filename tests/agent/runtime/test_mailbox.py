@@ -23,8 +23,7 @@ from definable.agent.interface import (
 )
 from definable.agent.interface.base import Accept
 from definable.agent.interface.message import message_from_json, message_to_json
-from definable.agent.runtime import AgentRuntime
-from definable.agent.runtime.report import WorkCount
+from definable.agent.runtime import AgentRuntime, WorkCount
 from definable.agent.runtime.supervisor import InterfaceState
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.model import Image, OfflineModel

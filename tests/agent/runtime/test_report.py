@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from definable.agent.runtime import ShutdownReport
-from definable.agent.runtime.report import WorkCount
+from definable.agent.runtime import ShutdownReport, WorkCount
 
 
 def test_counts_add_up_over_the_sources() -> None:

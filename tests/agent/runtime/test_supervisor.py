@@ -26,7 +26,7 @@ from definable.agent.interface.host import AgentHandle
 from definable.agent.interface.message import MessageEnd
 from definable.agent.run.output import RunOutput
 from definable.agent.run.runner import RunRequest
-from definable.agent.runtime.report import WorkCount
+from definable.agent.runtime import WorkCount
 from definable.agent.runtime.shutdown import WorkTracker
 from definable.agent.runtime.supervisor import InterfaceState, Supervisor, health_of
 from definable.concurrency.backoff import Backoff

@@ -25,9 +25,8 @@ from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceM
 from definable.agent.interface.base import Accept
 from definable.agent.interface.discord import DiscordConfig, DiscordInterface
 from definable.agent.interface.telegram import TelegramConfig, TelegramInterface
-from definable.agent.runtime import ShutdownReport
+from definable.agent.runtime import ShutdownReport, WorkCount
 from definable.agent.runtime.banner import warnings
-from definable.agent.runtime.report import WorkCount
 from definable.agent.runtime.runtime import AgentRuntime
 from definable.agent.session import MemorySessionStore, Session, SQLiteSessionStore
 from definable.errors import ConfigurationError

@@ -1,4 +1,4 @@
-"""The account of accepted work."""
+"""Accepted work: counted, and waited for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from definable.agent.bus.accepted_work import is_in_work_of, work_on_worker
-from definable.agent.runtime.report import WorkCount
+from definable.agent.runtime import WorkCount
 from definable.agent.runtime.shutdown import WorkTracker
 
 
@@ -34,14 +34,14 @@ def test_work_ends_completed_failed_or_cancelled() -> None:
     assert tracker.active() == 0
 
 
-def test_work_that_goes_on_is_counted_later() -> None:
+def test_work_that_will_be_retried_is_counted_later() -> None:
     tracker = WorkTracker(["event"])
     with tracker.work("event") as work:
-        work.failed = work.goes_on = True
+        work.failed = work.will_retry = True
     assert tracker.counts()["event"] == WorkCount()
 
 
-def test_code_is_in_the_work_of_its_ledger_and_of_those_around_it_while_it_is_open() -> None:
+def test_code_is_in_the_work_of_its_tracker_and_of_those_around_it_while_it_is_open() -> None:
     tracker, other = WorkTracker(), WorkTracker()
     with tracker.work("event", occupies_worker=True) as handled:
         assert work_on_worker(tracker) is handled

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import TaskStatus
 
-from definable.agent.runtime.report import ShutdownReport, WorkCount
+from definable.agent.report import ShutdownReport, WorkCount
 from definable.agent.runtime.settings import ServeSettings
 from definable.agent.runtime.signals import STUCK_MARGIN
 

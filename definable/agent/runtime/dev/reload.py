@@ -30,8 +30,8 @@ import anyio.to_thread
 from watchfiles import Change, DefaultFilter, awatch
 
 import definable
+from definable.agent.report import ShutdownReport
 from definable.agent.runtime.logging import Block
-from definable.agent.runtime.report import ShutdownReport
 from definable.agent.runtime.signals import STUCK_MARGIN, SignalWatcher
 from definable.concurrency.event_loop import EventLoopHandle, plain_errors, run_blocking
 from definable.errors import ServeError

@@ -18,8 +18,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Request
 
 from definable.agent import Agent
-from definable.agent.runtime import AgentRuntime
-from definable.agent.runtime.report import WorkCount
+from definable.agent.runtime import AgentRuntime, WorkCount
 from definable.agent.trigger import Webhook
 from definable.errors import ModelError
 from definable.model import ModelRequest, OfflineModel
