@@ -17,8 +17,7 @@ from definable.agent.runtime.http.routes import Routes
 from definable.agent.runtime.http.sse import encoded
 from definable.agent.runtime.ingress import accepted_request, request_data
 from definable.agent.trigger import EventTrigger, TriggerEvent
-from definable.agent.trigger.base import RawRequest
-from definable.agent.trigger.headers import Headers
+from definable.agent.trigger.request import Headers, RawRequest
 from definable.model.message import Image
 from definable.model.openai.sse_decoder import SSEDecoder
 

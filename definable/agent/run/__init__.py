@@ -2,3 +2,5 @@
 
 It knows models, tools and sessions, neither triggers' sources nor HTTP nor chats; `Agent` and the runtime call it.
 """
+
+__all__: list[str] = []

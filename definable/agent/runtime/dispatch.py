@@ -21,8 +21,9 @@ from definable.agent.run.context import current_trigger, ids_of, mark
 from definable.agent.run.output import RunOutput
 from definable.agent.run.runner import RunRequest
 from definable.agent.run.telemetry import trigger_span
-from definable.agent.trigger.base import BaseTrigger, Reply, TriggerEvent
+from definable.agent.trigger.base import BaseTrigger, TriggerEvent
 from definable.agent.trigger.content import own_body
+from definable.agent.trigger.request import Reply
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.call import call_user
 from definable.concurrency.isolation import error_text, isolated

@@ -25,8 +25,8 @@ from definable.agent.bus.dedupe import digest
 from definable.agent.memory_size import OVERHEAD, UNCOUNTED_BODY, parsed_size
 from definable.agent.run.runner import RunRequest
 from definable.agent.run.telemetry import trace_headers
-from definable.agent.trigger.base import RawRequest, TriggerEvent
-from definable.agent.trigger.headers import Headers
+from definable.agent.trigger.base import TriggerEvent
+from definable.agent.trigger.request import Headers, RawRequest
 from definable.agent.trigger.webhook import Webhook
 from definable.concurrency.call import call_user
 from definable.concurrency.clock import current_clock

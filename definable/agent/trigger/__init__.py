@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
-    from .base import BaseTrigger, RawRequest, Reply, TriggerEvent
+    from .base import BaseTrigger, TriggerEvent
     from .challenge import MetaChallenge, ZoomChallenge
     from .cron import Cron
     from .event import EventTrigger
-    from .headers import Headers
     from .interval import Interval, OneShot
+    from .request import Headers, RawRequest, Reply
     from .webhook import Webhook
 
 __all__ = [
@@ -38,9 +38,9 @@ __getattr__: GetAttribute = lazy_exports(
         "EventTrigger": ".event",
         "TriggerEvent": ".base",
         "BaseTrigger": ".base",
-        "Reply": ".base",
-        "RawRequest": ".base",
-        "Headers": ".headers",
+        "Reply": ".request",
+        "RawRequest": ".request",
+        "Headers": ".request",
         "MetaChallenge": ".challenge",
         "ZoomChallenge": ".challenge",
     },

@@ -23,7 +23,8 @@ from typing import Any, Literal, TypeAlias, cast
 
 from definable.errors import ConfigurationError
 
-from .base import Reply, TriggerEvent
+from .base import TriggerEvent
+from .request import Reply
 
 Preset: TypeAlias = Literal["slack", "meta", "graph", "zoom", "echo"]
 

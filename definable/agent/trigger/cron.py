@@ -1,43 +1,53 @@
-"""The trigger that fires by the clock.
+"""Triggers that fire by the clock: what they have in common, and the one that reads a cron expression.
 
-`Agent.on(Cron(...))` registers it; `runtime/cron_loop.py` publishes its firings to the event bus, and
-`runtime/workers.py` keeps to its `overlap`. When it fires is said by `schedule.py`.
-
-What the triggers that fire by the clock have in common: `Cron`, `Interval` and `OneShot`.
-
-`runtime/cron_loop.py` asks them when they fire next, and publishes their firings to the event bus; `runtime/workers.py`
-keeps to their `overlap`.
+Pure: they say when they fire, given an instant, and know neither clock nor event loop. `runtime/cron.py` asks for the
+next firing and publishes it to the event bus; `runtime/workers.py` keeps to `overlap`.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
+import zoneinfo
 from abc import abstractmethod
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import islice
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, Unpack, get_args
 
 from definable.errors import ConfigurationError
 
-from .base import BaseTrigger
-from .schedule import Schedule
+from .base import BaseTrigger, TriggerOptions
+from .cron_expression import SECOND, CronExpression
 
 Overlap: TypeAlias = Literal["skip", "queue", "allow"]
 """What happens to a firing while the one before it still runs."""
 
 
+class TimeOptions(TriggerOptions, total=False):
+    """What every trigger takes that fires by the clock."""
+
+    overlap: Overlap
+    """When the firing before it still runs: `"skip"` (the default) drops the new one, `"queue"` runs it afterwards,
+    `"allow"` runs both."""
+    misfire_grace: float
+    """Seconds that a firing may come late (60 by default), after a suspend, a step of the clock, a blocked loop or a
+    failure of the event bus; one later than this is skipped and counted, and of several missed ones at most the latest
+    fires. Lateness below a second never counts, since cron tells no shorter times apart; `math.inf` skips none for
+    being late."""
+    jitter: float
+    """Seconds (0 by default); each firing is delayed by a random time up to this, or until the service stops. The
+    event's timestamp stays nominal."""
+
+
 class TimeTrigger(BaseTrigger):
-    """A trigger that fires by the clock.
+    """A trigger that fires by the clock; a kind of its own defines `source`, `when` and `next_after`.
 
     Args:
-        timezone: The zone in which its times are shown, an IANA name.
-        overlap: When the firing before it still runs: `"skip"` drops the new one, `"queue"` runs it afterwards,
-            `"allow"` runs both.
-        misfire_grace: Seconds that a firing may come late.
-        jitter: Seconds; each firing is delayed by a random time up to this.
-        timeout: Seconds that handler and run may take together; None for no limit.
-        max_concurrency: How many of this trigger's events are handled at once; None for no limit of its own.
-        retries: How often a failed firing is tried again.
+        overlap: See `TimeOptions`, as for the next two.
+        misfire_grace: Seconds.
+        jitter: Seconds.
+        options: Those of every trigger.
 
     Raises:
         ConfigurationError: A value is out of its range.
@@ -46,26 +56,24 @@ class TimeTrigger(BaseTrigger):
     kind: ClassVar[str] = "cron"
     """What the start banner calls it."""
     fires_once: ClassVar[bool] = False
+    timezone: str = "UTC"
+    """The zone in which its times are shown, an IANA name."""
 
     def __init__(
         self,
         *,
-        timezone: str = "UTC",
         overlap: Overlap = "skip",
         misfire_grace: float = 60,
         jitter: float = 0,
-        timeout: float | None = None,
-        max_concurrency: int | None = None,
-        retries: int = 0,
+        **options: Unpack[TriggerOptions],
     ) -> None:
-        super().__init__(timeout=timeout, max_concurrency=max_concurrency, retries=retries)
+        super().__init__(**options)
         if overlap not in get_args(Overlap):
             raise ConfigurationError(f"overlap={overlap!r}: 'skip', 'queue' or 'allow'")
         if not is_seconds(misfire_grace):
             raise ConfigurationError(f"misfire_grace={misfire_grace!r}: seconds, 0 or more")
         if not is_seconds(jitter) or math.isinf(jitter):
             raise ConfigurationError(f"jitter={jitter!r}: seconds, 0 or more, and finite")
-        self.timezone = timezone
         self.overlap: Overlap = overlap
         self.misfire_grace = misfire_grace
         self.jitter = jitter
@@ -94,19 +102,38 @@ class TimeTrigger(BaseTrigger):
 
     def upcoming(self, n: int, after: float) -> list[float]:
         """The next `n` firings strictly after an instant, or as many as there are; all in Unix seconds."""
-        firings: list[float] = []
-        while len(firings) < n and (after := self.next_after(after)) < math.inf:
-            firings.append(after)
-        return firings
+        return list(islice(self._firings(after), n))
 
-    def missed(self, after: float, until: float) -> tuple[int, float | None]:
-        """How many firings lie after one instant and up to another, and the latest; counted up to 10,000."""
-        firings = list(islice(self._firings(after, until), 10_000))
-        return len(firings), (firings[-1] if firings else None)
+    def missed(self, after: float, until: float, *, limit: int = 10_000) -> tuple[int, float | None]:
+        """What lies between two instants, the first excluded, the second included.
 
-    def _firings(self, after: float, until: float) -> Iterator[float]:
-        while (after := self.next_after(after)) <= until:
+        Args:
+            after: Unix seconds.
+            until: Unix seconds.
+            limit: Where the count ends, so that a step of years over a job of seconds costs milliseconds.
+
+        Returns:
+            How many firings, and the latest of them in Unix seconds; `(0, None)` where there is none.
+        """
+        latest, count = None, 0
+        for firing in islice(self._firings(after), limit):
+            if firing > until:
+                return count, latest
+            latest, count = firing, count + 1
+        return count, self._latest(until) if count == limit else latest
+
+    def _firings(self, after: float) -> Iterator[float]:
+        while (after := self.next_after(after)) < math.inf:
             yield after
+
+    def _latest(self, until: float) -> float:
+        """The last firing up to an instant, of a trigger that has fired before."""
+        reach = 1.0
+        while (firing := self.next_after(until - reach)) > until:
+            reach *= 2
+        while (later := self.next_after(firing)) <= until:
+            firing = later
+        return firing
 
 
 def is_seconds(value: Any) -> bool:
@@ -117,52 +144,39 @@ def is_seconds(value: Any) -> bool:
 class Cron(TimeTrigger):
     """Fires at the times that a cron expression names, on the wall clock of a time zone.
 
-    Over a change to or from summer time it does as Debian cron does: a job at fixed times fires exactly once for each
-    of them, a job with `*` in its time fields keeps its real interval (see `Schedule`).
+    Over a change of the zone's clock it does as Debian cron does (cron(8), "daylight saving"):
+
+    - A job at fixed times (neither minute nor hour, nor second where given, starts with `*`) fires exactly once for
+      each time that it names: at the end of the gap where the clock skips it, and only the first time where the clock
+      repeats it. Several times within one gap are one firing.
+    - A job with a wildcard keeps its real interval: it fires whenever the clock shows a time that it names, in both
+      passes of a repeated hour, and not at all for skipped ones.
+
+    Where both day of month and day of week are restricted, one match is enough; where one of them starts with `*`, also
+    as `*/2`, both must match (crontab(5)).
 
     Args:
         schedule: croniter's syntax: 5 fields, a sixth for seconds at the end, or `@daily` and friends.
         timezone: An IANA name such as `"Europe/Berlin"`.
-        overlap: When the firing before it still runs: `"skip"` drops the new one, `"queue"` runs it afterwards,
-            `"allow"` runs both.
-        misfire_grace: Seconds that a firing may come late, after a suspend, a step of the clock, a blocked loop or a
-            failure of the event bus; one later than this is skipped and counted, and of several missed ones at most
-            the latest fires. Lateness below a second never counts, since cron tells no shorter times apart;
-            `math.inf` skips none for being late.
-        jitter: Seconds; each firing is delayed by a random time up to this, or until the service stops. The event's
-            timestamp stays nominal.
-        timeout: Seconds that handler and run may take together; None for no limit.
-        max_concurrency: How many of this trigger's events are handled at once; None for no limit of its own.
-        retries: How often a failed firing is tried again, with exponential backoff and jitter; off by default.
+        options: `overlap`, `misfire_grace`, `jitter`, `timeout`, `max_concurrency`, `retries`: see `TimeOptions`.
 
     Raises:
         ConfigurationError: The expression is not valid or can never fire, there is no such time zone, or another value
             is out of its range.
+
+    Example:
+        >>> Cron("0 9 * * mon-fri", timezone="Europe/Berlin", overlap="queue").source
+        'cron(0 9 * * mon-fri)'
     """
 
-    def __init__(
-        self,
-        schedule: str,
-        *,
-        timezone: str = "UTC",
-        overlap: Overlap = "skip",
-        misfire_grace: float = 60,
-        jitter: float = 0,
-        timeout: float | None = None,
-        max_concurrency: int | None = None,
-        retries: int = 0,
-    ) -> None:
-        super().__init__(
-            timezone=timezone,
-            overlap=overlap,
-            misfire_grace=misfire_grace,
-            jitter=jitter,
-            timeout=timeout,
-            max_concurrency=max_concurrency,
-            retries=retries,
-        )
-        self._schedule = Schedule(schedule, timezone)
-        self.schedule: str = self._schedule.expression
+    def __init__(self, schedule: str, *, timezone: str = "UTC", **options: Unpack[TimeOptions]) -> None:
+        super().__init__(**options)
+        if not isinstance(schedule, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"cron expression {schedule!r}: a string such as '0 9 * * *'")
+        self.schedule: str = schedule.strip()
+        self.timezone = timezone
+        self._expression = CronExpression.parse(self.schedule)
+        self._zone = _find_zone(timezone)
 
     @property
     def source(self) -> str:
@@ -180,13 +194,62 @@ class Cron(TimeTrigger):
         return f"{super().key}@{self.timezone}"
 
     def next_after(self, unix_seconds: float) -> float:
-        """The first firing strictly after an instant; both in Unix seconds."""
-        return self._schedule.next_after(unix_seconds)
+        """The first firing strictly after an instant; both in Unix seconds, whole ones."""
+        after = math.floor(unix_seconds)
+        wall = self._wall(after)
+        found = self._first(wall, after)
+        if not self._expression.is_fixed_time:
+            first, second = self._passes(wall)
+            if first == after < second:  # in the first pass of a repeated hour: the second may come before `found`
+                change = self._transition(first, second)
+                found = min(found, self._first(self._wall(change) - SECOND, change - 1))
+        return found
 
-    def upcoming(self, n: int, after: float) -> list[float]:
-        """The next `n` firings strictly after an instant; all in Unix seconds."""
-        return self._schedule.upcoming(n, after)
+    def _first(self, wall: datetime, after: float) -> float:
+        while True:
+            wall = self._expression.first_after(wall)
+            for instant in self._instants(wall):
+                if instant > after:
+                    return instant
 
-    def missed(self, after: float, until: float) -> tuple[int, float | None]:
-        """How many firings lie after one instant and up to another, and the latest (see `Schedule.missed`)."""
-        return self._schedule.missed(after, until)
+    def _instants(self, wall: datetime) -> tuple[float, ...]:
+        """When the zone's clock shows a wall time, as far as the job fires then."""
+        first, second = self._passes(wall)
+        if first > second:
+            return (self._transition(second, first),) if self._expression.is_fixed_time else ()
+        if first < second and not self._expression.is_fixed_time:
+            return first, second
+        return (first,)
+
+    def _passes(self, wall: datetime) -> tuple[float, float]:
+        # PEP 495: equal for an ordinary time, ascending for a repeated one, descending for a skipped one.
+        aware = wall.replace(tzinfo=self._zone)
+        return aware.timestamp(), aware.replace(fold=1).timestamp()
+
+    def _wall(self, instant: float) -> datetime:
+        return datetime.fromtimestamp(instant, self._zone).replace(tzinfo=None, fold=0)
+
+    def _transition(self, before: float, after: float) -> float:
+        """The second at which the zone's offset changes, between two instants on either side of the change."""
+        low, high = int(before), int(after)
+        offset = self._offset(low)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._offset(middle) == offset:
+                low = middle
+            else:
+                high = middle
+        return float(high)
+
+    def _offset(self, instant: int) -> object:
+        return datetime.fromtimestamp(instant, self._zone).utcoffset()
+
+
+def _find_zone(name: str) -> zoneinfo.ZoneInfo:
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (KeyError, ValueError, OSError, TypeError, AttributeError) as error:
+        known = sorted(zoneinfo.available_timezones())
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "it takes an IANA name such as 'Europe/Berlin' or 'UTC'"
+        raise ConfigurationError(f"unknown timezone {name!r}: {hint}") from error

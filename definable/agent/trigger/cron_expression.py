@@ -1,6 +1,6 @@
 """Which wall-clock times a cron expression names: pure, and blind to time zones.
 
-`schedule.py` asks here for wall times and maps them to instants. croniter reads the fields, one at a time, so that its
+`Cron` asks here for wall times and maps them to instants. croniter reads the fields, one at a time, so that its
 whole syntax is understood and ten thousand expressions share the few hundred field texts that they are made of; the
 matching is ours, because croniter's own handling of DST is not Debian's.
 """

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from fnmatch import translate
+from typing import Unpack
 
 from definable.errors import ConfigurationError
 
-from .base import BaseTrigger
+from .base import BaseTrigger, TriggerOptions
 
 
 class EventTrigger(BaseTrigger):
@@ -16,9 +17,7 @@ class EventTrigger(BaseTrigger):
     Args:
         event_name: An event's name, or a glob over names: `*`, `?` and `[...]`, with regard to case (`fnmatch`).
         pattern: The same as `event_name`.
-        timeout: Seconds that handler and run may take together; None for no limit.
-        max_concurrency: How many events are handled at once; None for no limit but the workers'.
-        retries: How often a failed event is tried again, with exponential backoff and jitter; off by default.
+        options: `timeout`, `max_concurrency`, `retries`: see `TriggerOptions`.
 
     Raises:
         ConfigurationError: The pattern is empty, or a value is out of its range.
@@ -28,16 +27,8 @@ class EventTrigger(BaseTrigger):
         True
     """
 
-    def __init__(
-        self,
-        event_name: str = "",
-        *,
-        pattern: str | None = None,
-        timeout: float | None = None,
-        max_concurrency: int | None = None,
-        retries: int = 0,
-    ) -> None:
-        super().__init__(timeout=timeout, max_concurrency=max_concurrency, retries=retries)
+    def __init__(self, event_name: str = "", *, pattern: str | None = None, **options: Unpack[TriggerOptions]) -> None:
+        super().__init__(**options)
         pattern = event_name if pattern is None else pattern
         if not isinstance(pattern, str) or not pattern.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"EventTrigger({pattern!r}): the name of an event, or a glob such as 'user.*'")

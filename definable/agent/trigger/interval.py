@@ -1,17 +1,14 @@
-"""The trigger that fires every so many seconds.
-
-The trigger that fires once.
-"""
+"""Triggers that fire every so many seconds, and once."""
 
 from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from definable.errors import ConfigurationError
 
-from .cron import Overlap, TimeTrigger, is_seconds
+from .cron import TimeOptions, TimeTrigger, is_seconds
 
 SHORTEST = 0.01
 """Seconds: firings go through the event bus, and are told apart by milliseconds."""
@@ -25,14 +22,7 @@ class Interval(TimeTrigger):
 
     Args:
         seconds: From one firing to the next; 0.01 or more.
-        jitter: Seconds; each firing is delayed by a random time up to this, or until the service stops. The event's
-            timestamp stays nominal.
-        overlap: When the firing before it still runs: `"skip"` drops the new one, `"queue"` runs it afterwards,
-            `"allow"` runs both.
-        misfire_grace: Seconds that a firing may come late; see `Cron`.
-        timeout: Seconds that handler and run may take together; None for no limit.
-        max_concurrency: How many of this trigger's events are handled at once; None for no limit of its own.
-        retries: How often a failed firing is tried again, with exponential backoff and jitter; off by default.
+        options: `overlap`, `misfire_grace`, `jitter`, `timeout`, `max_concurrency`, `retries`: see `TimeOptions`.
 
     Raises:
         ConfigurationError: A value is out of its range.
@@ -44,25 +34,8 @@ class Interval(TimeTrigger):
 
     kind: ClassVar[str] = "interval"
 
-    def __init__(
-        self,
-        seconds: float,
-        *,
-        jitter: float = 0,
-        overlap: Overlap = "skip",
-        misfire_grace: float = 60,
-        timeout: float | None = None,
-        max_concurrency: int | None = None,
-        retries: int = 0,
-    ) -> None:
-        super().__init__(
-            overlap=overlap,
-            misfire_grace=misfire_grace,
-            jitter=jitter,
-            timeout=timeout,
-            max_concurrency=max_concurrency,
-            retries=retries,
-        )
+    def __init__(self, seconds: float, **options: Unpack[TimeOptions]) -> None:
+        super().__init__(**options)
         if not is_seconds(seconds) or not SHORTEST <= seconds < math.inf:
             raise ConfigurationError(f"Interval({seconds!r}): seconds, {SHORTEST:g} or more")
         self.seconds: float = seconds
@@ -81,8 +54,8 @@ class Interval(TimeTrigger):
         """The first multiple of the interval strictly after an instant; both in Unix seconds."""
         return float(self._number_after(unix_seconds) * self.seconds)
 
-    def missed(self, after: float, until: float) -> tuple[int, float | None]:
-        """How many firings lie after one instant and up to another, and the latest."""
+    def missed(self, after: float, until: float, *, limit: int = 0) -> tuple[int, float | None]:
+        """How many firings lie after one instant and up to another, and the latest; computed, so without a limit."""
         first, end = self._number_after(after), self._number_after(until)
         return (end - first, float((end - 1) * self.seconds)) if end > first else (0, None)
 
@@ -94,11 +67,6 @@ class Interval(TimeTrigger):
         while (number - 1) * self.seconds > unix_seconds:
             number -= 1
         return number
-
-
-def shown(seconds: float) -> str:
-    """A number of seconds without a needless fraction."""
-    return str(int(seconds)) if seconds == int(seconds) else str(seconds)
 
 
 class OneShot(TimeTrigger):
@@ -138,9 +106,7 @@ class OneShot(TimeTrigger):
     ) -> None:
         super().__init__(misfire_grace=misfire_grace, timeout=timeout, retries=retries)
         if math.isinf(misfire_grace):
-            raise ConfigurationError(
-                f"misfire_grace={misfire_grace!r}: of a OneShot finite, or every start would fire it"
-            )
+            raise ConfigurationError("misfire_grace=inf: of a OneShot finite, or every start would fire it")
         if (at is None) == (delay is None):
             raise ConfigurationError("OneShot(...) takes an instant, at=..., or seconds after the start, delay=...")
         if delay is not None and (not is_seconds(delay) or math.isinf(delay)):
@@ -152,16 +118,16 @@ class OneShot(TimeTrigger):
     @property
     def source(self) -> str:
         """`"oneshot(2026-12-31T22:59:00+00:00)"`, `"oneshot(+60s)"`."""
-        if self.at is not None:
-            return f"oneshot({datetime.fromtimestamp(self.at, UTC).isoformat()})"
-        return f"oneshot(+{shown(self.delay or 0)}s)"
+        if self.at is None:
+            return f"oneshot(+{shown(self.delay or 0)}s)"
+        return f"oneshot({datetime.fromtimestamp(self.at, UTC).isoformat()})"
 
     @property
     def when(self) -> str:
         """When it fires, in words for the banner."""
-        if self.at is not None:
-            return f"at {datetime.fromtimestamp(self.at, UTC):%Y-%m-%d %H:%M:%S %Z}"
-        return f"{shown(self.delay or 0)} s after the start"
+        if self.at is None:
+            return f"{shown(self.delay or 0)} s after the start"
+        return f"at {datetime.fromtimestamp(self.at, UTC):%Y-%m-%d %H:%M:%S %Z}"
 
     def next_after(self, unix_seconds: float) -> float:
         """Its instant, if that comes after another one; else `math.inf`, as before the start of one with a delay."""
@@ -170,6 +136,11 @@ class OneShot(TimeTrigger):
     def first_after(self, now: float, began: float) -> float:
         """Its instant, also one that has passed: within its grace it fires late."""
         return began + (self.delay or 0) if self.at is None else self.at
+
+
+def shown(seconds: float) -> str:
+    """A number of seconds without a needless fraction."""
+    return str(int(seconds)) if seconds == int(seconds) else str(seconds)
 
 
 def instant(at: datetime | str | float) -> float:

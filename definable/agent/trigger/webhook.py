@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, Unpack
 
 from definable.agent.auth.base import AuthProvider, is_provider
 from definable.concurrency.call import takes
 from definable.errors import ConfigurationError
 
-from .base import BaseTrigger, TriggerEvent
+from .base import BaseTrigger, TriggerEvent, TriggerOptions
 from .challenge import Challenge, Preset, challenge_of
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -47,9 +47,7 @@ class Webhook(BaseTrigger):
         before_accept: With `respond="accept"`: a function of the event, called before it is queued, that returns a
             `Reply` to send instead, or None.
         max_body: The largest body, in bytes; a larger one is answered 413.
-        timeout: Seconds that handler and run may take together; None for no limit.
-        max_concurrency: How many requests are handled at once; None for no limit.
-        retries: How often a failed event is tried again, with exponential backoff and jitter (a waiting caller waits).
+        options: `timeout`, `max_concurrency`, `retries` (a waiting caller waits): see `TriggerOptions`.
 
     Raises:
         ConfigurationError: A value is out of its range or cannot be combined.
@@ -71,11 +69,9 @@ class Webhook(BaseTrigger):
         filter: Callable[[TriggerEvent], Any] | None = None,
         before_accept: Callable[[TriggerEvent], Any] | None = None,
         max_body: int = DEFAULT_MAX_BODY,
-        timeout: float | None = None,
-        max_concurrency: int | None = None,
-        retries: int = 0,
+        **options: Unpack[TriggerOptions],
     ) -> None:
-        super().__init__(timeout=timeout, max_concurrency=max_concurrency, retries=retries)
+        super().__init__(**options)
         self.path: str = checked_path(path)
         self.method: str = str(method).upper()
         if self.method not in METHODS:

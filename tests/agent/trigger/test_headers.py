@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from definable.agent.trigger import Headers
-from definable.agent.trigger.headers import UndecodedHeaders
+from definable.agent.trigger.request import UndecodedHeaders
 
 HEADERS = Headers([(b"Content-Type", b"text/plain"), (b"X-A", b"1"), (b"x-a", b"2"), (b"X-N", b"caf\xe9")])
 

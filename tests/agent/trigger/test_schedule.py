@@ -13,8 +13,8 @@ from cronsim import CronSim, CronSimError
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from definable.agent.trigger import Cron
 from definable.agent.trigger.cron_expression import CronExpression
-from definable.agent.trigger.schedule import Schedule
 from definable.errors import ConfigurationError
 
 
@@ -24,14 +24,12 @@ def unix(text: str, zone: str = "UTC", fold: int = 0) -> float:
 
 def firings(expression: str, zone: str, after: str, count: int) -> list[str]:
     """The next firings as local times with their offset: `03-29T03:00+02:00`."""
-    instants = Schedule(expression, zone).upcoming(count, unix(after, zone))
+    instants = Cron(expression, timezone=zone).upcoming(count, unix(after, zone))
     return [datetime.fromtimestamp(at, ZoneInfo(zone)).isoformat(timespec="minutes")[5:] for at in instants]
 
 
 def days(expression: str, after: str, count: int) -> list[str]:
-    return [
-        datetime.fromtimestamp(at, UTC).date().isoformat() for at in Schedule(expression).upcoming(count, unix(after))
-    ]
+    return [datetime.fromtimestamp(at, UTC).date().isoformat() for at in Cron(expression).upcoming(count, unix(after))]
 
 
 # Syntax
@@ -60,7 +58,7 @@ def days(expression: str, after: str, count: int) -> list[str]:
     ],
 )
 def test_reads_what_croniter_reads(expression: str, expected: str) -> None:
-    assert Schedule(expression).next_after(unix("2026-01-01")) == unix(expected)
+    assert Cron(expression).next_after(unix("2026-01-01")) == unix(expected)
 
 
 def test_last_day_of_month_and_last_and_nth_weekday() -> None:
@@ -105,7 +103,7 @@ def test_nearest_weekday_stays_in_its_month() -> None:
 )
 def test_refuses_an_expression_and_names_it(expression: str, says: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        Schedule(expression)
+        Cron(expression)
     assert isinstance(caught.value, ValueError)
     assert says in str(caught.value)
     assert repr(expression) in str(caught.value)
@@ -114,19 +112,19 @@ def test_refuses_an_expression_and_names_it(expression: str, says: str) -> None:
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "America", "", "../UTC", "/etc/localtime", "\0"])
 def test_refuses_an_unknown_time_zone(zone: str) -> None:
     with pytest.raises(ConfigurationError, match="unknown timezone"):
-        Schedule("@daily", zone)
+        Cron("@daily", timezone=zone)
 
 
 def test_names_the_zone_that_was_probably_meant() -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'Europe/Berlin'"):
-        Schedule("@daily", "Europe/Berln")
+        Cron("@daily", timezone="Europe/Berln")
 
 
 @given(st.lists(st.text("0123456789*,-/#?@LWHRlwmonfrijan", min_size=1, max_size=7), min_size=1, max_size=7))
 @settings(max_examples=300, deadline=None)
 def test_any_text_is_either_a_schedule_or_a_configuration_error(fields: list[str]) -> None:
     try:
-        schedule = Schedule(" ".join(fields))
+        schedule = Cron(" ".join(fields))
     except ConfigurationError:
         return
     assert schedule.next_after(0.0) > 0
@@ -172,7 +170,7 @@ def test_the_calendar_ends_with_the_last_day_of_the_year_9999() -> None:
 
 
 def test_strictly_after_also_between_two_seconds() -> None:
-    schedule = Schedule("* * * * * *")
+    schedule = Cron("* * * * * *")
     assert schedule.next_after(1_000_000_000.0) == 1_000_000_001.0
     assert schedule.next_after(1_000_000_000.999_999) == 1_000_000_001.0
     assert schedule.next_after(math.nextafter(1_000_000_001.0, 0)) == 1_000_000_001.0
@@ -235,7 +233,7 @@ def test_a_job_at_a_fixed_time_fires_once_on_the_day_of_the_change(
     ],
 )
 def test_a_job_every_few_minutes_keeps_its_real_interval(zone: str, minutes: int, after: str) -> None:
-    instants = Schedule(f"*/{minutes} * * * *", zone).upcoming(6 * 60 // minutes, unix(after, zone))
+    instants = Cron(f"*/{minutes} * * * *", timezone=zone).upcoming(6 * 60 // minutes, unix(after, zone))
     assert {later - earlier for earlier, later in pairwise(instants)} == {minutes * 60.0}
 
 
@@ -254,14 +252,16 @@ def test_a_wildcard_job_within_the_skipped_hour_does_not_fire_that_day() -> None
 
 def test_from_within_the_second_pass_nothing_of_the_first_comes_back() -> None:
     second_pass = unix("2026-10-25T02:10", "Europe/Berlin", fold=1)
-    assert Schedule("30 2 * * *", "Europe/Berlin").next_after(second_pass) == unix("2026-10-26T02:30", "Europe/Berlin")
-    assert Schedule("*/30 * * * *", "Europe/Berlin").next_after(second_pass) == second_pass + 20 * 60
+    assert Cron("30 2 * * *", timezone="Europe/Berlin").next_after(second_pass) == unix(
+        "2026-10-26T02:30", "Europe/Berlin"
+    )
+    assert Cron("*/30 * * * *", timezone="Europe/Berlin").next_after(second_pass) == second_pass + 20 * 60
 
 
 def test_each_of_a_year_of_days_fires_exactly_once_in_every_zone() -> None:
     for zone in ("Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Cairo", "Asia/Beirut"):
         for hour in range(4):
-            instants = Schedule(f"30 {hour} * * *", zone).upcoming(365, unix("2025-12-31T12:00", zone))
+            instants = Cron(f"30 {hour} * * *", timezone=zone).upcoming(365, unix("2025-12-31T12:00", zone))
             dates = [datetime.fromtimestamp(at, ZoneInfo(zone)).date() for at in instants]
             assert {later - earlier for earlier, later in pairwise(dates)} == {timedelta(days=1)}, (zone, hour)
 
@@ -270,15 +270,15 @@ def test_each_of_a_year_of_days_fires_exactly_once_in_every_zone() -> None:
 
 
 def test_missed_counts_and_finds_the_latest() -> None:
-    schedule = Schedule("0 * * * *")
+    schedule = Cron("0 * * * *")
     assert schedule.missed(unix("2026-01-01T00:00"), unix("2026-01-01T00:59:59")) == (0, None)
     assert schedule.missed(unix("2026-01-01T00:00"), unix("2026-01-01T05:00")) == (5, unix("2026-01-01T05:00"))
 
 
 def test_missed_over_half_a_century_of_seconds_stops_counting_but_finds_the_latest() -> None:
     until = unix("2026-01-01T05:00:00.5")
-    assert Schedule("* * * * * *").missed(0, until, limit=100) == (100, math.floor(until))
-    assert Schedule("* 9 1 1 * *").missed(0, until, limit=100) == (100, unix("2025-01-01T09:59:59"))
+    assert Cron("* * * * * *").missed(0, until, limit=100) == (100, math.floor(until))
+    assert Cron("* 9 1 1 * *").missed(0, until, limit=100) == (100, unix("2025-01-01T09:59:59"))
 
 
 # cronsim
@@ -350,7 +350,7 @@ def exists(moment: datetime) -> bool:
 def compare(ours: str, theirs: str, zone: str, start: datetime, count: int = 10) -> None:
     aware = start.replace(tzinfo=ZoneInfo(zone))
     try:
-        schedule = Schedule(ours, zone)
+        schedule = Cron(ours, timezone=zone)
         moments = list(islice(CronSim(theirs, aware), count))
     except (ConfigurationError, CronSimError):
         assume(False)
@@ -421,7 +421,7 @@ def test_agrees_with_cronsim_on_seconds(
 )
 @settings(max_examples=300, deadline=None)
 def test_firings_ascend_and_lie_after_the_start(minute: str, hour: str, zone: str, start: float) -> None:
-    instants = [start, *Schedule(f"{minute} {hour} * * *", zone).upcoming(5, start)]
+    instants = [start, *Cron(f"{minute} {hour} * * *", timezone=zone).upcoming(5, start)]
     assert all(earlier < later for earlier, later in pairwise(instants))
 
 
@@ -432,5 +432,5 @@ def test_ten_thousand_expressions_are_ready_in_about_a_second() -> None:
     texts = [f"{n % 60} {n // 60 % 24} {n // 1440 + 1} * *" for n in range(10_000)]
     began = time.process_time()
     for text in texts:
-        Schedule(text, "Europe/Berlin").next_after(1_790_000_000.0)
+        Cron(text, timezone="Europe/Berlin").next_after(1_790_000_000.0)
     assert time.process_time() - began < 2.0

@@ -15,7 +15,8 @@ from definable.agent.interface.errors import InterfaceConnectionError, Interface
 from definable.agent.interface.identity import IdentityResolver
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
 from definable.agent.interface.session_manager import SessionManager
-from definable.agent.trigger.base import Reply, TriggerEvent
+from definable.agent.trigger.base import TriggerEvent
+from definable.agent.trigger.request import Reply
 from definable.agent.trigger.webhook import Webhook
 
 from .client import BotAPI, bot_api

@@ -14,8 +14,7 @@ import anyio
 from definable.agent.auth.base import AuthContext
 from definable.agent.memory_size import UNCOUNTED_BODY, parsed_size
 from definable.agent.runtime.run_log import ActiveMemory
-from definable.agent.trigger.base import request_url
-from definable.agent.trigger.headers import UndecodedHeaders
+from definable.agent.trigger.request import UndecodedHeaders, request_url
 from definable.server.problem import Problem
 from definable.server.request_cycle import UNTIL_HANGUP, WHOLE_BODY, Message, Receive, Scope, WatchHangup
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from definable.agent.runtime.run_log import TooManyRuns
-from definable.agent.trigger.base import Reply
+from definable.agent.trigger.request import Reply
 from definable.errors import (
     EventBusError,
     ModelError,

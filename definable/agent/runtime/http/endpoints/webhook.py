@@ -17,8 +17,9 @@ from definable.agent.runtime.http.body import parsed
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.response import Response, json_response, reply_response
 from definable.agent.runtime.ingress import Duplicate, InFlight, Ingress
-from definable.agent.trigger.base import RawRequest, Reply, TriggerEvent
+from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.challenge import Challenge, reply_of
+from definable.agent.trigger.request import RawRequest, Reply
 from definable.agent.trigger.webhook import Webhook
 from definable.concurrency.call import call_user
 from definable.concurrency.clock import current_clock
