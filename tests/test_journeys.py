@@ -1,0 +1,47 @@
+"""A piece of work passes few files on its way through the house: `journeys.py` records the way, here is its bound."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from journeys import Walk, chat, event, webhook
+from loopback.redis import RedisServer, has_redis, redis, shared_redis
+
+pytestmark = pytest.mark.anyio
+
+__all__ = ["has_redis", "redis", "shared_redis"]  # fixtures of these tests
+
+TRIES = 3
+"""The shortest walk counts: a timer that fires meanwhile is not on the way."""
+
+MOST_FILES = {"webhook": 45, "event": 28, "chat": 49}
+"""Wanted: 25, 12 and 30. A change that shortens a journey lowers its bound."""
+
+
+async def shortest(journey: Callable[[], Awaitable[Walk]], bound: int) -> list[str]:
+    """The files of the first walk within the bound, else of the shortest."""
+    best: list[str] = []
+    for _ in range(TRIES):
+        files = (await journey()).files
+        if not best or len(files) < len(best):
+            best = files
+        if len(best) <= bound:
+            break
+    return best
+
+
+async def test_a_webhook_that_has_the_agent_run() -> None:
+    files = await shortest(webhook, MOST_FILES["webhook"])
+    assert len(files) <= MOST_FILES["webhook"], files
+    assert {"server/http1_parser.py", "agent/run/runner.py", "agent/runtime/http/app.py"} <= {*files}
+
+
+async def test_an_event_over_redis(redis: RedisServer) -> None:
+    files = await shortest(lambda: event(redis.url), MOST_FILES["event"])
+    assert len(files) <= MOST_FILES["event"], files
+    assert {"agent/agent.py", "agent/runtime/workers.py"} <= {*files}
+
+
+async def test_a_message_on_telegram() -> None:
+    files = await shortest(chat, MOST_FILES["chat"])
+    assert len(files) <= MOST_FILES["chat"], files
+    assert {"agent/interface/telegram/poller.py", "agent/run/runner.py"} <= {*files}
