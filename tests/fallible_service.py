@@ -10,13 +10,11 @@ import anyio
 
 from definable.agent import Agent, RunContext
 from definable.agent.auth import AuthContext, AuthRequest
-from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceHook, InterfaceMessage
+from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceHook, InterfaceMessage, InterfaceResponse
 from definable.agent.interface.base import Accept
-from definable.agent.interface.message import InterfaceResponse
 from definable.agent.session import MemorySessionStore
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
-from definable.model import OfflineModel
-from definable.model.message import ModelReply, ModelRequest, ToolCall
+from definable.model import ModelReply, ModelRequest, OfflineModel, ToolCall
 
 LIMIT = 15.0
 """Seconds that a test may hang."""

@@ -150,8 +150,8 @@ def test_a_requests_json_may_be_awaited(body: bytes) -> None:
 
 
 def test_the_modules_of_hooks_and_identities_have_their_names() -> None:
-    from definable.agent.interface.hooks import LoggingHook as Hook
-    from definable.agent.interface.identity import SQLiteIdentityResolver as Resolver
+    from definable.agent.interface import LoggingHook as Hook
+    from definable.agent.interface import SQLiteIdentityResolver as Resolver
 
     assert (Hook, Resolver) == (LoggingHook, SQLiteIdentityResolver)
 

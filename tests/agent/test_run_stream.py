@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from definable.agent import Agent
-from definable.agent.run.output import RunEnded, RunEvent, RunStarted, TextDelta, ToolCallEnded, ToolCallStarted
+from definable.agent import Agent, RunEnded, RunStarted, TextDelta, ToolCallEnded, ToolCallStarted
+from definable.agent.run.output import RunEvent
 from definable.errors import ModelResponseError
 from definable.model import ModelDelta, ModelReply, ModelRequest, OfflineModel, ToolCall
 

@@ -16,8 +16,7 @@ from definable.agent import Agent, RunContext
 from definable.agent.run.telemetry import NO_SPAN, chat_span, run_span, tool_span
 from definable.agent.trigger import EventTrigger, Webhook
 from definable.errors import ModelAuthenticationError
-from definable.model import ModelReply, OfflineModel, ToolCall
-from definable.model.message import Usage
+from definable.model import ModelReply, OfflineModel, ToolCall, Usage
 from definable.testing import served
 
 pytestmark = pytest.mark.anyio

@@ -16,8 +16,7 @@ import pytest
 from pydantic import BaseModel, Field
 from typing_extensions import Doc, TypedDict
 
-from definable.agent.run.context import RunContext
-from definable.agent.tools.tool import Tool, tool
+from definable.agent import RunContext, Tool, tool
 from definable.errors import ConfigurationError
 
 if TYPE_CHECKING:

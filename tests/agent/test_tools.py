@@ -20,12 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 
-from definable.agent.run.context import RunContext
+from definable.agent import RunContext, Tool, tool
 from definable.agent.tools.result import MAX_ERROR_LENGTH, MAX_PROBLEMS, ToolResult
-from definable.agent.tools.tool import Tool, index_tools, tool
+from definable.agent.tools.tool import index_tools
 from definable.concurrency.worker_thread import worker_threads
 from definable.errors import ConfigurationError
-from definable.model.message import ToolDefinition
+from definable.model import ToolDefinition
 
 CONTEXT = RunContext(run_id="r1", session_id="s1", user_id="ada")
 

@@ -16,8 +16,7 @@ import sniffio
 
 from definable.concurrency.clock import SystemClock
 from definable.errors import EventBufferFull
-from definable.model import OfflineModel
-from definable.model.message import ModelDelta, ModelReply, ModelRequest
+from definable.model import ModelDelta, ModelReply, ModelRequest, OfflineModel
 
 STORM = 3_000
 """Events that a storm tries to emit."""

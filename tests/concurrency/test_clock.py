@@ -10,7 +10,7 @@ import anyio.to_thread
 import pytest
 
 from definable.concurrency.clock import MAX_SLEEP, LoopClock, SystemClock, current_clock, use_clock
-from definable.testing.virtual import VIRTUAL_BACKENDS, run
+from definable.testing import VIRTUAL_BACKENDS, run
 
 
 def test_the_machines_clock_is_the_default() -> None:

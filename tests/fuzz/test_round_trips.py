@@ -9,16 +9,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from definable.agent import TextDelta
 from definable.agent.auth import AuthContext
-from definable.agent.interface import InterfaceMessage
-from definable.agent.interface.message import Media, message_from_json, message_to_json
-from definable.agent.run.output import TextDelta
+from definable.agent.interface import InterfaceMessage, Media
+from definable.agent.interface.message import message_from_json, message_to_json
 from definable.agent.runtime.http.routes import Routes
 from definable.agent.runtime.http.sse import encoded
 from definable.agent.runtime.ingress import accepted_request, request_data
-from definable.agent.trigger import EventTrigger, TriggerEvent
-from definable.agent.trigger.request import Headers, RawRequest
-from definable.model.message import Image
+from definable.agent.trigger import EventTrigger, Headers, RawRequest, TriggerEvent
+from definable.model import Image
 from definable.model.openai.sse_decoder import SSEDecoder
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 
 from definable.agent import Agent
-from definable.agent.interface.discord import DiscordConfig, DiscordInterface
+from definable.agent.interface import DiscordConfig, DiscordInterface
 from definable.agent.interface.discord.gateway import ReconnectPolicy
 from definable.agent.runtime import AgentRuntime
 from definable.concurrency.backoff import Backoff

@@ -14,7 +14,8 @@ import pytest
 
 from definable.concurrency.clock import SystemClock, current_clock
 from definable.errors import ConfigurationError
-from definable.testing.virtual import VIRTUAL_BACKENDS, Start, run, virtual_clock, virtual_time
+from definable.testing import VIRTUAL_BACKENDS, run, virtual_clock, virtual_time
+from definable.testing.virtual import Start
 
 START = "2026-03-29T00:00:00+00:00"
 NOON = datetime(2026, 3, 29, 12, tzinfo=UTC)

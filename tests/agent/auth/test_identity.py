@@ -27,7 +27,7 @@ from definable.agent.auth import (
     StripeSignature,
 )
 from definable.agent.auth.base import consult, why_refused
-from definable.agent.trigger.request import Headers
+from definable.agent.trigger import Headers
 
 pytestmark = pytest.mark.anyio
 

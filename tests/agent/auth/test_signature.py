@@ -25,7 +25,7 @@ from definable.agent.auth import (
 )
 from definable.agent.auth.base import needs_body
 from definable.agent.auth.signature import SignatureVerifier, TimedVerifier
-from definable.agent.trigger.request import Headers
+from definable.agent.trigger import Headers
 from definable.errors import ConfigurationError
 
 NOW = 1_700_000_000

@@ -9,15 +9,19 @@ import anyio
 import pytest
 
 from definable.agent import Agent
-from definable.agent.interface import AllowlistHook, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
-from definable.agent.interface.base import Accept
-from definable.agent.interface.errors import (
+from definable.agent.interface import (
+    AllowlistHook,
+    BaseInterface,
     InterfaceAuthenticationError,
+    InterfaceConfig,
     InterfaceConnectionError,
     InterfaceError,
+    InterfaceMessage,
     InterfaceMessageError,
     InterfaceRateLimitError,
+    InterfaceResponse,
 )
+from definable.agent.interface.base import Accept
 from definable.errors import ConfigurationError, DefinableError
 from definable.model import OfflineModel
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from definable.agent.interface.message import InterfaceMessage
+from definable.agent.interface import InterfaceMessage
 from definable.agent.runtime.message_queue import Inbox
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from definable.agent import RunStarted, TextDelta, ToolCallStarted
 from definable.agent.interface.splitting import split_text
 from definable.agent.interface.streamed_reply import Change, ReplyDraft
-from definable.agent.run.output import RunStarted, TextDelta, ToolCallStarted
 from definable.model import ToolCall
 
 PIECES = st.sampled_from(["a", "word ", "\n", "\n\n", "```py\n", "\n```\n", "😀", "**b", " ", ". ", "``"])

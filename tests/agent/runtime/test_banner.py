@@ -6,9 +6,9 @@ import pytest
 
 from definable.agent import Agent
 from definable.agent.auth import AllowlistAuth, APIKeyAuth, GitHubSignature
-from definable.agent.interface.telegram import TelegramConfig, TelegramInterface
+from definable.agent.interface import TelegramConfig, TelegramInterface
+from definable.agent.runtime import AgentRuntime
 from definable.agent.runtime.banner import banner, is_loopback, warnings
-from definable.agent.runtime.runtime import AgentRuntime
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 from definable.model import OpenAIChat
 

@@ -15,9 +15,9 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from definable.agent.runtime.cron import CronLoop, FiredTimes
-from definable.agent.trigger.cron import Cron
+from definable.agent.trigger import Cron
 from definable.concurrency.clock import SystemClock, current_clock, use_clock
-from definable.testing.virtual import VIRTUAL_BACKENDS, VirtualClock, run, virtual_clock, virtual_time
+from definable.testing import VIRTUAL_BACKENDS, VirtualClock, run, virtual_clock, virtual_time
 
 NINE = datetime(2026, 1, 5, 9, tzinfo=UTC).timestamp()
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0

@@ -10,9 +10,14 @@ import anyio
 import pytest
 
 from definable.agent import Agent
-from definable.agent.interface import BaseInterface, InterfaceAuthenticationError, InterfaceConfig, InterfaceMessage
+from definable.agent.interface import (
+    BaseInterface,
+    InterfaceAuthenticationError,
+    InterfaceConfig,
+    InterfaceMessage,
+    InterfaceResponse,
+)
 from definable.agent.interface.base import Accept
-from definable.agent.interface.message import InterfaceResponse
 from definable.agent.runtime import AgentRuntime
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent
 from definable.errors import ServeError

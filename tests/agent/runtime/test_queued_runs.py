@@ -5,8 +5,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from definable.agent import Agent, RunStatus
-from definable.agent.run.output import RunEnded, RunEvent
+from definable.agent import Agent, RunEnded, RunStatus
+from definable.agent.run.output import RunEvent
 from definable.agent.run.runner import RunRequest
 from definable.agent.runtime import runs
 from definable.agent.runtime.http.endpoints.runs import LoggedEvents

@@ -8,8 +8,7 @@ import weakref
 import anyio
 import pytest
 
-from definable.agent import Agent, RunContext
-from definable.agent.run.output import TextDelta
+from definable.agent import Agent, RunContext, TextDelta
 from definable.agent.run.runner import RunRequest
 from definable.agent.runtime import run_log
 from definable.agent.runtime.run_log import RunLog

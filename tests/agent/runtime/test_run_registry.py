@@ -10,8 +10,7 @@ from definable.agent.run.runner import RunRequest
 from definable.agent.runtime import runs
 from definable.agent.runtime.runs import RunRegistry, TooManyRuns
 from definable.errors import RunCancelled
-from definable.model import OfflineModel
-from definable.model.message import ModelRequest
+from definable.model import ModelRequest, OfflineModel
 
 pytestmark = pytest.mark.anyio
 

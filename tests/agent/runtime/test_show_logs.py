@@ -11,15 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from definable.agent.runtime.logging import (
-    JSONFormatter,
-    RunContextFilter,
-    TextFormatter,
-    ensure_visible,
-    is_colourful,
-    is_configured,
-    show_logs,
-)
+from definable.agent.runtime import JSONFormatter, RunContextFilter, TextFormatter
+from definable.agent.runtime.logging import ensure_visible, is_colourful, is_configured, show_logs
 
 NAMES = ("", "definable", "__main__", "shop")
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import anyio
 import pytest
 
-from definable.agent import Agent
+from definable.agent import Agent, RunOutput
 from definable.agent.bus import MemoryBus
 from definable.agent.interface import (
     BaseInterface,
@@ -24,7 +24,6 @@ from definable.agent.interface import (
 from definable.agent.interface.base import Accept
 from definable.agent.interface.host import AgentHandle
 from definable.agent.interface.message import MessageEnd
-from definable.agent.run.output import RunOutput
 from definable.agent.run.runner import RunRequest
 from definable.agent.runtime import WorkCount
 from definable.agent.runtime.shutdown import WorkTracker

@@ -16,7 +16,7 @@ from definable.agent.runtime import AgentRuntime
 from definable.agent.runtime.banner import banner
 from definable.agent.trigger import BaseTrigger, Cron, Interval, OneShot, TriggerEvent
 from definable.concurrency.clock import current_clock
-from definable.testing.virtual import VIRTUAL_BACKENDS, virtual_clock, virtual_time
+from definable.testing import VIRTUAL_BACKENDS, virtual_clock, virtual_time
 
 NINE = datetime(2026, 1, 5, 9, tzinfo=UTC).timestamp()
 MINUTE, HOUR = 60.0, 3600.0

@@ -21,13 +21,19 @@ from definable.agent.auth import (
     GitHubSignature,
     JWTAuth,
 )
-from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
+from definable.agent.interface import (
+    BaseInterface,
+    DiscordConfig,
+    DiscordInterface,
+    InterfaceConfig,
+    InterfaceMessage,
+    InterfaceResponse,
+    TelegramConfig,
+    TelegramInterface,
+)
 from definable.agent.interface.base import Accept
-from definable.agent.interface.discord import DiscordConfig, DiscordInterface
-from definable.agent.interface.telegram import TelegramConfig, TelegramInterface
-from definable.agent.runtime import ShutdownReport, WorkCount
+from definable.agent.runtime import AgentRuntime, ShutdownReport, WorkCount
 from definable.agent.runtime.banner import warnings
-from definable.agent.runtime.runtime import AgentRuntime
 from definable.agent.session import MemorySessionStore, Session, SQLiteSessionStore
 from definable.errors import ConfigurationError
 from definable.model import Message

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from definable.agent.trigger.cron import Cron
+from definable.agent.trigger import Cron
 from definable.errors import ConfigurationError
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from definable.agent.interface import InterfaceResponse, Media
 from definable.agent.interface.discord.outgoing import outgoing
-from definable.model.message import Image
+from definable.model import Image
 
 
 def test_nothing_pings_and_a_second_try_posts_nothing_anew() -> None:

@@ -12,7 +12,7 @@ from loopback.discord_rest import Answer, limited
 from loopback.discord_server import DiscordServer, Fault
 
 from definable.agent import Agent
-from definable.agent.interface.discord import DiscordInterface
+from definable.agent.interface import DiscordInterface
 from definable.concurrency.backoff import Backoff
 from definable.model import OfflineModel
 

@@ -14,8 +14,15 @@ from typing import Any
 
 import pytest
 
-from definable.agent.auth import APIKeyAuth, AuthRequest, GitHubSignature, JWTAuth, SlackSignature, StripeSignature
-from definable.agent.auth.signature import StandardWebhookSignature
+from definable.agent.auth import (
+    APIKeyAuth,
+    AuthRequest,
+    GitHubSignature,
+    JWTAuth,
+    SlackSignature,
+    StandardWebhookSignature,
+    StripeSignature,
+)
 from definable.agent.interface.splitting import split_text
 from definable.agent.run.output_type import OutputType
 from definable.agent.runtime.http.body import decoded, parsed

@@ -12,13 +12,13 @@ import jwt
 import pytest
 from openapi_schema_validator import OAS31Validator
 
-from definable.agent import Agent, RunOutput
+from definable.agent import Agent, RunOutput, RunStatus
 from definable.agent.auth import APIKeyAuth, CompositeAuth, GitHubSignature, JWTAuth
-from definable.agent.run.output import RunStatus, ToolExecution
+from definable.agent.run.output import ToolExecution
 from definable.agent.runtime.http import documents, schemas
 from definable.agent.runtime.runs import RunRecord
 from definable.agent.runtime.supervisor import health_of
-from definable.agent.session.base import Session
+from definable.agent.session import Session
 from definable.agent.trigger import Reply, Webhook
 from definable.errors import ModelError
 from definable.json_text import json_bytes

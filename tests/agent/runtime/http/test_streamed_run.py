@@ -22,8 +22,7 @@ from definable.agent.auth import APIKeyAuth
 from definable.agent.runtime.http import sse
 from definable.agent.runtime.http.endpoints import run
 from definable.errors import ModelConnectionError
-from definable.model import ModelReply, ModelRequest, OfflineModel, ToolCall
-from definable.model.message import ModelDelta
+from definable.model import ModelDelta, ModelReply, ModelRequest, OfflineModel, ToolCall
 
 pytestmark = pytest.mark.anyio
 
