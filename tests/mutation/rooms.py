@@ -67,12 +67,9 @@ ROOMS = {
         not_selected="redis or eight_threads or agent_goes_on_through_a_full_disk",
         of_module=(
             ("base", ("test_bus_contract.py",)),
-            ("memory", ("test_memory_bus.py", "test_bus_contract.py")),
-            ("memory_line", ("test_memory_bus.py", "test_memory_retries.py", "test_bus_contract.py")),
-            *(
-                (f"sqlite{part}", (f"test_sqlite{part}.py", *SQLITE))
-                for part in ("", "_batch", "_delivery", "_keys", "_line", "_owner", "_tables", "_writer")
-            ),
+            ("memory", ("test_memory_bus.py", "test_memory_retries.py", "test_bus_contract.py")),
+            ("sqlite", ("test_attempts.py", *SQLITE)),
+            ("queue", ("test_memory_bus.py", "test_attempts.py", *SQLITE)),
         ),
     ),
     "runtime": Room(

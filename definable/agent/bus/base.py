@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from anyio import CancelScope
 
@@ -59,6 +59,23 @@ class Delivery(Protocol):
         ...
 
 
+@runtime_checkable
+class Parkable(Protocol):
+    """A delivery that may wait in a process without being an attempt; it is one otherwise as soon as it is taken."""
+
+    def park(self) -> None:
+        """It cannot be begun yet: until `begin` it is no attempt, also when the process dies meanwhile."""
+        ...
+
+    def begin(self) -> None:
+        """Its handler begins."""
+        ...
+
+    async def release(self) -> None:
+        """It was not begun: hand it out again, here or elsewhere, as if it never had been."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A delivery that failed for good, kept to be looked at and replayed."""
@@ -70,6 +87,37 @@ class DeadLetter:
     why: str
     died_at: float
     """Unix seconds."""
+
+
+class Submission(NamedTuple):
+    """What is published together with others."""
+
+    name: str
+    data: Mapping[str, Any]
+    dedupe_key: str | None = None
+    dedupe_ttl: float = DEDUPE_TTL
+    delay: float = 0.0
+    """Seconds until it may be handed out."""
+    key: str | None = None
+    """What `cancel` knows it by while it waits; it replaces one that waits under the same key."""
+
+
+@runtime_checkable
+class PublishesMany(Protocol):
+    """An event bus that accepts several submissions at once; one that cannot is given them one after the other."""
+
+    async def publish_many(self, submissions: Sequence[Submission]) -> Sequence[bool]:
+        """Accept them, all or none where one write holds them all; False for each that was refused as a repeat.
+
+        Raises:
+            EventBusClosed: The bus is not open.
+            StorageError: What keeps the work failed; nothing was accepted.
+        """
+        ...
+
+    async def cancel(self, key: str) -> bool:
+        """Withdraw what waits for its time under this key; False when nothing does."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +138,11 @@ class WaitingRun:
             return None
         return cls(run_id, source, user_id if isinstance(user_id, str) else None, at)
 
+    @classmethod
+    def all_of(cls, found: Iterable[Mapping[str, Any]]) -> Sequence[WaitingRun]:
+        """The runs that deliveries with these data promise."""
+        return [run for run in map(cls.of, found) if run is not None]
+
 
 @runtime_checkable
 class RemembersRuns(Protocol):
@@ -109,8 +162,12 @@ class RemembersRuns(Protocol):
 
 
 @runtime_checkable
-class GrantsNames(Protocol):
+class ClaimsByName(Protocol):
     """An event bus that can leave what is for one name where it is, and hand out all else meanwhile."""
+
+    def only_names(self, names: Collection[str]) -> None:
+        """Hand out what is for these names alone: all else is for processes that know it."""
+        ...
 
     def grant_name(self, name: str, count: float) -> None:
         """Hand out so many more of this name; from the first call on nothing of it is handed out without.

@@ -21,8 +21,8 @@ from definable.concurrency.event_loop import EventLoopHandle
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, EventBusError, StorageError
 
 from .accepted_work import AcceptedWork, is_in_work_of, work_on_worker
-from .base import EventBus
-from .memory import DEFAULT_BUFFER
+from .base import EventBus, PublishesMany, Submission
+from .queue import DEFAULT_BUFFER
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -124,7 +124,11 @@ class Emitter:
             return
         if not connection.loop.is_current_thread:
             raise EventBusError("aemit() belongs to the event loop that serves: call emit() in other threads")
-        for publication in connection.route(name, body):
+        publications = connection.route(name, body)
+        if len(publications) > 1 and isinstance(connection.bus, PublishesMany) and not self._is_on_worker(connection):
+            await connection.bus.publish_many([Submission(*publication) for publication in publications])
+            return
+        for publication in publications:
             await self._publish(publication, connection)
 
     async def publish(self, key: str, payload: Mapping[str, Any]) -> None:
@@ -226,6 +230,10 @@ class Emitter:
             self._lost.clear()
             self._line.clear()
         return left
+
+    def _is_on_worker(self, connection: _Connection) -> bool:
+        """Whether a call made here must not wait for a worker to make room: it may be the last one."""
+        return not connection.bus.durable and work_on_worker(connection.owner) is not None
 
     async def _publish(self, publication: Publication, connection: _Connection) -> None:
         key, payload = publication

@@ -1,103 +1,44 @@
-"""The event bus in memory: an anyio memory object stream, bounded; what it holds goes with the process."""
+"""The event bus in memory: needs nothing; what it holds goes with the process."""
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import anyio
 
-from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed
-
-from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus
-from .dedupe import digest
-from .memory_line import DeliveryStreams, MemoryDeliveries, MemoryDelivery, MemoryLine
-
-DEFAULT_BUFFER = 10_000
-"""Deliveries that wait, for a worker or for their next attempt."""
+from .base import DeadLetter
+from .queue import DEFAULT_BUFFER, QueueBus
+from .store import Applied, Claim, Handle, Message, Publication, Queue, WriteBatch
 
 MAX_DEAD_LETTERS = 1_000
 """The oldest are forgotten beyond it."""
 
 
-class MemoryBus(EventBus):
+class MemoryBus(QueueBus):
     """The default event bus: needs nothing, keeps nothing over the end of the process.
 
     Args:
-        buffer: How many deliveries may wait, for a worker or for their next attempt; beyond it `publish_nowait` raises
-            and `publish` waits. What fails in a worker's hands is kept also then.
+        buffer: How many messages may wait, for a worker, for their time or for their next attempt; beyond it
+            `publish_nowait` raises and `publish` waits. What fails in a worker's hands is kept also then.
 
     Raises:
         ConfigurationError: `buffer` is less than 1.
     """
 
     def __init__(self, buffer: int = DEFAULT_BUFFER) -> None:
-        if buffer < 1:
-            raise ConfigurationError(f"buffer={buffer!r}: at least 1")
-        self._buffer = buffer
+        super().__init__(buffer=buffer)
         self._dead: deque[DeadLetter] = deque(maxlen=MAX_DEAD_LETTERS)
-        self._line: MemoryLine | None = None
 
-    @asynccontextmanager
-    async def open(self) -> AsyncGenerator[None, None]:
-        if self._line is not None:
-            raise ConfigurationError("this MemoryBus is open already: one agent that serves, one bus")
-        streams: DeliveryStreams = anyio.create_memory_object_stream[MemoryDelivery](self._buffer)
-        with streams[0], streams[1]:
-            async with anyio.create_task_group() as group:
-                self._line = line = MemoryLine(streams, self._buffer, self._dead)
-                group.start_soon(line.run_retries)
-                try:
-                    yield
-                finally:
-                    self._line = None
-                    line.close()
-
-    async def publish(
-        self, name: str, data: Mapping[str, Any], *, dedupe_key: str | None = None, dedupe_ttl: float = DEDUPE_TTL
-    ) -> bool:
-        line = self._opened()
-        key = None if dedupe_key is None else digest(dedupe_key)
-        while (delivery := line.new(name, data, key, dedupe_ttl)) is None:
-            if await line.certain(key):
-                return False
-        await line.bring(delivery, key)
-        return True
-
-    def publish_nowait(
-        self, name: str, data: Mapping[str, Any], *, dedupe_key: str | None = None, dedupe_ttl: float = DEDUPE_TTL
-    ) -> bool:
-        line = self._opened()
-        key = None if dedupe_key is None else digest(dedupe_key)
-        delivery = line.new(name, data, key, dedupe_ttl)
-        if delivery is None:
-            return False
-        try:
-            line.put_nowait(delivery)
-        except anyio.WouldBlock:
-            line.withdraw(delivery, key)
-            retries = f", {line.waiting_retries} of them for their next attempt" if line.waiting_retries else ""
-            raise EventBufferFull(
-                f"the event buffer is full ({self._buffer} wait{retries}): try later, wait with "
-                "`await agent.aemit(...)`, or raise event_buffer"
-            ) from None
-        return True
-
-    async def claim(self, key: str, ttl: float) -> bool:
-        line, key = self._opened(), digest(key)
-        while not line.dedupe.claim(key, ttl, anyio.current_time()):
-            if await line.certain(key):
-                return False
-        return True
-
-    async def release(self, key: str) -> None:
-        self._opened().dedupe.release(digest(key))
-
-    @property
-    def room(self) -> float:
-        return 0 if self._line is None else self._line.room
+    def new_store(self) -> MemoryStore:
+        return MemoryStore(self._dead)
 
     @property
     def durable(self) -> bool:
@@ -107,43 +48,172 @@ class MemoryBus(EventBus):
     def shared(self) -> bool:
         return False
 
-    @property
-    def failure(self) -> Exception | None:
-        return None
+    async def dead_letters(self) -> Sequence[DeadLetter]:
+        return tuple(self._dead)
 
-    def check(self, name: str, data: Mapping[str, Any]) -> None:
-        """Memory carries anything."""
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    id: str
+    name: str
+    data: Mapping[str, Any]
+    attempts: int = 0
+    replaces: str | None = None
+
+    def claimed(self) -> Message:
+        return Message(self, self.id, self.name, self.data, self.attempts, 1)
+
+
+class MemoryStore:
+    """What one opening holds; batches are applied at once, by `apply_now`.
+
+    Args:
+        dead: The dead letters, which outlive an opening.
+    """
+
+    durable: bool = False
+    shared: bool = False
+    keeps_trying: bool = False
+    max_publications: int = 1_000_000
+    failure: Exception | None = None
+
+    def __init__(self, dead: deque[DeadLetter]) -> None:
+        self._dead = dead
+        self._ready: deque[_Entry] = deque()
+        self._limited: dict[str, deque[_Entry]] = {}
+        """What may not be claimed at present, by name."""
+        self._later: list[tuple[float, int, _Entry]] = []
+        """A heap: when each is due, in the order in which they came."""
+        self._order = itertools.count()
+
+    @property
+    def waiting(self) -> int:
+        limited = sum(map(len, self._limited.values())) if self._limited else 0
+        return len(self._ready) + len(self._later) + limited
+
+    def describe_waiting(self) -> str:
+        return f", {len(self._later)} of them for their next attempt" if self._later else ""
 
     @asynccontextmanager
-    async def consume(self) -> AsyncGenerator[AsyncIterator[Delivery], None]:
-        line = self._opened()
-        with line.receive.clone() as receive:
-            yield MemoryDeliveries(line, receive)
+    async def opened(self, queue: Queue) -> AsyncGenerator[Sequence[tuple[str, float]], None]:
+        yield ()
 
-    def leftovers(self) -> Iterable[Delivery]:
-        line = self._opened()
-        line.close()
-        return line.take_out()
+    async def apply(self, batch: WriteBatch, claim: Claim) -> Applied:
+        return self.apply_now(batch, claim)
 
-    async def drain(self) -> None:
-        await self._opened().all_settled()
+    def apply_now(self, batch: WriteBatch, claim: Claim) -> Applied:
+        """As `apply`, without waiting."""
+        for name in batch.cancelled:
+            if not self._cancel(name):
+                batch.cancelled = {key: None for key in batch.cancelled if key != name}
+        for publication in batch.publications:
+            self._add(publication)
+        for handle, due_at, attempts in batch.nacked:
+            entry = _entry(handle)
+            entry.attempts = attempts
+            self._wait(entry, due_at)
+        for handle, why, attempts in batch.dead:
+            entry = _entry(handle)
+            self._dead.append(DeadLetter(entry.id, entry.name, entry.data, attempts, why, time.time()))
+        for handle, due_at in reversed(batch.released):
+            if due_at:
+                self._wait(_entry(handle), due_at)
+            else:
+                self._ready.appendleft(_entry(handle))
+        replayed = [id for id in batch.replayed if self._replay(id)] if batch.replayed else ()
+        next_due = self._move_due() if self._later else None
+        claimed = self.claim_now(claim) if claim.demand else ()
+        return Applied(claimed, bool(self._ready), next_due, (), replayed, tuple(batch.cancelled))
+
+    def _add(self, publication: Publication) -> None:
+        entry = _Entry(publication.id, publication.name, publication.data, 0, publication.replaces)
+        if publication.replaces is not None:
+            self._cancel(publication.replaces)
+        if publication.due_at:
+            self._wait(entry, publication.due_at)
+        else:
+            self._ready.append(entry)
+
+    def _wait(self, entry: _Entry, due_at: float) -> None:
+        heapq.heappush(self._later, (due_at, next(self._order), entry))
+
+    def _cancel(self, name: str) -> bool:
+        left = [due for due in self._later if due[2].replaces != name]
+        if len(left) == len(self._later):
+            return False
+        heapq.heapify(left)
+        self._later = left
+        return True
+
+    def _replay(self, letter_id: str) -> bool:
+        letter = next((letter for letter in self._dead if letter.id == letter_id), None)
+        if letter is None:
+            return False
+        self._dead.remove(letter)
+        self._ready.append(_Entry(letter.id, letter.name, letter.data))
+        return True
+
+    def _move_due(self) -> float | None:
+        now = anyio.current_time()
+        while self._later and self._later[0][0] <= now:
+            self._ready.append(heapq.heappop(self._later)[2])
+        return self._later[0][0] if self._later else None
+
+    def append_now(self, id: str, name: str, data: Any) -> None:
+        """Keep one message."""
+        self._ready.append(_Entry(id, name, data))
+
+    def claim_now(self, claim: Claim) -> Sequence[Message]:
+        """Claim what is asked for."""
+        if not claim.grants:
+            ready = self._ready
+            return [ready.popleft().claimed() for _ in range(min(claim.demand, len(ready)))]
+        claimed: list[Message] = []
+        left = dict(claim.grants)
+        for name, entries in [*self._limited.items()]:
+            while entries and left[name] >= 1 and len(claimed) < claim.demand:
+                left[name] -= 1
+                claimed.append(entries.popleft().claimed())
+            if not entries:
+                del self._limited[name]
+        while self._ready and len(claimed) < claim.demand:
+            entry = self._ready.popleft()
+            if left.get(entry.name, 1) < 1:
+                self._limited.setdefault(entry.name, deque()).append(entry)
+                continue
+            if entry.name in left:
+                left[entry.name] -= 1
+            claimed.append(entry.claimed())
+        return claimed
+
+    async def is_drained(self) -> bool:
+        return not self.waiting
+
+    async def rest(self) -> bool:
+        return True
+
+    async def claim_key(self, digest: str, ttl: float) -> bool:
+        raise NotImplementedError("decided by the engine: the store is not shared")
+
+    async def release_key(self, digest: str) -> None:
+        raise NotImplementedError("decided by the engine: the store is not shared")
 
     async def dead_letters(self) -> Sequence[DeadLetter]:
         return tuple(self._dead)
 
-    async def replay(self, letter_id: str) -> bool:
-        letter = next((letter for letter in self._dead if letter.id == letter_id), None)
-        if letter is None:
-            return False
-        self._dead.remove(letter)  # first, so that nobody else replays it while this call waits for room
-        try:
-            await self.publish(letter.name, letter.data)
-        except BaseException:
-            self._dead.append(letter)
-            raise
-        return True
+    async def close(self, held: Sequence[Handle]) -> None:
+        pass
 
-    def _opened(self) -> MemoryLine:
-        if self._line is None:
-            raise EventBusClosed("the event bus is not open: it works while the agent serves")
-        return self._line
+    def take_all(self) -> Sequence[Message]:
+        later = [entry for _, _, entry in sorted(self._later, key=itemgetter(0, 1))]
+        limited = [entry for entries in self._limited.values() for entry in entries]
+        left = [entry.claimed() for entry in (*self._ready, *limited, *later)]
+        self._ready.clear()
+        self._limited.clear()
+        self._later.clear()
+        return left
+
+
+def _entry(handle: Handle) -> _Entry:
+    assert isinstance(handle, _Entry)
+    return handle

@@ -13,9 +13,9 @@ from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed
 from definable.storage.redis_address import RedisAddress
 
 from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus, WaitingRun
+from .codec import encode_data
 from .dedupe import DedupeWindow, digest
-from .event_json import encode_data
-from .memory import DEFAULT_BUFFER
+from .queue import DEFAULT_BUFFER
 from .redis_turn import Publication
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from .base import Delivery
-from .event_json import decode_data
+from .codec import decode_data
 from .redis_turn import readable
 
 if TYPE_CHECKING:

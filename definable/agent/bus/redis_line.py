@@ -20,7 +20,7 @@ from definable.storage.redis_address import RedisAddress, integer
 from definable.storage.redis_link import RedisAway, RedisLink, Script, linked
 
 from .base import DeadLetter, WaitingRun
-from .event_json import decode_data
+from .codec import decode_data
 from .redis_hands import RedisDelivery, RedisHands, delivery_of
 from .redis_scripts import CLAIM, CLOSE, LIST_DEAD, OPEN, PASSED, RELEASE, REPLAY, SCRIPTS
 from .redis_taker import Entry, RedisTaker
@@ -143,6 +143,11 @@ class RedisLine:
         """It is done."""
         if self._let_go(delivery):
             self.writer.pending.acked.append(delivery.entry)
+
+    def give_back(self, delivery: RedisDelivery) -> None:
+        """It was not begun."""
+        if self._let_go(delivery):
+            self.writer.pending.untaken.append(delivery.entry)
 
     def nack(self, delivery: RedisDelivery, delay: float) -> None:
         """Hand it out again after `delay` seconds, behind all that waits then."""

@@ -11,7 +11,7 @@ from definable.storage.redis_address import list_of, stream_entry
 from definable.storage.redis_link import RedisLink
 
 from .base import MAX_SCANNED, WaitingRun
-from .event_json import decode_data
+from .codec import decode_data
 from .redis_scripts import LIST_LATER
 from .redis_turn import readable
 

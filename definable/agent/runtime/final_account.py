@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import anyio
 
 from definable.agent.report import ShutdownReport
 from definable.concurrency.worker_thread import RunningThread, worker_threads
+from definable.errors import EventBusClosed
 
 from .shutdown import WorkTracker
 from .triggers import TriggerTable
@@ -44,13 +46,8 @@ class ShutdownAccounting:
     workers: Workers
     supervisors: Sequence[Supervisor]
 
-    async def close(self, stop_began: float | None, *, forced: bool) -> ShutdownReport:
-        """Count what was left undone, see to threads that nobody waits for, and report.
-
-        Args:
-            stop_began: Seconds of the event loop's clock; None when it was cut off without a stop.
-            forced: Whether the stop was cut short.
-        """
+    async def close(self) -> Sequence[RunningThread]:
+        """Count what was left undone, while the bus is open; returns the threads that nobody waits for."""
         self._count_unpublished()
         self.workers.finalize()
         for delivery in self.bus.leftovers():
@@ -60,6 +57,19 @@ class ShutdownAccounting:
         stuck: Sequence[RunningThread] = ()
         with anyio.CancelScope(shield=True):  # bounded by wait_idle's own timeout
             stuck = await worker_threads().wait_idle(THREAD_TIMEOUT)
+        return stuck
+
+    def report(self, stop_began: float | None, *, forced: bool, stuck: Sequence[RunningThread]) -> ShutdownReport:
+        """Report, once the bus is closed: what it could not write is lost.
+
+        Args:
+            stop_began: Seconds of the event loop's clock; None when it was cut off without a stop.
+            forced: Whether the stop was cut short.
+            stuck: What `close` returned.
+        """
+        with suppress(EventBusClosed):  # a bus that knows of nothing once it is closed
+            for delivery in self.bus.leftovers():
+                self.workers.count_undone(delivery)
         return self._reported(stop_began, forced, stuck)
 
     def close_unserved(self, *, forced: bool) -> ShutdownReport:

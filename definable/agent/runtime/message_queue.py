@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from definable.agent.bus.base import Delivery, EventBus, GrantsNames
+from definable.agent.bus.base import ClaimsByName, Delivery, EventBus, Parkable
 from definable.agent.interface.message import InterfaceMessage, MessageEnd, message_from_json, message_to_json
 from definable.concurrency.isolation import error_message
 
@@ -123,7 +123,7 @@ class Mailbox:
         self._is_safe = is_safe
         self._limit = limit
         self._max_chats = max_chats
-        self._granting_bus = bus if isinstance(bus, GrantsNames) else None
+        self._granting_bus = bus if isinstance(bus, ClaimsByName) and bus.durable else None
         self._expected = 0.0
         """How many the bus may hand out that have not come."""
         self._on_bus = 0
@@ -250,6 +250,8 @@ class Mailbox:
                 )
                 await settled(delivery, delivery.dead(error_message(error)))
         else:
+            if isinstance(delivery, Parkable):
+                delivery.park()
             inbox.put((message.platform, message.platform_chat_id), Accepted(message, delivery))
 
     async def _handle(self, accepted: Accepted) -> None:
@@ -269,6 +271,8 @@ class Mailbox:
 
     async def _answer_and_settle(self, work: Work, accepted: Accepted) -> None:
         message, delivery = accepted.message, accepted.delivery
+        if isinstance(delivery, Parkable):
+            delivery.begin()
         ended = await self._answer(message)
         work.failed, work.refused = ended is MessageEnd.FAILED, ended is MessageEnd.REFUSED
         end = delivery.dead("it was not answered; the log says why") if work.failed else delivery.ack()

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from definable.agent.auth.base import AuthProvider
     from definable.agent.bus.base import EventBus
+    from definable.concurrency.worker_thread import RunningThread
 
     from .http.service import HTTPService
     from .supervisor import Supervisor
@@ -143,6 +144,8 @@ class AgentRuntime:
         """So did one that cuts off what is under way."""
         self._has_started = False
         """Whoever starts it was told so."""
+        self._stuck: Sequence[RunningThread] | None = None
+        """Threads that nobody waits for; known once the account of what was open is closed."""
         self._forced = False
         self._forced_by_us = False
         """Its children were cancelled by a stop that cuts off what is under way."""
@@ -236,23 +239,30 @@ class AgentRuntime:
     # --- start, in order
 
     async def _serve(self, task_status: TaskStatus[str | None]) -> None:
-        assert self._stopping is not None
         self.agent.runner.prepare()
-        with self._bound():
-            async with self._opened():
-                try:
-                    async with anyio.create_task_group() as self._children:
-                        await self._start(self._children)
-                        self._announce()
-                        task_status.started(self.url)
-                        self._has_started = True
-                        self._children.start_soon(self._stop_when_nothing_is_left)
-                        await self._stopping.wait()
-                        await self._drain()
-                        self._children.cancel_scope.cancel()
-                finally:
-                    await self._finalize()
+        try:
+            with self._bound():
+                async with self._opened():
+                    try:
+                        await self._serve_opened(task_status)
+                    finally:
+                        await self._finalize()
+        finally:
+            if self._stuck is not None:  # only now does the bus know what it could not write
+                self.report = self._account.report(self._stop_began, forced=self._forced, stuck=self._stuck)
         self._check_end()
+
+    async def _serve_opened(self, task_status: TaskStatus[str | None]) -> None:
+        assert self._stopping is not None
+        async with anyio.create_task_group() as self._children:
+            await self._start(self._children)
+            self._announce()
+            task_status.started(self.url)
+            self._has_started = True
+            self._children.start_soon(self._stop_when_nothing_is_left)
+            await self._stopping.wait()
+            await self._drain()
+            self._children.cancel_scope.cancel()
 
     def _check_end(self) -> None:
         """Have serving fail where it ended and nobody has stopped it, or where all it had to serve has failed.
@@ -444,7 +454,7 @@ class AgentRuntime:
         assert self._start_scope is not None
         was_served = not self._start_scope.cancel_called
         self._forced = self._forced or (was_served and self._stop_began is None)
-        self.report = await self._account.close(self._stop_began, forced=self._forced)
+        self._stuck = await self._account.close()
 
     @property
     def _agents(self) -> Iterable[Agent]:

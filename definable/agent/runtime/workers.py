@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from definable.agent.bus.base import Delivery, EventBus
+from definable.agent.bus.base import ClaimsByName, Delivery, EventBus, Parkable
 from definable.agent.bus.emitter import Emitter
 from definable.agent.trigger.base import BaseTrigger, TriggerEvent
 from definable.agent.trigger.content import own_body
@@ -88,6 +88,8 @@ class Workers:
         takers: Sequence[DeliveryTaker] = (),
     ) -> None:
         self._bus = bus
+        self._claims = bus if isinstance(bus, ClaimsByName) and bus.durable else None
+        """Where what cannot be begun stays in the bus, rather than in a lane."""
         self._dispatcher = dispatcher
         self._registry = registry
         self._tracker = tracker
@@ -105,12 +107,21 @@ class Workers:
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Work until cancelled."""
+        self._claim_what_can_be_begun()
         async with self._bus.consume() as deliveries, anyio.create_task_group() as workers:
             for taker in self._takers.values():
                 taker.begin()
             for _ in range(self._count):
                 workers.start_soon(self._work, deliveries)
             task_status.started()
+
+    def _claim_what_can_be_begun(self) -> None:
+        if self._claims is None:
+            return
+        self._claims.only_names([*self._limits, *self._takers])
+        for key, limit in self._limits.items():
+            if limit.limit is not None and not limit.skip_when_busy:
+                self._claims.grant_name(key, limit.limit)
 
     def finalize(self) -> None:
         """Count what is queued behind a limit, after the workers have ended."""
@@ -154,6 +165,8 @@ class Workers:
             admission = limit.admit(delivery, over_limit=last)
         if admission is Admission.SKIPPED:
             await self._skip(limit, delivery)
+        elif admission is not Admission.ADMITTED and isinstance(delivery, Parkable):
+            delivery.park()
         return admission is Admission.ADMITTED
 
     async def _skip(self, limit: ConcurrencyLimit, delivery: Delivery) -> None:
@@ -174,7 +187,11 @@ class Workers:
         following: Delivery | None = delivery
         while following is not None:
             await self._handle(limit.trigger, following)
+            if self._claims is not None and limit.limit is not None and not limit.skip_when_busy:
+                self._claims.grant_name(delivery.name, 1)
             following = limit.release()
+            if isinstance(following, Parkable):
+                following.begin()
 
     async def _handle(self, trigger: BaseTrigger, delivery: Delivery) -> None:
         with self._tracker.work(source_kind(trigger), occupies_worker=True) as work:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from definable.agent.bus import EventBus, EventBusClosed, MemoryBus, SQLiteBus, sqlite_line, sqlite_tables
+from definable.agent.bus import EventBus, EventBusClosed, MemoryBus, SQLiteBus, sqlite
 from definable.agent.bus.emitter import Emitter
 from definable.errors import StorageError
 from definable.storage import SQLiteFile
@@ -119,11 +119,10 @@ async def test_a_drain_hands_out_for_half_of_its_time_and_leaves_the_rest_in_the
         assert {delivery.attempt for delivery in rest} == {1}
 
 
-async def test_what_comes_due_and_what_is_new_have_places_of_their_own_in_the_line(
+async def test_what_comes_due_and_what_is_new_have_places_of_their_own_in_the_queue(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (sqlite_line, sqlite_tables):
-        monkeypatch.setattr(module, "MOVED_AT_ONCE", 3)
+    monkeypatch.setattr(sqlite, "MOVED_AT_ONCE", 3)
     bus = SQLiteBus(path)
     async with bus.open(), bus.consume() as deliveries:
         for n in range(3):
@@ -166,7 +165,7 @@ async def test_what_a_slow_disk_left_no_time_for_when_the_bus_closed_is_told_and
     assert sorted(map(str, outcomes)) == [
         f"{bus._file!r} was closed before all was written",
         "True",
-        "the event bus is not open: it works while the agent serves",
+        "the event bus was closed while the event waited for room",
     ]
     assert "1 events are lost" in caplog.text
 

@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from definable.agent.bus import Delivery, EventBufferFull, EventBusClosed, MemoryBus
 from definable.agent.bus.memory import MAX_DEAD_LETTERS
-from definable.agent.bus.memory_line import YIELD_EVERY
+from definable.agent.bus.queue import YIELD_EVERY
 from definable.errors import ConfigurationError
 
 pytestmark = pytest.mark.anyio
@@ -115,8 +115,8 @@ async def test_room_counts_a_consumer_that_waits() -> None:
         for _ in range(2):
             group.start_soon(take, deliveries, 1)
         await anyio.wait_all_tasks_blocked()
-        assert bus.room == 3 + 1  # one waits for the stream, the other for its turn
-        for _ in range(4):
+        assert bus.room == 3 + 2
+        for _ in range(5):
             bus.publish_nowait("a", {})
         assert bus.room == 0
 

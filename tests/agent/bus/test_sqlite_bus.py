@@ -16,8 +16,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from definable.agent.bus import Delivery, EventBufferFull, EventBusClosed, MemoryBus, SQLiteBus, dedupe, sqlite_tables
-from definable.agent.bus.sqlite_delivery import SQLiteDelivery
+from definable.agent.bus import Delivery, EventBufferFull, EventBusClosed, MemoryBus, SQLiteBus, dedupe, sqlite
+from definable.agent.bus.queue import QueueDelivery
 from definable.agent.session import Session, SQLiteSessionStore
 from definable.errors import ConfigurationError, StorageError
 
@@ -111,8 +111,7 @@ async def test_a_delay_goes_on_over_a_restart(path: Path) -> None:
 async def test_more_than_one_transactions_worth_of_delayed_deliveries_come_due_at_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (sqlite_tables, sys.modules["definable.agent.bus.sqlite_line"]):
-        monkeypatch.setattr(module, "MOVED_AT_ONCE", 7)
+    monkeypatch.setattr(sqlite, "MOVED_AT_ONCE", 7)
     bus = SQLiteBus(path)
     async with bus.open(), bus.consume() as deliveries:
         for n in range(50):
@@ -191,7 +190,7 @@ async def test_a_key_that_is_forgotten_for_its_age_does_not_hold_up_a_drain(path
 
 
 async def test_dead_letters_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_tables, "MAX_DEAD_LETTERS", 3)
+    monkeypatch.setattr(sqlite, "MAX_DEAD_LETTERS", 3)
     bus = SQLiteBus(path)
     async with bus.open(), bus.consume() as deliveries:
         for n in range(5):
@@ -230,49 +229,51 @@ async def test_what_publish_nowait_accepted_is_in_the_file_soon_and_without_bein
                 await anyio.sleep(0.001)
 
 
-async def test_an_attempt_is_in_the_file_before_anybody_has_the_delivery(path: Path) -> None:
+async def test_a_claim_is_in_the_file_before_anybody_has_the_delivery(path: Path) -> None:
     bus = SQLiteBus(path)
     async with bus.open(), bus.consume() as deliveries:
         await bus.publish("job", {})
         await take(deliveries, 1)
         with closing(sqlite3.connect(path)) as connection:
-            assert connection.execute("SELECT attempt FROM definable_event").fetchall() == [(1,)]
+            assert connection.execute("SELECT attempt, claims FROM definable_event").fetchall() == [(0, 1)]
 
 
-async def test_a_long_line_is_not_read_into_memory(path: Path) -> None:
+async def test_a_long_queue_is_not_read_into_memory(path: Path) -> None:
     bus = SQLiteBus(path)
     async with bus.open(), bus.consume() as deliveries:
         for n in range(3000):
             bus.publish_nowait("job", {"n": n})
         held = await take(deliveries, 3)
-        line = bus._line
-        assert line is not None
-        await line.writer.all_written()
+        await bus.dead_letters()  # all is written
+        queue = bus._queue
+        assert queue is not None
         assert len(held) == 3
-        assert not line._ready
+        assert not queue._ready
         with closing(sqlite3.connect(path)) as connection:
-            counted = connection.execute("SELECT count(*) FROM definable_event WHERE attempt > 0").fetchone()[0]
+            counted = connection.execute("SELECT count(*) FROM definable_event WHERE claims > 0").fetchone()[0]
         assert counted == 3
 
 
-async def test_what_was_taken_for_a_consumer_that_left_was_no_attempt(path: Path) -> None:
-    bus = SQLiteBus(path)
+async def test_what_was_claimed_for_a_consumer_that_left_was_no_attempt(path: Path) -> None:
+    bus, taken = SQLiteBus(path), list[Delivery]()
+
+    async def take_one(deliveries: AsyncIterator[Delivery]) -> None:
+        taken.append(await anext(deliveries))
+
     async with bus.open(), bus.consume() as deliveries:
         for _ in range(20):
             async with anyio.create_task_group() as consumers:
                 for _ in range(3):
-                    consumers.start_soon(anext, deliveries)
+                    consumers.start_soon(take_one, deliveries)
                 await anyio.wait_all_tasks_blocked()
                 bus.publish_nowait("job", {})
                 bus.publish_nowait("job", {})
                 await checkpoint()
                 consumers.cancel_scope.cancel()
-        line = bus._line
-        assert line is not None
-        held, ready = len(line._held), len(line._ready)
     with closing(sqlite3.connect(path)) as connection:
-        begun = connection.execute("SELECT count(*) FROM definable_event WHERE attempt > 0").fetchone()[0]
-    assert begun == held - ready
+        found = connection.execute("SELECT count(*) FROM definable_event WHERE attempt > 0").fetchone()
+        claimed = connection.execute("SELECT count(*) FROM definable_event WHERE claims > 0").fetchone()
+    assert (found, claimed) == ((len(taken),), (0,))
 
 
 async def test_while_something_is_at_hand_for_nobody_no_more_is_read(path: Path) -> None:
@@ -281,12 +282,12 @@ async def test_while_something_is_at_hand_for_nobody_no_more_is_read(path: Path)
         for _ in range(50):
             bus.publish_nowait("job", {})
         [delivery] = await take(deliveries, 1)
-        line = bus._line
-        assert line is not None
-        assert isinstance(delivery, SQLiteDelivery)
-        line._ready.append(delivery)
-        await bus.dead_letters()  # a turn of the writer, while whom it was taken for has left
-        assert len(line._held) == 1
+        queue = bus._queue
+        assert queue is not None
+        assert isinstance(delivery, QueueDelivery)
+        queue._ready.append(delivery)
+        await bus.dead_letters()  # a flush, while the consumer for whom it was claimed has left
+        assert len(queue.held) == 1
 
 
 async def test_the_file_may_be_shared_with_a_session_store(path: Path) -> None:

@@ -90,7 +90,7 @@ async def test_a_backlog_stays_in_the_file_until_it_can_be_begun(path: Path) -> 
         assert runtime.supervisors[0].mailbox.waiting() == 4
     counts = await attempts(path)
     assert len(counts) == 500
-    assert sum(counts) == 2 + 4
+    assert sum(counts) == 2  # those that are ready beside were not begun
 
 
 async def test_all_of_a_backlog_is_answered_each_chat_in_its_order_and_what_comes_meanwhile_behind_it(
