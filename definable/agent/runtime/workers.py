@@ -120,8 +120,8 @@ class Workers:
             return
         self._claims.only_names([*self._limits, *self._takers])
         for key, limit in self._limits.items():
-            if limit.limit is not None and not limit.skip_when_busy:
-                self._claims.grant_name(key, limit.limit)
+            if limit.max_active is not None and not limit.skip_when_busy:
+                self._claims.grant_name(key, limit.max_active)
 
     def finalize(self) -> None:
         """Count what is queued behind a limit, after the workers have ended."""
@@ -187,7 +187,7 @@ class Workers:
         following: Delivery | None = delivery
         while following is not None:
             await self._handle(limit.trigger, following)
-            if self._claims is not None and limit.limit is not None and not limit.skip_when_busy:
+            if self._claims is not None and limit.max_active is not None and not limit.skip_when_busy:
                 self._claims.grant_name(delivery.name, 1)
             following = limit.release()
             if isinstance(following, Parkable):
