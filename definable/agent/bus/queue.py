@@ -508,6 +508,8 @@ class QueueSession:
 
     def _is_handed_out(self, delivery: QueueDelivery, claims: int) -> bool:
         """Whether a message that was claimed again and again, and of which nothing came, is tried once more."""
+        if self._closed:
+            return True
         if claims > self._max_deliveries:
             why = f"nothing came of {claims - 1} deliveries: each time the process ended (max_deliveries)"
             logger.error("delivery %s (%s) is a dead letter: %s", delivery.id, delivery.name, why)
@@ -590,6 +592,9 @@ class QueueSession:
         """Whether it was still to be settled."""
         if self._closed:
             raise EventBusClosed("the event bus is closed: the delivery is handed out again when it is opened next")
+        return self._let_go(delivery)
+
+    def _let_go(self, delivery: QueueDelivery) -> bool:
         if self._held.get(delivery.handle) is not delivery:
             return False  # settled before, or another process's by now
         del self._held[delivery.handle]
@@ -807,7 +812,9 @@ class QueueSession:
     def _release_ready(self) -> None:
         ready, self._ready = [*self._ready], deque()
         for delivery in ready:
-            self.release(delivery)
+            if self._let_go(delivery):  # also while the last batches are written
+                self._batches[0].released.append((delivery.handle, 0.0))
+        self.notify()
 
     def stop(self) -> None:
         """Accept nothing more, and hand nothing out."""
