@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.abc
 import httpx2
 import pytest
 from loopback.openai_server import Completion, OpenAIServer
@@ -108,6 +109,16 @@ async def openai(anyio_backend: object, monkeypatch: pytest.MonkeyPatch) -> Asyn
         yield server
 
 
+@contextlib.contextmanager
+def killed_if_running(process: anyio.abc.Process) -> Iterator[None]:
+    """Ends a process whose test has failed: leaving `async with process` waits for its end without a bound."""
+    try:
+        yield
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
 def curl_request() -> tuple[str, dict[str, str], str]:
     """The path, headers and body of the page's `curl`."""
     words = shlex.split(blocks("Quick Start", "bash")[0].replace("\\\n", " "))
@@ -146,7 +157,7 @@ async def test_the_quick_start_is_a_program_that_a_signal_ends_cleanly(
     async with await anyio.open_process(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
         assert process.stderr is not None
         log = ""
-        with anyio.fail_after(30):
+        with killed_if_running(process), anyio.fail_after(30):
             while not (url := re.search(r"http     (http://\S+)", log)):
                 log += (await process.stderr.receive()).decode()
             async with httpx2.AsyncClient(trust_env=False) as client:
