@@ -1,24 +1,15 @@
-"""The `AuthProvider` protocol, what it is asked and what it answers.
+"""The `AuthProvider` protocol, what a provider is asked and what it answers, and the log of those it refuses.
 
-Called by the HTTP endpoints and by the messaging interfaces; a provider that raises denies.
-
-Consulting a provider: the one way for the HTTP endpoints, the interfaces and `CompositeAuth`.
-
-A provider may declare these attributes beside `authenticate`:
+`authenticate` is the one way to ask a provider, for the HTTP endpoints, the interfaces and `CompositeAuth`; a provider
+that raises denies. It may have these attributes beside its own `authenticate`:
 
 - `platforms`: where it speaks, a set such as `{"http"}` or `{"telegram", "discord"}`; None, or no such attribute: it
-  speaks everywhere. It is not asked elsewhere: HTTP is closed then, a chat is open (`speaks_on`).
-- `explain(request)`: says for the log why a caller was refused, with no secret in it.
+  speaks everywhere. It is not asked elsewhere: HTTP is closed then, a chat is open.
 - `speaks_on(platform)`: the same as a method, for what a set cannot say.
-
+- `explain(request)`: says for the log why a caller was refused, with no secret in it.
 - `needs_body = True`: it judges the raw body, which must be in `AuthRequest.body` before it is asked.
 - `immediate = True`: its sync `authenticate` neither waits nor blocks, so it is called on the event loop; a worker
   thread would cost more than the answer.
-
-What operators are told of callers who are not let in: the first refusal of each at once, then a line a minute.
-
-Used by the HTTP endpoints and the messaging interfaces of one service, which share one log; the runtime has it
-summarise. Whoever tries 5,000 keys a second fills neither the log nor the memory.
 """
 
 from __future__ import annotations
@@ -39,83 +30,6 @@ from definable.errors import ConfigurationError
 from definable.frozen import frozen, made_when_asked_for
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-SUMMARY_INTERVAL = 60.0
-"""Seconds from the first refusal that was not logged to the line that counts them."""
-
-MAX_CLIENTS = 1_000
-"""Callers that are told apart; what comes from others meanwhile is only counted."""
-
-MAX_LINES = 30
-"""Refusals that are logged one by one until the next summary."""
-
-
-class RefusalLog:
-    """Counts refusals by caller, and logs them sparingly."""
-
-    def __init__(self) -> None:
-        self._unlogged: OrderedDict[str, int] = OrderedDict()
-        """Refusals of callers that were logged before, since the last summary."""
-        self._of_others = 0
-        """Refusals of callers that are not in the table."""
-        self._lines = 0
-        self._pending = anyio.Event()
-
-    def __len__(self) -> int:
-        """How many callers are told apart now."""
-        return len(self._unlogged)
-
-    def refused(self, what: str, caller: str, reason: Callable[[], str]) -> None:
-        """Note that a caller was not let in.
-
-        Args:
-            what: What it asked for, such as `POST /run`.
-            caller: Tells it from others: an address, or a user of a platform.
-            reason: Says why; called only if the line is logged.
-        """
-        if self._is_due(caller):
-            logger.warning("refused %s from %s: %s", what, caller, reason())
-
-    def failed(self, provider: object) -> None:
-        """Note that a provider raised: called where its exception is handled."""
-        if self._is_due(f"failures of {type(provider).__name__}"):
-            logger.exception("the auth provider %r failed; the request is denied", provider)
-
-    async def run(self) -> None:
-        """Log a summary a minute while there is something to say, until cancelled; at last of what is left."""
-        try:
-            while True:
-                await self._pending.wait()
-                await anyio.sleep(SUMMARY_INTERVAL)
-                self.summarise()
-        finally:
-            self.summarise()
-
-    def summarise(self) -> None:
-        """Log how many refusals were not logged, and by whom most; forget callers who were not refused since."""
-        count = sum(self._unlogged.values()) + self._of_others
-        if count:
-            caller = max(self._unlogged, key=lambda each: self._unlogged[each], default=None)
-            times = 0 if caller is None else self._unlogged[caller]
-            most = f", most from {caller} ({times})" if times else ""
-            logger.warning("refused %d more since the last such line%s", count, most)
-        self._unlogged = OrderedDict((caller, 0) for caller, times in self._unlogged.items() if times)
-        self._of_others = self._lines = 0
-        self._pending = anyio.Event()
-
-    def _is_due(self, caller: str) -> bool:
-        """Whether this refusal is logged by itself; else it is counted."""
-        self._pending.set()
-        if caller in self._unlogged:
-            self._unlogged[caller] += 1
-            return False
-        if self._lines >= MAX_LINES or len(self._unlogged) >= MAX_CLIENTS:
-            self._of_others += 1
-            return False
-        self._unlogged[caller] = 0
-        self._lines += 1
-        return True
-
 
 CHAT_NAMESPACE = "chat~"
 """What the ids of chats' sessions begin with, unless their user is somebody whom other platforms know as well."""
@@ -160,7 +74,7 @@ class AuthRequest:
     query: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of HTTP: the parameters of the query, decoded; of a repeated one, the last."""
     body: bytes = b""
-    """Of HTTP: the raw request body, for a provider that says `needs_body = True` (`base.py`)."""
+    """Of HTTP: the raw request body, for a provider that says `needs_body = True`."""
 
     def header(self, name: str) -> str | None:
         """A header's value, whatever the case of its name; None when it is absent."""
@@ -236,7 +150,7 @@ class AuthProvider(Protocol):
 
     A provider may say where it speaks with an attribute `platforms`, such as `{"http"}`. Without it, or with None, it
     is asked everywhere. A chat whose platform `agent.auth` does not speak for is open to everybody, and serving warns
-    of it; an HTTP endpoint is never open for that reason. `base.py` names the other attributes that it may have.
+    of it; an HTTP endpoint is never open for that reason. `definable/agent/auth/base.py` names the other attributes.
     """
 
     def authenticate(self, request: AuthRequest) -> AuthContext | Awaitable[AuthContext | None] | None:
@@ -295,7 +209,7 @@ def why_refused(provider: AuthProvider, request: AuthRequest) -> str:
     return f"{type(provider).__name__}: {reason}"
 
 
-async def consult(provider: AuthProvider, request: AuthRequest) -> AuthContext | None:
+async def authenticate(provider: AuthProvider, request: AuthRequest) -> AuthContext | None:
     """What a provider, sync or async, says of a caller; None when it does not know it, or does not speak there.
 
     Raises:
@@ -319,3 +233,92 @@ async def consult(provider: AuthProvider, request: AuthRequest) -> AuthContext |
             f"{provider!r} answered AuthContext(user_id={answer.user_id!r}): a string, such as str(...) of it"
         )
     return answer
+
+
+def wire_bytes(text: str) -> bytes:
+    """The bytes of a header's value as they came over the wire: servers decode them from Latin-1."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:  # not from the wire
+        return text.encode("utf-8", "surrogatepass")
+
+
+SUMMARY_INTERVAL = 60.0
+"""Seconds from the first refusal that was not logged to the line that counts them."""
+
+MAX_CLIENTS = 1_000
+"""Callers that are told apart; what comes from others meanwhile is only counted."""
+
+MAX_LINES = 30
+"""Refusals that are logged one by one until the next summary."""
+
+
+class RefusalLog:
+    """What operators are told of callers who are not let in: the first refusal of each at once, then a line a minute.
+
+    The HTTP endpoints and the messaging interfaces of one service share one; whoever tries 5,000 keys a second fills
+    neither the log nor the memory.
+    """
+
+    def __init__(self) -> None:
+        self._unlogged: OrderedDict[str, int] = OrderedDict()
+        """Refusals of callers that were logged before, since the last summary."""
+        self._of_others = 0
+        """Refusals of callers that are not in the table."""
+        self._lines = 0
+        self._pending = anyio.Event()
+
+    def __len__(self) -> int:
+        """How many callers are told apart now."""
+        return len(self._unlogged)
+
+    def refused(self, what: str, caller: str, reason: Callable[[], str]) -> None:
+        """Note that a caller was not let in.
+
+        Args:
+            what: What it asked for, such as `POST /run`.
+            caller: Tells it from others: an address, or a user of a platform.
+            reason: Says why; called only if the line is logged.
+        """
+        if self._is_due(caller):
+            logger.warning("refused %s from %s: %s", what, caller, reason())
+
+    def failed(self, provider: object) -> None:
+        """Note that a provider raised: called where its exception is handled."""
+        if self._is_due(f"failures of {type(provider).__name__}"):
+            logger.exception("the auth provider %r failed; the request is denied", provider)
+
+    async def run(self) -> None:
+        """Log a summary a minute while there is something to say, until cancelled; at last of what is left."""
+        try:
+            while True:
+                await self._pending.wait()
+                await anyio.sleep(SUMMARY_INTERVAL)
+                self.summarise()
+        finally:
+            self.summarise()
+
+    def summarise(self) -> None:
+        """Log how many refusals were not logged, and by whom most; forget callers who were not refused since."""
+        count = sum(self._unlogged.values()) + self._of_others
+        if count:
+            caller = max(self._unlogged, key=lambda each: self._unlogged[each], default=None)
+            times = 0 if caller is None else self._unlogged[caller]
+            most = f", most from {caller} ({times})" if times else ""
+            logger.warning("refused %d more since the last such line%s", count, most)
+        self._unlogged = OrderedDict((caller, 0) for caller, times in self._unlogged.items() if times)
+        self._of_others = self._lines = 0
+        self._pending = anyio.Event()
+
+    def _is_due(self, caller: str) -> bool:
+        """Whether this refusal is logged by itself; else it is counted."""
+        self._pending.set()
+        if caller in self._unlogged:
+            self._unlogged[caller] += 1
+            return False
+        if self._lines >= MAX_LINES or len(self._unlogged) >= MAX_CLIENTS:
+            self._of_others += 1
+            return False
+        self._unlogged[caller] = 0
+        self._lines += 1
+        return True

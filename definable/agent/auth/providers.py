@@ -1,9 +1,4 @@
-"""API keys for services and scripts.
-
-Known users of messaging platforms.
-
-Several ways in.
-"""
+"""Who may come in: holders of API keys, listed users of platforms, and whomever one of several providers knows."""
 
 from __future__ import annotations
 
@@ -19,13 +14,14 @@ from .base import (
     AuthContext,
     AuthProvider,
     AuthRequest,
+    authenticate,
     check_platforms,
-    consult,
     is_provider,
     needs_body,
     platform_identity,
     speaks_on,
     why_refused,
+    wire_bytes,
 )
 
 
@@ -79,7 +75,7 @@ class CompositeAuth:
     async def authenticate(self, request: AuthRequest) -> AuthContext | None:
         """The caller as the first provider that knows it says; None when none does."""
         for provider in self.providers:
-            context = await consult(provider, request)
+            context = await authenticate(provider, request)
             if context is not None:
                 return context
         return None
@@ -211,7 +207,6 @@ class APIKeyAuth:
     """
 
     immediate = True
-    """It neither waits nor blocks: see `base.py`."""
     platforms: ClassVar[frozenset[str]] = frozenset({"http"})
 
     def __init__(
@@ -220,7 +215,7 @@ class APIKeyAuth:
         if not isinstance(header, str) or not header.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"APIKeyAuth(header={header!r}): a header's name")
         self.header = header
-        self._keys = [(each.key.encode("utf-8", "surrogatepass"), Holder(name, each)) for name, each in named(keys)]
+        self._keys = [(each.key.encode("utf-8", "surrogatepass"), identity(name, each)) for name, each in named(keys)]
 
     def __repr__(self) -> str:
         return f"APIKeyAuth(<{len(self._keys)} keys>, header={self.header!r})"
@@ -230,11 +225,12 @@ class APIKeyAuth:
         presented = self._presented(request)
         if presented is None:
             return None
-        holder = None
-        for key, its_holder in self._keys:  # to the end: the time taken must not tell which key fits
+        found = None
+        for key, caller in self._keys:  # to the end: the time taken must not tell which key fits
             if hmac.compare_digest(key, presented):
-                holder = its_holder
-        return None if holder is None else holder.context()
+                found = caller
+        # A new one each time, since user code may change its metadata.
+        return None if found is None else AuthContext(found.user_id, dict(found.metadata), True, found.scopes)
 
     def explain(self, request: AuthRequest) -> str:
         """Why a caller is refused, for the log."""
@@ -252,11 +248,7 @@ class APIKeyAuth:
             scheme, _, rest = value.partition(" ")
             if scheme.lower() == "bearer":
                 value = rest.strip()
-        # Header values are decoded from latin-1, keys are UTF-8: compare the bytes that came over the wire.
-        try:
-            return value.encode("latin-1")
-        except UnicodeEncodeError:  # not from the wire
-            return value.encode("utf-8", "surrogatepass")
+        return wire_bytes(value)
 
 
 def named(keys: Any) -> list[tuple[str | None, APIKey]]:
@@ -293,19 +285,10 @@ def pairs(keys: Any) -> list[tuple[Any, Any]]:
     return [(None, key) for key in cast("Iterable[Any]", keys)]
 
 
-class Holder:
+def identity(name: str | None, key: APIKey) -> AuthContext:
     """Who presents a key."""
-
-    __slots__ = ("_metadata", "_scopes", "_user_id")
-
-    def __init__(self, name: str | None, key: APIKey) -> None:
-        self._user_id = user_id_of(key.key)
-        self._metadata = {"auth_method": "api_key"} | ({} if name is None else {"key": name})
-        self._scopes = None if key.scopes == PLAIN else frozenset(key.scopes)
-
-    def context(self) -> AuthContext:
-        """A new one, since user code may change what is in it."""
-        return AuthContext(self._user_id, dict(self._metadata), True, self._scopes)
+    metadata = {"auth_method": "api_key"} | ({} if name is None else {"key": name})
+    return AuthContext(user_id_of(key.key), metadata, True, None if key.scopes == PLAIN else frozenset(key.scopes))
 
 
 def user_id_of(key: str) -> str:

@@ -14,7 +14,7 @@ from definable.agent.auth.base import (
     AuthContext,
     AuthProvider,
     AuthRequest,
-    consult,
+    authenticate,
     platform_identity,
     speaks_on,
     why_refused,
@@ -91,7 +91,7 @@ class Pipeline:
             return MessageEnd.HANDLED
         provider = guard_of(self._auth, self.host.auth(), message.platform)
         asked = auth_request(message)
-        caller = None if provider is None else await consult(provider, asked)
+        caller = None if provider is None else await authenticate(provider, asked)
         if provider is not None and caller is None:
             what, who = f"a message to {self._interface.name}", f"user {identity_of(message)!r}"
             self.host.refusals.refused(what, who, lambda: why_refused(provider, asked))

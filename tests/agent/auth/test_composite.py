@@ -15,7 +15,7 @@ from definable.agent.auth import (
     GitHubSignature,
     JWTAuth,
 )
-from definable.agent.auth.base import MAX_IMMEDIATE_BODY, consult, needs_body
+from definable.agent.auth.base import MAX_IMMEDIATE_BODY, authenticate, needs_body
 from definable.errors import ConfigurationError
 
 pytestmark = pytest.mark.anyio
@@ -87,25 +87,25 @@ async def test_composites_nest() -> None:
 @pytest.mark.parametrize("answer", [True, False, "alice", {"user_id": "alice"}, 0])
 async def test_an_answer_that_is_no_context_is_not_a_success(kind: type[Answering], answer: object) -> None:
     with pytest.raises(TypeError, match="an AuthContext, or None"):
-        await consult(kind(answer), AuthRequest())
+        await authenticate(kind(answer), AuthRequest())
 
 
 async def test_a_sync_provider_may_block_so_it_is_asked_in_a_worker_thread() -> None:
     provider = Answering(ALICE)
-    assert await consult(provider, AuthRequest()) is ALICE
+    assert await authenticate(provider, AuthRequest()) is ALICE
     assert provider.threads != [threading.get_ident()]
 
 
 async def test_an_immediate_provider_is_asked_at_once_unless_the_body_is_large() -> None:
     provider = Answering(ALICE, immediate=True)
     for size in (MAX_IMMEDIATE_BODY, MAX_IMMEDIATE_BODY + 1):
-        assert await consult(provider, AuthRequest(body=bytes(size))) is ALICE
+        assert await authenticate(provider, AuthRequest(body=bytes(size))) is ALICE
     assert [thread == threading.get_ident() for thread in provider.threads] == [True, False]
 
 
 @pytest.mark.parametrize("kind", [AnsweringAsync, AnsweringAwaitable])
 async def test_an_immediate_provider_may_be_async(kind: type[Answering]) -> None:
-    assert await consult(kind(ALICE, immediate=True), AuthRequest()) is ALICE
+    assert await authenticate(kind(ALICE, immediate=True), AuthRequest()) is ALICE
 
 
 def test_the_body_is_needed_when_one_of_them_needs_it() -> None:

@@ -26,7 +26,7 @@ from definable.agent.auth import (
     StandardWebhookSignature,
     StripeSignature,
 )
-from definable.agent.auth.base import consult, why_refused
+from definable.agent.auth.base import authenticate, why_refused
 from definable.agent.trigger import Headers
 
 pytestmark = pytest.mark.anyio
@@ -99,7 +99,7 @@ ATTEMPTS: list[tuple[AuthProvider, dict[str, Any], tuple[str, bool] | None]] = [
 
 @pytest.mark.parametrize(("provider", "attempt", "outcome"), ATTEMPTS)
 async def test_an_attempt(provider: AuthProvider, attempt: dict[str, Any], outcome: tuple[str, bool] | None) -> None:
-    context = await consult(provider, AuthRequest(**attempt))
+    context = await authenticate(provider, AuthRequest(**attempt))
     assert (None if context is None else (context.user_id, context.may_act_for_others)) == outcome
 
 
@@ -157,4 +157,4 @@ async def test_a_provider_whose_user_id_is_no_string_denies(user_id: Any) -> Non
             return AuthContext(user_id)
 
     with pytest.raises(TypeError, match=f"user_id={user_id}"):
-        await consult(Rows(), AuthRequest())
+        await authenticate(Rows(), AuthRequest())

@@ -15,7 +15,7 @@ from definable.agent.auth.base import (
     AuthProvider,
     AuthRequest,
     RefusalLog,
-    consult,
+    authenticate,
     needs_body,
     why_refused,
 )
@@ -87,7 +87,7 @@ async def admitted(
     body = await request.body(max_body) if has_body else b""
     asked = auth_request(request, body)
     try:
-        context = await consult(provider, asked)
+        context = await authenticate(provider, asked)
     except Problem:
         raise
     except Exception:
