@@ -2,9 +2,8 @@
 
 ```
 resolve.py    "openai/gpt-4o" or "offline" -> a Model
-base.py       the Model protocol: reply (whole) and stream
-message.py    what travels: ModelRequest in, ModelReply or ModelDeltas out
-model.py     OpenAIChat: Chat Completions of OpenAI and every compatible server (loads the SDK when first used)
+message.py    the Model protocol, and what travels: ModelRequest in, ModelReply or ModelDeltas out
+openai/       OpenAIChat: Chat Completions of OpenAI and every compatible server (loads the SDK when first used)
 offline.py    OfflineModel: deterministic, without a network
 ```
 """

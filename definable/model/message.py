@@ -1,13 +1,8 @@
-"""What travels between the run loop and a model: frozen values, the same for every provider.
+"""What travels between the run loop and a model, the same for every provider, and the `Model` protocol between them.
 
-The run loop builds a `ModelRequest`, a `Model` answers with a `ModelReply` or streams `ModelDelta`s.
-
-Messages as JSON values: how the session stores keep them.
-
-Fields that hold their default are left out. A reader ignores fields that it does not know, so that a newer version may
-add some and an older one still reads what the newer one wrote.
-
-The `Model` protocol: the narrow waist between the run loop and every provider.
+The run loop builds a `ModelRequest`, a `Model` answers with a `ModelReply` or streams `ModelDelta`s. The functions at
+the end write messages as JSON values for the session stores: fields that hold their default are left out, and a reader
+ignores fields that it does not know, so that an older version still reads what a newer one wrote.
 """
 
 from __future__ import annotations
@@ -156,7 +151,8 @@ class Model(Protocol):
     """A language model: one method for a whole reply, one for a stream.
 
     Implementations keep no state of a conversation: a request holds all. They must be cancellable at every await and
-    raise `definable.errors.ModelError` (or one below it) when the provider fails.
+    raise `definable.errors.ModelError` (or one below it) when the provider fails. One may have an attribute `provider`,
+    the name that spans have for its provider; without, its class's name is taken.
     """
 
     @property
@@ -214,16 +210,12 @@ def message_from_json(value: object) -> Message:
         return Message(
             fields["role"],
             fields.get("content", ""),
-            tuple([_tool_call_from_json(_mapping(call)) for call in fields.get("tool_calls", ())]),
+            tuple([ToolCall(call["name"], call["arguments"], call["id"]) for call in fields.get("tool_calls", ())]),
             fields.get("tool_call_id"),
             tuple([image_from_json(_mapping(image)) for image in fields.get("images", ())]),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a message: {type(error).__name__}: {error}") from error
-
-
-def _tool_call_from_json(fields: Mapping[str, Any]) -> ToolCall:
-    return ToolCall(fields["name"], fields["arguments"], fields["id"])
 
 
 def image_to_json(image: Image) -> dict[str, Any]:

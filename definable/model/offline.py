@@ -62,6 +62,8 @@ class OfflineModel:
     """
 
     id = "offline"
+    provider = "definable.offline"
+    """What spans call it."""
 
     def __init__(self, script: Script | None = None, *, latency: float = 0.0) -> None:
         if not (isfinite(latency) and latency >= 0):

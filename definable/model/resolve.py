@@ -1,4 +1,8 @@
-"""Model strings: `"openai/gpt-4o"` or `"offline"` to a `Model`. `Agent` and the command line call it."""
+"""Model strings: `"openai/gpt-4o"` or `"offline"` to a `Model`. `Agent` and the command line call it.
+
+Another package's provider is found by its entry point in the group `definable.models`: its name stands before the
+slash, and what it loads is called with the model's id.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,13 @@ from .message import Model
 from .offline import OfflineModel
 from .openai.model import OpenAIChat
 
+ENTRY_POINTS = "definable.models"
+
 PROVIDERS: dict[str, Callable[[str], Model]] = {"openai": OpenAIChat}
-"""Provider name to a constructor that takes the model's id."""
+"""Our own, in a table: they need no installed metadata, nor a look through all distributions."""
 
 MEMBERS = ("id", "reply", "stream", "aclose")
 """What the `Model` protocol asks for."""
-
-_KNOWN = ", ".join([*(f'"{name}/<id>"' for name in PROVIDERS), '"offline"'])
 
 
 def resolve_model(model: Model | str) -> Model:
@@ -29,11 +33,11 @@ def resolve_model(model: Model | str) -> Model:
         ConfigurationError: No such provider, an empty id, or something that is no model.
     """
     if isinstance(model, str):
-        return _from_string(model)
+        model = _from_string(model)
     # isinstance() with the protocol costs more than the rest of an agent's construction; and a class has all that the
     # protocol asks for, unbound: only an instance will do.
-    if isinstance(model, type) or [name for name in MEMBERS if not hasattr(model, name)]:
-        raise ConfigurationError(f"a model is a Model instance or one of {_KNOWN}, not {model!r}")
+    if isinstance(model, type) or not all(hasattr(model, name) for name in MEMBERS):
+        raise ConfigurationError(f"a model is a Model instance or one of {_known()}, not {model!r}")
     return model
 
 
@@ -41,11 +45,32 @@ def _from_string(name: str) -> Model:
     if name == OfflineModel.id:
         return OfflineModel()
     provider, slash, model_id = name.partition("/")
-    if provider in PROVIDERS and model_id:
-        return PROVIDERS[provider](model_id)
+    if provider and model_id and (make := PROVIDERS.get(provider) or _installed(provider)):
+        return make(model_id)
     if not slash and name.strip() and name.strip().lower() not in (*PROVIDERS, OfflineModel.id):
         return OpenAIChat(name)
     raise ConfigurationError(
-        f"unknown model {name!r}: it is one of {_KNOWN}; other providers are reached by their OpenAI-compatible API, "
-        "OpenAIChat(id, base_url=..., api_key=...)"
+        f"unknown model {name!r}: it is one of {_known()}; other providers are reached by their OpenAI-compatible API, "
+        f"OpenAIChat(id, base_url=..., api_key=...), or by a package with an entry point in {ENTRY_POINTS!r}"
     )
+
+
+def _installed(provider: str) -> Callable[[str], Model] | None:
+    """Another package's provider; None where none is installed."""
+    from importlib.metadata import entry_points  # takes longer to import than all of `definable.model`
+
+    for entry in entry_points(group=ENTRY_POINTS, name=provider):
+        try:
+            return entry.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigurationError(
+                f"the model provider {provider!r} ({entry.value}) fails to load: {error}"
+            ) from error
+    return None
+
+
+def _known() -> str:
+    from importlib.metadata import entry_points  # see `_installed`
+
+    names = dict.fromkeys([*PROVIDERS, *sorted(entry_points(group=ENTRY_POINTS).names)])
+    return ", ".join([*(f'"{name}/<id>"' for name in names), '"offline"'])

@@ -95,7 +95,7 @@ def run_span(agent: str, model: Model, context: RunContext, headers: Mapping[str
         "INTERNAL",
         {
             "gen_ai.operation.name": "invoke_agent",
-            "gen_ai.provider.name": provider_of(model),
+            "gen_ai.provider.name": getattr(model, "provider", type(model).__name__),
             "gen_ai.agent.name": agent,
             "gen_ai.conversation.id": context.session_id,
             "gen_ai.request.model": model.id,
@@ -116,7 +116,7 @@ def chat_span(model: Model, context: RunContext) -> Span:
         "CLIENT",
         {
             "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": provider_of(model),
+            "gen_ai.provider.name": getattr(model, "provider", type(model).__name__),
             "gen_ai.request.model": model.id,
             "gen_ai.conversation.id": context.session_id,
         },
@@ -176,12 +176,6 @@ def trace_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     from .telemetry_span import trace_fields  # imports the extra
 
     return {name: headers[name] for name in trace_fields() if name in headers}
-
-
-def provider_of(model: Model) -> str:
-    """The model's provider, by the conventions' names where they have one."""
-    home = type(model).__module__.rpartition(".")[2]
-    return {"openai": "openai", "offline": "definable.offline"}.get(home, type(model).__name__)
 
 
 def active_tracer() -> Tracer | None:

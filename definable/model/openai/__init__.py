@@ -1,8 +1,4 @@
-"""`OpenAIChat`: Chat Completions of OpenAI and of every compatible server.
-
-`model` is what users construct; it loads `client` (the official SDK) when it is first asked. `request` and `response`
-translate, `stream` reads server-sent events, `errors` names failures.
-"""
+"""OpenAI and every compatible server; `model.py` is the way in."""
 
 from .model import OpenAIChat
 

@@ -1,11 +1,9 @@
-"""What the SDK, its HTTP client and the provider report, in the words of our error tree; `client.py` calls it.
+"""Failures of a provider: what the SDK, its HTTP client and the provider report, in the words of our error tree, and
+whether and when a failed call is tried again.
 
-Loaded with the SDK, when an `OpenAIChat` is first used.
-
-When a failed call to a provider is tried again, and after how long; pure, `client.py` calls it.
-
-The rules are those of the official SDK (exponential backoff with jitter, `Retry-After` honoured), but no wait is longer
-than `MAX_RETRY_WAIT` or than what is left of the caller's deadline: then the error is raised at once.
+Pure; `client.py` calls it. The rules of retries are those of the official SDK (exponential backoff with jitter,
+`Retry-After` honoured), but no wait is longer than 30 s or than what is left of the caller's deadline: then the error
+is raised at once. Loaded with the SDK, when an `OpenAIChat` is first used.
 """
 
 from __future__ import annotations
@@ -34,8 +32,7 @@ from definable.errors import (
     TooManyOpenFiles,
 )
 
-from .response import ProviderError, excerpt
-from .sse_decoder import EventTooLong
+from .response import EventTooLong, ProviderError, excerpt
 
 RETRY_BACKOFF = Backoff(initial=0.5, maximum=8.0, jitter=0.25, max_retry_after=30.0)
 """A provider that asks for a longer pause gets none: the call fails and carries `retry_after`."""

@@ -1,12 +1,11 @@
-"""`OpenAIChat`: Chat Completions of OpenAI and of every compatible server.
-
-The one door to the `openai` SDK, which loads when a model is first used (a third of a second):
+"""`OpenAIChat`, the one door to the `openai` SDK, which loads when a model is first used (a third of a second).
 
 ```
-request.py     ModelRequest -> JSON            (request.py)
-client.py      one event loop's client: sends, tries again (errors.py), explains failures (errors.py)
-response.py    JSON, whole or in chunks -> ModelReply
-stream.py      one streamed answer             (sse_decoder.py)
+request.py     ModelRequest -> JSON
+client.py      one event loop's client: sends, tries again
+errors.py      explains failures, says when to try again
+response.py    JSON, whole or in server-sent events -> ModelReply
+stream.py      one streamed answer
 ```
 """
 
@@ -67,6 +66,9 @@ class OpenAIChat:
     Raises:
         ConfigurationError: An argument is out of range, or an option is set elsewhere.
     """
+
+    provider = "openai"
+    """What spans call it."""
 
     def __init__(
         self,

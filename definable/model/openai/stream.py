@@ -17,8 +17,7 @@ from definable.model.message import ModelDelta
 
 from .client import OpenAIClient
 from .errors import EXPLAINED, raise_explained
-from .response import ReplyAssembler
-from .sse_decoder import SSEDecoder
+from .response import ReplyAssembler, SSEDecoder
 
 DONE = "[DONE]"
 
