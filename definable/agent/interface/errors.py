@@ -6,12 +6,24 @@ InterfaceError (DefinableError)
 ├── InterfaceRateLimitError        429; `retry_after` in seconds
 ├── InterfaceMessageError          400: the platform refuses this message
 └── InterfaceConnectionError       the platform cannot be reached, or the connection broke
+    └── RequestNotSent             ... before anything was sent
 ```
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+
+from definable.concurrency.backoff import Backoff
 from definable.errors import DefinableError
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class InterfaceError(DefinableError):
@@ -25,6 +37,8 @@ class InterfaceError(DefinableError):
     """
 
     status: int | None = None
+    retry_after: float | None = None
+    """Seconds after which the platform wants to be asked again, where it says so."""
 
     def __init__(
         self, message: str, *, status: int | None = None, platform: str = "", status_code: int | None = None
@@ -80,3 +94,31 @@ class InterfaceMessageError(InterfaceError):
 
 class InterfaceConnectionError(InterfaceError):
     """The platform cannot be reached, or the connection broke."""
+
+
+class RequestNotSent(InterfaceConnectionError):
+    """The request never left for the platform: sending it again cannot send it twice."""
+
+
+async def retried(request: Callable[[], Awaitable[Result]], backoff: Backoff, *errors: type[InterfaceError]) -> Result:
+    """Make a request, again after each of these errors for as long as `backoff` allows.
+
+    Args:
+        request: One try.
+        backoff: Delays, the most tries, and the longest `retry_after` that is waited for.
+        errors: Those after which the request may be made again.
+
+    Raises:
+        InterfaceError: What the last try raised.
+    """
+    failures = 0
+    while True:
+        try:
+            return await request()
+        except errors as error:
+            failures += 1
+            delay = backoff.retry_delay(failures, error.retry_after)
+            if delay is None:
+                raise
+            logger.info("try %d failed, again in %.1f s: %s", failures, delay, error)
+        await anyio.sleep(delay)

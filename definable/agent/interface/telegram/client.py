@@ -1,8 +1,4 @@
-"""The Bot API over one HTTP client: call a method, fetch a file.
-
-A long poll holds a connection for its time: every bot has a client of its own, with bounded limits.
-
-What an answer of the Bot API means: pure.
+"""The Bot API: its methods, what its answers mean, and how fast a bot may send.
 
 ```
 InterfaceError
@@ -12,24 +8,21 @@ InterfaceError
 │   └── TelegramRefusal            400, 403 and other refusals of one request
 └── InterfaceConnectionError       5xx, an answer that is none, a connection that broke
     ├── TelegramConflict           409: another poller, or a webhook
-    └── TelegramUnreached          the request was never sent: it may be sent again
+    └── RequestNotSent             it may be sent again
 ```
 Source: https://core.telegram.org/bots/api#making-requests and #responseparameters
-
-Keeps the bot's token out of sight: requests carry a placeholder, which is filled in on the way to the wire.
-
-The Bot API has the token in the URL, and HTTP clients put URLs into logs and exceptions.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeAlias, cast
-from urllib.parse import quote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import quote
 
-import httpx2
+import anyio
 from pydantic_core import from_json
 
 from definable.agent.interface.errors import (
@@ -38,50 +31,34 @@ from definable.agent.interface.errors import (
     InterfaceError,
     InterfaceMessageError,
     InterfaceRateLimitError,
+    RequestNotSent,
+    retried,
 )
-from definable.half_read_body import may_be_half_read
+from definable.agent.interface.http_client import TOKEN, PlatformClient, open_client
+from definable.concurrency.backoff import Backoff
+from definable.concurrency.token_bucket import TokenBucket
 
 from .config import TelegramConfig
 
-PLACEHOLDER = "/bot:token/"
-"""In place of `/bot<token>/`."""
+MAX_FILE_SIZE = 20 * 1024 * 1024
+"""Bytes that a bot can fetch (https://core.telegram.org/bots/api#getfile)."""
 
+MAX_CHATS = 10_000
+"""Chats that are remembered, before those that have been silent are forgotten."""
 
-class TokenTransport(httpx2.AsyncBaseTransport):
-    """Puts the token into the URL of every request.
+SHORTEST_WAIT = 0.001
+"""Seconds: what rounding leaves over would be waited for again and again."""
 
-    Args:
-        inner: Sends the request.
-        token: The bot's.
-    """
+RETRY_BACKOFF = Backoff(jitter=0.0, max_tries=5, max_retry_after=120.0)
 
-    def __init__(self, inner: httpx2.AsyncBaseTransport, token: str) -> None:
-        self._inner = inner
-        self._path = f"/bot{token}/".encode()
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        path = request.url.raw_path.replace(PLACEHOLDER.encode(), self._path, 1)
-        secret = httpx2.Request(
-            request.method,
-            request.url.copy_with(raw_path=path),
-            headers=request.headers,
-            stream=request.stream,
-            extensions=request.extensions,
-        )
-        return await self._inner.handle_async_request(secret)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+Upload: TypeAlias = tuple[str, bytes, str]
+"""File name, content and MIME type."""
 
 
 class TelegramConflict(InterfaceConnectionError):
-    """Somebody else gets this bot's updates."""
+    """Another poller, or a webhook, gets this bot's updates."""
 
     status: int | None = 409
-
-
-class TelegramUnreached(InterfaceConnectionError):
-    """The request never reached Telegram."""
 
 
 class TelegramRefusal(InterfaceMessageError):
@@ -104,11 +81,176 @@ class TelegramRefusal(InterfaceMessageError):
         return words in self.description.lower()
 
 
+class BotAPI:
+    """Calls methods of the Bot API, those that send to a chat within the rate limits.
+
+    Args:
+        client: Made by `bot_api`.
+    """
+
+    def __init__(self, client: PlatformClient) -> None:
+        self._client = client
+        self._rate_limiter = RateLimiter()
+        self._moved: OrderedDict[str, str] = OrderedDict()
+        """Groups that have become supergroups, with their new ids."""
+
+    async def call(
+        self,
+        method: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        uploads: Mapping[str, Upload] | None = None,
+        held_open: float = 0.0,
+    ) -> Any:
+        """Call a method, once.
+
+        Args:
+            method: Its name.
+            parameters: Those that are None are left out.
+            uploads: Files that are sent along, by parameter.
+            held_open: Seconds that Telegram may hold the request open.
+
+        Raises:
+            InterfaceError: It failed; see the module.
+        """
+        given = {name: value for name, value in (parameters or {}).items() if value is not None}
+        body: dict[str, Any] = {"json": given} if uploads is None else {"data": given, "files": dict(uploads)}
+        path = f"/bot{TOKEN}/{method}"
+        response = await self._client.request("POST", path, name=method, held_open=held_open, **body)
+        return result_of(method, response.status_code, response.content)
+
+    async def send(
+        self,
+        method: str,
+        chat_id: str,
+        parameters: Mapping[str, Any],
+        uploads: Mapping[str, Upload] | None = None,
+    ) -> Any:
+        """Call a method that sends to a chat, again where that cannot send twice.
+
+        sendMessage has no idempotency key: a request is made again when it was not sent or was refused with 429, never
+        after an answer that did not come.
+
+        Raises:
+            InterfaceError: It was not sent, or it is not known whether it was.
+        """
+        once = partial(self.send_once, method, chat_id, parameters, uploads)
+        return await retried(once, RETRY_BACKOFF, RequestNotSent, InterfaceRateLimitError)
+
+    async def send_once(
+        self,
+        method: str,
+        chat_id: str,
+        parameters: Mapping[str, Any],
+        uploads: Mapping[str, Upload] | None = None,
+    ) -> Any:
+        """As `send`, tried once: for requests that a later one takes the place of."""
+        try:
+            return await self._send_to(self._moved.get(chat_id, chat_id), method, parameters, uploads)
+        except TelegramRefusal as refusal:
+            if refusal.moved_to is None:
+                raise
+            self._moved[chat_id] = moved_to = str(refusal.moved_to)
+            if len(self._moved) > MAX_CHATS:
+                self._moved.popitem(last=False)
+        return await self._send_to(moved_to, method, parameters, uploads)
+
+    async def _send_to(
+        self, chat_id: str, method: str, parameters: Mapping[str, Any], uploads: Mapping[str, Upload] | None
+    ) -> Any:
+        while True:
+            seconds = self._rate_limiter.wait(chat_id, anyio.current_time())
+            if seconds <= 0:
+                break
+            await anyio.sleep(seconds)
+        await anyio.sleep(self._rate_limiter.take(chat_id, anyio.current_time()))
+        return await self.call(method, {"chat_id": chat_id, **parameters}, uploads=uploads)
+
+    async def fetch(self, file_id: str) -> bytes | None:
+        """Fetch a file; None when it is larger than a bot can fetch, or Telegram tells no path.
+
+        Raises:
+            InterfaceError: It could not be fetched.
+        """
+        get_file = partial(self.call, "getFile", {"file_id": file_id})
+        try:
+            file = await retried(get_file, RETRY_BACKOFF, InterfaceConnectionError, InterfaceRateLimitError)
+        except TelegramRefusal as refusal:
+            if refusal.says("file is too big"):
+                return None
+            raise
+        path = cast("dict[str, Any]", file).get("file_path") if isinstance(file, dict) else None
+        if not isinstance(path, str):
+            return None
+        return await self._client.download(f"/file/bot{TOKEN}/{quote(path)}", MAX_FILE_SIZE)
+
+
+@asynccontextmanager
+async def bot_api(config: TelegramConfig) -> AsyncGenerator[BotAPI, None]:
+    """The Bot API for one bot, while the context is open."""
+    async with open_client(
+        "Telegram",
+        config.base_url,
+        token=config.bot_token,
+        connect_timeout=config.connect_timeout,
+        request_timeout=config.request_timeout,
+    ) as client:
+        yield BotAPI(client)
+
+
+class RateLimiter:
+    """When the next message may be sent: first `wait` for the chat, then `take` a place of the bot's.
+
+    A message a second to one chat, 20 a minute to a group, 30 a second in all
+    (https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this). The buckets stay below in every
+    window of that length, their bursts included. Times are seconds of a clock that never goes back.
+    """
+
+    __slots__ = ("_chats", "_groups", "_overall")
+
+    def __init__(self) -> None:
+        self._overall = TokenBucket(rate=25.0, burst=5.0)
+        self._chats: dict[str, TokenBucket] = {}
+        self._groups: dict[str, TokenBucket] = {}
+
+    def wait(self, chat_id: str, now: float) -> float:
+        """Seconds until a chat may be written to again. Groups have negative ids."""
+        seconds = max(bucket.wait(now) for bucket in self._buckets(chat_id))
+        return seconds if seconds > SHORTEST_WAIT else 0.0
+
+    def take(self, chat_id: str, now: float) -> float:
+        """Take the bot's next place for a chat that may be written to; returns the seconds until it comes."""
+        self._forget_silent(now)
+        seconds = self._overall.take(now)
+        for bucket in self._buckets(chat_id):
+            bucket.take(now + seconds)  # when it is sent: the next must not follow a message that waited at once
+        return seconds
+
+    def _buckets(self, chat_id: str) -> list[TokenBucket]:
+        buckets = [_bucket(self._chats, chat_id, rate=1.0, burst=1.0)]
+        if chat_id.startswith("-"):
+            buckets.append(_bucket(self._groups, chat_id, rate=0.25, burst=5.0))
+        return buckets
+
+    def _forget_silent(self, now: float) -> None:
+        for buckets in (self._chats, self._groups):
+            if len(buckets) > MAX_CHATS:
+                for chat_id in [chat_id for chat_id, bucket in buckets.items() if bucket.is_full(now)]:
+                    del buckets[chat_id]
+
+
+def _bucket(buckets: dict[str, TokenBucket], chat_id: str, *, rate: float, burst: float) -> TokenBucket:
+    bucket = buckets.get(chat_id)
+    if bucket is None:
+        bucket = buckets[chat_id] = TokenBucket(rate, burst)
+    return bucket
+
+
 def result_of(method: str, status: int, body: bytes) -> Any:
     """The `result` of a method's answer.
 
     Raises:
-        InterfaceError: The answer says, or shows, that the method failed; see the module.
+        InterfaceError: The method failed; see the module.
     """
     try:
         answer = from_json(body)
@@ -119,10 +261,10 @@ def result_of(method: str, status: int, body: bytes) -> Any:
     fields = cast("dict[str, Any]", answer)
     if fields["ok"] is True and "result" in fields:
         return fields["result"]
-    raise failure_of(method, status, fields)
+    raise _failure(method, status, fields)
 
 
-def failure_of(method: str, status: int, fields: Mapping[str, Any]) -> InterfaceError:
+def _failure(method: str, status: int, fields: Mapping[str, Any]) -> InterfaceError:
     """The error of an answer that is not ok."""
     code = _integer(fields.get("error_code")) or status
     description = str(fields.get("description", "no description"))
@@ -143,109 +285,3 @@ def failure_of(method: str, status: int, fields: Mapping[str, Any]) -> Interface
 
 def _integer(value: object) -> int | None:
     return value if isinstance(value, int) else None
-
-
-MAX_FILE_SIZE = 20 * 1024 * 1024
-"""Bytes that a bot can fetch (https://core.telegram.org/bots/api#getfile)."""
-
-MAX_CONNECTIONS = 64
-"""At once, the poll's included."""
-
-Upload: TypeAlias = tuple[str, bytes, str]
-"""File name, content and MIME type."""
-
-_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
-"""Failures before the first byte of a request was sent."""
-
-
-class BotAPI:
-    """Calls methods of the Bot API.
-
-    Args:
-        client: Made by `bot_api`.
-        request_timeout: Seconds that one request may take.
-    """
-
-    def __init__(self, client: httpx2.AsyncClient, request_timeout: float) -> None:
-        self._client = client
-        self._request_timeout = request_timeout
-
-    async def call(
-        self,
-        method: str,
-        parameters: Mapping[str, Any] | None = None,
-        *,
-        uploads: Mapping[str, Upload] | None = None,
-        held_open: float = 0.0,
-    ) -> Any:
-        """Call a method, once.
-
-        Args:
-            method: Its name.
-            parameters: Those that are None are left out.
-            uploads: Files that are sent along, by parameter.
-            held_open: Seconds that Telegram may hold the request open.
-
-        Raises:
-            InterfaceError: It failed; see `failure.py`.
-        """
-        given = {name: value for name, value in (parameters or {}).items() if value is not None}
-        body: dict[str, Any] = {"json": given} if uploads is None else {"data": given, "files": dict(uploads)}
-        timeout = httpx2.Timeout(self._request_timeout, connect=self._client.timeout.connect)
-        timeout.read = self._request_timeout + held_open
-        try:
-            response = await self._client.post(f"{PLACEHOLDER}{method}", timeout=timeout, **body)
-        except _UNSENT as error:
-            raise TelegramUnreached(f"{method}: Telegram cannot be reached: {_words(error)}") from None
-        except httpx2.HTTPError as error:
-            raise InterfaceConnectionError(f"{method}: no answer from Telegram: {_words(error)}") from None
-        return result_of(method, response.status_code, response.content)
-
-    async def fetch(self, path: str) -> bytes:
-        """Fetch a file by the `file_path` that getFile gave.
-
-        Raises:
-            InterfaceConnectionError: It could not be fetched.
-            InterfaceMessageError: It is larger than a bot can fetch.
-        """
-        content = bytearray()
-        try:
-            async with self._client.stream("GET", f"/file{PLACEHOLDER}{quote(path)}") as response:
-                if response.status_code != 200:
-                    raise InterfaceConnectionError(f"a file could not be fetched: Telegram says {response.status_code}")
-                async with aclosing(response.aiter_bytes()) as chunks:
-                    async for chunk in chunks:
-                        content += chunk
-                        if len(content) > MAX_FILE_SIZE:
-                            raise InterfaceMessageError(f"a file is larger than {MAX_FILE_SIZE} bytes")
-        except httpx2.HTTPError as error:
-            raise InterfaceConnectionError(f"a file could not be fetched: {_words(error)}") from None
-        return bytes(content)
-
-
-@asynccontextmanager
-async def bot_api(config: TelegramConfig) -> AsyncGenerator[BotAPI, None]:
-    """The Bot API for one bot, while the context is open."""
-    limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS // 2)
-    transport = TokenTransport(
-        httpx2.AsyncHTTPTransport(limits=limits, proxy=_proxy(config.base_url)), config.bot_token
-    )
-    timeout = httpx2.Timeout(config.request_timeout, connect=config.connect_timeout)
-    async with httpx2.AsyncClient(
-        base_url=config.base_url, transport=transport, timeout=timeout, event_hooks={"response": [may_be_half_read]}
-    ) as client:
-        yield BotAPI(client, config.request_timeout)
-
-
-def _proxy(url: str) -> str | None:
-    """The environment's proxy, which a client with a transport of its own does not look for."""
-    parts = urlsplit(url)
-    if proxy_bypass(parts.hostname or ""):
-        return None
-    proxies = getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
-
-
-def _words(error: httpx2.HTTPError) -> str:
-    """What an error says, less where it came from: there the token was."""
-    return f"{type(error).__name__} {error}".rstrip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from definable.agent.auth.base import AuthProvider
@@ -80,10 +80,8 @@ class TelegramInterface(BaseInterface):
         )
         self.username: str | None = None
         """The bot's own, once Telegram has told it."""
-        config = self.config
-        self._secret = config.webhook_secret or secrets.token_urlsafe(32)
-        self._sender = Sender(config)
-        self._poller = Poller(config)
+        self._secret = self.config.webhook_secret or secrets.token_urlsafe(32)
+        self._poller = Poller(self.config)
         self._api: BotAPI | None = None
         self._accept: Accept | None = None
         """Takes messages in, while the interface receives."""
@@ -99,12 +97,8 @@ class TelegramInterface(BaseInterface):
             return 3 * CHECK_INTERVAL + self.config.request_timeout
         return 1.5 * (self.config.polling_timeout + self.config.request_timeout)
 
-    def connection(self) -> AbstractAsyncContextManager[None]:
-        return self._connected()
-
     @asynccontextmanager
-    async def _connected(self) -> AsyncGenerator[None, None]:
-        self._sender = Sender(self.config)  # its pace is kept by the event loop's clock, and the next loop has another
+    async def connection(self) -> AsyncGenerator[None, None]:
         self._poller = Poller(self.config)
         async with bot_api(self.config) as self._api:
             try:
@@ -115,7 +109,7 @@ class TelegramInterface(BaseInterface):
                 self._api = None
 
     async def receive(self, accept: Accept) -> None:
-        api = self._connection()
+        api = self._connected_api
         await self._introduce(api)
         self._accept = accept
         try:
@@ -126,25 +120,25 @@ class TelegramInterface(BaseInterface):
             self._accept = None
 
     async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
-        await self._sender.send(self._connection(), message, response)
+        await self._sender.send(message, response)
 
     async def post(self, message: InterfaceMessage, text: str) -> str | None:
-        return await self._sender.post(self._connection(), message, text)
+        return await self._sender.post(message, text)
 
     async def edit(self, message: InterfaceMessage, posted: str, text: str) -> None:
-        await self._sender.edit(self._connection(), message, posted, text)
+        await self._sender.edit(message, posted, text)
 
     async def delete(self, message: InterfaceMessage, posted: str) -> None:
-        await self._sender.delete(self._connection(), message, posted)
+        await self._sender.delete(message, posted)
 
     async def complete(self, message: InterfaceMessage) -> InterfaceMessage:
-        return await with_attachments(message, self._connection())
+        return await with_attachments(message, self._connected_api)
 
     async def typing(self, message: InterfaceMessage) -> None:
         place = place_in_chat(message)
         place.pop("reply_parameters", None)
         parameters = {"chat_id": message.platform_chat_id, "action": "typing", **place}
-        await self._connection().call("sendChatAction", parameters)
+        await self._connected_api.call("sendChatAction", parameters)
 
     def handled(self, message: InterfaceMessage) -> None:
         update_id = message.metadata.get("update_id")
@@ -194,7 +188,12 @@ class TelegramInterface(BaseInterface):
             )
         return allowed
 
-    def _connection(self) -> BotAPI:
+    @property
+    def _sender(self) -> Sender:
+        return Sender(self._connected_api, self.config)
+
+    @property
+    def _connected_api(self) -> BotAPI:
         if self._api is None:
             raise InterfaceConnectionError("the interface is not being served")
         return self._api

@@ -140,8 +140,7 @@ class Poller:
                 if failures == MAX_FAILURES or isinstance(error, TelegramConflict):
                     raise
                 logger.info("telegram: a poll failed, trying again: %s", error)
-                asked = error.retry_after if isinstance(error, InterfaceRateLimitError) else None
-                await anyio.sleep(asked or POLL_BACKOFF.delay(failures))
+                await anyio.sleep(error.retry_after or POLL_BACKOFF.delay(failures))
                 continue
             failures = 0
             alive()

@@ -1,8 +1,7 @@
 """What a response becomes in a chat: text first, then its media (Bot API, sendMessage and its kin).
 
-Markdown as Telegram shows it: text, with entities that say what is bold (Bot API, MessageEntity).
-
-Entities rather than `parse_mode`: nothing needs to be escaped, so no text of a model's can break the message.
+Markdown is sent as text with entities that say what is bold (Bot API, MessageEntity). Entities rather than
+`parse_mode`: nothing needs to be escaped, so no text of a model's can break the message.
 """
 
 from __future__ import annotations
@@ -11,23 +10,146 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from definable.agent.interface.errors import InterfaceConnectionError
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse, Media
 from definable.agent.interface.splitting import utf16_length
 from definable.json_text import json_bytes
-from definable.model.message import Image
 
-from .client import BotAPI, TelegramRefusal, Upload
+from .client import BotAPI, TelegramRefusal
 from .config import TelegramConfig
-from .delivery import Delivery
 
 if TYPE_CHECKING:
     from telegramify_markdown.config import RenderConfig
 
-
 logger: logging.Logger = logging.getLogger(__name__)
+
+VOICE_TYPES = frozenset({"audio/ogg", "audio/opus"})
+"""What Telegram plays as a voice message (https://core.telegram.org/bots/api#sendvoice)."""
+
+Place: TypeAlias = Mapping[str, Any]
+"""Parameters that say where in a chat something goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Sends responses."""
+
+    api: BotAPI
+    config: TelegramConfig
+
+    async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
+        """Send a response; to a user who has blocked the bot, nothing.
+
+        Raises:
+            InterfaceError: It was not sent, or not whole.
+        """
+        chat_id, place = message.platform_chat_id, place_in_chat(message)
+        try:
+            if response.content and response.content.strip():
+                await self._with_text(response.content, place, partial(self.api.send, "sendMessage", chat_id))
+            for method, parameter, medium in _media_of(response):
+                await self._send_medium(chat_id, method, parameter, medium, place)
+        except TelegramRefusal as refusal:
+            if refusal.status != 403:
+                raise
+            logger.warning("telegram: chat %s cannot be written to: %s", chat_id, refusal.description)
+
+    async def post(self, message: InterfaceMessage, text: str) -> str | None:
+        """Send a text that will be edited; returns its id.
+
+        None in groups: there a bot may send and edit 20 times a minute.
+
+        Raises:
+            InterfaceError: It was not sent, or it is not known whether it was.
+        """
+        if is_in_group(message):
+            return None
+        send = partial(self.api.send_once, "sendMessage", message.platform_chat_id)
+        sent: Any = await self._with_text(text, place_in_chat(message), send)
+        try:
+            return str(int(sent["message_id"]))
+        except (TypeError, LookupError, ValueError):
+            raise InterfaceConnectionError(
+                "sendMessage: Telegram answered with something else than a message"
+            ) from None
+
+    async def edit(self, message: InterfaceMessage, posted: str, text: str) -> None:
+        """Give a message another text, once.
+
+        Raises:
+            InterfaceError: It was not edited, or it is not known whether it was.
+        """
+        send = partial(self.api.send_once, "editMessageText", message.platform_chat_id)
+        try:
+            await self._with_text(text, {"message_id": int(posted)}, send)
+        except TelegramRefusal as refusal:
+            if not refusal.says("message is not modified"):
+                raise
+
+    async def delete(self, message: InterfaceMessage, posted: str) -> None:
+        """Delete a message, once.
+
+        Raises:
+            InterfaceError: It was not deleted, or it is not known whether it was.
+        """
+        await self.api.send_once("deleteMessage", message.platform_chat_id, {"message_id": int(posted)})
+
+    async def _with_text(self, text: str, place: Place, send: Callable[[Mapping[str, Any]], Awaitable[Any]]) -> Any:
+        """Send a text with its formatting; without, where Telegram cannot read that."""
+        limit = self.config.max_message_length
+        look = Formatted(text) if self.config.parse_mode is None else formatted(text, limit)
+        try:
+            return await send({**look.parameters, **place})
+        except TelegramRefusal as refusal:
+            if not (look.entities and refusal.says("can't parse entities")):
+                raise
+        return await send({"text": look.text, **place})
+
+    async def _send_medium(self, chat_id: str, method: str, parameter: str, medium: Media, place: Place) -> None:
+        if medium.data is None:
+            await self.api.send(method, chat_id, {parameter: medium.platform_id or medium.url, **place})
+        else:
+            upload = (medium.filename or parameter, medium.data, medium.media_type)
+            await self.api.send(method, chat_id, _as_form(place), {parameter: upload})
+
+
+def place_in_chat(message: InterfaceMessage) -> dict[str, Any]:
+    """Where in a chat a response goes: to its topic, and in a group as a reply."""
+    place: dict[str, Any] = {}
+    thread = message.metadata.get("message_thread_id")
+    if thread is not None:
+        place["message_thread_id"] = thread
+    if is_in_group(message):
+        place["reply_parameters"] = {
+            "message_id": int(message.platform_message_id),
+            "allow_sending_without_reply": True,
+        }
+    return place
+
+
+def is_in_group(message: InterfaceMessage) -> bool:
+    """Whether others read along."""
+    return message.metadata.get("chat_type", "private") != "private"
+
+
+def _media_of(response: InterfaceResponse) -> Iterator[tuple[str, str, Media]]:
+    """Each medium with the method that sends it and its parameter there."""
+    for image in response.images:
+        yield "sendPhoto", "photo", Media(data=image.data, url=image.url, media_type=image.media_type)
+    for audio in response.audio:
+        is_voice = audio.media_type in VOICE_TYPES
+        yield ("sendVoice", "voice", audio) if is_voice else ("sendAudio", "audio", audio)
+    for video in response.videos:
+        yield "sendVideo", "video", video
+    for file in response.files:
+        yield "sendDocument", "document", file
+
+
+def _as_form(parameters: Place) -> dict[str, str]:
+    """Parameters as a form carries them."""
+    return {name: value if isinstance(value, str) else json_bytes(value).decode() for name, value in parameters.items()}
 
 
 class Entity(Protocol):
@@ -44,9 +166,9 @@ class Formatted:
     entities: tuple[dict[str, Any], ...] = ()
 
     @property
-    def plain(self) -> Formatted:
-        """The same without its looks."""
-        return Formatted(self.text)
+    def parameters(self) -> dict[str, Any]:
+        """As sendMessage and editMessageText take it."""
+        return {"text": self.text, **({"entities": list(self.entities)} if self.entities else {})}
 
 
 def formatted(markdown: str, limit: int) -> Formatted:
@@ -84,156 +206,3 @@ def _render_config() -> RenderConfig | None:
     symbols.heading_level_1 = symbols.heading_level_2 = symbols.heading_level_3 = symbols.heading_level_4 = ""
     symbols.unordered_list_item = "•"
     return config
-
-
-VOICE_TYPES = frozenset({"audio/ogg", "audio/opus"})
-"""What Telegram plays as a voice message (https://core.telegram.org/bots/api#sendvoice)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Sending:
-    """One medium with the method that sends it."""
-
-    method: str
-    parameter: str
-    medium: Media
-
-
-class Sender:
-    """Sends responses.
-
-    Args:
-        config: How text is formatted.
-    """
-
-    def __init__(self, config: TelegramConfig) -> None:
-        self._config = config
-        self._delivery = Delivery()
-
-    async def send(self, api: BotAPI, message: InterfaceMessage, response: InterfaceResponse) -> None:
-        """Send a response; to a user who has blocked the bot, nothing.
-
-        Raises:
-            InterfaceError: It was not sent, or not whole.
-        """
-        chat_id, place = message.platform_chat_id, place_in_chat(message)
-        try:
-            if response.content and response.content.strip():
-                await self._send_text(api, chat_id, response.content, place)
-            for sending in _sendings(response):
-                await self._send_medium(api, chat_id, sending, place)
-        except TelegramRefusal as refusal:
-            if refusal.status != 403:
-                raise
-            logger.warning("telegram: chat %s cannot be written to: %s", chat_id, refusal.description)
-
-    async def post(self, api: BotAPI, message: InterfaceMessage, text: str) -> str | None:
-        """Send a text that will be edited; returns its id.
-
-        None in groups: there a bot may send and edit 20 times a minute.
-
-        Raises:
-            InterfaceError: It was not sent, or nobody knows whether it was.
-        """
-        if is_in_group(message):
-            return None
-        deliver = partial(self._delivery.deliver_once, api, "sendMessage", message.platform_chat_id)
-        sent: Any = await self._with_text(text, place_in_chat(message), deliver)
-        try:
-            return str(int(sent["message_id"]))
-        except (TypeError, LookupError, ValueError):
-            raise InterfaceConnectionError(
-                "sendMessage: Telegram answered with something else than a message"
-            ) from None
-
-    async def edit(self, api: BotAPI, message: InterfaceMessage, posted: str, text: str) -> None:
-        """Give a message another text, once.
-
-        Raises:
-            InterfaceError: It was not edited, or nobody knows whether it was.
-        """
-        deliver = partial(self._delivery.deliver_once, api, "editMessageText", message.platform_chat_id)
-        try:
-            await self._with_text(text, {"message_id": int(posted)}, deliver)
-        except TelegramRefusal as refusal:
-            if not refusal.says("message is not modified"):
-                raise
-
-    async def delete(self, api: BotAPI, message: InterfaceMessage, posted: str) -> None:
-        """Delete a message, once.
-
-        Raises:
-            InterfaceError: It was not deleted, or nobody knows whether it was.
-        """
-        place = {"message_id": int(posted)}
-        await self._delivery.deliver_once(api, "deleteMessage", message.platform_chat_id, place)
-
-    async def _send_text(self, api: BotAPI, chat_id: str, text: str, place: Mapping[str, Any]) -> None:
-        await self._with_text(text, place, partial(self._delivery.deliver, api, "sendMessage", chat_id))
-
-    async def _with_text(
-        self, text: str, place: Mapping[str, Any], deliver: Callable[[Mapping[str, Any]], Awaitable[Any]]
-    ) -> Any:
-        """Deliver a text with its formatting; without, where Telegram cannot read that."""
-        limit = self._config.max_message_length
-        look = Formatted(text) if self._config.parse_mode is None else formatted(text, limit)
-        try:
-            return await deliver({**text_parameters(look), **place})
-        except TelegramRefusal as refusal:
-            if not (look.entities and refusal.says("can't parse entities")):
-                raise
-        return await deliver({**text_parameters(look.plain), **place})
-
-    async def _send_medium(self, api: BotAPI, chat_id: str, sending: _Sending, place: Mapping[str, Any]) -> None:
-        medium, parameter = sending.medium, sending.parameter
-        if medium.data is None:
-            parameters = {parameter: medium.platform_id or medium.url, **place}
-            await self._delivery.deliver(api, sending.method, chat_id, parameters)
-            return
-        upload: Upload = (medium.filename or parameter, medium.data, medium.media_type)
-        await self._delivery.deliver(api, sending.method, chat_id, _flat(place), {parameter: upload})
-
-
-def place_in_chat(message: InterfaceMessage) -> dict[str, Any]:
-    """Where in a chat a response goes: to its topic, and in a group as a reply."""
-    place: dict[str, Any] = {}
-    thread = message.metadata.get("message_thread_id")
-    if thread is not None:
-        place["message_thread_id"] = thread
-    if is_in_group(message):
-        place["reply_parameters"] = {
-            "message_id": int(message.platform_message_id),
-            "allow_sending_without_reply": True,
-        }
-    return place
-
-
-def is_in_group(message: InterfaceMessage) -> bool:
-    """Whether others read along."""
-    return message.metadata.get("chat_type", "private") != "private"
-
-
-def text_parameters(look: Formatted) -> dict[str, Any]:
-    """A text as sendMessage and editMessageText take it."""
-    return {"text": look.text, **({"entities": list(look.entities)} if look.entities else {})}
-
-
-def _sendings(response: InterfaceResponse) -> Iterator[_Sending]:
-    for image in response.images:
-        yield _Sending("sendPhoto", "photo", _as_media(image))
-    for audio in response.audio:
-        is_voice = audio.media_type in VOICE_TYPES
-        yield _Sending("sendVoice", "voice", audio) if is_voice else _Sending("sendAudio", "audio", audio)
-    for video in response.videos:
-        yield _Sending("sendVideo", "video", video)
-    for file in response.files:
-        yield _Sending("sendDocument", "document", file)
-
-
-def _as_media(image: Image) -> Media:
-    return Media(data=image.data, url=image.url, media_type=image.media_type)
-
-
-def _flat(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters as a form carries them."""
-    return {name: value if isinstance(value, str) else json_bytes(value).decode() for name, value in parameters.items()}

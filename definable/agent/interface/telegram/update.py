@@ -14,7 +14,7 @@ from definable.agent.interface.errors import InterfaceMessageError
 from definable.agent.interface.message import InterfaceMessage, Media
 from definable.model.message import Image
 
-from .client import MAX_FILE_SIZE, BotAPI, TelegramRefusal
+from .client import MAX_FILE_SIZE, BotAPI
 
 Kind: TypeAlias = Literal["images", "audio", "videos", "files"]
 
@@ -61,7 +61,8 @@ async def with_attachments(message: InterfaceMessage, api: BotAPI) -> InterfaceM
     attachments = [Attachment(**fields) for fields in message.metadata.get("attachments", ())]
     found: dict[str, Any] = {"images": (), "audio": (), "videos": (), "files": ()}
     for each in attachments:
-        data = await _content(each, api)
+        is_too_large = each.size is not None and each.size > MAX_FILE_SIZE
+        data = None if is_too_large else await api.fetch(each.file_id)
         if each.kind != "images":
             found[each.kind] += (each.described(data),)
         elif data is None:
@@ -69,19 +70,6 @@ async def with_attachments(message: InterfaceMessage, api: BotAPI) -> InterfaceM
         else:
             found["images"] += (Image(data=data, media_type=each.media_type),)
     return replace(message, **found) if attachments else message
-
-
-async def _content(attachment: Attachment, api: BotAPI) -> bytes | None:
-    if attachment.size is not None and attachment.size > MAX_FILE_SIZE:
-        return None
-    try:
-        file = await api.call("getFile", {"file_id": attachment.file_id})
-    except TelegramRefusal as refusal:
-        if refusal.says("file is too big"):
-            return None
-        raise
-    path = file.get("file_path")
-    return await api.fetch(path) if isinstance(path, str) else None
 
 
 ALLOWED_UPDATES = ["message"]

@@ -85,9 +85,17 @@ async def test_a_file_beyond_twenty_megabytes_is_described_alone(said: int | Non
         assert asked.content.startswith("[file: big.zip (application/octet-stream")
 
 
+@pytest.mark.parametrize("failure", [Page(), Refused(429, "Too Many Requests", retry_after=3)])
+async def test_a_passing_failure_to_tell_of_a_file_is_tried_again(failure: Any) -> None:
+    async with TelegramServer(files={"f": b"x"}).running() as server:
+        server.fail("getFile", failure, failure)
+        message, _ = await received(server, document={"file_id": "f", "file_name": "a.zip"})
+        assert message.files[0].data == b"x"
+
+
 async def test_a_file_that_cannot_be_fetched_fails_the_message_alone() -> None:
     async with TelegramServer(files={"f": b"x"}).running() as server:
-        server.fail("getFile", Page())
+        server.fail("getFile", *[Page()] * 5)
         server.write("look", chat=1, document={"file_id": "f"})
         server.write("hello", chat=1)
         async with Agent("offline").running(bot_for(server), enable_server=False):
@@ -111,24 +119,26 @@ async def test_a_file_that_telegram_gives_no_path_of_is_described_alone() -> Non
         assert message.files[0].data is None
 
 
-@pytest.mark.parametrize(
-    ("file", "words"),
-    [
-        ("gone", "a file could not be fetched: Telegram says 404"),
-        ("huge", "a file is larger than 20971520 bytes"),
-    ],
-)
-async def test_a_file_that_is_gone_or_grew_fails_the_message_in_one_line(
-    file: str, words: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def told(path: str) -> Page:
+    """getFile's answer with this path."""
+    return Page(f'{{"ok": true, "result": {{"file_id": "f", "file_path": "{path}"}}}}'.encode(), status=200)
+
+
+async def test_a_file_that_is_larger_than_telegram_said_is_described_alone() -> None:
     async with TelegramServer(files={"huge": b"x" * (25 * MIB)}).running() as server:
-        path = f'{{"ok": true, "result": {{"file_id": "f", "file_path": "{file}"}}}}'
-        server.fail("getFile", Page(path.encode(), status=200))
+        server.fail("getFile", told("huge"))
+        message, _ = await received(server, document={"file_id": "f", "file_name": "a.zip", "file_size": 1})
+        assert message.files[0].data is None
+
+
+async def test_a_file_that_is_gone_fails_the_message_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    async with TelegramServer().running() as server:
+        server.fail("getFile", told("gone"))
         server.write("look", chat=1, document={"file_id": "f"})
         async with Agent("offline").running(bot_for(server), enable_server=False):
             await server.until(lambda server: server.sent())
         assert server.sent() == [SORRY]
-    assert words in caplog.text and server.token not in caplog.text
+    assert "a file could not be fetched: Telegram says 404" in caplog.text and server.token not in caplog.text
 
 
 async def test_a_file_that_cannot_be_decoded_fails_the_message_and_leaves_nothing_behind(

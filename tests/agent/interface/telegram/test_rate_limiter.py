@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.agent.interface.telegram.delivery import RateLimiter
+from definable.agent.interface.telegram.client import RateLimiter
 
 
 def send_times(chats: list[str]) -> list[tuple[str, float]]:
@@ -59,7 +59,7 @@ def test_a_message_that_was_held_up_does_not_have_the_next_at_its_heels() -> Non
 
 
 def test_chats_that_have_been_silent_are_forgotten_and_the_others_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("definable.agent.interface.telegram.delivery.MAX_CHATS", 3)
+    monkeypatch.setattr("definable.agent.interface.telegram.client.MAX_CHATS", 3)
     limiter = RateLimiter()
     for number in range(4):
         limiter.take(f"-{number}", 0.0)
