@@ -1,22 +1,20 @@
-"""The HTTP server: HTTP/1.1 of our own, hypercorn's network-free protocols for the rest; the same on trio and asyncio.
+"""An ASGI server for anyio, the same on trio and asyncio: HTTP/1.1, HTTP/2 over TLS, WebSockets. It knows no agent.
 
 - `bind` and `ssl_context` fail early, before anything of the service has started.
-- `HTTPServer` listens, accepts, counts, drains; at the limit, which `descriptors` knows too, `Evictions` ends who has
-  been idle for the longest, and `overload` answers one connection too many.
-- `Client` is one client: its TLS handshake, then a connection on a `Transport` (bytes) that ends with a `Farewell`:
-  - `HTTP1Connection`, which nearly all requests take: `RequestParser` and `ResponseWriter` (pure), and an
-    `HTTP1Exchange`, one call of the ASGI application, after another;
-  - `EngineConnection` for HTTP/2 (`H2`) and WebSockets (`H1`, `WebSocketStream`): hypercorn's protocols, and an
-    `EngineExchange` with an `Inbox` for each of their streams.
+- `HTTPServer` accepts connections within its `ServerLimits` and drains them.
+- `ServerConnection` is one of them: its TLS handshake, then the protocol that its client speaks, on a `Transport`:
+  - `HTTP1Connection`, which nearly all requests take: a `RequestParser` and a `ResponseWriter` (pure), and one
+    `HTTP1RequestCycle`, a call of the ASGI application, after the other;
+  - `HypercornConnection` for HTTP/2 and WebSockets: hypercorn's network-free protocols, and a `HypercornRequestCycle`
+    for each of their streams.
 
-Above it stand the ASGI entry of this package's parent and the runtime; below it, `problem`.
+It stands on `definable.concurrency` and `definable.errors` alone.
 """
 
 from .limits import ServerLimits, connections_within_descriptors
-from .listener import bind, close_all
+from .listener import bind, close_all, ssl_context
 from .request_cycle import ASGIApp, Message, Receive, Scope, Send
 from .server import HTTPServer
-from .tls import ssl_context
 
 __all__ = [
     "HTTPServer",

@@ -1,6 +1,6 @@
-"""A connected socket as a byte stream, on asyncio. Loaded where asyncio runs only.
+"""A connected socket as a byte stream, on asyncio; loaded where asyncio runs only.
 
-anyio's own pauses and resumes reading around each read: on most event loops two system calls a request.
+anyio's own stream pauses and resumes reading around each read: on most event loops two system calls a request.
 """
 
 from __future__ import annotations
@@ -22,44 +22,31 @@ HIGH_WATER = 65_536
 """Bytes that wait to be received before the system's buffer, and then the peer, has to wait."""
 
 
-class AsyncioSockets:
-    """The accepted sockets of one server; see `sockets.Streams`."""
+class AsyncioStreams:
+    """The accepted sockets of one server; see `listener.Streams`."""
 
     def __init__(self) -> None:
         self.clock: Callable[[], float] = asyncio.get_running_loop().time
         self._read_buffer = memoryview(bytearray(READ_SIZE))
-        """What all connections read into, one after the other: the event loop would make 256 KiB for each read."""
+        """All connections read into it, one after the other: the event loop would make 256 KiB for each read."""
 
     async def run(self) -> None:
-        """Nothing: the event loop tells each connection's protocol."""
+        """Nothing: the event loop calls each connection's protocol."""
 
-    async def open(self, sock: socket.socket) -> AsyncioSocket:
+    async def open(self, sock: socket.socket) -> AsyncioStream:
         """The stream of a connected socket, which it owns from here on."""
         _, stream = await asyncio.get_running_loop().create_connection(
-            partial(AsyncioSocket, self._read_buffer), sock=sock
+            partial(AsyncioStream, self._read_buffer), sock=sock
         )
         return stream
 
 
-class AsyncioSocket(asyncio.BufferedProtocol, ClientStream):
+class AsyncioStream(asyncio.BufferedProtocol, ClientStream):
     """One connection; one task receives and one sends at a time.
 
     Args:
         read_buffer: What is read goes through it; it may be shared by the connections of an event loop.
     """
-
-    __slots__ = (
-        "_eof",
-        "_full",
-        "_lost",
-        "_paused",
-        "_read_buffer",
-        "_reader",
-        "_received",
-        "_tell",
-        "_transport",
-        "_writer",
-    )
 
     def __init__(self, read_buffer: memoryview) -> None:
         self._read_buffer = read_buffer
@@ -72,9 +59,9 @@ class AsyncioSocket(asyncio.BufferedProtocol, ClientStream):
         self._writer: asyncio.Future[None] | None = None
         self._full = False
         """Whether bytes wait to be written."""
-        self._tell: Callable[[], object] | None = None
+        self._disconnect_callback: Callable[[], object] | None = None
 
-    # What the event loop tells.
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -93,14 +80,14 @@ class AsyncioSocket(asyncio.BufferedProtocol, ClientStream):
     def eof_received(self) -> bool:
         self._eof = True
         _wake(self._reader)
-        self._hung_up()
+        self._disconnected()
         return True  # our side stays open
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = BrokenResourceError() if self._lost is None else self._lost
         _wake(self._reader)
         _wake(self._writer)
-        self._hung_up()
+        self._disconnected()
 
     def pause_writing(self) -> None:
         self._full = True
@@ -109,23 +96,22 @@ class AsyncioSocket(asyncio.BufferedProtocol, ClientStream):
         self._full = False
         _wake(self._writer)
 
-    # What its owner asks for.
+    # Called by the connection.
 
     @property
     def has_received(self) -> bool:
-        """See `hangups.ClientStream`."""
         return bool(self._received)
 
-    def on_hangup(self, tell: Callable[[], object] | None) -> None:
-        """See `hangups.ClientStream`. A peer that sends ahead more than `HIGH_WATER` may hang up unnoticed."""
-        self._tell = tell
-        if tell is not None and (self._eof or self._lost is not None):
-            asyncio.get_running_loop().call_soon(self._hung_up)
+    def on_disconnect(self, callback: Callable[[], object] | None) -> None:
+        """See `ClientStream`. A peer that sends ahead more than `HIGH_WATER` may hang up unnoticed."""
+        self._disconnect_callback = callback
+        if callback is not None and (self._eof or self._lost is not None):
+            asyncio.get_running_loop().call_soon(self._disconnected)
 
-    def _hung_up(self) -> None:
-        tell, self._tell = self._tell, None
-        if tell is not None:
-            tell()
+    def _disconnected(self) -> None:
+        callback, self._disconnect_callback = self._disconnect_callback, None
+        if callback is not None:
+            callback()
 
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         """The next bytes; raises `EndOfStream` once the peer has closed its side."""
@@ -160,18 +146,15 @@ class AsyncioSocket(asyncio.BufferedProtocol, ClientStream):
             raise self._lost
 
     async def send_eof(self) -> None:
-        """Closes our side."""
         if self._transport is not None and self._lost is None:
             self._transport.write_eof()
 
     def abort(self) -> None:
-        """See `hangups.ClientStream`."""
         self._lost = ClosedResourceError()
         if self._transport is not None:
             self._transport.abort()
 
     async def aclose(self) -> None:
-        """Closes the connection; whoever waits for it is told."""
         try:
             if self._transport is not None:
                 self._transport.close()

@@ -1,12 +1,12 @@
-"""One accepted client: its TLS handshake, and the kind of connection that speaks its protocol.
+"""One accepted connection: its TLS handshake, and the protocol that its client speaks.
 
-Run by the `HTTPServer` in a task of its own.
+The `HTTPServer` runs each in a task of its own.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from math import inf
 from socket import MSG_PEEK, socket
 
@@ -14,21 +14,19 @@ import anyio
 from anyio.streams.tls import TLSStream
 
 from .http1_connection import HTTP1Connection
-from .hypercorn.connection import EngineConnection
-from .hypercorn.engine import engine_config
-from .hypercorn.h1 import H1
+from .hypercorn.adapter import ProtocolFactory
+from .hypercorn.connection import HypercornConnection
 from .hypercorn.h2 import H2
-from .hypercorn.request_cycle import Host, HTTPProtocol, Wait
-from .hypercorn.websocket import MessageMemory
-from .limits import ServerLimits
+from .hypercorn.request_cycle import MessageMemory
+from .hypercorn.websocket import WebSocketProtocol
+from .limits import HeadWait, ServerLimits
 from .listener import Address
 from .request_cycle import ASGIApp
-from .tls import handshake, negotiated
-from .transport import GONE, ClientStream, Farewell, Transport
+from .transport import GONE, ClientStream, LingeringClose, Transport, handshake, negotiated
 
 
-class Client:
-    """One client, until its connection is closed.
+class ServerConnection:
+    """One client's connection, until it is closed.
 
     Args:
         app: The application that answers.
@@ -41,21 +39,6 @@ class Client:
         client: The peer's address.
         server: Our address.
     """
-
-    __slots__ = (
-        "_app",
-        "_client",
-        "_clock",
-        "_connection",
-        "_draining",
-        "_head_due",
-        "_limits",
-        "_messages",
-        "_opening",
-        "_server",
-        "_sock",
-        "_stream",
-    )
 
     def __init__(
         self,
@@ -80,55 +63,53 @@ class Client:
         self._client = client
         self._server = server
         self._head_due = clock() + limits.header_timeout
-        self._opening: anyio.CancelScope | None = None
-        self._connection: HTTP1Connection | EngineConnection | None = None
+        self._handshaking: anyio.CancelScope | None = None
+        self._connection: HTTP1Connection | HypercornConnection | None = None
 
-    def run(self, tls: ssl.SSLContext | None = None) -> Awaitable[None]:
+    async def run(self, tls: ssl.SSLContext | None = None) -> None:
         """Serves the client, and closes its connection however that ends."""
         if tls is None:
-            return self._speak_http1(Transport(self._stream, self._limits.write_timeout, self._sock), "http")
-        return self._run_secured(tls)
-
-    async def _run_secured(self, tls: ssl.SSLContext) -> None:
+            await self._speak_http1(Transport(self._stream, self._limits.write_timeout, self._sock), "http")
+            return
         secured = await self._secured(tls)
         if secured is None:
             return
         transport = Transport(secured, self._limits.write_timeout)
         if negotiated(secured) == "h2":
-            await self._speak(transport, self._h2)
+            await self._speak(transport, H2)
         else:
             await self._speak_http1(transport, "https")
 
     def drain(self) -> None:
-        """The server drains: ends the connection with the exchange in progress, or after a last wait for a request."""
-        if self._opening is not None:
-            self._opening.cancel()
+        """The server drains: ends the connection with the request in progress, or after a last wait for one."""
+        if self._handshaking is not None:
+            self._handshaking.cancel()
         if self._connection is not None:
             self._connection.drain()
 
     def end(self) -> None:
         """Ends the connection now, unless there is something to answer."""
-        if self._opening is not None:
-            self._opening.cancel()
+        if self._handshaking is not None:
+            self._handshaking.cancel()
         if self._connection is not None:
             self._connection.end()
 
     @property
     def due(self) -> float:
-        """The time, on the event loop's clock, until which the client may keep us waiting; `inf` while it does not.
+        """The event loop's time until which the client may keep us waiting; `inf` while it does not.
 
-        An `EngineConnection` and the TLS handshake see to their own.
+        A `HypercornConnection` and the TLS handshake have deadlines of their own.
         """
         return self._connection.due if isinstance(self._connection, HTTP1Connection) else inf
 
     @property
-    def wait(self) -> Wait | None:
+    def head_wait(self) -> HeadWait | None:
         """The wait for a request's head or the TLS handshake; None while there is something to answer."""
         if self._connection is not None:
-            return self._connection.wait
-        if self._opening is not None and self._opening.cancel_called:
+            return self._connection.head_wait
+        if self._handshaking is not None and self._handshaking.cancel_called:
             return None
-        return Wait(False, self._head_due - self._limits.header_timeout, True)
+        return HeadWait(False, self._head_due - self._limits.header_timeout, True)
 
     @property
     def has_unread(self) -> bool:
@@ -144,22 +125,22 @@ class Client:
         """Makes the TLS handshake; None, and all closed, if the client fails at it."""
         secured: TLSStream | None = None
         try:
-            with anyio.CancelScope(deadline=self._head_due) as self._opening:
+            with anyio.CancelScope(deadline=self._head_due) as self._handshaking:
                 if self._draining():
-                    self._opening.cancel()
+                    self._handshaking.cancel()
                 secured = await handshake(self._stream, tls)
         except GONE:
             pass
         finally:
             if secured is None:
-                await Farewell(Transport(self._stream, self._limits.write_timeout)).close()
+                await LingeringClose(Transport(self._stream, self._limits.write_timeout)).close()
         return secured
 
     async def _speak_http1(self, transport: Transport, scheme: str) -> None:
-        """HTTP/1.1, until the client asks for another protocol."""
+        """HTTP/1.1, until the client asks for a WebSocket."""
         # Over TLS an end is a message (`close_notify`), after which a client may keep its connection open until it gets
         # ours: somebody has to read it.
-        tells_hangups = scheme == "http" and self._stream.tells_hangups
+        detects_disconnects = scheme == "http" and self._stream.detects_disconnects
         connection = self._connection = HTTP1Connection(
             self._app,
             transport,
@@ -170,34 +151,24 @@ class Client:
             client=self._client,
             server=self._server,
             head_due=self._head_due,
-            stream=self._stream if tells_hangups else None,
+            stream=self._stream if detects_disconnects else None,
         )
         handover = await connection.run()
         if handover is not None:
             self._head_due = self._clock() + self._limits.header_timeout
-            await self._speak(transport, lambda host: self._h1(host, scheme), handover)
+            await self._speak(transport, WebSocketProtocol, scheme, handover)
 
-    async def _speak(self, transport: Transport, speak: Callable[[Host], HTTPProtocol], data: bytes = b"") -> None:
+    async def _speak(
+        self, transport: Transport, protocol: ProtocolFactory, scheme: str = "https", data: bytes = b""
+    ) -> None:
         """One of hypercorn's protocols."""
-        connection = self._connection = EngineConnection(
+        connection = self._connection = HypercornConnection(
             self._app,
             transport,
             self._limits,
             self._draining,
             messages=self._messages,
-            speak=speak,
+            protocol=lambda callbacks: protocol(callbacks, self._limits, scheme, self._client, self._server),
             head_due=self._head_due,
         )
         await connection.run(data)
-
-    def _h1(self, host: Host, scheme: str) -> HTTPProtocol:
-        return H1(engine_config(self._limits), host, tls=scheme == "https", client=self._client, server=self._server)
-
-    def _h2(self, host: Host) -> HTTPProtocol:
-        return H2(
-            engine_config(self._limits),
-            host,
-            write_timeout=self._limits.write_timeout,
-            client=self._client,
-            server=self._server,
-        )

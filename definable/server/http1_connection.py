@@ -1,8 +1,8 @@
-"""One client that speaks plain HTTP/1.1: one task, which reads requests and answers them in their order.
+"""A connection that speaks plain HTTP/1.1: one task, which reads requests and answers them in their order.
 
-Made by a `Client`. What costs something for each request is left out here: a task, a channel, a timer, a second write.
-Nobody reads while an application works, unless it asks: its `receive` reads on, and so notices that the client goes
-away. What the client sends meanwhile waits in the socket's buffer.
+A `ServerConnection` makes one. What costs something for each request is left out: a task, a channel, a timer, a second
+write. Nothing is read while an application works, unless it asks: its `receive` reads on, and so notices that the
+client goes away. What the client sends meanwhile waits in the socket's buffer.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import anyio.lowlevel
 
 from .http1_parser import IncomingRequest, RequestParser
 from .http1_response import whole_response
-from .hypercorn.request_cycle import Wait
-from .limits import ServerLimits
+from .limits import HeadWait, ServerLimits
 from .listener import Address
 from .problem import refusal
-from .request_cycle import UNTIL_HANGUP, WHOLE_BODY, WHOLE_RESPONSE, ASGIApp, HTTP1Exchange, Scope
-from .transport import ClientStream, Farewell, Transport, UntilHangup
+from .request_cycle import ON_DISCONNECT, WHOLE_BODY, WHOLE_RESPONSE, ASGIApp, HTTP1RequestCycle, Scope
+from .transport import ClientStream, DisconnectWatch, LingeringClose, Transport
 
 log: logging.Logger = logging.getLogger("definable.http")
 
@@ -48,32 +47,8 @@ class HTTP1Connection:
         client: The peer's address.
         server: Our address.
         head_due: The time, on the event loop's clock, until which the first request head must have come.
-        stream: Tells of the client's hang-up; None where somebody has to read for that.
+        stream: Reports that the client has hung up; None where only a read does.
     """
-
-    __slots__ = (
-        "_app",
-        "_asked",
-        "_awaits_head",
-        "_client",
-        "_clock",
-        "_draining",
-        "_farewell",
-        "_idle",
-        "_limits",
-        "_news",
-        "_parser",
-        "_pulling",
-        "_requests",
-        "_scheme",
-        "_server",
-        "_stream",
-        "_transport",
-        "_unparsed",
-        "_waiting",
-        "due",
-        "gone",
-    )
 
     def __init__(
         self,
@@ -101,9 +76,9 @@ class HTTP1Connection:
         self._parser = RequestParser(limits.max_header_bytes)
         self._unparsed = b""
         self._requests: list[IncomingRequest] = []
-        self._farewell = Farewell(transport)
+        self._lingering_close = LingeringClose(transport)
         self._waiting = anyio.CancelScope()
-        """Around everything; cancelled only while no exchange is in progress."""
+        """Around everything; cancelled only while no cycle is in progress."""
         self._idle = True
         self._asked = False
         """Whether there has been a request."""
@@ -132,12 +107,12 @@ class HTTP1Connection:
                 except Exception:
                     log.exception("a connection failed")
             overdue = self._waiting.cancelled_caught and self.due <= self._clock()
-            if overdue and self._parser.head_begun:
-                await self._refuse(408)  # a head that has begun: silence is not answered, nor who gives way to another
+            if overdue and self._parser.head_begun:  # silence is not answered, nor one that is evicted
+                await self._refuse(408)
         finally:
             self._parser.close()
             if handover is None:
-                await self._farewell.close()
+                await self._lingering_close.close()
         return handover
 
     def drain(self) -> None:
@@ -158,19 +133,18 @@ class HTTP1Connection:
         return self._clock() + (limits.last_silence_timeout if self._parser.head_begun else limits.last_request_timeout)
 
     @property
-    def wait(self) -> Wait | None:
-        """See `client.Client`."""
+    def head_wait(self) -> HeadWait | None:
+        """See `ServerConnection`."""
         if not self._idle or self._waiting.cancel_called:
             return None
         limits = self._limits
         patience = limits.keep_alive_timeout if self._awaits_head else limits.header_timeout
-        return Wait(self._parser.head_begun, self.due - patience, not self._asked)
+        return HeadWait(self._parser.head_begun, self.due - patience, not self._asked)
 
-    # What an exchange asks for: see `http1_exchange.Client`.
+    # `request_cycle.Connection`
 
     @property
     def draining(self) -> bool:
-        """Whether the connection must end with the exchange in progress."""
         return self._draining()
 
     async def pull(self) -> None:
@@ -192,19 +166,19 @@ class HTTP1Connection:
                 parser.refuse(408)
         finally:
             self._pulling = None
-            self._tell()
+            self._notify()
 
     def _body_timeout(self) -> float:
         limits = self._limits
         return limits.last_silence_timeout if self._draining() else limits.body_timeout
 
     def answered(self) -> None:
-        """The response is complete, or cannot be sent: whoever waits for the client need not wait any more."""
+        """The response is complete, or cannot be sent: ends the waits for the client."""
         if self._pulling is not None:
             self._pulling.cancel()
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if self._news is not None:
             self._news.set()
             self._news = None
@@ -232,11 +206,11 @@ class HTTP1Connection:
 
     async def _answer(self, request: IncomingRequest) -> bool:
         """Answers one request; says whether the connection goes on."""
-        farewell = self._farewell
-        exchange = HTTP1Exchange(self._app, self._scope(request), request, self, self._transport, farewell.must_end_by)
-        farewell.lingers = True
-        await exchange.run(refused=self._draining())
-        if exchange.closes:
+        close = self._lingering_close
+        cycle = HTTP1RequestCycle(self._app, self._scope(request), request, self, self._transport, close.deadline)
+        close.lingers = True
+        await cycle.run(refused=self._draining())
+        if cycle.closes:
             return self.gone and bool(self._requests)  # what it handed over before it left is done
         if self._requests:
             await anyio.lowlevel.checkpoint()  # for the others
@@ -245,7 +219,7 @@ class HTTP1Connection:
         return True
 
     def _await_head(self) -> None:
-        self._farewell.lingers = False
+        self._lingering_close.lingers = False
         self._idle = self._asked = True
         begun = self._parser.head_begun
         self._awaits_head = not begun
@@ -283,7 +257,7 @@ class HTTP1Connection:
 
     async def _refuse(self, status: int) -> None:
         await self._transport.write(whole_response(refusal(status)))
-        self._farewell.lingers = True
+        self._lingering_close.lingers = True
 
     def _scope(self, request: IncomingRequest) -> Scope:
         path, _, query = request.target.partition(b"?")
@@ -310,16 +284,16 @@ class HTTP1Connection:
         if request.complete:
             extensions[WHOLE_BODY] = request.whole
             if self._stream is not None:
-                extensions[UNTIL_HANGUP] = self._until_hangup
+                extensions[ON_DISCONNECT] = self._watch_disconnect
         return extensions
 
-    def _until_hangup(self, tell: Callable[[], object]) -> UntilHangup:
-        """Calls `tell` if the client hangs up while the context is open."""
+    def _watch_disconnect(self, callback: Callable[[], object]) -> DisconnectWatch:
+        """Calls `callback` if the client hangs up while the context is open."""
         assert self._stream is not None
 
-        def hung_up() -> None:
+        def disconnected() -> None:
             self.gone = True
             self.answered()
-            tell()
+            callback()
 
-        return UntilHangup(self._stream, hung_up)
+        return DisconnectWatch(self._stream, disconnected)

@@ -1,8 +1,6 @@
 """HTTP/1.1 requests out of a client's bytes: llhttp, strict, and what it leaves to its users. Pure: no network here.
 
 An `HTTP1Connection` feeds a `RequestParser` and answers the requests that it gives back.
-
-The target in a request line (RFC 9112, section 3.2). Pure.
 """
 
 from __future__ import annotations
@@ -13,27 +11,6 @@ from urllib.parse import urlsplit
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from .problem import Refused
-
-
-def origin_form(method: bytes, target: bytes) -> bytes:
-    """The path and query of a request target.
-
-    Raises:
-        Refused: It is neither a path, nor an absolute http URL, nor the `*` of `OPTIONS`.
-    """
-    if target.startswith(b"/"):
-        return target
-    if target == b"*" and method == b"OPTIONS":
-        return b"/*"
-    try:
-        url = urlsplit(target)
-    except ValueError:
-        raise Refused(400) from None
-    if url.scheme.lower() not in (b"http", b"https") or not url.netloc:
-        raise Refused(400)
-    path = url.path or b"/"
-    return path + b"?" + url.query if url.query else path
-
 
 VERSIONS = frozenset({"1.0", "1.1"})
 
@@ -56,8 +33,6 @@ class IncomingRequest:
         complete: Whether all of the body has come in.
         refusal: The status that answers it, when its body turned out to be invalid.
     """
-
-    __slots__ = ("_chunks", "complete", "headers", "keep_alive", "method", "refusal", "target", "version")
 
     def __init__(
         self, method: str, target: bytes, version: str, headers: list[tuple[bytes, bytes]], keep_alive: bool
@@ -112,24 +87,6 @@ class RequestParser:
     Args:
         max_head: Bytes of a request line and headers, and of what else stands between two pieces of a body.
     """
-
-    __slots__ = (
-        "_begun",
-        "_closed",
-        "_current",
-        "_ended",
-        "_fed",
-        "_headers",
-        "_max_head",
-        "_parser",
-        "_progress",
-        "_unproductive",
-        "_upgrading",
-        "_url",
-        "handover",
-        "head_begun",
-        "refusal",
-    )
 
     def __init__(self, max_head: int) -> None:
         self._max_head = max_head
@@ -314,6 +271,26 @@ class RequestParser:
         if isinstance(error, HttpParserInvalidMethodError) and UNKNOWN_METHOD.match(data):
             return 501
         return 400
+
+
+def origin_form(method: bytes, target: bytes) -> bytes:
+    """The path and query of a request target.
+
+    Raises:
+        Refused: It is neither a path, nor an absolute http URL, nor the `*` of `OPTIONS`.
+    """
+    if target.startswith(b"/"):
+        return target
+    if target == b"*" and method == b"OPTIONS":
+        return b"/*"
+    try:
+        url = urlsplit(target)
+    except ValueError:
+        raise Refused(400) from None
+    if url.scheme.lower() not in (b"http", b"https") or not url.netloc:
+        raise Refused(400)
+    path = url.path or b"/"
+    return path + b"?" + url.query if url.query else path
 
 
 def check_codings(codings: bytes, version: str) -> None:

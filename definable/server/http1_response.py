@@ -1,8 +1,6 @@
 """HTTP/1.1 responses as bytes: which framing a response gets, and that it keeps to it. Pure: no network here.
 
-An `HTTP1Exchange` makes a `ResponseWriter` for each response of an application.
-
-The `Date` header of a response (RFC 9110, section 6.6.1), made once a second.
+An `HTTP1RequestCycle` makes a `ResponseWriter` for each response of an application.
 """
 
 from __future__ import annotations
@@ -16,17 +14,6 @@ from typing import Literal, TypeAlias
 
 from .problem import Problem, phrase
 
-
-def date_line() -> bytes:
-    """The whole header line."""
-    return _line_of(int(time.time()))
-
-
-@lru_cache(maxsize=1)
-def _line_of(second: int) -> bytes:
-    return b"date: " + formatdate(second, usegmt=True).encode() + b"\r\n"
-
-
 BODYLESS = frozenset({204, 304})
 """Statuses whose response has no body, whatever its headers say (RFC 9112, section 6.3)."""
 
@@ -35,6 +22,9 @@ NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 NOT_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """RFC 9110, section 5.5: above all the line break, with which a value becomes headers or a whole response."""
+
+HOP_BY_HOP = frozenset({b"transfer-encoding", b"keep-alive", b"upgrade"})
+"""Headers that say how the message travels: the server's to say (ASGI, "Response Start")."""
 
 MAX_LENGTH_DIGITS = 18
 
@@ -67,8 +57,6 @@ class ResponseWriter:
     Raises:
         ResponseError: The status or a header cannot be sent.
     """
-
-    __slots__ = ("_framing", "_lines", "_remaining", "_version", "closes")
 
     def __init__(
         self,
@@ -171,16 +159,20 @@ def content_length(value: bytes, before: int | None) -> int:
     return int(value)
 
 
-HOP_BY_HOP = frozenset({b"transfer-encoding", b"keep-alive", b"upgrade"})
-"""Headers that say how the message travels: the server's to say (ASGI, "Response Start")."""
-
-
-def whole_response(problem: Problem) -> bytes:
-    """A problem as the last response of a connection."""
-    writer = ResponseWriter(
-        problem.status, problem.response_headers(close=True), method="", version="1.1", keep_alive=False
-    )
+def whole_response(problem: Problem, method: str = "") -> bytes:
+    """A problem as the last response of a connection; `method` is the request's, where it is known."""
+    writer = ResponseWriter(problem.status, problem.response_headers(), method, "1.1", keep_alive=False)
     return writer.first(problem.body(), more=False)
+
+
+def date_line() -> bytes:
+    """The `Date` header (RFC 9110, section 6.6.1), made once a second."""
+    return _line_of(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _line_of(second: int) -> bytes:
+    return b"date: " + formatdate(second, usegmt=True).encode() + b"\r\n"
 
 
 @cache

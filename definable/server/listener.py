@@ -1,20 +1,25 @@
-"""Listening sockets, bound before anything else of the service starts: a busy port is then one plain `OSError`.
+"""What a server needs before it starts: bound sockets, the TLS context, and the streams of the running backend.
 
-And what accepted ones become: streams of bytes.
+`bind` and `ssl_context` fail before anything else has started: a busy port is one plain `OSError`, a wrong certificate
+one `ConfigurationError`.
 """
+
+from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from os import PathLike, fspath
+from typing import Protocol, TypeAlias
 
 from definable.concurrency.event_loop import current_backend
 from definable.errors import ConfigurationError
 
 from .transport import ClientStream
 
-Address = tuple[str, int] | None
+Address: TypeAlias = tuple[str, int] | None
 """A host and port; None where the system does not tell."""
 
 BACKLOG = 1024
@@ -26,6 +31,9 @@ ADVICE = {
     errno.EACCES: "ports below 1024 need privileges: choose a higher one",
 }
 """The way out of the failures that users meet."""
+
+ALPN = ("h2", "http/1.1")
+"""Protocols that the server speaks over TLS, the preferred one first (RFC 7301)."""
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -68,6 +76,88 @@ def close_all(sockets: list[socket.socket]) -> None:
         sock.close()
 
 
+def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
+    """The addresses that a host names, in the resolver's order, each once."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {_spell(host, port)}: no such host ({error})") from error
+    return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
+
+
+def _listen(family: socket.AddressFamily, address: str, port: int, *, dual_stack: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":  # there it would let two processes share the port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            only_ipv6 = not (dual_stack and socket.has_dualstack_ipv6())
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(only_ipv6))
+        sock.setblocking(False)
+        sock.bind((address, port))
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _explained(error: OSError, host: str, port: int) -> OSError:
+    advice = ADVICE.get(error.errno or 0, error.strerror)
+    return OSError(error.errno, f"cannot listen on {_spell(host, port)}: {advice}")
+
+
+def _spell(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def ssl_context(certfile: str | PathLike[str], keyfile: str | PathLike[str] | None = None) -> ssl.SSLContext:
+    """The TLS settings of a server: TLS 1.2 and later, HTTP/2 or HTTP/1.1 by ALPN.
+
+    Args:
+        certfile: PEM file with the certificate, followed by its chain.
+        keyfile: PEM file with the unencrypted private key; None when it is in `certfile` too.
+
+    Raises:
+        ConfigurationError: A file is missing, unreadable, not what it should be, or the key does not belong to the
+            certificate; the message names the file.
+    """
+    key = certfile if keyfile is None else keyfile
+    for parameter, path in (("certfile", certfile), ("keyfile", key)):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise ConfigurationError(f"{parameter} {fspath(path)!r} cannot be read: {error.strerror}") from error
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(list(ALPN))
+    _load(context, fspath(certfile), fspath(key))
+    return context
+
+
+def _load(context: ssl.SSLContext, certfile: str, keyfile: str) -> None:
+    def refuse_password() -> str:
+        raise ConfigurationError(f"keyfile {keyfile!r} is encrypted: give an unencrypted key")
+
+    try:
+        context.load_cert_chain(certfile, keyfile, password=refuse_password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ConfigurationError(f"keyfile {keyfile!r} is not the key of certfile {certfile!r}") from error
+        if not _has_certificate(certfile):
+            raise ConfigurationError(f"certfile {certfile!r} holds no valid PEM certificate") from error
+        raise ConfigurationError(f"keyfile {keyfile!r} holds no valid PEM private key") from error
+
+
+def _has_certificate(certfile: str) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(certfile)
+    except ssl.SSLError:
+        return False
+    return True
+
+
 class Streams(Protocol):
     """The accepted sockets of one server, on the backend that is running."""
 
@@ -84,48 +174,11 @@ class Streams(Protocol):
 
 
 def streams() -> Streams:
-    """One event loop's code is no use under the other, and not loaded there."""
+    """Those of the running backend; the other backend's code is not loaded."""
     if current_backend() == "trio":
-        from .trio_stream import TrioSockets
+        from .trio_stream import TrioStreams
 
-        return TrioSockets()
-    from .asyncio_stream import AsyncioSockets
+        return TrioStreams()
+    from .asyncio_stream import AsyncioStreams
 
-    return AsyncioSockets()
-
-
-def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
-    """The addresses that a host names, in the resolver's order, each once."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError) as error:
-        raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {_spell(host, port)}: no such host ({error})") from error
-    return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
-
-
-def _listen(family: socket.AddressFamily, address: str, port: int, *, dual_stack: bool) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if sys.platform != "win32":  # there it would let two processes share the port
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(
-                socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not (dual_stack and socket.has_dualstack_ipv6()))
-            )
-        sock.setblocking(False)
-        sock.bind((address, port))
-        sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _explained(error: OSError, host: str, port: int) -> OSError:
-    """The same failure, with the address and the way out in its message."""
-    advice = ADVICE.get(error.errno or 0, error.strerror)
-    return OSError(error.errno, f"cannot listen on {_spell(host, port)}: {advice}")
-
-
-def _spell(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return AsyncioStreams()

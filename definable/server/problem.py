@@ -1,9 +1,7 @@
 """An error as the HTTP caller sees it: RFC 9457 `application/problem+json`, never an HTML page or a traceback.
 
-Sits below everything else in this room. Endpoints raise a `Problem`; the ASGI entry, the Quart application and the
-server send it with `send_problem`, or build their own response from its `status`, `headers` and `body()`.
-
-What a client is told whose bytes are no request that this server takes. Used by both ways of parsing HTTP/1.
+Below everything else in this package. The server answers with one whatever it cannot parse or serve; an application may
+raise a `Problem` and send it with `send_problem`, or build its own response from `status`, `headers` and `body()`.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .request_cycle import Send
-
 
 MEDIA_TYPE = "application/problem+json"
 """RFC 9457, section 3."""
@@ -74,11 +71,8 @@ class Problem(Exception):
         Args:
             close: Also says that the connection ends with this response.
         """
-        headers = [
-            (b"content-type", MEDIA_TYPE.encode()),
-            (b"content-length", b"%d" % len(self.body())),
-            *self.headers,
-        ]
+        length = b"%d" % len(self.body())
+        headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", length), *self.headers]
         return [*headers, (b"connection", b"close")] if close else headers
 
 
@@ -90,28 +84,28 @@ def phrase(status: int) -> str:
         return "Client Error" if status < 500 else "Server Error"
 
 
-async def send_problem(send: Send, problem: Problem, *, close: bool = False) -> None:
+async def send_problem(send: Send, problem: Problem, *, kind: str = "http.response", close: bool = False) -> None:
     """Answers an ASGI request with a problem.
 
     Args:
         send: The ASGI `send` of a request whose response has not started.
         problem: What to answer.
+        kind: The messages' type; `"websocket.http.response"` (an extension of ASGI) rejects a WebSocket handshake.
         close: Also ends the connection (`connection: close`; HTTP/2 has no such header and drops it).
     """
-    await send(
-        {"type": "http.response.start", "status": problem.status, "headers": problem.response_headers(close=close)}
-    )
-    await send({"type": "http.response.body", "body": problem.body()})
+    headers = problem.response_headers(close=close)
+    await send({"type": f"{kind}.start", "status": problem.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": problem.body()})
 
 
-DETAILS = {
+REFUSALS = {
     400: "The request is not valid HTTP.",
     408: "The request did not arrive in time.",
     431: "The request head is too large.",
     501: "The request uses a method or a transfer coding that this server does not know.",
     505: "This server speaks HTTP/1.0 and HTTP/1.1 here.",
 }
-"""By status."""
+"""Why a request cannot be parsed or served, by status."""
 
 
 class Refused(Exception):
@@ -124,4 +118,4 @@ class Refused(Exception):
 
 def refusal(status: int) -> Problem:
     """The answer to a request that cannot be parsed or served."""
-    return Problem(status, DETAILS.get(status, ""))
+    return Problem(status, REFUSALS.get(status, ""))

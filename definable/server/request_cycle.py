@@ -1,14 +1,9 @@
 """One call of the ASGI application: a request and its response, or a WebSocket from handshake to close.
 
-Made by a connection for each request. Here an application's end is made good: 500 when it raises or says nothing, an
-honest 503 when the server is cancelled first. `HTTP1Exchange` and `EngineExchange` bring what an application receives
-and sends to and from the wire.
-
-One call of the ASGI application on the way of plain HTTP/1.1: no queue, no task and no event of its own.
-
-An `HTTP1Connection` makes one for each request, in its turn.
-
-The ASGI vocabulary (https://asgi.readthedocs.io), as the server and the applications behind it spell it.
+A connection makes one for each request. It sees that each ends with an answer: 500 if the application raises or does
+not answer, 503 if the server is cancelled before. `HTTP1RequestCycle` is plain HTTP/1.1, without a queue, a task or an
+event of its own; `hypercorn.HypercornRequestCycle` is an HTTP/2 stream or a WebSocket. The names of ASGI
+(https://asgi.readthedocs.io) are here too.
 """
 
 from __future__ import annotations
@@ -23,9 +18,11 @@ import anyio
 import anyio.lowlevel
 
 from .http1_parser import IncomingRequest
-from .http1_response import CONTINUE, ResponseWriter
+from .http1_response import CONTINUE, ResponseWriter, whole_response
 from .problem import Problem, refusal, send_problem
 from .transport import Transport
+
+log: logging.Logger = logging.getLogger("definable.http")
 
 Scope: TypeAlias = MutableMapping[str, Any]
 """What one request or WebSocket is: its type, method, path, headers and so on."""
@@ -43,24 +40,18 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 """An ASGI 3 application."""
 
 WHOLE_BODY = "definable.whole_body"
-"""An extension of this server's (ASGI, "Extensions"): the request's body, where all of it has come in.
-
-Whoever takes it from here need not call `receive`, which gives it all the same, nor set a time limit for that, which
-costs a fifth of a small request.
-"""
+"""An extension of this server's (ASGI, "Extensions"): the request's body, where all of it has come in. `receive` gives
+it all the same."""
 
 WHOLE_RESPONSE = "definable.whole_response"
 """An extension of this server's: `send` takes a message of this type, with `status`, `headers` and `body`, for a start
 and a body that is all of it."""
 
-UNTIL_HANGUP = "definable.until_hangup"
-"""An extension of this server's: a `WatchHangup`, which costs a fraction of a task that reads on."""
+ON_DISCONNECT = "definable.on_disconnect"
+"""An extension of this server's: an `OnDisconnect`, which costs a fraction of a task that waits in `receive`."""
 
-WatchHangup: TypeAlias = Callable[[Callable[[], object]], AbstractContextManager[None]]
+OnDisconnect: TypeAlias = Callable[[Callable[[], object]], AbstractContextManager[None]]
 """A context within which a function is called if the client hangs up; one at a time."""
-
-
-log: logging.Logger = logging.getLogger("definable.http")
 
 RETRY_AFTER = b"5"
 """Seconds after which a client may try again: another process has then taken over."""
@@ -74,21 +65,19 @@ def unavailable() -> Problem:
     return Problem(503, "The server is shutting down.", headers=[(b"retry-after", RETRY_AFTER)])
 
 
-class Exchange(ABC):
-    """One request, from the application's side of it.
+class RequestCycle(ABC):
+    """One call of the application.
 
     Args:
         app: The application.
         scope: Its ASGI scope.
-        last_call: Gives the time, on the event loop's clock, until which a cancelled exchange may still say so.
+        close_deadline: Gives the event loop's time until which a cancelled cycle may still answer.
     """
 
-    __slots__ = ("_app", "_finished", "_last_call", "_scope", "_started")
-
-    def __init__(self, app: ASGIApp, scope: Scope, last_call: Callable[[], float]) -> None:
+    def __init__(self, app: ASGIApp, scope: Scope, close_deadline: Callable[[], float]) -> None:
         self._app = app
         self._scope = scope
-        self._last_call = last_call
+        self._close_deadline = close_deadline
         self._started = False
         """Whether some of the response is on its way."""
         self._finished = False
@@ -104,19 +93,19 @@ class Exchange(ABC):
         """The application's ASGI `receive`."""
 
     @abstractmethod
-    def send(self, message: Message) -> Awaitable[None]:
+    async def send(self, message: Message) -> None:
         """The application's ASGI `send`."""
 
     @abstractmethod
-    def _hang_up(self) -> Awaitable[None] | None:
-        """What is left to do when the application sends no more, as an unfinished response is cut; None: nothing."""
+    async def _end(self) -> None:
+        """Does what is left to do when the application sends no more."""
 
     @abstractmethod
     def _drop_head(self) -> None:
         """Forgets the head of a response that has not gone out: another one follows."""
 
     @abstractmethod
-    def _flush(self) -> Awaitable[None]:
+    async def _flush(self) -> None:
         """Sends what waits to be written."""
 
     async def run(self, *, refused: bool = False) -> None:
@@ -132,33 +121,25 @@ class Exchange(ABC):
                 try:
                     await self._app(self._scope, self.receive, self.send)
                 except BaseException as error:  # even SystemExit: one request must not stop the server
-                    self._log_failure(error)
+                    failure = _failure(error)
+                    if failure is None or isinstance(failure, KeyboardInterrupt):
+                        raise
+                    log.error("error in the application, in %s", self._name(), exc_info=failure)
                 else:
-                    self._log_unfinished()
+                    if not (self._finished or self.ended or self._is_websocket):
+                        log.error("the application did not finish its response to %s", self._name())
             if not self._finished:
                 await self._answer_for_application()
-            if (hang_up := self._hang_up()) is not None:
-                await hang_up
+            await self._end()
         except BaseException as error:
             if _failure(error) is not None:
                 raise
-            await self._say_goodbye()
+            await self._send_unavailable()
             raise
 
     @property
     def _is_websocket(self) -> bool:
         return self._scope["type"] == "websocket"
-
-    def _log_failure(self, error: BaseException) -> None:
-        """Log what the application raised; raises what is not its failure."""
-        failure = _failure(error)
-        if failure is None or isinstance(failure, KeyboardInterrupt):
-            raise error
-        log.error("error in the application, in %s", self._name(), exc_info=failure)
-
-    def _log_unfinished(self) -> None:
-        if not self._finished and not self.ended and not self._is_websocket:
-            log.error("the application did not finish its response to %s", self._name())
 
     async def _answer_for_application(self) -> None:
         """Answers 500 if nothing was."""
@@ -166,40 +147,29 @@ class Exchange(ABC):
         if not self._started and not self.ended and not self._is_websocket:
             await send_problem(self.send, Problem(500, "The server failed to answer this request."))
 
-    async def _say_goodbye(self) -> None:
-        """The server is cancelled: says so if that is still possible."""
-        # Shielded: the client is owed an answer. Bounded by the connection's last call.
-        with anyio.CancelScope(shield=True, deadline=self._last_call()):
+    async def _send_unavailable(self) -> None:
+        """The server is cancelled: answers 503 if that is still possible."""
+        # Shielded, because the client is owed an answer; the deadline bounds it.
+        with anyio.CancelScope(shield=True, deadline=self._close_deadline()):
             try:
                 await self._flush()
                 await self._refuse()
-                if (hang_up := self._hang_up()) is not None:
-                    await hang_up
+                await self._end()
             except Exception:
-                log.debug("cannot say goodbye in %s", self._name(), exc_info=True)
+                log.debug("cannot send the last response in %s", self._name(), exc_info=True)
 
     async def _refuse(self) -> None:
         if self._finished or self.ended:
             return
         if not self._started:
             self._drop_head()
-        if not self._is_websocket:
-            if not self._started:
-                await send_problem(self.send, unavailable(), close=True)
-        elif self._started:
+            kind = "websocket.http.response" if self._is_websocket else "http.response"
+            await send_problem(self.send, unavailable(), kind=kind, close=True)
+        elif self._is_websocket:
             await self.send({"type": "websocket.close", "code": SERVICE_RESTART, "reason": "server restart"})
-        else:
-            await _reject_websocket(self.send, unavailable())
 
     def _name(self) -> str:
         return f"{self._scope.get('method', 'WebSocket')} {self._scope['path']!r}"
-
-
-async def _reject_websocket(send: Send, problem: Problem) -> None:
-    """Answers a WebSocket handshake with a problem (the `websocket.http.response` extension of ASGI)."""
-    headers = problem.response_headers(close=True)
-    await send({"type": "websocket.http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": problem.body()})
 
 
 def _failure(error: BaseException) -> BaseException | None:
@@ -212,8 +182,8 @@ def _failure(error: BaseException) -> BaseException | None:
     return None if isinstance(error, cancelled) else error
 
 
-class Client(Protocol):
-    """The connection, as an exchange sees it."""
+class Connection(Protocol):
+    """The connection, as a request cycle sees it."""
 
     @property
     def gone(self) -> bool:
@@ -222,11 +192,11 @@ class Client(Protocol):
 
     @property
     def draining(self) -> bool:
-        """Whether the connection must end with the exchange in progress."""
+        """Whether the connection must end with this cycle."""
         ...
 
     async def pull(self) -> None:
-        """Returns after something has come in, the client has gone, or the exchange has ended."""
+        """Returns after something has come in, the client has gone, or the cycle has ended."""
         ...
 
     def answered(self) -> None:
@@ -234,47 +204,45 @@ class Client(Protocol):
         ...
 
 
-class HTTP1Exchange(Exchange):
-    """One request, from the application's side of it.
+class HTTP1RequestCycle(RequestCycle):
+    """One request over HTTP/1.1.
 
     Args:
         app: The application.
         scope: Its ASGI scope.
         request: The request.
-        client: Who made it.
+        connection: Where it came in.
         transport: Where the response goes.
-        last_call: See `Exchange`.
+        close_deadline: See `RequestCycle`.
     """
-
-    __slots__ = ("_body_given", "_client", "_must_go_on", "_request", "_response", "_transport", "closes")
 
     def __init__(
         self,
         app: ASGIApp,
         scope: Scope,
         request: IncomingRequest,
-        client: Client,
+        connection: Connection,
         transport: Transport,
-        last_call: Callable[[], float],
+        close_deadline: Callable[[], float],
     ) -> None:
-        super().__init__(app, scope, last_call)
+        super().__init__(app, scope, close_deadline)
         self._request = request
-        self._client = client
+        self._connection = connection
         self._transport = transport
         self._response: ResponseWriter | None = None
         self._body_given = False
         self._must_go_on = not request.complete and request.expects_continue
         self.closes: bool = True
-        """Whether the connection ends with this exchange."""
+        """Whether the connection ends with this cycle."""
 
     @property
     def ended(self) -> bool:
         """Whether nothing the application sends will arrive any more."""
-        return self._finished or self._client.gone or self._request.refusal is not None
+        return self._finished or self._connection.gone or self._request.refusal is not None
 
     async def receive(self) -> Message:
         """The application's ASGI `receive`: the body as it has come in, then the disconnect."""
-        request, client = self._request, self._client
+        request, connection = self._request, self._connection
         while True:
             if request.has_body or (request.complete and not self._body_given):
                 body, more = request.take(), not request.complete
@@ -287,37 +255,37 @@ class HTTP1Exchange(Exchange):
                 self._must_go_on = False
                 await self._transport.write(CONTINUE)
             else:
-                await client.pull()
+                await connection.pull()
 
-    def send(self, message: Message) -> Awaitable[None]:
+    async def send(self, message: Message) -> None:
         """The application's ASGI `send`. The head of a response waits for the first of its body, as ASGI allows."""
         kind = message["type"]
-        if kind == "http.response.body":
-            return self._send_body(message.get("body", b""), message.get("more_body", False))
-        if kind == WHOLE_RESPONSE:
+        if kind == "http.response.start":
             self._start(message)
-            return self._send_body(message["body"], False)
-        return self._send_head(message)
-
-    async def _send_head(self, message: Message) -> None:
-        kind = message["type"]
-        if kind != "http.response.start":
-            raise RuntimeError(f"the application sent {kind!r}, out of turn")
-        self._start(message)
+        elif kind == "http.response.body":
+            await self._send_body(message.get("body", b""), message.get("more_body", False))
+        elif kind == WHOLE_RESPONSE:
+            self._start(message)
+            await self._send_body(message["body"], False)
+        else:
+            raise RuntimeError(f"the application sent {kind!r} out of order")
 
     def _start(self, message: Message) -> None:
         if self._response is not None:
-            raise RuntimeError("the application sent another response, out of turn")
+            raise RuntimeError("the application sent another response, out of order")
         request = self._request
-        headers = message.get("headers", ())
-        self._response = ResponseWriter(  # by position: a class takes twice the time to be called by names
-            message["status"], headers, request.method, request.version, request.keep_alive
+        self._response = ResponseWriter(
+            message["status"],
+            message.get("headers", ()),
+            method=request.method,
+            version=request.version,
+            keep_alive=request.keep_alive,
         )
 
     async def _send_body(self, body: bytes, more: bool) -> None:
         response = self._response
-        if response is None or (self._finished and not self._client.gone):
-            raise RuntimeError("the application sent a response's body, out of turn")
+        if response is None or (self._finished and not self._connection.gone):
+            raise RuntimeError("the application sent a response's body out of order")
         if self.ended:  # sends nothing any more, but must not keep others from running
             self._finished = not more
             await anyio.lowlevel.checkpoint()
@@ -326,7 +294,7 @@ class HTTP1Exchange(Exchange):
             data = response.next(body, more=more)
         else:
             # The rest of a body that nobody read would stand in the way of the next request.
-            must_close = self._client.draining or not self._request.complete
+            must_close = self._connection.draining or not self._request.complete
             data = response.first(body, more=more, must_close=must_close)
         self._started = True
         if not more:
@@ -336,24 +304,16 @@ class HTTP1Exchange(Exchange):
         if rest:
             await self._transport.write(rest)
         if not more:
-            self._client.answered()
+            self._connection.answered()
 
-    def _hang_up(self) -> Awaitable[None] | None:
+    async def _end(self) -> None:
         """Answers a request whose body was none; a response that is unfinished is cut by the connection's end."""
         status = self._request.refusal
-        if status is None or self._started or self._client.gone:
-            return None
-        return self._transport.write(self._last_words(status))
-
-    def _last_words(self, status: int) -> bytes:
-        problem = refusal(status)
-        response = ResponseWriter(
-            status, problem.response_headers(), method=self._request.method, version="1.1", keep_alive=False
-        )
-        return response.first(problem.body(), more=False)
+        if status is not None and not self._started and not self._connection.gone:
+            await self._transport.write(whole_response(refusal(status), self._request.method))
 
     def _drop_head(self) -> None:
         self._response = None
 
-    def _flush(self) -> Awaitable[None]:
-        return self._transport.flush()
+    async def _flush(self) -> None:
+        await self._transport.flush()

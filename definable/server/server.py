@@ -1,6 +1,6 @@
 """The HTTP server: accepts connections on bound sockets, counts them, and ends them all.
 
-A child of the runtime's task group: `addresses = await tg.start(server.serve)`, later `server.drain()`, and a cancelled
+Run in a task group of the caller's: `addresses = await tg.start(server.serve)`, later `server.drain()`, and a cancelled
 scope around `serve` once the grace is over.
 """
 
@@ -19,11 +19,10 @@ import anyio
 from anyio import ClosedResourceError
 from anyio.abc import TaskGroup, TaskStatus
 
-from .connection import Client
-from .hypercorn.websocket import MessageMemory
-from .limits import ServerLimits
+from .connection import ServerConnection
+from .hypercorn.request_cycle import MessageMemory
+from .limits import Evictions, ServerLimits, refuse_connection
 from .listener import Address, Streams, streams
-from .overload import Evictions, turn_away
 from .request_cycle import ASGIApp
 from .transport import ClientStream
 
@@ -41,12 +40,11 @@ LATENESS = 1 / 20
 EVICTED_WHEN_EXHAUSTED = 16
 """Connections that are ended at once when the system has no descriptor for a new one: 160 a second."""
 
-MAX_TURNED_AWAY = 128
-"""Connections beyond the limit that are being told so; more are closed without a word."""
+MAX_REFUSED = 128
+"""Connections beyond the limit that are answered 503 at once; more are just closed."""
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""Failures of an accept that only time heals; the others belong to one client."""
-
+"""Failures of an accept for want of a resource; the others belong to one client."""
 
 SERVING: WeakSet[HTTPServer] = WeakSet()
 """The servers of this process."""
@@ -56,7 +54,7 @@ class HTTPServer:
     """Serves an ASGI application over HTTP/1.1, WebSockets and, with TLS, HTTP/2; on trio and on asyncio.
 
     Args:
-        app: The application. A client that goes away is told to it as `http.disconnect`, and does not cancel it.
+        app: The application. It receives `http.disconnect` when a client goes away, and is not cancelled then.
         sockets: Listening sockets (see `bind`); closed when `serve` ends or `drain` is called.
         ssl_context: Serves TLS (see `ssl_context`) instead of cleartext.
         limits: What clients may take.
@@ -75,20 +73,19 @@ class HTTPServer:
         self._ssl_context = ssl_context
         self._limits = limits or ServerLimits()
         self._messages = MessageMemory(self._limits.max_websocket_bytes)
-        self._clients: set[Client] = set()
+        self._connections: set[ServerConnection] = set()
         self._unowned: set[socket.socket] = set()
-        """Accepted, and no task has begun with them. An asyncio task that is cancelled before never begins: so all end
+        """Accepted sockets whose task has not started: an asyncio task that is cancelled before never does, as all are
         when a `KeyboardInterrupt` ends the event loop."""
         self._accepted = 0
-        self._turned_away = 0
+        self._refused = 0
         self._exhausted = False
         self._draining = False
         self._accepts = True
         self._streams: Streams | None = None
         self._evictions: Evictions | None = None
         self._is_draining: Callable[[], bool] = lambda: self._draining
-        self._arrival = anyio.Event()
-        """Set when a client has come."""
+        self._connected = anyio.Event()
         self._drain_began = anyio.Event()
 
     @property
@@ -118,21 +115,21 @@ class HTTPServer:
             for sock in self._unowned:
                 sock.close()
 
-    def forget_listeners(self) -> None:
-        """Closes the listening sockets in a process that was forked: they are its parent's."""
-        for sock in self._sockets:
-            sock.close()
-
     def stop_accepting(self) -> None:
         """Closes the listening sockets; open connections are served on until `drain`."""
         self._accepts = False
         for sock in self._sockets:
             if sock.fileno() >= 0:
                 anyio.notify_closing(sock)
-                sock.close()
+        self.close_listeners()
+
+    def close_listeners(self) -> None:
+        """Closes the listening sockets alone: all that a forked process may do with its parent's."""
+        for sock in self._sockets:
+            sock.close()
 
     def drain(self) -> None:
-        """Takes no more work: listeners close now, idle connections a moment later, the others after their exchange.
+        """Takes no more work: listeners close now, idle connections a moment later, the others after their cycle.
 
         A request that has come or is on its way gets a 503, one that is not whole 5 s of silence; see `ServerLimits`.
 
@@ -143,23 +140,23 @@ class HTTPServer:
         self._draining = True
         self._drain_began.set()
         self.stop_accepting()
-        for client in list(self._clients):
-            client.drain()
+        for connection in list(self._connections):
+            connection.drain()
 
     @asynccontextmanager
     async def _watched(self) -> AsyncGenerator[None]:
         """Ends the connections whose clients keep them waiting for too long, while the context is open."""
         self._streams = streams()
-        self._evictions = Evictions(self._clients, self._streams.clock)
-        # Shielded: connections that are cut off wait for their clients' last word still. It ends right after them.
-        with_clients = anyio.CancelScope(shield=True)
+        self._evictions = Evictions(self._connections, self._streams.clock)
+        # Shielded: connections that are cut off still wait for their clients to close. It ends right after them.
+        with_connections = anyio.CancelScope(shield=True)
         async with anyio.create_task_group() as watch:
-            watch.start_soon(self._run_streams, self._streams, with_clients)
+            watch.start_soon(self._run_streams, self._streams, with_connections)
             watch.start_soon(self._end_overdue)
             try:
                 yield
             finally:
-                with_clients.cancel()
+                with_connections.cancel()
             watch.cancel_scope.cancel()
 
     async def _run_streams(self, streams: Streams, scope: anyio.CancelScope) -> None:
@@ -170,18 +167,18 @@ class HTTPServer:
         """One look at all connections in place of a timer for each, which would be set and cleared at each request."""
         limits = self._limits
         while True:
-            while not self._clients:
-                self._arrival = anyio.Event()
-                await self._arrival.wait()
+            while not self._connections:
+                self._connected = anyio.Event()
+                await self._connected.wait()
             patience = min(limits.header_timeout, limits.keep_alive_timeout)
             if self._draining:
                 patience = min(patience, limits.last_request_timeout)
             now = anyio.current_time()
-            for client in [client for client in self._clients if client.due <= now]:
-                if not client.has_unread:  # a request may have come in this moment
-                    client.end()
-            # Whoever is not waited for now will be waited for at least for `patience`.
-            earliest = min(now + patience, min(client.due for client in self._clients))
+            for connection in [connection for connection in self._connections if connection.due <= now]:
+                if not connection.has_unread:  # a request may have come in this moment
+                    connection.end()
+            # A client that is not waited for now will have at least `patience` when it is.
+            earliest = min(now + patience, min(connection.due for connection in self._connections))
             with anyio.move_on_after(max(earliest - now, patience * LATENESS)):
                 await (anyio.sleep_forever() if self._draining else self._drain_began.wait())
 
@@ -214,8 +211,9 @@ class HTTPServer:
     def _report_exhausted(self, error: OSError) -> None:
         if not self._exhausted:
             log.error(
-                "cannot accept connections: %s; idle ones are closed, and it is tried again until it works",
+                "cannot accept connections: %s; closing idle ones and trying again every %g s",
                 error.strerror,
+                ACCEPT_BACKOFF,
             )
         self._exhausted = True
         for _ in range(EVICTED_WHEN_EXHAUSTED):
@@ -231,21 +229,21 @@ class HTTPServer:
             self._accepted += 1
             self._unowned.add(sock)
             connections.start_soon(self._serve_connection, sock, client, name="connection")
-        elif self._ssl_context is None and self._turned_away < MAX_TURNED_AWAY:
-            self._turned_away += 1
+        elif self._ssl_context is None and self._refused < MAX_REFUSED:
+            self._refused += 1
             self._unowned.add(sock)
-            connections.start_soon(self._turn_away, sock)
+            connections.start_soon(self._refuse_connection, sock)
         else:
             sock.close()
 
     async def _serve_connection(self, sock: socket.socket, address: Address) -> None:
         assert self._streams is not None
-        client: Client | None = None
+        connection: ServerConnection | None = None
         try:
             stream = await self._opened(sock)
             if stream is None:
                 return
-            client = Client(
+            connection = ServerConnection(
                 self._app,
                 stream,
                 sock,
@@ -256,11 +254,11 @@ class HTTPServer:
                 client=address,
                 server=_address(sock.getsockname()),
             )
-            self._clients.add(client)
-            self._arrival.set()
+            self._connections.add(connection)
+            self._connected.set()
             if self._draining:
-                client.drain()
-            await client.run(self._ssl_context)
+                connection.drain()
+            await connection.run(self._ssl_context)
         except anyio.get_cancelled_exc_class() as cancelled:
             # Its task keeps it in a cycle. With the traceback, all that the connection held would wait there for the
             # garbage collector, which takes a quarter of a millisecond for each, thousands at once at a forced stop.
@@ -269,8 +267,8 @@ class HTTPServer:
             log.exception("a connection failed")
         finally:
             self._accepted -= 1
-            if client is not None:
-                self._clients.discard(client)
+            if connection is not None:
+                self._connections.discard(connection)
 
     async def _opened(self, sock: socket.socket) -> ClientStream | None:
         """An accepted socket as a stream; None if its client has gone already."""
@@ -287,12 +285,12 @@ class HTTPServer:
             sock.close()
             raise
 
-    async def _turn_away(self, sock: socket.socket) -> None:
+    async def _refuse_connection(self, sock: socket.socket) -> None:
         try:
             if (stream := await self._opened(sock)) is not None:
-                await turn_away(stream)
+                await refuse_connection(stream)
         finally:
-            self._turned_away -= 1
+            self._refused -= 1
 
 
 def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> tuple[str, int]:
@@ -302,7 +300,7 @@ def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> tuple[str, in
 
 def _forget_listeners() -> None:
     for server in list(SERVING):
-        server.forget_listeners()
+        server.close_listeners()
     SERVING.clear()
 
 

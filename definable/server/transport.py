@@ -1,77 +1,25 @@
-"""One connection's bytes: an anyio stream with bounded, joined and ordered writes, and an end that lets them arrive.
+"""One connection's bytes: the socket's stream, TLS, bounded and ordered writes, and a close that lets them arrive.
 
-Owned by a connection, which decides when to read, write and close; no HTTP here.
-
-The end of a connection: bounded, and so that what was said last arrives. Both kinds of connection hold one.
-
-Who hangs up while an application works: told by the event loop, to whom it matters, and nobody has to read for it.
-
-A run's client is watched as long as its run goes on. A task for each, which reads until there is no more to read, costs
-as much time as the run itself and a third of its memory.
+No HTTP here. A `Transport` belongs to a connection, which decides when to read, write and close. The streams beneath
+are `asyncio_stream` and `trio_stream`.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
 from abc import abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from math import inf
 from types import TracebackType
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 from anyio.abc import ByteStream
-from anyio.streams.tls import TLSStream
-
-from .tls import beneath, notify_close
-
-
-class ClientStream(ByteStream):
-    """A client's connection, which knows without being read from that the client sends no more."""
-
-    @property
-    def tells_hangups(self) -> bool:
-        """Whether it does, on this system."""
-        return True
-
-    @property
-    def has_received(self) -> bool:
-        """Whether it holds bytes that nobody has taken yet; what waits in the system's buffer is not among them."""
-        return False
-
-    @abstractmethod
-    def on_hangup(self, tell: Callable[[], object] | None) -> None:
-        """Has the event loop call `tell` once the client hangs up, soon if it has already; None: nobody any more."""
-
-    @abstractmethod
-    def abort(self) -> None:
-        """Closes the connection, whatever waits to be written; whoever waits for it is told."""
-
-
-class UntilHangup:
-    """A context that calls a function if the client hangs up while it is open; one a connection at a time.
-
-    Args:
-        connection: The client's.
-        tell: What to call.
-    """
-
-    __slots__ = ("_connection", "_tell")
-
-    def __init__(self, connection: ClientStream, tell: Callable[[], object]) -> None:
-        self._connection = connection
-        self._tell = tell
-
-    def __enter__(self) -> None:
-        self._connection.on_hangup(self._tell)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._connection.on_hangup(None)
-
+from anyio.streams.tls import TLSAttribute, TLSStream
 
 GONE = (EndOfStream, BrokenResourceError, ClosedResourceError, OSError)
 """What a stream raises once the peer is not there (TLS failures are `OSError`s)."""
@@ -81,6 +29,99 @@ WRITE_SIZE = 65_536
 
 MAX_LINGER = 32 * 1024 * 1024
 """Bytes that a client which was answered already may still send before its connection is closed on it."""
+
+CLOSE_TIMEOUT = 1.0
+"""Seconds for the last response of a connection that must end, and for its delivery."""
+
+
+class ClientStream(ByteStream):
+    """A client's connection, which notices without a read that the client sends no more."""
+
+    @property
+    def detects_disconnects(self) -> bool:
+        """Whether it does, on this system."""
+        return True
+
+    @property
+    def has_received(self) -> bool:
+        """Whether it holds bytes that were not received yet; what waits in the system's buffer is not among them."""
+        return False
+
+    @abstractmethod
+    def on_disconnect(self, callback: Callable[[], object] | None) -> None:
+        """Sets what the event loop calls once the client hangs up, soon if it has already; None: nothing."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Closes the connection, whatever waits to be written; pending calls raise."""
+
+
+class DisconnectWatch:
+    """A context that calls a function if the client hangs up while it is open; one a connection at a time."""
+
+    def __init__(self, stream: ClientStream, callback: Callable[[], object]) -> None:
+        self._stream = stream
+        self._callback = callback
+
+    def __enter__(self) -> None:
+        self._stream.on_disconnect(self._callback)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.on_disconnect(None)
+
+
+class _TLSSocket(ByteStream):
+    """The socket beneath a TLS stream: one writer at a time, and a close that does not wait for the peer.
+
+    `TLSStream` writes from the reading task too (say, to answer a key update), and its closing handshake waits for the
+    peer's half, which an idle client does not send until it reads again. RFC 8446, section 6.1, lets either side close
+    once its own `close_notify` is out.
+    """
+
+    def __init__(self, stream: ByteStream) -> None:
+        self.stream = stream
+        self._writing = anyio.Lock(fast_acquire=True)
+        self.closing = False
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        if self.closing:
+            raise EndOfStream
+        return await self.stream.receive(max_bytes)
+
+    async def send(self, item: bytes) -> None:
+        async with self._writing:
+            await self.stream.send(item)
+
+    async def send_eof(self) -> None:
+        await self.stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return self.stream.extra_attributes  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
+async def handshake(stream: ByteStream, context: ssl.SSLContext) -> TLSStream:
+    """Makes the server's side of the TLS handshake; the caller bounds it and owns `stream` if it fails."""
+    return await TLSStream.wrap(_TLSSocket(stream), server_side=True, ssl_context=context, standard_compatible=False)
+
+
+def negotiated(stream: TLSStream) -> str | None:
+    """The protocol that ALPN chose, if it chose one."""
+    return stream.extra(TLSAttribute.alpn_protocol, None)
+
+
+async def _notify_close(stream: TLSStream) -> ByteStream:
+    """Sends `close_notify`, so that the peer can tell the end from a cut; returns the connection beneath."""
+    beneath = stream.transport_stream
+    assert isinstance(beneath, _TLSSocket)
+    beneath.closing = True
+    await stream.unwrap()
+    return beneath.stream
 
 
 def _nothing() -> None:
@@ -96,15 +137,13 @@ class Transport:
         sock: The stream's socket, where bytes may go into it as they are.
     """
 
-    __slots__ = ("_corks", "_direct", "_lock", "_pending", "_stream", "_write_timeout", "broken", "flushed")
-
     def __init__(
         self, stream: ClientStream | TLSStream, write_timeout: float, sock: socket.socket | None = None
     ) -> None:
         self._stream = stream
         self._write_timeout = write_timeout
         self._direct = sock
-        """Takes what its buffer has room for, at a tenth of a stream's cost; None once a stream may hold bytes back."""
+        """Takes what its buffer has room for, without a task switch; None once the stream may hold bytes back."""
         self.flushed: Callable[[], None] = _nothing
         """Called after each write: there may be nothing left to write, or nobody to write to."""
         self._lock: anyio.Lock | None = None
@@ -192,11 +231,10 @@ class Transport:
         if self.broken:
             return
         try:
-            stream = self._stream
+            stream: ByteStream = self._stream
             if isinstance(stream, TLSStream):
-                await notify_close(stream)
+                stream = await _notify_close(stream)
                 self.broken = True  # nothing can follow
-                stream = beneath(stream)
             await stream.send_eof()
             unread = MAX_LINGER
             while unread > 0:
@@ -212,41 +250,31 @@ class Transport:
             return
         try:
             if alive:
-                await notify_close(self._stream)
+                await _notify_close(self._stream)
         except GONE:
             pass
         finally:
             await anyio.aclose_forcefully(self._stream)
 
 
-LAST_CALL = 1.0
-"""Seconds that a connection which must end may take to say so, and to let what it said arrive."""
-
-
-class Farewell:
-    """Closes one connection.
-
-    Args:
-        transport: Its bytes.
-    """
-
-    __slots__ = ("_last_call", "_transport", "lingers")
+class LingeringClose:
+    """Closes a connection within `CLOSE_TIMEOUT`, so that the last response is delivered (RFC 9112, section 9.6)."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._last_call = inf
+        self._deadline = inf
         self.lingers: bool = False
-        """Whether something was said that the client should get to read before the connection is gone."""
+        """Whether the client may still have to read a response."""
 
-    def must_end_by(self) -> float:
-        """The time until which a cancelled connection may still speak: the first caller starts the clock."""
-        self._last_call = min(self._last_call, anyio.current_time() + LAST_CALL)
-        return self._last_call
+    def deadline(self) -> float:
+        """The event loop's time until which a cancelled connection may still send: the first call starts the clock."""
+        self._deadline = min(self._deadline, anyio.current_time() + CLOSE_TIMEOUT)
+        return self._deadline
 
     async def close(self) -> None:
         """Closes the connection, also when it is cancelled."""
-        # Shielded, so that what was said arrives. Bounded by the last call.
-        with anyio.CancelScope(shield=True, deadline=self.must_end_by()):
+        # Shielded, so that the last response arrives; the deadline bounds it.
+        with anyio.CancelScope(shield=True, deadline=self.deadline()):
             try:
                 if self.lingers:
                     await self._transport.linger()

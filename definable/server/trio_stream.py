@@ -1,9 +1,9 @@
-"""Connected sockets as byte streams, on trio. Loaded where trio runs only.
+"""Connected sockets as byte streams, on trio; loaded where trio runs only.
 
-`trio.lowlevel.wait_readable` tells the system anew each time what it waits for, and `trio.SocketStream` tries a read
-before, which fails after each request: a system call and a good part of what a small request costs. Here the system is
-told once for each connection, by an epoll of the server's own (edge-triggered, see epoll(7)), which trio waits for;
-it tells of hang-ups too. Where there is no epoll (macOS, Windows), `wait_readable` it is.
+`trio.lowlevel.wait_readable` registers a socket with the system anew for each wait, and `trio.SocketStream` tries a
+read before, which fails after each request: a system call and a good part of what a small request costs. Here each
+connection is registered once, with an epoll of the server's own (edge-triggered, see epoll(7)) for which trio waits; it
+reports disconnects too. Where there is no epoll (macOS, Windows), `wait_readable` it is.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from .transport import ClientStream
 HAS_EPOLL = hasattr(select, "epoll")
 
 
-class TrioSockets:
-    """The accepted sockets of one server; see `sockets.Streams`."""
+class TrioStreams:
+    """The accepted sockets of one server; see `listener.Streams`."""
 
     def __init__(self) -> None:
         self.clock: Callable[[], float] = trio.lowlevel.current_clock().current_time
         self._epoll: select.epoll | None = select.epoll() if HAS_EPOLL else None
-        self._streams: dict[int, TrioSocket] = {}
+        self._streams: dict[int, TrioStream] = {}
 
     async def run(self) -> None:
-        """Tells the streams what the system says of their sockets, until cancelled; then none of them may be left."""
+        """Hands the sockets' events to their streams until cancelled; then no stream may be left."""
         if self._epoll is None:
             return
         with closing(self._epoll) as epoll:
             while True:
                 await trio.lowlevel.wait_readable(epoll.fileno())
                 for fd, events in epoll.poll(0):
-                    self._streams[fd].told(events)
+                    self._streams[fd].handle_events(events)
 
-    async def open(self, sock: socket.socket) -> TrioSocket:
+    async def open(self, sock: socket.socket) -> TrioStream:
         """The stream of a non-blocking socket, which it owns from here on."""
         if self._epoll is None:
-            return TrioSocket(sock, None)
+            return TrioStream(sock, None)
         self._epoll.register(sock, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
-        stream = self._streams[sock.fileno()] = TrioSocket(sock, self._forget)
+        stream = self._streams[sock.fileno()] = TrioStream(sock, self._forget)
         return stream
 
     def _forget(self, sock: socket.socket) -> None:
@@ -55,15 +55,13 @@ class TrioSockets:
         self._epoll.unregister(sock)
 
 
-class TrioSocket(ClientStream):
+class TrioStream(ClientStream):
     """One connection; one task receives and one sends at a time.
 
     Args:
         sock: Non-blocking; owned from here on.
-        forget: Called before the socket is closed; None where nobody tells what becomes of it.
+        forget: Called before the socket is closed; None where no epoll reports its events.
     """
-
-    __slots__ = ("_ends", "_forget", "_readable", "_reader", "_sock", "_tell")
 
     def __init__(self, sock: socket.socket, forget: Callable[[socket.socket], None] | None) -> None:
         self._sock = sock
@@ -73,36 +71,34 @@ class TrioSocket(ClientStream):
         self._ends = False
         """Whether the peer has closed its side, or is gone: what is left to read is there, and then the end."""
         self._reader: trio.lowlevel.Task | None = None
-        self._tell: Callable[[], object] | None = None
+        self._disconnect_callback: Callable[[], object] | None = None
 
-    def told(self, events: int) -> None:
-        """What the system says of the socket."""
+    def handle_events(self, events: int) -> None:
+        """Takes what epoll reports of the socket."""
         self._readable = True
         if events & ~select.EPOLLIN:
             self._ends = True
-            self._hung_up()
+            self._disconnected()
         self._wake()
 
     @property
-    def tells_hangups(self) -> bool:
-        """See `hangups.ClientStream`."""
+    def detects_disconnects(self) -> bool:
         return self._forget is not None
 
-    def on_hangup(self, tell: Callable[[], object] | None) -> None:
-        """See `hangups.ClientStream`."""
-        self._tell = tell
-        if self._ends and tell is not None:
-            EventLoopHandle().call_soon(self._hung_up)
+    def on_disconnect(self, callback: Callable[[], object] | None) -> None:
+        self._disconnect_callback = callback
+        if self._ends and callback is not None:
+            EventLoopHandle().call_soon(self._disconnected)
 
-    def _hung_up(self) -> None:
-        tell, self._tell = self._tell, None
-        if tell is not None:
-            tell()
+    def _disconnected(self) -> None:
+        callback, self._disconnect_callback = self._disconnect_callback, None
+        if callback is not None:
+            callback()
 
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         """The next bytes; raises `EndOfStream` once the peer has closed its side."""
         while True:
-            if self._sock.fileno() < 0:  # nobody would tell of it
+            if self._sock.fileno() < 0:  # epoll reports nothing of it
                 raise ClosedResourceError
             if self._readable or self._forget is None:
                 await self._wait_readable()
@@ -160,11 +156,9 @@ class TrioSocket(ClientStream):
             raise ClosedResourceError from None
 
     async def send_eof(self) -> None:
-        """Closes our side."""
         self._sock.shutdown(socket.SHUT_WR)
 
     def abort(self) -> None:
-        """See `hangups.ClientStream`."""
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
             if self._forget is not None:
@@ -173,6 +167,5 @@ class TrioSocket(ClientStream):
             self._wake()
 
     async def aclose(self) -> None:
-        """Closes the connection; whoever waits for it is told."""
         self.abort()
         await trio.lowlevel.checkpoint()

@@ -7,7 +7,7 @@ import socket
 import anyio
 import pytest
 
-from definable.server.asyncio_stream import HIGH_WATER, READ_SIZE, AsyncioSockets
+from definable.server.asyncio_stream import HIGH_WATER, READ_SIZE, AsyncioStreams
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
@@ -20,7 +20,7 @@ async def test_a_peer_that_sends_ahead_is_read_one_buffer_at_a_time() -> None:
     theirs.settimeout(5)
     received = b""
     with theirs, anyio.fail_after(5):
-        stream = await AsyncioSockets().open(ours)
+        stream = await AsyncioStreams().open(ours)
         async with anyio.create_task_group() as peer:
             peer.start_soon(anyio.to_thread.run_sync, theirs.sendall, SENT)
             while len(received) < len(SENT):

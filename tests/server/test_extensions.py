@@ -51,7 +51,7 @@ async def test_there_is_one_response_to_a_request(serving: Any, first: dict[str,
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(first)
-        with pytest.raises(RuntimeError, match="out of turn"):
+        with pytest.raises(RuntimeError, match="out of order"):
             await send(second)
         refused.append(second)
         if first is START:

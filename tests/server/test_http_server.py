@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from anyio.abc import SocketAttribute
 
-from definable.server import HTTPServer, ServerLimits, bind, overload
+from definable.server import HTTPServer, ServerLimits, bind, limits
 from definable.server import server as http_server
 
 pytestmark = pytest.mark.anyio
@@ -321,7 +321,7 @@ async def test_a_connection_beyond_the_limit_is_told_so(serving):
 
 
 async def test_of_the_connections_beyond_the_limit_128_at_once_are_told_so(serving, monkeypatch):
-    monkeypatch.setattr(overload, "PATIENCE", 20.0)  # for as long as it takes here to connect them all
+    monkeypatch.setattr(limits, "REFUSAL_TIMEOUT", 20.0)  # for as long as it takes here to connect them all
     async with serving(limits=ServerLimits(max_connections=1)) as served, served.client() as first:
         await first.get("/hold")
         await served.app.until(lambda: served.app.arrived == 1)

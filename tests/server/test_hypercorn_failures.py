@@ -25,7 +25,7 @@ FRAME = b"\x81\x85\x00\x00\x00\x00hello"
 """A text message, masked with zeros."""
 
 
-class EngineBroke(Exception):
+class HypercornBroke(Exception):
     """What nobody foresees."""
 
 
@@ -38,7 +38,7 @@ def breaks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
         async def broken(self: Any, *args: Any) -> Any:
             if when(*args):
-                raise EngineBroke(name)
+                raise HypercornBroke(name)
             return await method(self, *args)
 
         monkeypatch.setattr(owner, name, broken)
@@ -77,7 +77,7 @@ async def test_what_a_client_sends_breaks_its_connection_alone(serving, breaks, 
         await client.rest()
         await served.app.until(lambda: served.app.codes == [1006])
         await assert_serves_others(served)
-    assert said(caplog) == [("a connection failed", EngineBroke)]
+    assert said(caplog) == [("a connection failed", HypercornBroke)]
 
 
 async def test_an_exchange_that_cannot_be_ended_ends_its_connection_alone(serving, breaks, caplog):
@@ -90,7 +90,7 @@ async def test_an_exchange_that_cannot_be_ended_ends_its_connection_alone(servin
         await assert_serves_others(served)
     assert said(caplog) == [
         ("error in the application, in WebSocket '/ws/boom'", RuntimeError),
-        ("an exchange failed", EngineBroke),
+        ("a request failed in the server", HypercornBroke),
     ]
 
 
@@ -102,7 +102,7 @@ async def test_a_task_of_the_protocol_that_fails_ends_its_connection_alone(servi
         await client.rest()
         await served.app.until(lambda: served.app.codes == [1006])
         await assert_serves_others(served)
-    assert said(caplog) == [("a connection failed", EngineBroke)]
+    assert said(caplog) == [("a connection failed", HypercornBroke)]
 
 
 async def test_an_application_that_cannot_be_told_of_the_end_is_cut_off(serving, breaks, caplog):
@@ -114,12 +114,12 @@ async def test_an_application_that_cannot_be_told_of_the_end_is_cut_off(serving,
         await served.until_no_connections()
         await assert_serves_others(served)
         assert (served.app.arrived, served.app.finished) == (2, 1)
-    assert said(caplog) == [("a connection failed", EngineBroke)]
+    assert said(caplog) == [("a connection failed", HypercornBroke)]
 
 
-@pytest.mark.parametrize("where", ["in the exchange", "on leaving"])
+@pytest.mark.parametrize("where", ["in the cycle", "on leaving"])
 async def test_what_fails_while_the_server_is_cut_off_does_not_come_out_of_it(serving, breaks, caplog, where):
-    if where == "in the exchange":
+    if where == "in the cycle":
         breaks(WSStream, "app_send", lambda message: message is not None and message["type"] == "websocket.close")
     breaks(WSStream, "handle", lambda event: isinstance(event, StreamClosed))
     breaks(Transport, "linger")
@@ -129,7 +129,7 @@ async def test_what_fails_while_the_server_is_cut_off_does_not_come_out_of_it(se
         served.scope.cancel()
         await served.until_ended(within=3)
         await client.rest()
-    assert {error for _, error in said(caplog)} <= {EngineBroke}
+    assert {error for _, error in said(caplog)} <= {HypercornBroke}
 
 
 @pytest.mark.parametrize("method", ["initiate", "send_task", "handle"])
@@ -142,7 +142,7 @@ async def test_an_http_2_connection_that_fails_ends_alone(serving, breaks, caplo
         await served.until_no_connections()
         async with httpx2.AsyncClient(base_url=served.url, verify=client_tls) as client:
             assert (await client.get("/echo")).status_code == 200
-    assert {error for _, error in said(caplog)} == {EngineBroke}
+    assert {error for _, error in said(caplog)} == {HypercornBroke}
     assert {message for message, _ in said(caplog)} == {"a connection failed"}
 
 
@@ -157,11 +157,11 @@ async def test_an_http_2_stream_that_cannot_be_ended_ends_its_connection_alone(
         await served.until_no_connections()
     assert said(caplog) == [
         ("error in the application, in GET '/cut'", RuntimeError),
-        ("an exchange failed", EngineBroke),
+        ("a request failed in the server", HypercornBroke),
     ]
 
 
-async def test_a_farewell_that_fails_does_not_hold_the_end(serving, breaks, caplog):
+async def test_a_last_response_that_fails_does_not_hold_the_end(serving, breaks, caplog):
     caplog.set_level(logging.DEBUG, "definable.http")
     breaks(WSStream, "app_send", lambda message: message is not None and message["type"] == "websocket.close")
     async with serving() as served, served.client() as client:
@@ -171,7 +171,7 @@ async def test_a_farewell_that_fails_does_not_hold_the_end(serving, breaks, capl
         await served.until_ended(within=3)
         await client.rest()
     assert said(caplog) == []
-    assert "cannot say goodbye in WebSocket '/ws'" in caplog.text
+    assert "cannot send the last response in WebSocket '/ws'" in caplog.text
 
 
 async def test_a_connection_whose_end_cannot_be_waited_for_is_closed_all_the_same(serving, breaks, caplog):
@@ -183,7 +183,7 @@ async def test_a_connection_whose_end_cannot_be_waited_for_is_closed_all_the_sam
             assert await client.rest() == b""
         await served.until_no_connections()
         await assert_serves_others(served)
-    assert {error for _, error in said(caplog)} == {EngineBroke}
+    assert {error for _, error in said(caplog)} == {HypercornBroke}
 
 
 async def test_a_stop_cuts_a_refusal_of_a_handshake_that_has_begun(serving, caplog):

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from definable.server.hypercorn.request_cycle import CAPACITY, Inbox
+from definable.server.hypercorn.request_cycle import CAPACITY, ReceiveBuffer
 
 pytestmark = pytest.mark.anyio
 
@@ -13,43 +13,43 @@ GONE = {"type": "http.disconnect"}
 
 
 async def test_messages_come_in_order_and_the_disconnect_last_and_for_ever():
-    inbox = Inbox()
-    await inbox.put(BODY)
-    await inbox.put(GONE)
-    assert [await inbox.get() for _ in range(3)] == [BODY, GONE, GONE]
+    receive_buffer = ReceiveBuffer()
+    await receive_buffer.put(BODY)
+    await receive_buffer.put(GONE)
+    assert [await receive_buffer.get() for _ in range(3)] == [BODY, GONE, GONE]
 
 
 async def test_a_put_waits_while_too_much_is_unread():
-    inbox = Inbox()
+    receive_buffer = ReceiveBuffer()
     done = anyio.Event()
 
     async def put():
-        await inbox.put(LARGE)
+        await receive_buffer.put(LARGE)
         done.set()
 
     async with anyio.create_task_group() as tg:
         tg.start_soon(put)
         await anyio.wait_all_tasks_blocked()
         assert not done.is_set()
-        assert await inbox.get() == LARGE
+        assert await receive_buffer.get() == LARGE
         with anyio.fail_after(1):
             await done.wait()
 
 
 async def test_a_disconnect_never_waits_and_frees_whoever_does():
-    inbox = Inbox()
+    receive_buffer = ReceiveBuffer()
     with anyio.fail_after(1):
         async with anyio.create_task_group() as tg:
-            tg.start_soon(inbox.put, LARGE)
+            tg.start_soon(receive_buffer.put, LARGE)
             await anyio.wait_all_tasks_blocked()
-            await inbox.put(GONE)
-            await inbox.put(LARGE)
+            await receive_buffer.put(GONE)
+            await receive_buffer.put(LARGE)
 
 
 async def test_empty_messages_are_bounded_too():
-    inbox = Inbox()
+    receive_buffer = ReceiveBuffer()
     empty = {"type": "websocket.receive", "text": "", "bytes": None}
     with anyio.move_on_after(0.1) as scope:
         for _ in range(CAPACITY):
-            await inbox.put(empty)
+            await receive_buffer.put(empty)
     assert scope.cancelled_caught

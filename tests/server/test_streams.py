@@ -12,7 +12,7 @@ from anyio import ClosedResourceError, EndOfStream
 
 from definable.server import trio_stream
 from definable.server.listener import streams
-from definable.server.transport import ClientStream, UntilHangup
+from definable.server.transport import ClientStream, DisconnectWatch
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +31,7 @@ class Pair:
     peer: socket.socket
 
     def reset(self) -> None:
-        """The peer is gone without a farewell."""
+        """The peer is gone without a lingering_close."""
         self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.peer.close()
 
@@ -189,8 +189,8 @@ async def test_a_full_peer_holds_up_the_sender_until_it_reads():
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 async def test_a_hangup_is_told_once_without_a_read(when: str, goes: str, request: pytest.FixtureRequest):
     async with connected() as pair:
-        assert pair.stream.tells_hangups == ("without epoll" not in request.node.name)
-        if not pair.stream.tells_hangups:
+        assert pair.stream.detects_disconnects == ("without epoll" not in request.node.name)
+        if not pair.stream.detects_disconnects:
             return
         told = anyio.Event()
         times: list[None] = []
@@ -211,7 +211,7 @@ async def test_a_hangup_is_told_once_without_a_read(when: str, goes: str, reques
         if when == "before":
             hang_up()
             await anyio.wait_all_tasks_blocked()
-        with UntilHangup(pair.stream, tell):
+        with DisconnectWatch(pair.stream, tell):
             if when == "meanwhile":
                 hang_up()
             await told.wait()
@@ -222,7 +222,7 @@ async def test_a_hangup_is_told_once_without_a_read(when: str, goes: str, reques
 async def test_who_only_sends_more_has_not_hung_up():
     async with connected() as pair:
         told: list[None] = []
-        with UntilHangup(pair.stream, lambda: told.append(None)):
+        with DisconnectWatch(pair.stream, lambda: told.append(None)):
             for _ in range(2):
                 pair.peer.sendall(b"more")
                 assert await read(pair.stream, 4) == b"more"
@@ -233,7 +233,7 @@ async def test_who_only_sends_more_has_not_hung_up():
 async def test_a_hangup_after_the_context_is_not_told():
     async with connected() as pair:
         told: list[None] = []
-        with UntilHangup(pair.stream, lambda: told.append(None)):
+        with DisconnectWatch(pair.stream, lambda: told.append(None)):
             await anyio.wait_all_tasks_blocked()
         pair.peer.shutdown(socket.SHUT_WR)
         with pytest.raises(EndOfStream):

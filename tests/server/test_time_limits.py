@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from definable.server import HTTPServer, ServerLimits, bind
-from definable.server.hypercorn.request_cycle import EngineExchange
+from definable.server.hypercorn.request_cycle import HypercornRequestCycle
 from definable.server.transport import Transport
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
@@ -198,25 +198,25 @@ async def test_thirty_seconds_of_silence_in_a_body_are_a_408() -> None:
 
 
 class Stream:
-    """An exchange on one of many streams of a connection."""
+    """A request on one of many streams of a connection."""
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
-        self.exchange = EngineExchange(
+        self.cycle = HypercornRequestCycle(
             count,
             {"type": "http", "method": "POST", "path": "/"},
             self._send,
             Transport(cast("Any", None), 1.0),
             multiplexed=True,
             body_timeout=30.0,
-            last_call=anyio.current_time,
+            close_deadline=anyio.current_time,
         )
 
     async def _send(self, message: Any) -> None:
         self.sent.append(message)
 
     async def put(self, *, more: bool = True) -> None:
-        await self.exchange.inbox.put({"type": "http.request", "body": b"x", "more_body": more})
+        await self.cycle.receive_buffer.put({"type": "http.request", "body": b"x", "more_body": more})
 
     @property
     def statuses(self) -> list[Any]:
@@ -226,7 +226,7 @@ class Stream:
 async def test_a_body_on_a_stream_of_many_has_30_seconds_of_silence_too() -> None:
     stream = Stream()
     async with anyio.create_task_group() as group:
-        group.start_soon(stream.exchange.run)
+        group.start_soon(stream.cycle.run)
         for _ in range(3):
             await stream.put()
             await anyio.sleep(29)
@@ -239,11 +239,11 @@ async def test_a_body_on_a_stream_of_many_has_5_seconds_of_silence_at_a_drain() 
     silent, slow = Stream(), Stream()
     async with anyio.create_task_group() as group:
         for stream in (silent, slow):
-            group.start_soon(stream.exchange.run)
+            group.start_soon(stream.cycle.run)
             await stream.put()
         await anyio.sleep(10)
         for stream in (silent, slow):
-            stream.exchange.drain(5.0)
+            stream.cycle.drain(5.0)
         for _ in range(3):
             await anyio.sleep(4)
             await slow.put()

@@ -1,7 +1,7 @@
-"""One client that speaks one of hypercorn's protocols: the `HTTPProtocol`, its exchanges, and when it all ends.
+"""A connection that speaks one of hypercorn's protocols: an `HTTPProtocol`, its request cycles, and its end.
 
-Made by a `Client`, for HTTP/2 and for what came out of HTTP/1.1 by an upgrade. The task that calls `run` reads, and
-each exchange has a task, so a client that goes away is noticed while the application works.
+A `ServerConnection` makes one for HTTP/2, and for WebSockets after their handshake. The task that calls `run` reads,
+and each request cycle has a task of its own, so a client that goes away is noticed while the application works.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from math import inf
 import anyio
 from anyio import BrokenResourceError
 
-from definable.server.limits import ServerLimits
+from definable.server.limits import HeadWait, ServerLimits
 from definable.server.request_cycle import ASGIApp, Message, Scope
-from definable.server.transport import LAST_CALL, Farewell, Transport
+from definable.server.transport import CLOSE_TIMEOUT, LingeringClose, Transport
 
+from .adapter import ConnectionCallbacks, HTTPProtocol
 from .h2 import H2
-from .request_cycle import AppSend, EngineExchange, Host, HTTPProtocol, Inbox, Wait
-from .websocket import MessageMemory
+from .request_cycle import AppSend, HypercornRequestCycle, MessageMemory, ReceiveBuffer
 
 log: logging.Logger = logging.getLogger("definable.http")
 
 
-class EngineConnection:
+class HypercornConnection:
     """One connection, until it is closed.
 
     Args:
@@ -33,7 +33,7 @@ class EngineConnection:
         limits: The server's bounds.
         draining: Tells whether the server drains.
         messages: What the messages of all WebSockets take.
-        speak: Makes the protocol.
+        protocol: Makes the protocol.
         head_due: The time, on the event loop's clock, until which the first request head must have come.
     """
 
@@ -45,7 +45,7 @@ class EngineConnection:
         draining: Callable[[], bool],
         *,
         messages: MessageMemory,
-        speak: Callable[[Host], HTTPProtocol],
+        protocol: Callable[[ConnectionCallbacks], HTTPProtocol],
         head_due: float,
     ) -> None:
         self._app = app
@@ -53,19 +53,17 @@ class EngineConnection:
         self._draining = draining
         self._transport = transport
         self.messages: MessageMemory = messages
-        """What the messages of all WebSockets take."""
-        self._protocol = speak(self)
-        self._farewell = Farewell(transport)
-        self._exchanges = anyio.create_task_group()
+        self._protocol = protocol(self)
+        self._lingering_close = LingeringClose(transport)
+        self._cycles = anyio.create_task_group()
         self._background = anyio.create_task_group()
         self._background_scopes: set[anyio.CancelScope] = set()
         self._reading = anyio.CancelScope(deadline=head_due)
-        self._running: set[EngineExchange] = set()
+        self._running: set[HypercornRequestCycle] = set()
         self._idle = True
         self._asked = False
         """Whether there has been a request."""
         self._idle_since = head_due - limits.header_timeout
-        self._awaits_head = False
         self._closing = False
 
     async def run(self, data: bytes = b"") -> None:
@@ -78,18 +76,18 @@ class EngineConnection:
         try:
             async with self._background:
                 try:
-                    async with self._exchanges:
+                    async with self._cycles:
                         await self._serve(data)
                 finally:
                     for scope in self._background_scopes:
                         scope.cancel()
         finally:
-            await self._farewell.close()
+            await self._lingering_close.close()
 
     def drain(self) -> None:
-        """Ends the connection: now if nothing is in progress, else with the exchange that is."""
-        for exchange in self._running:
-            exchange.drain(self._limits.last_silence_timeout)
+        """Ends the connection: now if nothing is in progress, else with the cycle that is."""
+        for cycle in self._running:
+            cycle.drain(self._limits.last_silence_timeout)
         self.end()
 
     def end(self) -> None:
@@ -98,62 +96,55 @@ class EngineConnection:
             self._stop_reading()
 
     @property
-    def wait(self) -> Wait | None:
-        """See `client.Client`."""
+    def head_wait(self) -> HeadWait | None:
+        """See `ServerConnection`."""
         if not self._idle or self._closing or self._transport.writing:
             return None
-        return Wait(False, self._idle_since, not self._asked)
+        return HeadWait(False, self._idle_since, not self._asked)
 
-    # What the protocol asks for: see `host.Host`.
+    # `adapter.ConnectionCallbacks`
 
     @property
     def draining(self) -> bool:
-        """Whether this connection must end with the exchange in progress."""
         return self._draining()
 
     async def write(self, data: bytes) -> None:
-        """Sends bytes to the client."""
         await self._transport.write(data)
 
     async def ended(self) -> None:
-        """The protocol is done with this connection, once what was written has arrived."""
-        self._farewell.lingers = True
+        self._lingering_close.lingers = True
         await self._transport.flush()
         self._stop_reading()
 
     async def idled(self, idle: bool) -> None:
-        """An exchange has begun, or the last one has ended."""
         if self._closing and not idle:
             raise BrokenResourceError
         self._idle = idle
-        self._awaits_head = idle
         self._asked = True
         self._idle_since = anyio.current_time()
         self._reading.deadline = self._idle_since + self._limits.keep_alive_timeout if idle else inf
         if idle:
             await self._transport.flush()
 
-    def start_exchange(self, scope: Scope, send: AppSend) -> Callable[[Message], Awaitable[None]]:
-        """Calls the application; returns where its incoming messages go."""
+    def start_cycle(self, scope: Scope, send: AppSend) -> Callable[[Message], Awaitable[None]]:
         if len(self._running) >= 2 * self._limits.max_streams:  # begun and reset faster than the application ends
             self._stop_reading()
-            return Inbox().put
-        exchange = EngineExchange(
+            return ReceiveBuffer().put
+        cycle = HypercornRequestCycle(
             self._app,
             scope,
             send,
             self._transport,
             multiplexed=isinstance(self._protocol, H2),
             body_timeout=self._limits.body_timeout,
-            last_call=self._farewell.must_end_by,
+            close_deadline=self._lingering_close.deadline,
         )
-        self._running.add(exchange)
-        self._exchanges.start_soon(self._run_exchange, exchange, self._draining())
-        return exchange.inbox.put
+        self._running.add(cycle)
+        self._cycles.start_soon(self._run_cycle, cycle, self._draining())
+        return cycle.receive_buffer.put
 
     def start_background(self, func: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Runs a task of the protocol until the connection's exchanges have ended."""
-        # Shielded, because a cancelled exchange may need it to say so; cancelled by `run`, right after the exchanges.
+        # Shielded, because a cancelled cycle may need it to say so; cancelled by `run`, right after the cycles.
         scope = anyio.CancelScope(shield=True)
         self._background_scopes.add(scope)
         self._background.start_soon(self._run_background, scope, func, args)
@@ -163,17 +154,16 @@ class EngineConnection:
         with self._reading:
             await protocol.open()
             await self._read(protocol, data)
-        timed_out = self._reading.cancelled_caught and not self._closing
         self._closing = True
-        with anyio.move_on_after(LAST_CALL):  # the client may not read
-            if timed_out:
-                await protocol.head_timed_out()
+        with anyio.move_on_after(CLOSE_TIMEOUT):  # the client may not read
             await protocol.disconnected()
         if self._idle and isinstance(protocol, H2):
             with anyio.move_on_after(self._limits.last_request_timeout):
                 await self._transport.linger()  # a request may be on its way: the client reads that it was not answered
-        if self._idle or self._farewell.lingers:  # no response is due any more, whatever an application still does
-            await self._farewell.close()
+        if (
+            self._idle or self._lingering_close.lingers
+        ):  # no response is due any more, whatever an application still does
+            await self._lingering_close.close()
 
     async def _read(self, protocol: HTTPProtocol, data: bytes) -> None:
         while data := data or await self._transport.receive():
@@ -184,19 +174,16 @@ class EngineConnection:
             except Exception:
                 log.exception("a connection failed")
                 return
-            if self._awaits_head and protocol.head_begun:
-                self._awaits_head = False
-                self._reading.deadline = anyio.current_time() + self._limits.header_timeout
             data = b""
 
-    async def _run_exchange(self, exchange: EngineExchange, refused: bool) -> None:
+    async def _run_cycle(self, cycle: HypercornRequestCycle, refused: bool) -> None:
         try:
-            await exchange.run(refused=refused)
+            await cycle.run(refused=refused)
         except Exception:
-            log.exception("an exchange failed")
+            log.exception("a request failed in the server")
             self._stop_reading()
         finally:
-            self._running.discard(exchange)
+            self._running.discard(cycle)
 
     async def _run_background(
         self, scope: anyio.CancelScope, func: Callable[..., Awaitable[object]], args: tuple[object, ...]

@@ -1,12 +1,10 @@
-"""HTTP/2 over TLS: hypercorn's `H2Protocol`, with the ends that it leaves open closed.
+"""HTTP/2 over TLS: hypercorn's `H2Protocol`, with bounds on what a client may send and on how long it may take.
 
-A `Client` makes one when ALPN chose `h2`. Each stream is one exchange; WebSockets over HTTP/2 (RFC 8441) are not
-offered, so browsers open an HTTP/1.1 connection for them.
+A `ServerConnection` makes one when ALPN chose `h2`. Each stream is one request cycle; WebSockets over HTTP/2 (RFC 8441)
+are not offered, so browsers open an HTTP/1.1 connection for them.
 
-HTTP/2 frames before they are parsed: how large one may be, how many may come at once, how many may bring nothing.
-
-Pure. An `H2` passes a client's bytes through its `FrameMeter`. h2 itself waits for a frame as long as its length says,
-16 MiB of it, and takes any number of frames that cost a client nothing (CVE-2019-9511 to 9518; RFC 9113, section
+A client's bytes pass a `FrameMeter` (pure) before they are parsed: h2 itself waits for a frame as long as its length
+says, 16 MiB of it, and takes any number of frames that cost a client nothing (CVE-2019-9511 to 9518; RFC 9113, section
 10.5).
 """
 
@@ -23,7 +21,6 @@ from h2.errors import ErrorCodes
 from h2.events import RequestReceived
 from h2.exceptions import H2Error, ProtocolError
 from h2.settings import SettingCodes, Settings
-from hypercorn.config import Config
 from hypercorn.events import Closed, RawData
 from hypercorn.protocol.events import Body, EndBody, Event, StreamClosed
 from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
@@ -32,8 +29,15 @@ from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.typing import Event as IOEvent
 from priority.priority import PriorityError
 
-from .engine import engine_arguments
-from .request_cycle import Host
+from definable.server.limits import ServerLimits
+from definable.server.listener import Address
+
+from .adapter import ConnectionCallbacks, protocol_arguments
+
+log: logging.Logger = logging.getLogger("definable.http")
+
+BODY_SIZE = 65_536
+"""Bytes of a response body handed to flow control at once: the unit in which a slow client's progress is judged."""
 
 PREFACE_SIZE = 24
 """Bytes with which a client begins a connection."""
@@ -151,12 +155,6 @@ class FrameMeter:
             raise FrameRefused(ErrorCodes.ENHANCE_YOUR_CALM, "too many frames that bring no request and no data")
 
 
-log: logging.Logger = logging.getLogger("definable.http")
-
-BODY_SIZE = 65_536
-"""Bytes of a response body handed to flow control at once: the unit in which a slow client's progress is judged."""
-
-
 class _Discard:
     """Takes what still comes for a stream that has been answered."""
 
@@ -175,7 +173,7 @@ class _ResponseBuffer(StreamBuffer):
     """Bytes of a response that wait for the client's window, and the end of the stream behind them.
 
     hypercorn's own counts a shut window as progress, so an application goes on filling it without bound; and it lets
-    an exchange end before the end of its stream was sent.
+    a request end before the end of its stream was sent.
     """
 
     def __init__(self, event_class: type[IOEvent]) -> None:
@@ -207,32 +205,26 @@ class H2(H2Protocol):
     """One HTTP/2 connection.
 
     Args:
-        config: hypercorn's settings.
-        host: The connection.
-        write_timeout: Seconds that a client may take to open its window for the next `BODY_SIZE` bytes.
+        callbacks: The connection.
+        limits: Its bounds; `write_timeout` is how long a client may take to open its window for `BODY_SIZE` bytes.
+        scheme: `"https"`.
         client: The peer's address.
         server: Our address.
     """
 
     def __init__(
-        self,
-        config: Config,
-        host: Host,
-        *,
-        write_timeout: float,
-        client: tuple[str, int] | None,
-        server: tuple[str, int] | None,
+        self, callbacks: ConnectionCallbacks, limits: ServerLimits, scheme: str, client: Address, server: Address
     ) -> None:
-        super().__init__(*engine_arguments(config, host, tls=True, client=client, server=server))
+        super().__init__(*protocol_arguments(callbacks, limits, scheme, client, server))
         self.streams: dict[int, HTTPStream | WSStream] = _Streams()
         self.connection.local_settings = Settings(
             client=False,
             initial_values={
-                SettingCodes.MAX_CONCURRENT_STREAMS: config.h2_max_concurrent_streams,
-                SettingCodes.MAX_HEADER_LIST_SIZE: config.h2_max_header_list_size,
+                SettingCodes.MAX_CONCURRENT_STREAMS: limits.max_streams,
+                SettingCodes.MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
             },
         )
-        self._write_timeout = write_timeout
+        self._write_timeout = limits.write_timeout
         self._meter = FrameMeter(anyio.current_time, self.connection.max_inbound_frame_size)
 
     async def open(self) -> None:
@@ -248,36 +240,28 @@ class H2(H2Protocol):
                     await anyio.lowlevel.checkpoint()
         except FrameRefused as refused:
             log.info("ended the HTTP/2 connection of %s: %s", self.client and self.client[0], refused)
-            self._say_goodbye(refused.code)
+            self._send_goaway(refused.code)
             await self._flush()
             await self.send(Closed())
         except (H2Error, PriorityError, LookupError, ValueError):  # hypercorn lets malformed frames through as these
             await self.send(Closed())
 
     async def disconnected(self) -> None:
-        """Tells the applications that the client is gone, frees those that wait for its window, and says goodbye."""
+        """Passes on that the client is gone, frees what waits for its window, and sends a GOAWAY."""
         await self.handle(Closed())
         for buffer in list(self.stream_buffers.values()):
             await buffer.close()
-        self._say_goodbye(ErrorCodes.NO_ERROR)
+        self._send_goaway(ErrorCodes.NO_ERROR)
         await self._flush()
 
-    def _say_goodbye(self, code: ErrorCodes) -> None:
-        """Says which requests were answered, once.
+    def _send_goaway(self, code: ErrorCodes) -> None:
+        """Sends a GOAWAY frame, once.
 
-        Not before the last one has been, though RFC 9113 (section 6.8) lets a server say so when a drain begins:
+        Not before the last request was answered, though RFC 9113 (section 6.8) lets a server when a drain begins:
         clients on h2, httpx among them, read nothing more then (https://github.com/python-hyper/h2/issues/1181).
         """
         if self.connection.state_machine.state is not ConnectionState.CLOSED:
             self.connection.close_connection(code)
-
-    async def head_timed_out(self) -> None:
-        """Nothing: a head is a frame, and a connection without requests is just closed."""
-
-    @property
-    def head_begun(self) -> bool:
-        """False: heads are not read piecemeal here."""
-        return False
 
     async def stream_send(self, event: Event) -> None:
         """Sends one piece of a response, and bounds how long the client may keep its window shut."""

@@ -1,100 +1,27 @@
-"""One call of the ASGI application behind one of hypercorn's protocols: an HTTP/2 stream, a WebSocket, an upgrade.
+"""One call of the ASGI application behind one of hypercorn's protocols, and the messages that it has not read yet.
 
-Started by an `EngineConnection` in a task of its own.
-
-What a client sends while the application is busy: between the protocol that parses and the `receive` of one app.
-
-What a protocol asks of the connection it serves: the seam between parsing and everything else.
+A `HypercornConnection` runs a `HypercornRequestCycle` for each HTTP/2 stream or WebSocket in a task of its own.
+Messages wait in its `ReceiveBuffer`; a WebSocket's are put together in a `MessageBuffer` before, within the
+`MessageMemory` that all connections of a server share.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol
+from sys import getsizeof
+from typing import TypeAlias
 
 import anyio
 import anyio.lowlevel
+from wsproto.events import BytesMessage, TextMessage
 
 from definable.server.problem import refusal, send_problem
-from definable.server.request_cycle import ASGIApp, Exchange, Message, Scope
+from definable.server.request_cycle import ASGIApp, Message, RequestCycle, Scope
 from definable.server.transport import Transport
 
-from .websocket import MessageMemory
-
-AppSend = Callable[[Message | None], Awaitable[None]]
+AppSend: TypeAlias = Callable[[Message | None], Awaitable[None]]
 """Takes one application's messages into the protocol; None says that the application has ended."""
-
-
-class Wait(NamedTuple):
-    """A connection's wait for the head of a request; the lesser of two is the more futile one."""
-
-    has_begun: bool
-    """Whether some of the head has come."""
-    since: float
-    """On the event loop's clock."""
-    is_first: bool
-    """Whether there was no request on this connection before."""
-
-
-class Host(Protocol):
-    """A connection, as its protocol sees it."""
-
-    @property
-    def draining(self) -> bool:
-        """Whether this connection must end with the exchange in progress."""
-        ...
-
-    @property
-    def messages(self) -> MessageMemory:
-        """What the messages of all WebSockets take."""
-        ...
-
-    async def write(self, data: bytes) -> None:
-        """Sends bytes to the client."""
-        ...
-
-    async def ended(self) -> None:
-        """The protocol is done with this connection, once what was written has arrived."""
-        ...
-
-    async def idled(self, idle: bool) -> None:
-        """An exchange has begun (`idle` is false) or the last one has ended."""
-        ...
-
-    def start_exchange(self, scope: Scope, send: AppSend) -> Callable[[Message], Awaitable[None]]:
-        """Calls the application; returns where its incoming messages go."""
-        ...
-
-    def start_background(self, func: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Runs a task of the protocol until the connection's exchanges have ended."""
-        ...
-
-
-class HTTPProtocol(Protocol):
-    """Bytes in, exchanges out: one per connection."""
-
-    async def open(self) -> None:
-        """Begins; HTTP/2 sends its settings."""
-        ...
-
-    async def data(self, data: bytes) -> None:
-        """Takes bytes from the client; waits while an application is slower than they come."""
-        ...
-
-    async def disconnected(self) -> None:
-        """The client is gone: the applications that still run are told so."""
-        ...
-
-    async def head_timed_out(self) -> None:
-        """A request head came too slowly; answers 408 if it had begun."""
-        ...
-
-    @property
-    def head_begun(self) -> bool:
-        """Whether the first bytes of a request head wait for the rest."""
-        ...
-
 
 CAPACITY = 65_536
 """Bytes that wait for the application before the connection stops reading."""
@@ -104,8 +31,11 @@ MESSAGE_COST = 64
 
 DISCONNECTS = frozenset({"http.disconnect", "websocket.disconnect"})
 
+SMALL_MESSAGE = 65_536
+"""Bytes that a connection may always hold: clients that fill the shared memory do not close those that just chat."""
 
-class Inbox:
+
+class ReceiveBuffer:
     """A bounded queue of ASGI messages whose end never waits: a disconnect takes effect at once on both sides.
 
     Hypercorn's own queue puts the disconnect behind the body: an application that answers without reading a large
@@ -171,29 +101,97 @@ def _cost(message: Message) -> int:
     return len(payload) + MESSAGE_COST
 
 
-class EngineExchange(Exchange):
-    """One request, from the application's side of it.
+class MessageMemory:
+    """What the unfinished and unread messages of all WebSocket connections may take together.
+
+    Args:
+        limit: Bytes beyond `SMALL_MESSAGE` of each connection.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.held: int = 0
+        """Bytes that are in use."""
+
+    def resize(self, held: int, size: int) -> bool:
+        """Takes `size` bytes in place of `held`; False, and nothing changed, if there is no capacity for them."""
+        grown = self.held + size - held
+        if grown > self._limit and size > held:
+            return False
+        self.held = grown
+        return True
+
+
+class MessageTooLarge(Exception):
+    """A message is larger than one may be."""
+
+
+class MemoryExhausted(Exception):
+    """Other connections hold all that messages may take."""
+
+
+class MessageBuffer:
+    """The message in progress of one connection.
+
+    Args:
+        limit: Bytes of one message; a text counts as UTF-8.
+        memory: Shared with the other connections.
+    """
+
+    def __init__(self, limit: int, memory: MessageMemory) -> None:
+        self._limit = limit
+        self._memory = memory
+        self._pieces = bytearray()
+        self._held = 0
+
+    def add(self, event: TextMessage | BytesMessage) -> Message | None:
+        """Adds what has come of a message; returns it once it is whole.
+
+        Raises:
+            MessageTooLarge: It has more bytes than a message may have.
+            MemoryExhausted: There is no memory left for it.
+        """
+        data = event.data if isinstance(event, TextMessage) else bytes(event.data)
+        piece = data.encode() if isinstance(data, str) else data
+        size = len(self._pieces) + len(piece)
+        if size > self._limit:
+            raise MessageTooLarge
+        if not event.message_finished:
+            self._hold(size)
+            self._pieces += piece
+            return None
+        if self._pieces:
+            piece, self._pieces = bytes(self._pieces + piece), bytearray()
+            data = piece.decode() if isinstance(data, str) else piece
+        self._hold(getsizeof(data))  # one emoji makes each letter of a text take four bytes
+        if isinstance(data, str):
+            return {"type": "websocket.receive", "bytes": None, "text": data}
+        return {"type": "websocket.receive", "bytes": data, "text": None}
+
+    def release(self) -> None:
+        """The message was read, or nobody will read it."""
+        self._hold(0)
+        self._pieces = bytearray()
+
+    def _hold(self, size: int) -> None:
+        counted = max(0, size - SMALL_MESSAGE)
+        if not self._memory.resize(self._held, counted):
+            raise MemoryExhausted
+        self._held = counted
+
+
+class HypercornRequestCycle(RequestCycle):
+    """One call of the application.
 
     Args:
         app: The application.
         scope: Its ASGI scope.
         protocol_send: Takes what the application sends.
         transport: Where the protocol writes, to join head and body.
-        multiplexed: Whether other exchanges write there meanwhile.
+        multiplexed: Whether other cycles write there meanwhile.
         body_timeout: Seconds of silence within the request's body.
-        last_call: See `Exchange`.
+        close_deadline: See `RequestCycle`.
     """
-
-    __slots__ = (
-        "_awaiting_body",
-        "_body_is_whole",
-        "_body_timeout",
-        "_head",
-        "_multiplexed",
-        "_protocol_send",
-        "_transport",
-        "inbox",
-    )
 
     def __init__(
         self,
@@ -204,10 +202,10 @@ class EngineExchange(Exchange):
         *,
         multiplexed: bool,
         body_timeout: float,
-        last_call: Callable[[], float],
+        close_deadline: Callable[[], float],
     ) -> None:
-        super().__init__(app, scope, last_call)
-        self.inbox: Inbox = Inbox()
+        super().__init__(app, scope, close_deadline)
+        self.receive_buffer: ReceiveBuffer = ReceiveBuffer()
         """What the client sends."""
         self._protocol_send = protocol_send
         self._transport = transport
@@ -219,19 +217,17 @@ class EngineExchange(Exchange):
 
     @property
     def ended(self) -> bool:
-        """Whether the client is gone, or its request has been answered."""
-        return self.inbox.ended
+        return self.receive_buffer.ended
 
     async def receive(self) -> Message:
-        """The application's ASGI `receive`."""
         if self._body_is_whole:
-            return await self.inbox.get()
+            return await self.receive_buffer.get()
         with anyio.move_on_after(self._body_timeout) as self._awaiting_body:
-            message = await self.inbox.get()
+            message = await self.receive_buffer.get()
             self._body_is_whole = not message.get("more_body", False)
             return message
         await self._give_up_body()
-        return await self.inbox.get()
+        return await self.receive_buffer.get()
 
     def drain(self, silence: float) -> None:
         """The server drains: a body that is not whole has to go on coming.
@@ -244,11 +240,11 @@ class EngineExchange(Exchange):
             self._awaiting_body.deadline = min(self._awaiting_body.deadline, anyio.current_time() + silence)
 
     async def _give_up_body(self) -> None:
-        """Answers 408, if nothing was answered yet, and tells the application that its client is gone."""
+        """Answers 408, if nothing was answered yet, and disconnects the application."""
         if not self._started:
             self._drop_head()
             await send_problem(self._emit, refusal(408))
-        await self.inbox.put({"type": "http.disconnect"})
+        await self.receive_buffer.put({"type": "http.disconnect"})
 
     async def send(self, message: Message) -> None:
         """The application's ASGI `send`. The head of a response waits for the first of its body, as ASGI allows."""
@@ -271,7 +267,7 @@ class EngineExchange(Exchange):
         await self._transport.flush()
 
     async def _emit(self, message: Message) -> None:
-        if self.inbox.ended:  # sends nothing any more, but must not keep others from running
+        if self.receive_buffer.ended:  # sends nothing any more, but must not keep others from running
             await anyio.lowlevel.checkpoint()
         await self._protocol_send(message)
         self._started = True
@@ -279,11 +275,11 @@ class EngineExchange(Exchange):
         if kind == "websocket.close" or (kind.endswith("response.body") and not message.get("more_body", False)):
             self._finished = True
 
-    def _hang_up(self) -> Awaitable[None]:
-        return self._protocol_send(None)
+    async def _end(self) -> None:
+        await self._protocol_send(None)
 
     def _drop_head(self) -> None:
         self._head = None
 
-    def _flush(self) -> Awaitable[None]:
-        return self._transport.flush()
+    async def _flush(self) -> None:
+        await self._transport.flush()

@@ -1,15 +1,10 @@
-"""A WebSocket over HTTP/1.1: hypercorn's `WSStream`, with refusals that end the exchange and messages that are bounded.
+"""A WebSocket over HTTP/1.1: hypercorn's `H11Protocol` and `WSStream`, with messages that are bounded.
 
-Made by `H1`.
-
-WebSocket messages while they arrive and wait: each has a limit, and all connections of a server share another.
-
-A `WebSocketStream` assembles its messages here. One `MessageMemory` belongs to an `HTTPServer`.
-
-WebSocket compression (RFC 7692) whose output is bounded while it is inflated: one byte can stand for a thousand.
-
-wsproto's `PerMessageDeflate` inflates whatever comes before anybody can look at its size, and takes 256 KiB for the
-compressor of each connection. Made by a `WebSocketStream` when client and server agreed on compression.
+A `ServerConnection` makes a `WebSocketProtocol` after its `HTTP1Connection` has handed over. The head comes as the
+strict parser wrote it again, and nothing but frames follows it: h11, which takes more than that parser does, reads no
+byte of a client's HTTP. Its `WebSocketStream` inflates with `BoundedDeflate` (RFC 7692), as one compressed byte can
+stand for a thousand: wsproto's own inflates whatever comes before its size can be seen, and takes 256 KiB for the
+compressor of each connection.
 """
 
 from __future__ import annotations
@@ -17,19 +12,31 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Awaitable, Callable
-from sys import getsizeof
+from dataclasses import replace
 from typing import Any, cast
 
 import anyio.lowlevel
-from hypercorn.protocol.events import Body, Data, EndBody, Event, Response, StreamClosed
+import h11
+from hypercorn.events import Closed, RawData
+from hypercorn.protocol.events import Body, Data, EndBody, Event, Request, Response, StreamClosed
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
+from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
+from wsproto.utilities import ProtocolError
 
+from definable.server.limits import ServerLimits
+from definable.server.listener import Address
 from definable.server.problem import Problem
 from definable.server.request_cycle import Message
+
+from .adapter import ConnectionCallbacks, protocol_arguments
+from .request_cycle import MemoryExhausted, MessageBuffer, MessageMemory, MessageTooLarge
+
+log: logging.Logger = logging.getLogger("definable.http")
 
 COMPRESSOR_WINDOW_BITS = 12
 """Window of what we send: smaller than agreed is always allowed, and with `COMPRESSOR_MEMORY_LEVEL` a compressor takes
@@ -37,156 +44,7 @@ COMPRESSOR_WINDOW_BITS = 12
 
 COMPRESSOR_MEMORY_LEVEL = 5
 
-
-class BoundedDeflate(PerMessageDeflate):
-    """`permessage-deflate` as it was agreed on, for messages of a limited size.
-
-    Args:
-        accepted: The `Sec-WebSocket-Extensions` header of the handshake's response.
-        max_message_bytes: Bytes of one message, inflated; beyond them the connection fails with 1009.
-    """
-
-    def __init__(self, accepted: str, max_message_bytes: int) -> None:
-        super().__init__()
-        self.finalize(accepted)
-        self._max_message_bytes = max_message_bytes
-        self.inflated: int = 0
-        """Bytes of the message in progress."""
-
-    def frame_inbound_header(
-        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
-    ) -> CloseReason | RsvBits:
-        """Begins a frame. One that controls (say, a ping) may come between the fragments of a message.
-
-        wsproto's takes what follows for uncompressed then (https://github.com/python-hyper/wsproto/pull/205).
-        """
-        if not opcode.iscontrol():
-            return super().frame_inbound_header(proto, opcode, rsv, payload_length)
-        self._inbound_is_compressible = False
-        return CloseReason.PROTOCOL_ERROR if rsv.rsv1 else RsvBits(True, False, False)
-
-    def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
-        """Inflates a piece of a frame, as far as the message may grow."""
-        if not self._inbound_compressed or not self._inbound_is_compressible:
-            return data
-        assert self._decompressor is not None
-        left = self._max_message_bytes - self.inflated
-        try:
-            piece = self._decompressor.decompress(bytes(data), left + 1)
-        except zlib.error:
-            return CloseReason.INVALID_FRAME_PAYLOAD_DATA
-        if len(piece) > left or self._decompressor.unconsumed_tail:
-            return CloseReason.MESSAGE_TOO_BIG
-        self.inflated += len(piece)
-        return piece
-
-    def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> bytes | CloseReason | None:
-        """Ends a frame, and with the last one its message."""
-        if not self._inbound_is_compressible:
-            return None
-        rest = super().frame_inbound_complete(proto, fin)  # all input was consumed: what is left in zlib is small
-        if fin:
-            self.inflated = 0
-        return rest
-
-    def frame_outbound(
-        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, data: bytes, fin: bool
-    ) -> tuple[RsvBits, bytes]:
-        """Compresses a frame, with little memory."""
-        if self._compressor is None and self._compressible_opcode(opcode):
-            bits = min(int(self.server_max_window_bits), COMPRESSOR_WINDOW_BITS)
-            self._compressor = zlib.compressobj(
-                zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -bits, COMPRESSOR_MEMORY_LEVEL
-            )
-        return super().frame_outbound(proto, opcode, rsv, data, fin)
-
-
-SMALL_MESSAGE = 65_536
-"""Bytes that a connection may always hold: clients that fill the shared memory do not close those that just chat."""
-
-
-class MessageMemory:
-    """What the unfinished and unread messages of all WebSocket connections may take together.
-
-    Args:
-        limit: Bytes beyond `SMALL_MESSAGE` of each connection.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.held: int = 0
-        """Bytes that are in use."""
-
-    def resize(self, held: int, size: int) -> bool:
-        """Takes `size` bytes in place of `held`; False, and nothing changed, if there is no capacity for them."""
-        grown = self.held + size - held
-        if grown > self._limit and size > held:
-            return False
-        self.held = grown
-        return True
-
-
-class MessageTooLarge(Exception):
-    """A message is larger than one may be."""
-
-
-class MemoryExhausted(Exception):
-    """Other connections hold all that messages may take."""
-
-
-class MessageBuffer:
-    """The message in progress of one connection.
-
-    Args:
-        limit: Bytes of one message; a text counts as UTF-8.
-        memory: Shared with the other connections.
-    """
-
-    def __init__(self, limit: int, memory: MessageMemory) -> None:
-        self._limit = limit
-        self._memory = memory
-        self._pieces = bytearray()
-        self._held = 0
-
-    def add(self, event: TextMessage | BytesMessage) -> Message | None:
-        """Adds what has come of a message; returns it once it is whole.
-
-        Raises:
-            MessageTooLarge: It has more bytes than a message may have.
-            MemoryExhausted: There is no memory left for it.
-        """
-        data = event.data if isinstance(event, TextMessage) else bytes(event.data)
-        piece = data.encode() if isinstance(data, str) else data
-        size = len(self._pieces) + len(piece)
-        if size > self._limit:
-            raise MessageTooLarge
-        if not event.message_finished:
-            self._hold(size)
-            self._pieces += piece
-            return None
-        if self._pieces:
-            piece, self._pieces = bytes(self._pieces + piece), bytearray()
-            data = piece.decode() if isinstance(data, str) else piece
-        self._hold(getsizeof(data))  # one emoji makes each letter of a text take four bytes
-        if isinstance(data, str):
-            return {"type": "websocket.receive", "bytes": None, "text": data}
-        return {"type": "websocket.receive", "bytes": data, "text": None}
-
-    def release(self) -> None:
-        """The message was read, or nobody will read it."""
-        self._hold(0)
-        self._pieces = bytearray()
-
-    def _hold(self, size: int) -> None:
-        counted = max(0, size - SMALL_MESSAGE)
-        if not self._memory.resize(self._held, counted):
-            raise MemoryExhausted
-        self._held = counted
-
-
-log: logging.Logger = logging.getLogger("definable.http")
-
-DETAILS = {
+HANDSHAKE_REFUSALS = {
     400: "The WebSocket handshake is not valid, or data came before it was accepted.",
     403: "The WebSocket was not accepted.",
 }
@@ -195,16 +53,85 @@ DEFLATED_PIECE = 4096
 """Bytes that are inflated at once: 4 MiB at most, before others get their turn."""
 
 
+class WebSocketProtocol(H11Protocol):
+    """One connection, from the head of its WebSocket handshake on.
+
+    Args:
+        callbacks: The connection.
+        limits: Its bounds.
+        scheme: `"http"` or `"https"`.
+        client: The peer's address.
+        server: Our address.
+    """
+
+    def __init__(
+        self, callbacks: ConnectionCallbacks, limits: ServerLimits, scheme: str, client: Address, server: Address
+    ) -> None:
+        super().__init__(*protocol_arguments(callbacks, limits, scheme, client, server))
+        self._callbacks = callbacks
+
+    async def open(self) -> None:
+        """Nothing: the client speaks first."""
+
+    async def data(self, data: bytes) -> None:
+        """Takes bytes from the client; frames that break the protocol end the connection."""
+        try:
+            await self.handle(RawData(data))
+        except (ProtocolError, h11.ProtocolError):  # say, frames behind a WebSocket's close
+            await self.send(Closed())
+
+    async def disconnected(self) -> None:
+        """Passes on that the client is gone."""
+        await self.handle(Closed())
+
+    async def stream_send(self, event: Event) -> None:
+        """Sends one piece of a response; whatever refuses the handshake ends the connection, and says so."""
+        if isinstance(event, Response) and event.status_code >= 200:
+            headers = [(name, value) for name, value in event.headers if name.lower() != b"connection"]
+            event = replace(event, headers=[*headers, (b"connection", b"close")])
+        await super().stream_send(event)
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Nothing: hypercorn looks for cleartext HTTP/2 here, which is not served."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        stream = WebSocketStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+            messages=self._callbacks.messages,
+        )
+        self.stream: HTTPStream | WSStream | None = stream
+        assert isinstance(self.connection, h11.Connection)
+        self.connection: h11.Connection | H11WSConnection = H11WSConnection(self.connection)
+        await stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode(),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+
+
 class WebSocketStream(WSStream):
     """One WebSocket, from its handshake to its close.
 
     Args:
-        engine: What hypercorn's class takes.
+        arguments: What hypercorn's class takes.
         messages: Where the connection's messages are counted.
     """
 
-    def __init__(self, *engine: Any, messages: MessageMemory) -> None:
-        super().__init__(*engine)
+    def __init__(self, *arguments: Any, messages: MessageMemory) -> None:
+        super().__init__(*arguments)
         self._messages = MessageBuffer(self.config.websocket_max_message_size, messages)
         self._deflate: BoundedDeflate | None = None
 
@@ -305,7 +232,7 @@ class WebSocketStream(WSStream):
         client likes.
         """
         self.closed = True  # an application that accepts in this moment is not heard any more
-        problem = Problem(status_code, DETAILS.get(status_code, ""))
+        problem = Problem(status_code, HANDSHAKE_REFUSALS.get(status_code, ""))
         headers = problem.response_headers(close=True)
         await self.send(Response(stream_id=self.stream_id, status_code=status_code, headers=headers))
         await self.send(Body(stream_id=self.stream_id, data=problem.body()))
@@ -318,3 +245,66 @@ class WebSocketStream(WSStream):
         put = cast("Callable[[Message], Awaitable[None]] | None", self.app_put)  # pyright: ignore[reportUnknownMemberType]
         if put is not None:
             await put(message)
+
+
+class BoundedDeflate(PerMessageDeflate):
+    """`permessage-deflate` as it was agreed on, for messages of a limited size.
+
+    Args:
+        accepted: The `Sec-WebSocket-Extensions` header of the handshake's response.
+        max_message_bytes: Bytes of one message, inflated; beyond them the connection fails with 1009.
+    """
+
+    def __init__(self, accepted: str, max_message_bytes: int) -> None:
+        super().__init__()
+        self.finalize(accepted)
+        self._max_message_bytes = max_message_bytes
+        self.inflated: int = 0
+        """Bytes of the message in progress."""
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        """Begins a frame. One that controls (say, a ping) may come between the fragments of a message.
+
+        wsproto's takes what follows for uncompressed then (https://github.com/python-hyper/wsproto/pull/205).
+        """
+        if not opcode.iscontrol():
+            return super().frame_inbound_header(proto, opcode, rsv, payload_length)
+        self._inbound_is_compressible = False
+        return CloseReason.PROTOCOL_ERROR if rsv.rsv1 else RsvBits(True, False, False)
+
+    def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
+        """Inflates a piece of a frame, as far as the message may grow."""
+        if not self._inbound_compressed or not self._inbound_is_compressible:
+            return data
+        assert self._decompressor is not None
+        left = self._max_message_bytes - self.inflated
+        try:
+            piece = self._decompressor.decompress(bytes(data), left + 1)
+        except zlib.error:
+            return CloseReason.INVALID_FRAME_PAYLOAD_DATA
+        if len(piece) > left or self._decompressor.unconsumed_tail:
+            return CloseReason.MESSAGE_TOO_BIG
+        self.inflated += len(piece)
+        return piece
+
+    def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> bytes | CloseReason | None:
+        """Ends a frame, and with the last one its message."""
+        if not self._inbound_is_compressible:
+            return None
+        rest = super().frame_inbound_complete(proto, fin)  # all input was consumed: what is left in zlib is small
+        if fin:
+            self.inflated = 0
+        return rest
+
+    def frame_outbound(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, data: bytes, fin: bool
+    ) -> tuple[RsvBits, bytes]:
+        """Compresses a frame, with little memory."""
+        if self._compressor is None and self._compressible_opcode(opcode):
+            bits = min(int(self.server_max_window_bits), COMPRESSOR_WINDOW_BITS)
+            self._compressor = zlib.compressobj(
+                zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -bits, COMPRESSOR_MEMORY_LEVEL
+            )
+        return super().frame_outbound(proto, opcode, rsv, data, fin)

@@ -16,7 +16,7 @@ from definable.agent.memory_size import UNCOUNTED_BODY, parsed_size
 from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.trigger.request import UndecodedHeaders, request_url
 from definable.server.problem import Problem
-from definable.server.request_cycle import UNTIL_HANGUP, WHOLE_BODY, Message, Receive, Scope, WatchHangup
+from definable.server.request_cycle import ON_DISCONNECT, WHOLE_BODY, Message, OnDisconnect, Receive, Scope
 
 from .body import decoded
 from .body_memory import UnfinishedBodies, UnfinishedBody
@@ -249,10 +249,10 @@ async def until_gone(request: Request, function: Callable[[], Awaitable[Result]]
     raise ClientGone
 
 
-def hangup_watch(request: Request) -> WatchHangup | None:
+def hangup_watch(request: Request) -> OnDisconnect | None:
     """What tells of the client's hang-up; None where one has to read on for that."""
     extensions = request.scope.get("extensions")
-    return extensions.get(UNTIL_HANGUP) if extensions else None
+    return extensions.get(ON_DISCONNECT) if extensions else None
 
 
 async def _until_disconnect(request: Request, function: Callable[[], Awaitable[Result]]) -> Result:

@@ -25,7 +25,7 @@ from definable.agent.session.service import SessionService
 from definable.agent.trigger.content import is_json
 from definable.errors import RunCancelled
 from definable.server.problem import Problem
-from definable.server.request_cycle import WatchHangup
+from definable.server.request_cycle import OnDisconnect
 
 from .base import Sendable, acting_user
 from .sessions import key_of_session
@@ -95,7 +95,7 @@ class RunEndpoint:
             output = await self._run_watched(run, watch)
         return json_response(run_document(output, run.namespace))
 
-    async def _run_watched(self, run: RunRequest, watch: WatchHangup) -> RunOutput:
+    async def _run_watched(self, run: RunRequest, watch: OnDisconnect) -> RunOutput:
         """Make a run that is cancelled when its client goes away.
 
         Raises:
