@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+
+from definable.agent.interface.http_client import number
 
 REQUESTS_PER_PERIOD = 50
 """Of one bot, over all routes."""
@@ -121,12 +122,3 @@ class RateLimits:
 
 def _wait_for(bucket: _Bucket | None, now: float) -> float:
     return bucket.reset_at - now if bucket is not None and bucket.remaining < 1 else 0.0
-
-
-def number(value: object) -> float | None:
-    """A number that is no less than 0, as JSON or a header has it; None for everything else."""
-    try:
-        parsed = float(value) if isinstance(value, int | float | str) else -1.0
-    except ValueError:
-        return None
-    return parsed if isfinite(parsed) and parsed >= 0 else None

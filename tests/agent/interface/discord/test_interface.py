@@ -107,7 +107,9 @@ async def test_what_fails_is_said_to_the_user() -> None:
 
 
 async def test_the_error_message_is_a_reply_when_the_answer_was_not_posted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("definable.agent.interface.discord.rest.RETRY_BACKOFF", Backoff(0.01))
+    monkeypatch.setattr(
+        "definable.agent.interface.discord.rest.RETRY_BACKOFF", Backoff(0.01, max_tries=5, max_retry_after=60)
+    )
     async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)):
         await server.until(lambda: server.on_line)
         server.fail_next("/messages", 500, 500, 500, 500, 500)

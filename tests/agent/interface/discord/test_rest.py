@@ -23,7 +23,14 @@ from definable.agent.interface import (
 )
 from definable.agent.interface.discord.message_event import with_images
 from definable.agent.interface.discord.outgoing import outgoing
-from definable.agent.interface.discord.rest import DiscordRest, Upload, explain, open_rest, read_id
+from definable.agent.interface.discord.rest import (
+    DiscordRateLimitError,
+    DiscordRest,
+    Upload,
+    error_of,
+    open_rest,
+    read_id,
+)
 from definable.concurrency.backoff import Backoff
 from definable.model import Image
 
@@ -105,7 +112,9 @@ async def test_a_message_whose_answer_was_lost_is_not_posted_twice() -> None:
 
 
 async def test_what_keeps_failing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("definable.agent.interface.discord.rest.RETRY_BACKOFF", Backoff(0.01))
+    monkeypatch.setattr(
+        "definable.agent.interface.discord.rest.RETRY_BACKOFF", Backoff(0.01, max_tries=5, max_retry_after=60)
+    )
     async with DiscordServer().running() as server, open_rest(bot_for(server).config) as rest:
         server.fail_next("/messages", *[503] * 5)
         with pytest.raises(InterfaceConnectionError, match="POST /channels/10/messages: 503") as caught:
@@ -151,7 +160,7 @@ async def test_files_go_with_their_message() -> None:
 
 
 async def test_an_image_is_fetched_once_its_user_was_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("definable.agent.interface.discord.rest.RETRY_BACKOFF", Backoff(0.01))
+    monkeypatch.setattr("definable.agent.interface.http_client.DOWNLOAD_BACKOFF", Backoff(0.01, max_tries=5))
     monkeypatch.setattr("definable.agent.interface.discord.rest.MAX_IMAGE_SIZE", 10)
     async with DiscordServer().running() as server, open_rest(bot_for(server).config) as rest:
         small, large = (server.attach("a.png", content, "image/png")["url"] for content in (b"small", b"large" * 3))
@@ -201,8 +210,9 @@ async def test_the_token_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
     ],
 )
 def test_how_long_a_429_lasts(headers: dict[str, str], body: bytes, seconds: float, is_global: bool) -> None:
-    failure = explain("POST /x", 429, headers, body)
-    assert (failure.retry_after, failure.is_global, failure.transient) == (seconds, is_global, True)
+    error = error_of("POST /x", 429, headers, body)
+    assert isinstance(error, DiscordRateLimitError)
+    assert (error.retry_after, error.is_global) == (seconds, is_global)
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,9 @@ REST_FAULTS = (
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("definable.agent.interface.discord.rest.RETRY_BACKOFF", Backoff(0.01))
-    monkeypatch.setattr("definable.agent.interface.discord.rest.MAX_TRIES", 12)  # the faults come thick
+    monkeypatch.setattr(
+        "definable.agent.interface.discord.rest.RETRY_BACKOFF", Backoff(0.01, max_tries=12, max_retry_after=60)
+    )
 
 
 async def talk(server: DiscordServer, said: dict[str, list[str]], first: int, count: int) -> None:

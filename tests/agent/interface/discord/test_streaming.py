@@ -31,7 +31,9 @@ COUNTING = " ".join(str(number) for number in range(20))
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DiscordInterface, "edit_interval", 0.1)
-    monkeypatch.setattr("definable.agent.interface.discord.rest.RETRY_BACKOFF", Backoff(0.01))
+    monkeypatch.setattr(
+        "definable.agent.interface.discord.rest.RETRY_BACKOFF", Backoff(0.01, max_tries=5, max_retry_after=60)
+    )
 
 
 def counting(*script: Any, **options: Any) -> Agent:
