@@ -24,8 +24,8 @@ from orphans import living_children, living_tasks, living_threads, open_descript
 from definable.agent import Agent, RunContext, RunOutput
 from definable.agent.bus import SQLiteBus
 from definable.agent.interface import InterfaceMessage
-from definable.agent.interface.host import AgentHandle
 from definable.agent.interface.message import MessageEnd
+from definable.agent.interface.pipeline import Pipeline
 from definable.agent.runtime import AgentRuntime, ShutdownReport
 from definable.agent.session import SQLiteSessionStore
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
@@ -58,19 +58,20 @@ class Journal:
         os.write(self._descriptor, (" ".join(map(str, words)) + "\n").encode())
 
 
-class JournalledChat(LineChat):
-    """Notes down which messages have come to their end."""
+def note_ended_messages(journal: Journal) -> None:
+    """Note down which messages have come to their end: hooks are not told of all of them."""
+    answer_message = Pipeline.answer
 
-    journal: Journal
-
-    async def answer(self, message: InterfaceMessage, host: AgentHandle) -> MessageEnd:
+    async def answer(pipeline: Pipeline, message: InterfaceMessage) -> MessageEnd:
         try:
-            done = await super().answer(message, host)
+            end = await answer_message(pipeline, message)
         except (Exception, SystemExit):
-            self.journal.note("ended", message.platform_message_id)
+            journal.note("ended", message.platform_message_id)
             raise
-        self.journal.note("ended", message.platform_message_id)
-        return done
+        journal.note("ended", message.platform_message_id)
+        return end
+
+    Pipeline.answer = answer
 
 
 class Counted:
@@ -215,8 +216,8 @@ def main() -> None:
     journal = Journal(directory / "journal")
     agent = build(plan, directory, end, journal)
     agent.counted.watch()
-    chat = JournalledChat(int(port), () if end is None else CHAT_FAULTS, plan.seed)
-    chat.journal = journal
+    note_ended_messages(journal)
+    chat = LineChat(int(port), () if end is None else CHAT_FAULTS, plan.seed)
     grace = LONG_GRACE if end is None else GRACE.get(end, LONG_GRACE)
     steps = use_clock(SteppingClock(plan.seed)) if plan.clock_steps else nullcontext()
     anyio.run(anyio.lowlevel.checkpoint, backend=backend, backend_options=UVLOOP if backend == "asyncio" else {})

@@ -1,7 +1,7 @@
 """`BaseInterface`: how a platform's messages come to the agent and its answers go back.
 
-A custom interface implements `receive` and `send`. The runtime's supervisor runs it; the interface knows nothing of the
-runtime, it is handed an `AgentHandle`. What happens to a message in between is `pipeline.py`.
+A custom interface implements `receive` and `send`. The runtime's supervisor runs it, and has a `Pipeline` answer what
+it accepts; the interface knows neither.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 import anyio
 
 from definable.agent.auth.base import AuthProvider, check_platforms, is_provider
+from definable.agent.run.runner import Runner
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import ConfigurationError
@@ -21,16 +22,11 @@ from definable.original_library import INTERFACE_ATTRIBUTES, INTERFACE_METHODS, 
 
 from .config import InterfaceConfig, configured
 from .hooks import check_hook
-from .host import AgentHandle, StartRun
 from .identity import IdentityResolver
-from .message import InterfaceMessage, InterfaceResponse, MessageEnd
-from .pipeline import Pipeline
+from .message import InterfaceMessage, InterfaceResponse
 from .session_manager import SessionManager
 
-if TYPE_CHECKING:
-    from definable.agent.agent import Agent
-
-__all__ = ["Accept", "BaseInterface", "StartRun", "WebhookHandler"]
+__all__ = ["Accept", "BaseInterface", "ServableAgent", "WebhookHandler"]
 
 Accept: TypeAlias = Callable[[InterfaceMessage], Awaitable[bool]]
 """Puts a message on the agent's event bus, and returns before it is answered; False when it came in before and is not
@@ -41,6 +37,17 @@ WebhookHandler: TypeAlias = Callable[[TriggerEvent], Awaitable[Any]]
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that letting go of the identities may take."""
+
+
+class ServableAgent(Protocol):
+    """What serving needs of the agent that answers; an `Agent` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def auth(self) -> AuthProvider | None: ...
+    @property
+    def runner(self) -> Runner: ...
 
 
 class BaseInterface(ABC):
@@ -83,7 +90,7 @@ class BaseInterface(ABC):
         self,
         config: InterfaceConfig | None = None,
         *,
-        agent: Agent | None = None,
+        agent: ServableAgent | None = None,
         session_manager: SessionManager | None = None,
         hooks: Sequence[object] = (),
         identity_resolver: IdentityResolver | None = None,
@@ -103,7 +110,6 @@ class BaseInterface(ABC):
         self.auth: AuthProvider | Literal[False] | None = auth
         self.last_alive: float | None = None
         """When the platform was last heard of, in seconds of the event loop's clock; None: not since the start."""
-        self._pipeline: Pipeline | None = None
         self._is_open = False
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -131,7 +137,6 @@ class BaseInterface(ABC):
         """
         check_hook(hook)
         self.hooks = (*self.hooks, hook)
-        self._pipeline = None  # the next message makes one with the hook
         return self
 
     @property
@@ -267,23 +272,6 @@ class BaseInterface(ABC):
         finally:
             with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):  # files must not outlive a cancelled service
                 await identities.close()
-
-    async def answer(self, message: InterfaceMessage, host: AgentHandle) -> MessageEnd:
-        """Answer one accepted message; a failure goes to the hooks, and the user gets `error_message`.
-
-        Returns:
-            How it ended.
-        """
-        if self._pipeline is None or self._pipeline.host is not host:
-            self._pipeline = Pipeline(
-                self,
-                host,
-                sessions=self.session_manager,
-                hooks=self.hooks,
-                identities=self.identity_resolver,
-                auth=self.auth,
-            )
-        return await self._pipeline.answer(message)
 
 
 @asynccontextmanager

@@ -1,11 +1,16 @@
-"""One message's way: hooks, auth, rate limit, identity, session, hooks, run, hooks, and back to its chat."""
+"""One message's way: hooks, auth, rate limit, identity, session, hooks, run, hooks, and back to its chat.
+
+The supervisor makes a `Pipeline` for each interface that it runs, with a handle on the agent that answers.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import anyio
 
@@ -14,68 +19,81 @@ from definable.agent.auth.base import (
     AuthContext,
     AuthProvider,
     AuthRequest,
+    RefusalLog,
     authenticate,
     platform_identity,
     speaks_on,
     why_refused,
 )
-from definable.agent.run.output import RunOutput
+from definable.agent.run.output import Listener, RunOutput
 from definable.agent.run.runner import RunRequest
 from definable.agent.session.locks import called_in_turn
-from definable.agent.session.service import SessionTurn
+from definable.agent.session.service import SessionService, SessionTurn
 from definable.concurrency.isolation import Isolation, error_text
 from definable.errors import DefinableError
 
+from .base import BaseInterface
 from .conversation import ChatSessions, InterfaceSession
 from .errors import InterfaceRateLimitError
 from .hooks import HookChain
-from .host import AgentHandle
-from .identity import IdentityResolver
 from .message import InterfaceMessage, InterfaceResponse, MessageEnd, reply_text, run_input
 from .rate_limit import UserRateLimit
-from .session_manager import SessionManager
 from .streamed_reply import StreamedReply, send_response, while_typing
 
-if TYPE_CHECKING:
-    from .base import BaseInterface
-
 logger: logging.Logger = logging.getLogger(__name__)
+
+
+class RunAgent(Protocol):
+    """Makes a run of the agent, and tells the listener what happens in it."""
+
+    async def __call__(self, request: RunRequest, listener: Listener | None = None) -> RunOutput: ...
+
+
+def no_auth() -> None:
+    """The provider of an open agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentHandle:
+    """The agent behind an interface, as far as its pipeline needs it."""
+
+    run: RunAgent
+    can_stream: bool = False
+    """Whether a reply may be shown while it is written: not where the agent makes an object of it."""
+    sessions: SessionService | None = None
+    """The agent's conversations; None: an interface sees of them what it answered itself."""
+    auth: Callable[[], AuthProvider | None] = no_auth
+    """The agent's provider, asked at every message."""
+    refusals: RefusalLog = field(default_factory=RefusalLog)
+    """Where it is noted who is not let in."""
+    place: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    """A place for a run among those that may be under way. A message waits for it, before its session's turn, and holds
+    it to the end of its run."""
+    name: str | None = None
+    """What tells the interface from others that keep conversations in the same place; None: its platform does."""
 
 
 class Pipeline:
     """Answers the messages of one interface; its steps read in their order in `_admit` and `_answer`.
 
     Args:
-        interface: Sends, shows typing, and holds the settings.
-        host: The agent behind it.
-        sessions: The open conversations.
-        hooks: Of the user.
-        identities: Knows who a platform's user is; None: nobody does.
-        auth: Who lets users in; None asks the agent's provider, False lets in everybody.
+        interface: Sends, shows typing, and holds the settings; its hooks, auth, identities and sessions are looked up
+            at every message.
+        agent: The agent that answers.
     """
 
-    def __init__(
-        self,
-        interface: BaseInterface,
-        host: AgentHandle,
-        *,
-        sessions: SessionManager,
-        hooks: Sequence[object],
-        identities: IdentityResolver | None,
-        auth: AuthProvider | Literal[False] | None,
-    ) -> None:
+    def __init__(self, interface: BaseInterface, agent: AgentHandle) -> None:
         config = interface.config
-        self.host = host
         self._interface = interface
-        self._sessions = sessions
-        self._hooks = HookChain(hooks)
-        self._identities = identities
-        self._auth: AuthProvider | Literal[False] | None = auth
+        self._agent = agent
         self._rate_limit = UserRateLimit(config.rate_limit_messages_per_minute)
         self._isolation = Isolation(f"interface {interface.name}")
-        self._chat_sessions = ChatSessions(
-            host.sessions, host.place, config.max_session_history, sessions.session_ttl_seconds, host.name
-        )
+        ttl = interface.session_manager.session_ttl_seconds
+        self._chat_sessions = ChatSessions(agent.sessions, agent.place, config.max_session_history, ttl, agent.name)
+
+    @property
+    def _hooks(self) -> HookChain:
+        return HookChain(self._interface.hooks)
 
     async def answer(self, message: InterfaceMessage) -> MessageEnd:
         """Answer a message; returns how it ended, raises nothing."""
@@ -89,12 +107,12 @@ class Pipeline:
     async def _admit(self, message: InterfaceMessage) -> MessageEnd:
         if not await self._hooks.let_in(message):
             return MessageEnd.HANDLED
-        provider = guard_of(self._auth, self.host.auth(), message.platform)
+        provider = guard_of(self._interface.auth, self._agent.auth(), message.platform)
         asked = auth_request(message)
         caller = None if provider is None else await authenticate(provider, asked)
         if provider is not None and caller is None:
             what, who = f"a message to {self._interface.name}", f"user {identity_of(message)!r}"
-            self.host.refusals.refused(what, who, lambda: why_refused(provider, asked))
+            self._agent.refusals.refused(what, who, lambda: why_refused(provider, asked))
             return MessageEnd.REFUSED
         if await self._is_within_rate(message):
             await self._answer(message, caller)
@@ -112,12 +130,15 @@ class Pipeline:
             try:
                 output = await self._run(message, session, caller, streamed, turn)
             finally:
-                self._sessions.touch(session)
+                self._interface.session_manager.touch(session)
             state = self._chat_sessions.after_run(session, output, turn)
         response = InterfaceResponse(content=reply_text(output.content))
         response = await self._hooks.after_respond(message, response, session)
         await self._chat_sessions.keep_state(session, state)
-        await (self._send(message, response) if streamed is None else streamed.finish(response))
+        if streamed is None:
+            await send_response(self._interface, message, response)
+        else:
+            await streamed.finish(response)
 
     async def _is_within_rate(self, message: InterfaceMessage) -> bool:
         refusal = self._rate_limit.take(identity_of(message), anyio.current_time())
@@ -128,28 +149,32 @@ class Pipeline:
             error = InterfaceRateLimitError(f"too many messages: wait {wait} s", retry_after=refusal.retry_after)
             logger.warning("%s: user %s sent %s", message.platform, message.platform_user_id, error)
             await self._hooks.tell_error(error, message)
-            await self._send(message, InterfaceResponse(f"Too many messages. Please wait {wait} seconds."))
+            await send_response(
+                self._interface, message, InterfaceResponse(f"Too many messages. Please wait {wait} seconds.")
+            )
         return False
 
     async def _user_id(self, message: InterfaceMessage, caller: AuthContext | None) -> str:
-        if self._identities is not None:
-            canonical = await self._identities.resolve(message.platform, message.platform_user_id)
+        identities = self._interface.identity_resolver
+        if identities is not None:
+            canonical = await identities.resolve(message.platform, message.platform_user_id)
             if canonical is not None:
                 return canonical
         return identity_of(message) if caller is None else caller.user_id
 
     def _session(self, message: InterfaceMessage, user_id: str) -> InterfaceSession:
         key = (message.platform, message.platform_user_id, message.platform_chat_id)
-        session = self._sessions.get_or_create(*key)
+        open_sessions = self._interface.session_manager
+        session = open_sessions.get_or_create(*key)
         if session.user_id not in (None, user_id):  # linked or unlinked since: the conversation belongs to who it was
-            self._sessions.remove(*key)
-            session = self._sessions.get_or_create(*key)
+            open_sessions.remove(*key)
+            session = open_sessions.get_or_create(*key)
         return session
 
     @property
     def _streams(self) -> bool:
         """Whether a reply is shown while it is written."""
-        is_possible = self.host.stream_run is not None and self._interface.can_stream
+        is_possible = self._agent.can_stream and self._interface.can_stream
         return is_possible and self._interface.config.stream_replies and not self._hooks.hold_back_replies
 
     async def _run(
@@ -173,15 +198,12 @@ class Pipeline:
             turn=turn,
             max_history=self._interface.config.max_session_history,
         )
-        run = partial(self.host.start_run, request)
-        if streamed is not None and self.host.stream_run is not None:
-            run = partial(streamed.follow, partial(self.host.stream_run, request))
+        run = partial(self._agent.run, request)
+        if streamed is not None:
+            run = partial(streamed.follow, run)
         if not self._interface.config.typing_indicator:
             return await run()
         return await while_typing(partial(self._interface.typing, message), self._interface.typing_interval, run)
-
-    async def _send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
-        await send_response(self._interface, message, response)
 
     async def _fail(self, message: InterfaceMessage, error: Exception) -> None:
         surprise = None if isinstance(error, DefinableError) else error
@@ -195,7 +217,7 @@ class Pipeline:
         await self._hooks.tell_error(error, message)
         try:
             with self._isolation:
-                await self._send(message, InterfaceResponse(self._interface.config.error_message))
+                await send_response(self._interface, message, InterfaceResponse(self._interface.config.error_message))
         except Exception as failure:
             logger.error("%s: the error message could not be sent: %s", self._interface.name, error_text(failure))
 

@@ -10,7 +10,7 @@ from definable.agent.arguments import check_interface
 from definable.agent.auth.base import RefusalLog
 from definable.agent.bus.base import EventBus
 from definable.agent.interface.base import BaseInterface
-from definable.agent.interface.host import AgentHandle, StartRun, StreamRun
+from definable.agent.interface.pipeline import AgentHandle
 from definable.agent.run.output import Listener, RunOutput
 from definable.agent.run.runner import RunRequest
 from definable.agent.trigger.registry import TriggerRegistry
@@ -57,8 +57,8 @@ def supervised(
     supervisors: dict[str, Supervisor] = {}
     for interface in interfaces:
         name = unused(interface.name, {*OTHER_CHILDREN, *supervisors})
-        host = host_of(interface, agent, registry, None if name == interface.name else name, refusals)
-        supervisors[name] = Supervisor(interface, host, bus, tracker, name=name, max_waiting=max_waiting)
+        handle = handle_for(interface, agent, registry, None if name == interface.name else name, refusals)
+        supervisors[name] = Supervisor(interface, handle, bus, tracker, name=name, max_waiting=max_waiting)
     return list(supervisors.values())
 
 
@@ -81,45 +81,28 @@ def with_webhooks(triggers: TriggerRegistry, interfaces: Sequence[BaseInterface]
     return registry
 
 
-def host_of(
+def handle_for(
     interface: BaseInterface,
     agent: Agent,
     registry: RunRegistry,
     name: str | None = None,
     refusals: RefusalLog | None = None,
 ) -> AgentHandle:
-    """What an interface is handed: its own agent, or the one that is served."""
+    """The agent that answers an interface: its own, or the one that is served."""
     answering = interface.agent or agent
+    runner = answering.runner
+
+    async def run(request: RunRequest, listener: Listener | None = None) -> RunOutput:
+        # A chat waits for a place; a message that holds its session's turn holds one already.
+        has_place = request.turn is not None
+        return await registry.run(request, interface.name, listener, runner=runner, wait=True, has_place=has_place)
+
     return AgentHandle(
-        starter(interface, agent, registry),
-        streamer(interface, agent, registry) if answering.runner.output_type is None else None,
-        sessions=answering.runner.sessions,
+        run,
+        can_stream=runner.output_type is None,
+        sessions=runner.sessions,
         place=registry.place,
         auth=lambda: answering.auth,
         refusals=RefusalLog() if refusals is None else refusals,
         name=name if answering.name == DEFAULT_NAME else f"{answering.name}/{name or ''}",
     )
-
-
-def starter(interface: BaseInterface, agent: Agent, registry: RunRegistry) -> StartRun:
-    """What makes the runs that an interface asks for. A message that holds its session's turn holds a place too; other
-    runs wait for one, since nobody hangs up on a chat.
-    """
-    runner = (interface.agent or agent).runner
-
-    async def start_run(request: RunRequest) -> RunOutput:
-        return await registry.run(request, interface.name, runner=runner, wait=True, has_place=request.turn is not None)
-
-    return start_run
-
-
-def streamer(interface: BaseInterface, agent: Agent, registry: RunRegistry) -> StreamRun:
-    """As `starter`, of runs that are listened to."""
-    runner = (interface.agent or agent).runner
-
-    async def stream_run(request: RunRequest, listener: Listener) -> RunOutput:
-        return await registry.run(
-            request, interface.name, listener, runner=runner, wait=True, has_place=request.turn is not None
-        )
-
-    return stream_run

@@ -22,8 +22,8 @@ from definable.agent.bus.base import EventBus
 from definable.agent.bus.memory import DEFAULT_BUFFER
 from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.errors import InterfaceAuthenticationError
-from definable.agent.interface.host import AgentHandle
 from definable.agent.interface.message import InterfaceMessage, MessageEnd
+from definable.agent.interface.pipeline import AgentHandle, Pipeline
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.containment import contained
 from definable.concurrency.event_loop import plain_errors
@@ -57,7 +57,7 @@ class Supervisor:
 
     Args:
         interface: What to run.
-        host: The agent behind it.
+        agent: The agent behind it.
         bus: Where accepted messages wait.
         tracker: Counts the messages, under the supervisor's name.
         name: The interface's, where another one that is served has the same.
@@ -68,7 +68,7 @@ class Supervisor:
     def __init__(
         self,
         interface: BaseInterface,
-        host: AgentHandle,
+        agent: AgentHandle,
         bus: EventBus,
         tracker: WorkTracker,
         *,
@@ -95,7 +95,7 @@ class Supervisor:
         self._state = InterfaceState.STARTING
         self._first_began = self._began = 0.0
         """When it began to receive, at first and last, in seconds of the event loop's clock."""
-        self._host = host
+        self._pipeline = Pipeline(interface, agent)
         self._tracker = tracker
         self._backoff = Backoff() if backoff is None else backoff
         self._isolation = Isolation(f"interface {self.name}")
@@ -222,7 +222,7 @@ class Supervisor:
     async def _answer(self, message: InterfaceMessage) -> MessageEnd:
         try:
             with self._isolation:
-                return await contained(self.name, self.interface.answer, message, self._host)
+                return await contained(self.name, self._pipeline.answer, message)
         except Exception:
             logger.exception("%s: message %s was not answered", self.name, message.platform_message_id)
             return MessageEnd.FAILED

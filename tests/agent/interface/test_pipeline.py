@@ -33,7 +33,7 @@ from definable.agent.interface import (
     SQLiteIdentityResolver,
 )
 from definable.agent.interface.base import Accept
-from definable.agent.interface.host import AgentHandle
+from definable.agent.interface.pipeline import AgentHandle
 from definable.agent.runtime.shutdown import WorkTracker
 from definable.agent.runtime.supervisor import InterfaceState, Supervisor
 from definable.agent.session import Session, SQLiteSessionStore

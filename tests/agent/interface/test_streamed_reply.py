@@ -30,10 +30,10 @@ from definable.agent.interface import (
     Media,
 )
 from definable.agent.interface.base import Accept
-from definable.agent.interface.host import AgentHandle
 from definable.agent.interface.message import MessageEnd
+from definable.agent.interface.pipeline import AgentHandle, Pipeline
 from definable.agent.interface.splitting import split_text
-from definable.agent.runtime.interfaces import host_of
+from definable.agent.runtime.interfaces import handle_for
 from definable.agent.runtime.runs import RunRegistry
 from definable.model import ModelReply, OfflineModel, ToolCall
 from definable.testing import VIRTUAL_BACKENDS, run, virtual_time
@@ -80,7 +80,7 @@ class Plain(BaseInterface):
         """A user writes to an agent; whether that was answered."""
         self._number += 1
         message = InterfaceMessage("board", "ann", "home", str(self._number), text="hi")
-        end = await self.answer(message, host_of(self, agent, RunRegistry(agent.runner, 10)))
+        end = await Pipeline(self, handle_for(self, agent, RunRegistry(agent.runner, 10))).answer(message)
         return end is MessageEnd.HANDLED
 
     def actions(self) -> list[str]:
@@ -398,7 +398,7 @@ async def test_a_run_that_is_cancelled_by_its_id_cancels_no_request() -> None:
     registry = RunRegistry(agent.runner, 10)
     message = InterfaceMessage("board", "ann", "home", "1", text="hi")
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(board.answer, message, host_of(board, agent, registry))
+        tasks.start_soon(Pipeline(board, handle_for(board, agent, registry)).answer, message)
         await anyio.sleep(2)
         (record,) = registry.records()
         assert registry.cancel(record.run_id)
@@ -407,7 +407,8 @@ async def test_a_run_that_is_cancelled_by_its_id_cancels_no_request() -> None:
 
 async def test_a_host_that_cannot_stream_has_whole_replies() -> None:
     board = Board()
-    await board.answer(InterfaceMessage("board", "ann", "home", "1", text="hi"), AgentHandle(counting().runner.run))
+    pipeline = Pipeline(board, AgentHandle(counting().runner.run))
+    await pipeline.answer(InterfaceMessage("board", "ann", "home", "1", text="hi"))
     assert board.actions() == ["send"]
 
 

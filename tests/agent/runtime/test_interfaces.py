@@ -15,7 +15,7 @@ from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceM
 from definable.agent.interface.base import Accept
 from definable.agent.run.output import RunEvent
 from definable.agent.run.runner import RunRequest
-from definable.agent.runtime.interfaces import host_of, unused, with_webhooks
+from definable.agent.runtime.interfaces import handle_for, unused, with_webhooks
 from definable.agent.runtime.runs import RunRegistry
 from definable.agent.trigger import TriggerEvent, Webhook
 from definable.agent.trigger.base import Handler
@@ -48,10 +48,10 @@ class Answer(BaseModel):
 async def test_its_own_agent_answers_else_the_one_that_is_served(brings_its_own: bool) -> None:
     served, own = Agent(OfflineModel(["served"] * 2)), Agent(OfflineModel(["own"] * 2))
     registry, heard = RunRegistry(served.runner, 10), list[RunEvent]()
-    host = host_of(Chat(own if brings_its_own else None), served, registry)
+    handle = handle_for(Chat(own if brings_its_own else None), served, registry)
     answering = own if brings_its_own else served
-    assert host.sessions is answering.runner.sessions
-    output = await host.start_run(RunRequest("hi", run_id="r"))
+    assert handle.sessions is answering.runner.sessions
+    output = await handle.run(RunRequest("hi", run_id="r"))
     assert output.content == ("own" if brings_its_own else "served")
     record = registry.find("r")
     assert record is not None and record.source == "chat"
@@ -59,37 +59,36 @@ async def test_its_own_agent_answers_else_the_one_that_is_served(brings_its_own:
     async def listen(event: RunEvent) -> None:
         heard.append(event)
 
-    assert host.stream_run is not None
-    assert (await host.stream_run(RunRequest("hi"), listen)).content == output.content
+    assert handle.can_stream
+    assert (await handle.run(RunRequest("hi"), listen)).content == output.content
     assert heard
 
 
 async def test_its_runs_wait_for_a_place() -> None:
     agent = Agent(OfflineModel(latency=0.01))
-    host = host_of(Chat(), agent, RunRegistry(agent.runner, 1))
-    assert host.stream_run is not None
+    handle = handle_for(Chat(), agent, RunRegistry(agent.runner, 1))
 
     async def listen(event: RunEvent) -> None: ...
 
     async with anyio.create_task_group() as group:
         for _ in range(3):
-            group.start_soon(host.start_run, RunRequest("hi"))
-            group.start_soon(host.stream_run, RunRequest("hi"), listen)
+            group.start_soon(handle.run, RunRequest("hi"))
+            group.start_soon(handle.run, RunRequest("hi"), listen)
 
 
 def test_what_has_a_shape_is_not_streamed() -> None:
     shaped, plain = Agent("offline", output_type=Answer), Agent("offline")
     registry = RunRegistry(plain.runner, 10)
-    assert host_of(Chat(), shaped, registry).stream_run is None
-    assert host_of(Chat(plain), shaped, registry).stream_run is not None
+    assert not handle_for(Chat(), shaped, registry).can_stream
+    assert handle_for(Chat(plain), shaped, registry).can_stream
 
 
 def test_auth_may_be_set_after_serving_began() -> None:
     agent = Agent("offline")
-    host = host_of(Chat(), agent, RunRegistry(agent.runner, 10))
-    assert host.auth() is None
+    handle = handle_for(Chat(), agent, RunRegistry(agent.runner, 10))
+    assert handle.auth() is None
     agent.auth = APIKeyAuth("key")
-    assert host.auth() is agent.auth
+    assert handle.auth() is agent.auth
 
 
 def test_a_name_that_is_taken_gets_the_first_number_that_is_not() -> None:

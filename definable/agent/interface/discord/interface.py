@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import anyio
 
 from definable.agent.auth.base import AuthProvider
 from definable.agent.bus.dedupe import DedupeWindow
-from definable.agent.interface.base import Accept, BaseInterface
+from definable.agent.interface.base import Accept, BaseInterface, ServableAgent
 from definable.agent.interface.config import InterfaceConfig
 from definable.agent.interface.errors import InterfaceConnectionError
 from definable.agent.interface.identity import IdentityResolver
@@ -24,9 +24,6 @@ from .message_event import MessageFilter, NotAMessage, with_images
 from .outgoing import Outgoing, edited, outgoing, without_reference
 from .protocol import GatewaySession, Payload
 from .rest import DiscordRest, ReplyRefused, open_rest
-
-if TYPE_CHECKING:
-    from definable.agent.agent import Agent
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -70,7 +67,7 @@ class DiscordInterface(BaseInterface):
         self,
         config: DiscordConfig | None = None,
         *,
-        agent: Agent | None = None,
+        agent: ServableAgent | None = None,
         session_manager: SessionManager | None = None,
         hooks: Sequence[object] = (),
         identity_resolver: IdentityResolver | None = None,

@@ -6,10 +6,10 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from definable.agent.auth.base import AuthProvider
-from definable.agent.interface.base import Accept, BaseInterface, WebhookHandler
+from definable.agent.interface.base import Accept, BaseInterface, ServableAgent, WebhookHandler
 from definable.agent.interface.config import InterfaceConfig
 from definable.agent.interface.errors import InterfaceConnectionError, InterfaceMessageError
 from definable.agent.interface.identity import IdentityResolver
@@ -25,9 +25,6 @@ from .poller import Poller
 from .sender import Sender, place_in_chat
 from .update import message_of, update_id_of, with_attachments
 from .webhook import CHECK_INTERVAL, TelegramSecret, keep_webhook
-
-if TYPE_CHECKING:
-    from definable.agent.agent import Agent
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -62,7 +59,7 @@ class TelegramInterface(BaseInterface):
         self,
         config: TelegramConfig | None = None,
         *,
-        agent: Agent | None = None,
+        agent: ServableAgent | None = None,
         session_manager: SessionManager | None = None,
         hooks: Sequence[object] = (),
         identity_resolver: IdentityResolver | None = None,
