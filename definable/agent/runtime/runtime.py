@@ -460,7 +460,7 @@ class AgentRuntime:
     def _agents(self) -> Iterable[Agent]:
         """The served agent, and those that interfaces brought along."""
         others = [supervisor.interface.agent for supervisor in self.supervisors]
-        return dict.fromkeys([self.agent, *[other for other in others if other is not None]])
+        return dict.fromkeys([self.agent, *[other for other in others if isinstance(other, Agent)]])
 
     @property
     def serves_http(self) -> bool:
