@@ -13,7 +13,7 @@ from definable.agent import TextDelta
 from definable.agent.auth import AuthContext
 from definable.agent.interface import InterfaceMessage, Media
 from definable.agent.interface.message import message_from_json, message_to_json
-from definable.agent.runtime.http.routes import Routes
+from definable.agent.runtime.http.router import Router
 from definable.agent.runtime.http.sse import encoded
 from definable.agent.runtime.ingress import accepted_request, request_data
 from definable.agent.trigger import EventTrigger, Headers, RawRequest, TriggerEvent
@@ -106,7 +106,7 @@ def test_a_path_leads_to_its_endpoint_with_what_stands_in_it(shape: list[str], v
         parts.append(f"{{p{number}}}" if part == "{}" else part)
         if part == "{}":
             expected[f"p{number}"] = values[number]
-    routes: Routes[str] = Routes()
+    routes: Router[str] = Router()
     routes.add("POST", "/" + "/".join(parts), "endpoint")
     path = "/" + "/".join(value if part == "{}" else part for part, value in zip(shape, values, strict=False))
     match = routes.match("POST", path)

@@ -29,7 +29,7 @@ from .signals import STUCK_MARGIN, ExitGuard, SignalWatcher
 
 if TYPE_CHECKING:
     from .dev.child import DevChild
-    from .http.lifespan import LifespanApp
+    from .http.service import LifespanApp
 
 Backend: TypeAlias = Literal["asyncio", "trio"]
 
@@ -180,7 +180,7 @@ async def _running(runtime: AgentRuntime) -> AsyncGenerator[AgentRuntime, None]:
 
 def asgi(agent: Agent, interfaces: Sequence[BaseInterface], options: ServeOptions) -> LifespanApp:
     """The agent as an ASGI application; see `Agent.asgi`."""
-    from .http.lifespan import LifespanApp  # an agent without HTTP never needs it
+    from .http.service import LifespanApp  # an agent without HTTP never needs it
 
     options["handle_signals"] = False  # they are the server's
     settings = settings_of(options)

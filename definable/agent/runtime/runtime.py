@@ -48,7 +48,6 @@ from .workers import Workers
 if TYPE_CHECKING:
     from quart import Quart
 
-    from definable.agent.auth.base import AuthProvider
     from definable.agent.bus.base import EventBus
     from definable.concurrency.worker_thread import RunningThread
 
@@ -159,7 +158,7 @@ class AgentRuntime:
     @property
     def app(self) -> Quart | None:
         """The Quart application that serves everything but the agent's endpoints; None without HTTP."""
-        return None if self.http is None else self.http.quart
+        return None if self.http is None else self.http.guest.app
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Whether all is well, and the state of every child, as `/health` shows them."""
@@ -309,28 +308,25 @@ class AgentRuntime:
     def _build_http(self) -> HTTPService:
         # Heavy, and an agent without HTTP never needs them.
         from .http.body_memory import UnfinishedBodies, memory_for_bodies
-        from .http.quart_app import create_quart_app
-        from .http.service import HTTPService, build_routes
+        from .http.quart_app import QuartGuest, create_quart_app
+        from .http.service import HTTPService
 
         agent = self.agent
-
-        def guard() -> AuthProvider | None:
-            return agent.auth
-
-        routes = build_routes(
+        largest = max((webhook.max_body for webhook in self.triggers.webhooks), default=0)
+        return HTTPService(
+            self.name,
+            self.settings,
             self.triggers.webhooks,
-            registry=self.registry,
+            QuartGuest(create_quart_app(agent.name, [agent.blueprint] if agent.has_blueprint else [])),
+            lambda: agent.auth,
+            runs=self.registry,
             ingress=Ingress(self.bus, self.triggers, self.registry, self.dispatcher),
             sessions=agent.runner.sessions,
-            guard=guard,
             health=self.health,
-            docs=self.name if self.settings.dev else None,
-        )
-        quart = create_quart_app(agent.name, [agent.blueprint] if agent.has_blueprint else [])
-        largest = max((webhook.max_body for webhook in self.triggers.webhooks), default=0)
-        bodies = UnfinishedBodies(memory_for_bodies(self.settings.max_memory_bodies, largest))
-        return HTTPService(
-            self.settings, routes, quart, guard, self.tracker, self.draining.is_set, bodies, self._refusals
+            tracker=self.tracker,
+            draining=self.draining.is_set,
+            bodies=UnfinishedBodies(memory_for_bodies(self.settings.max_memory_bodies, largest)),
+            refusals=self._refusals,
         )
 
     @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from definable.concurrency.call import is_generator_function, takes
 from definable.errors import ConfigurationError, RouteConflict
@@ -11,16 +11,19 @@ from definable.errors import ConfigurationError, RouteConflict
 from .base import BaseTrigger
 from .webhook import PARAMETER, Webhook
 
-BUILT_IN_PATHS = (
-    "/run",
+BuiltInPath: TypeAlias = Literal[
     "/health",
+    "/run",
     "/runs",
     "/runs/{run_id}",
     "/runs/{run_id}/events",
     "/sessions/{session_id}",
     "/docs",
     "/openapi.json",
-)
+]
+"""The paths of `runtime/http/routes.py`, whose table takes no others; an agent with webhooks does not load it."""
+
+BUILT_IN_PATHS: tuple[BuiltInPath, ...] = get_args(BuiltInPath)
 
 
 class TriggerRegistry:

@@ -1,4 +1,4 @@
-"""The ASGI entry: the agent's endpoints here, at little cost; everything else goes to the Quart application.
+"""The ASGI entry: answers requests to the agent's endpoints, at little cost, and passes all others on to a guest.
 
 The HTTP server calls it for every request, or a foreign ASGI server does through `agent.asgi()`.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 from definable.agent.auth.base import AuthProvider, RefusalLog
@@ -15,20 +17,18 @@ from definable.agent.runtime.dispatch import log_failure
 from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.runtime.settings import DEFAULT_MAX_MEMORY
 from definable.agent.runtime.shutdown import WorkTracker
-from definable.agent.trigger.webhook import DEFAULT_MAX_BODY
 from definable.concurrency.containment import closing_what_it_leaves, contained
 from definable.concurrency.isolation import Isolation, isolated
 from definable.server.problem import Problem, send_problem
-from definable.server.request_cycle import ASGIApp, Message, Receive, Scope, Send
+from definable.server.request_cycle import Message, Receive, Scope, Send
 
-from .auth import PublicPaths, admitted, scope_of
+from .auth import PublicPaths, authenticate_request, scope_of
 from .body_memory import AnswerMemory, UnfinishedBodies
 from .browsers import BrowserGate, Headers
-from .endpoints import Endpoint, Sendable
-from .quart_app import ALLOW_SCOPE_KEY, MAX_CONTENT_LENGTH
 from .request import ClientGone, Request
 from .response import RETRY_AFTER, Answer, Response, is_worth_a_traceback, problem_of
-from .routes import NO_PARAMETERS, Match, Routes
+from .router import NO_PARAMETERS, RouteMatch, Router
+from .routes import AuthSource, Route
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -38,60 +38,65 @@ AUTH_SCOPE_KEY = "definable.auth"
 SLASH = "\udc2f"
 """Stands for an encoded slash while routes are matched: half of a surrogate pair is in no decoded path."""
 
+ALLOW_SCOPE_KEY = "definable.allow"
+"""Where the guest finds the methods of the agent's own endpoint on a path, when the request's is not one."""
+
 ROUTE = Isolation("a route")
 
 BODY_UNREAD = frozenset({408, 413})
 """Statuses of a request whose body still stands on the connection, which therefore ends (RFC 9110, 15.5.9, 15.5.14)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Guarded:
-    """An endpoint, and who guards it."""
+class Guest(Protocol):
+    """An ASGI application whose routes are the user's own: it answers what none of the agent's endpoints does."""
 
-    endpoint: Endpoint
-    guard: Callable[[], AuthProvider | None]
-    """Asked at every request, since `agent.auth` may be set late; None lets everybody in."""
-    max_body: int = DEFAULT_MAX_BODY
-    """Bytes of a body that its guard may want to see."""
-    scope: str = "run"
-    """What a caller must be allowed to do."""
-    always: bool = False
-    """Whether it is answered while the service drains."""
-    unsigned: Callable[[Request], Sendable | None] | None = None
-    """Asked before the guard: what it answers is for everybody."""
-    slashes: bool = False
-    """Whether a parameter of its path may hold a slash, which a client encodes: ids may, what a webhook's handler may
-    take for a file's name may not."""
-    takes_visits: bool = True
-    """Whether pages of other sites may link to it, where it answers GET: not where a GET has an effect."""
+    app: Any
+    """What users know it by."""
+    max_body: int
+    """Bytes of a request's body that it takes."""
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send, /) -> Awaitable[None]:
+        """Answer one request, or serve one WebSocket."""
+        ...
+
+    def methods(self, path: str) -> Collection[str]:
+        """The methods of its routes on a path; OPTIONS only where a route of the user's own answers it."""
+        ...
+
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        """Run what the user has run before the first request, and after the last."""
+        ...
+
+    def drain(self) -> None:
+        """A stop has begun: end what would go on for ever."""
+        ...
 
 
-NO_MATCH: Match[Guarded] = Match()
+NO_MATCH: RouteMatch[Route] = RouteMatch()
 
 
 class AgentApp:
     """An ASGI application.
 
     Args:
-        routes: The agent's endpoints.
-        fallback: What answers everything else.
-        guard: Who guards what the fallback answers.
+        router: Leads to the agent's endpoints.
+        guest: What answers everything else.
+        auth_provider: Of what the guest answers.
         tracker: Counts the requests.
         draining: Whether a stop has begun.
         bodies: The unfinished bodies of all requests.
         max_answer_bytes: What large answers that are on their way may hold.
         max_active_bytes: What the bodies of requests that are being handled may hold.
         gate: What browsers' requests are asked first.
-        public: The paths of what the fallback answers to everybody.
-        fallback_methods: The methods that the fallback answers on a path; OPTIONS only where it does so by itself.
+        public: The paths of what the guest answers to everybody.
         refusals: Where it is noted who is not let in.
     """
 
     def __init__(
         self,
-        routes: Routes[Guarded],
-        fallback: ASGIApp,
-        guard: Callable[[], AuthProvider | None],
+        router: Router[Route],
+        guest: Guest,
+        auth_provider: AuthSource,
         tracker: WorkTracker,
         draining: Callable[[], bool],
         bodies: UnfinishedBodies,
@@ -100,14 +105,13 @@ class AgentApp:
         *,
         gate: BrowserGate,
         public: PublicPaths,
-        fallback_methods: Callable[[str], Collection[str]],
         refusals: RefusalLog,
     ) -> None:
-        self._routes = routes
+        self._router = router
         self._memory = AnswerMemory(max_answer_bytes)
         self._active_memory = ActiveMemory(max_active_bytes)
-        self._fallback = fallback
-        self._guard = guard
+        self._guest = guest
+        self._auth_provider = auth_provider
         self._tracker = tracker
         self._uncounted = WorkTracker()
         """Of what is answered always: no drain waits for it, and it is in no report."""
@@ -115,7 +119,6 @@ class AgentApp:
         self._bodies = bodies
         self._gate = gate
         self._public = public
-        self._fallback_methods = fallback_methods
         self._refusals = refusals
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -129,51 +132,51 @@ class AgentApp:
         return self._dispatch(scope, receive, send, match)
 
     def _answer_browser(
-        self, scope: Scope, receive: Receive, send: Send, match: Match[Guarded], headers: Headers
+        self, scope: Scope, receive: Receive, send: Send, match: RouteMatch[Route], headers: Headers
     ) -> Awaitable[None]:
         """Answer a request that a page may have sent: a preflight by itself, and only those that may call."""
         send = self._gate.readable(send, headers)
-        guarded = match.endpoint
-        always = guarded is not None and guarded.always
+        route = match.endpoint
+        always = route is not None and route.is_always_served
         try:
             if not always:
                 self._gate.check_host(headers)
             preflight = self._gate.preflight(scope, headers) if scope["type"] == "http" else None
             if preflight is not None:
                 return Response(b"", 204, None, preflight).send(Answer(scope, send, self._memory))
-            if guarded is None:
-                is_guarded = self._fallback_guard(scope) is not None
+            if route is None:
+                is_guarded = self._guest_provider(scope) is not None
                 self._gate.check_page(scope, headers, is_guarded=is_guarded, takes_visits=True)
             elif not always:
-                is_guarded, takes_visits = guarded.guard() is not None, guarded.takes_visits
+                is_guarded, takes_visits = route.auth_provider() is not None, route.takes_visits
                 self._gate.check_page(scope, headers, is_guarded=is_guarded, takes_visits=takes_visits)
         except Problem as problem:
             return refuse(scope, send, problem)
         return self._dispatch(scope, receive, send, match)
 
-    def _dispatch(self, scope: Scope, receive: Receive, send: Send, match: Match[Guarded]) -> Awaitable[None]:
-        guarded = match.endpoint
-        if guarded is not None and guarded.always:
-            return self._answer(guarded, self._request(scope, receive, match.parameters), send, self._uncounted)
+    def _dispatch(self, scope: Scope, receive: Receive, send: Send, match: RouteMatch[Route]) -> Awaitable[None]:
+        route = match.endpoint
+        if route is not None and route.is_always_served:
+            return self._answer(route, self._request(scope, receive, match.parameters), send, self._uncounted)
         if self._draining():
             return refuse(scope, send, Problem(503, "the service is stopping", headers=[RETRY_AFTER]))
-        if guarded is not None:
-            return self._answer(guarded, self._request(scope, receive, match.parameters), send, self._tracker)
+        if route is not None:
+            return self._answer(route, self._request(scope, receive, match.parameters), send, self._tracker)
         if match.allowed:
             answer = self._answer_of_method(scope, send, match.allowed)
             if answer is not None:
                 return answer
             scope[ALLOW_SCOPE_KEY] = match.allowed
-        return self._fall_back(self._request(scope, receive, NO_PARAMETERS), send)
+        return self._pass_on(self._request(scope, receive, NO_PARAMETERS), send)
 
     def _request(self, scope: Scope, receive: Receive, parameters: Mapping[str, str]) -> Request:
         return Request(scope, receive, parameters, self._bodies, self._active_memory)
 
     def _answer_of_method(self, scope: Scope, send: Send, allowed: tuple[str, ...]) -> Awaitable[None] | None:
         """What tells of the methods of a path: OPTIONS is answered by itself, a method that a public endpoint does not
-        have is refused without asking for credentials. None where the fallback has the method, or has to be asked."""
+        have is refused without asking for credentials. None where the guest has the method, or has to be asked."""
         path, method = local_path(scope), scope["method"]
-        others = self._fallback_methods(path)
+        others = self._guest.methods(path)
         if method in others:
             return None
         methods = {*allowed, *others}
@@ -182,42 +185,42 @@ class AgentApp:
                 Answer(scope, send, self._memory)
             )
         found = [self._match({**scope, "method": each}).endpoint for each in allowed]
-        if any(guarded is not None and guarded.guard() is None for guarded in found):
+        if any(route is not None and route.auth_provider() is None for route in found):
             problem = Problem(405, "The method is not allowed for this path.", headers=[allow_header(methods)])
             return send_problem(send, problem)
         return None
 
-    def _fallback_guard(self, scope: Scope) -> AuthProvider | None:
-        """Who guards what the fallback answers."""
-        guard = self._guard()
-        return None if guard is None or local_path(scope) in self._public else guard
+    def _guest_provider(self, scope: Scope) -> AuthProvider | None:
+        """Who authenticates the callers of what the guest answers."""
+        provider = self._auth_provider()
+        return None if provider is None or local_path(scope) in self._public else provider
 
-    def _match(self, scope: Scope) -> Match[Guarded]:
+    def _match(self, scope: Scope) -> RouteMatch[Route]:
         raw_path: bytes = scope.get("raw_path") or b""
         if b"%2f" in raw_path or b"%2F" in raw_path:
             return self._match_with_slashes(scope, raw_path.decode("latin-1"))
-        return self._routes.match(scope["method"], local_path(scope))
+        return self._router.match(scope["method"], local_path(scope))
 
-    def _match_with_slashes(self, scope: Scope, raw_path: str) -> Match[Guarded]:
+    def _match_with_slashes(self, scope: Scope, raw_path: str) -> RouteMatch[Route]:
         """What a path leads to whose encoded slashes separate nothing, but are part of a parameter (RFC 3986, 2.2)."""
         path = unquote(raw_path.replace("%2f", SLASH).replace("%2F", SLASH))
-        found = self._routes.match(scope["method"], local_path({**scope, "path": path}))
+        found = self._router.match(scope["method"], local_path({**scope, "path": path}))
         if found.endpoint is None:
             return found
-        if not found.endpoint.slashes:
+        if not found.endpoint.takes_slashes:
             return NO_MATCH
         parameters = {name: value.replace(SLASH, "/") for name, value in found.parameters.items()}
         return replace(found, parameters=parameters)
 
-    async def _answer(self, guarded: Guarded, request: Request, send: Send, tracker: WorkTracker) -> None:
+    async def _answer(self, route: Route, request: Request, send: Send, tracker: WorkTracker) -> None:
         """Answer a request to one of the agent's endpoints."""
         answer = Answer(request.scope, send, self._memory)
         with tracker.work("http") as work:
             try:
-                if guarded.always:  # no code of the user's runs
-                    await self._respond(guarded, request, answer)
+                if route.is_always_served:  # no code of the user's runs
+                    await self._respond(route, request, answer)
                 else:
-                    await contained("a request's handler", self._respond, guarded, request, answer)
+                    await contained("a request's handler", self._respond, route, request, answer)
             except ClientGone:
                 pass
             except BaseException as raised:
@@ -233,16 +236,18 @@ class AgentApp:
             finally:
                 request.release()
 
-    async def _respond(self, guarded: Guarded, request: Request, answer: Answer) -> None:
-        response = None if guarded.unsigned is None else guarded.unsigned(request)
+    async def _respond(self, route: Route, request: Request, answer: Answer) -> None:
+        response = None if route.unsigned is None else route.unsigned(request)
         if response is None:
-            guard = guarded.guard()
-            if guard is not None:
-                request.auth = await admitted(guard, request, guarded.max_body, guarded.scope, self._refusals)
-            response = await closing_what_it_leaves("a request's handler", guarded.endpoint, request)
+            provider = route.auth_provider()
+            if provider is not None:
+                request.auth = await authenticate_request(
+                    provider, request, route.max_body, route.scope, self._refusals
+                )
+            response = await closing_what_it_leaves("a request's handler", route.endpoint, request)
         await response.send(answer)
 
-    async def _fall_back(self, request: Request, send: Send) -> None:
+    async def _pass_on(self, request: Request, send: Send) -> None:
         with self._tracker.work("http") as work, ROUTE:
 
             def watched(message: Message) -> Awaitable[None]:
@@ -250,21 +255,21 @@ class AgentApp:
                     work.failed = True
                 return send(message)
 
-            await contained("a route", self._answer_by_fallback, request, watched)
+            await contained("a route", self._answer_by_guest, request, watched)
 
-    async def _answer_by_fallback(self, request: Request, send: Send) -> None:
-        guard = self._fallback_guard(request.scope)
-        if guard is not None:
+    async def _answer_by_guest(self, request: Request, send: Send) -> None:
+        provider = self._guest_provider(request.scope)
+        if provider is not None:
             try:
                 scope = scope_of(request)
-                auth = await admitted(guard, request, MAX_CONTENT_LENGTH, scope, self._refusals)
+                auth = await authenticate_request(provider, request, self._guest.max_body, scope, self._refusals)
                 request.scope[AUTH_SCOPE_KEY] = auth
             except ClientGone:
                 return
             except Problem as problem:
                 await refuse(request.scope, send, problem)
                 return
-        await self._fallback(request.scope, request.replay, send)
+        await self._guest(request.scope, request.replay, send)
 
 
 def below_root(scope: Scope) -> Scope:

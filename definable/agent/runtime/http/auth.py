@@ -1,6 +1,6 @@
-"""Who may pass: asks the auth provider that guards an endpoint. A provider that raises denies.
+"""Who may call what: authenticates requests for the ASGI entry, and tells endpoints whose runs a caller may see.
 
-Which of the user's own routes need no credentials: pure.
+A provider that raises denies. `PublicPaths` are the user's own routes that need no credentials.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from definable.agent.auth.base import (
     needs_body,
     why_refused,
 )
+from definable.agent.runtime.run_log import RunRecord
 from definable.errors import ConfigurationError
 from definable.server.problem import Problem
 
@@ -66,10 +67,10 @@ def scope_of(request: Request) -> str:
     return "read" if request.scope["type"] == "http" and request.method in READING else "run"
 
 
-async def admitted(
+async def authenticate_request(
     provider: AuthProvider, request: Request, max_body: int, scope: str, refusals: RefusalLog
 ) -> AuthContext:
-    """The caller's identity.
+    """Who is calling.
 
     Args:
         provider: Decides.
@@ -122,3 +123,31 @@ def client_of(request: Request) -> str:
     """Where a request came from, for the log."""
     client = request.client
     return "an unknown address" if client is None else client[0]
+
+
+def acting_user(auth: AuthContext | None, claimed: str | None) -> str | None:
+    """Whose request it is: the caller's own, or that of a user it may act for.
+
+    Raises:
+        Problem: 403, the caller may not act for the user it names.
+    """
+    if auth is None or claimed == auth.user_id:
+        return claimed
+    if claimed is None:
+        return auth.user_id
+    if not auth.may_act_for_others:
+        raise Problem(403, "this caller may not act for another user")
+    return claimed
+
+
+def may_see(auth: AuthContext | None, record: RunRecord) -> bool:
+    """Whether a caller may see and cancel a run.
+
+    On an open agent everybody may, else the caller who asked for it and an admin. A run that no caller asked for is
+    visible to the user for whom an event's handler or a cron job made it.
+    """
+    if auth is None or auth.is_admin:
+        return True
+    if record.namespace:
+        return record.namespace == auth.namespace
+    return record.user_id == auth.user_id

@@ -1,103 +1,309 @@
-"""What the HTTP API says of runs and sessions, as JSON-able documents: pure."""
+"""What the HTTP API takes and gives, as pydantic models: each field stands here alone.
+
+Endpoints and the event stream fill the models in with `Document.of`; `openapi.py` makes the JSON schemas from them.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, ClassVar, Literal
 
-from definable.agent.run.output import RunOutput, ToolExecution
+from pydantic import BaseModel, ConfigDict, Field
+
+from definable.agent.run.output import RunOutput, RunStatus
 from definable.agent.runtime.runs import RunRecord
-from definable.agent.session.base import Session
-from definable.model.message import Message
+from definable.agent.session.base import Session as StoredSession
+from definable.model.message import Message as StoredMessage
+from definable.model.message import Role
 
 from .response import problem_of
 
 
-def run_document(output: RunOutput, namespace: str = "") -> dict[str, Any]:
-    """A run that has ended well.
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A header or a query parameter that an endpoint looks at, for the OpenAPI document."""
 
-    Args:
-        output: What came of it.
-        namespace: Of its caller, who knows the session without it.
-    """
-    return {
-        "run_id": output.run_id,
-        "session_id": output.session_id.removeprefix(namespace),
-        "user_id": output.user_id,
-        "status": output.status.value,
-        "content": output.content,
-        "model": output.model,
-        "usage": {
-            "input_tokens": output.usage.input_tokens,
-            "output_tokens": output.usage.output_tokens,
-            "total_tokens": output.usage.total_tokens,
-        },
-        "tool_calls": [execution_document(execution) for execution in output.tool_calls],
-        "created_at": output.created_at,
-        "duration": output.duration,
-    }
+    name: str
+    description: str
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+    """JSON schema of its value."""
+    place: Literal["header", "query"] = "header"
+
+
+class RunBody(BaseModel):
+    """The body of `POST /run`."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    input: str
+    """What the user says."""
+    session_id: str | None = Field(default=None, min_length=1, max_length=256)
+    """The conversation to go on with; none begins one."""
+    user_id: str | None = Field(default=None, min_length=1, max_length=256)
+    """Whom the caller acts for."""
+    metadata: dict[str, Any] | None = None
+    """Anything, for tools and hooks."""
+
+
+class Document(BaseModel):
+    """Anything that goes out; what each field is, its docstring says. One with a default may be absent."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(use_attribute_docstrings=True, defer_build=True)
+
+    _required: ClassVar[tuple[str, ...]]
+    _values_of: ClassVar[Callable[[object], tuple[Any, ...]]]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        fields = cls.__pydantic_fields__
+        cls._required = tuple(name for name, field in fields.items() if field.is_required())
+        cls._values_of = attrgetter(*cls._required, "__class__")  # of one name alone it would give no tuple
+
+    @classmethod
+    def of(cls, source: object, **fields: Any) -> dict[str, Any]:
+        """The document of an object that has attributes of the required fields' names; `fields` are other values.
+
+        Not validated: pydantic refuses text that UTF-8 cannot hold, which a model or a user may bring along, and its
+        validation takes twice the time.
+        """
+        document = dict(zip(cls._required, cls._values_of(source), strict=False))
+        document.update(fields)
+        return document
+
+
+class FieldError(Document):
+    """What is wrong with one field."""
+
+    field: str
+    message: str
+
+
+class Problem(Document):
+    """An error (RFC 9457)."""
+
+    title: str
+    status: int
+    detail: str = ""
+    """What went wrong with this request; absent when there is no more to say."""
+    errors: list[FieldError] = []
+    """Of a body with wrong fields: each of them."""
+
+
+class ToolCall(Document):
+    """A tool call that the model asked for."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON text, as the model sent it."""
+
+
+class ToolExecution(ToolCall):
+    """A tool call with its end."""
+
+    result: str
+    """What the model was told."""
+    error: str | None
+    """Why it failed; null when it did not."""
+    duration: float
+    """Seconds."""
+
+
+class Usage(Document):
+    """Tokens, over all turns of a run."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class Run(Document):
+    """A run that has ended well."""
+
+    run_id: str
+    session_id: str
+    user_id: str | None
+    status: RunStatus
+    content: Any
+    """The reply: its text, or the validated value where the agent has an output type."""
+    model: str | None
+    """The model that answered, as its provider names it."""
+    usage: Usage
+    tool_calls: list[ToolExecution]
+    created_at: float
+    """Unix seconds."""
+    duration: float
+    """Seconds."""
+
+
+class CompletedRun(Run):
+    """A run that has ended well, and where it came from."""
+
+    source: str
+    """The endpoint, trigger or interface that started it."""
+
+
+class RunState(Document):
+    """A run without an output: it is queued or running, has failed or was cancelled, or turned out not to be needed."""
+
+    run_id: str
+    session_id: str | None
+    """Null until the run begins, unless it was asked for."""
+    user_id: str | None
+    status: RunStatus
+    source: str
+    """The endpoint, trigger or interface that started it."""
+    created_at: float
+    """Unix seconds."""
+    problem: Problem | None = None
+    """Why it failed or was cancelled; absent where neither happened."""
+
+
+class RunSummary(Document):
+    """A run in a list: less what was said in it."""
+
+    run_id: str
+    session_id: str | None
+    user_id: str | None
+    status: RunStatus
+    source: str
+    """The endpoint, trigger or interface that started it."""
+    created_at: float
+    """Unix seconds."""
+    model: str | None = None
+    """The model that answered; like what follows, absent unless the run has ended well."""
+    usage: Usage | None = None
+    duration: float | None = None
+    """Seconds."""
+    problem: Problem | None = None
+    """Why it failed or was cancelled; absent where neither happened."""
+
+
+class Event(Document):
+    """One server-sent event of a run."""
+
+    id: str
+    """Its number within the run, from 1; ids grow, also over attempts that a restart begins anew."""
+    event: Literal["run_started", "text_delta", "tool_call_started", "tool_call_ended", "run_ended", "run_failed"]
+    """The last one of a run is `run_ended` or `run_failed`."""
+    data: str = Field(json_schema_extra={"contentMediaType": "application/json"})
+    """JSON; of `run_ended` the run or its state, of `run_failed` a problem."""
+
+
+class RunList(Document):
+    """A page of the runs that the caller may see: queued, active and ended ones, each newest first."""
+
+    runs: list[RunSummary]
+    next: str | None
+    """The `after` of the next page; null on the last one."""
+
+
+class Message(Document):
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+    tool_calls: list[ToolCall] = []
+    """What the model asked for; absent when it asked for nothing."""
+    tool_call_id: str | None = None
+    """Of a tool's result: the call that it answers; else absent."""
+
+
+class Session(Document):
+    """A conversation with its history."""
+
+    session_id: str
+    user_id: str | None
+    messages: list[Message]
+    created_at: float
+    """Unix seconds."""
+    updated_at: float
+    """Unix seconds."""
+
+
+class WebhookRun(Document):
+    """The run that a webhook's handler asked for."""
+
+    content: Any
+    """The reply: its text, or the validated value where the agent has an output type."""
+    run_id: str
+    session_id: str
+
+
+class Acknowledged(Document):
+    """A delivery that no run came of: its handler asked for none, it was handled before, or is not wanted."""
+
+    status: Literal["ok", "duplicate", "ignored"]
+
+
+class Accepted(Document):
+    """A delivery that is handled later."""
+
+    status: Literal["accepted"]
+    run_id: str
+    """The id of the run that may come of it."""
+
+
+class ChildState(Document):
+    """One part of the service."""
+
+    state: str
+
+
+class Health(Document):
+    """How the service is."""
+
+    status: Literal["ok", "degraded", "draining"]
+    agent: str
+    children: dict[str, ChildState]
+    """By name: the event workers, the cron loop, each interface."""
+
+
+def run_document(output: RunOutput, namespace: str = "") -> dict[str, Any]:
+    """A run that has ended well; its caller knows the session without the namespace."""
+    return Run.of(
+        output,
+        session_id=output.session_id.removeprefix(namespace),
+        status=output.status.value,  # which costs less to encode than a member of an enumeration
+        usage=Usage.of(output.usage),
+        tool_calls=[ToolExecution.of(execution) for execution in output.tool_calls],
+    )
 
 
 def record_document(record: RunRecord) -> dict[str, Any]:
     """A run wherever it stands; with the problem that ended it, where there was one."""
     if record.output is not None:
         return run_document(record.output, record.namespace) | {"source": record.source}
-    document: dict[str, Any] = {
-        "run_id": record.run_id,
-        "session_id": record.session_id and record.session_id.removeprefix(record.namespace),
-        "user_id": record.user_id,
-        "status": record.status.value,
-        "source": record.source,
-        "created_at": record.created_at,
-    }
-    if record.failure is not None:
-        document["problem"] = failure_document(record.failure)
-    return document
+    session_id = record.session_id and record.session_id.removeprefix(record.namespace)
+    document = RunState.of(record, session_id=session_id, status=record.status.value)
+    return document if record.failure is None else document | {"problem": failure_document(record.failure)}
 
 
 def summary_document(record: RunRecord) -> dict[str, Any]:
     """A run in a list: where it stands and what it cost, without what was said in it."""
     document = record_document(record)
-    document.pop("content", None)
-    document.pop("tool_calls", None)
-    return document
+    return {name: document[name] for name in RunSummary.model_fields if name in document}
 
 
 def failure_document(failure: Exception) -> dict[str, Any]:
     """Why a run has no output, as its caller may know it."""
     problem = problem_of(failure)
-    return {"title": problem.title, "status": problem.status, "detail": problem.detail}
+    return Problem.of(problem, detail=problem.detail)
 
 
-def execution_document(execution: ToolExecution) -> dict[str, Any]:
-    """A tool call with its end."""
-    return {
-        "id": execution.id,
-        "name": execution.name,
-        "arguments": execution.arguments,
-        "result": execution.result,
-        "error": execution.error,
-        "duration": execution.duration,
-    }
-
-
-def session_document(session: Session, namespace: str = "") -> dict[str, Any]:
+def session_document(session: StoredSession, namespace: str = "") -> dict[str, Any]:
     """A session with its history; its caller knows it without the namespace."""
-    return {
-        "session_id": session.session_id.removeprefix(namespace),
-        "user_id": session.user_id,
-        "messages": [message_document(message) for message in session.messages],
-        "created_at": session.created_at,
-        "updated_at": session.updated_at,
-    }
+    session_id = session.session_id.removeprefix(namespace)
+    return Session.of(session, session_id=session_id, messages=[message_document(each) for each in session.messages])
 
 
-def message_document(message: Message) -> dict[str, Any]:
+def message_document(message: StoredMessage) -> dict[str, Any]:
     """One message of a history."""
-    document: dict[str, Any] = {"role": message.role, "content": message.content}
+    document = Message.of(message)
     if message.tool_calls:
-        document["tool_calls"] = [
-            {"id": call.id, "name": call.name, "arguments": call.arguments} for call in message.tool_calls
-        ]
+        document["tool_calls"] = [ToolCall.of(call) for call in message.tool_calls]
     if message.tool_call_id is not None:
         document["tool_call_id"] = message.tool_call_id
     return document

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from inspect import isgenerator
 from pathlib import Path
@@ -37,8 +37,9 @@ from definable.concurrency.event_loop import current_backend
 from definable.concurrency.isolation import Isolation
 from definable.concurrency.worker_thread import run_sync
 from definable.server.problem import MEDIA_TYPE, Problem
-from definable.server.request_cycle import Message
+from definable.server.request_cycle import Message, Receive, Scope, Send
 
+from .app import ALLOW_SCOPE_KEY
 from .quart_websocket import ROUTE, WebsocketConnection
 
 Hook: TypeAlias = Callable[[], Awaitable[object]]
@@ -123,9 +124,6 @@ MAX_CONTENT_LENGTH = 16 * 1024 * 1024
 SHUTDOWN_TIMEOUT = 10.0
 """Seconds for the `after_serving` functions when the service is cancelled."""
 
-ALLOW_SCOPE_KEY = "definable.allow"
-"""Where the ASGI entry names the methods of the agent's own endpoint on a path, when the request's is not one."""
-
 BACKGROUND_TASK = Isolation("a background task")
 
 
@@ -156,16 +154,37 @@ def create_quart_app(name: str, blueprints: Iterable[Blueprint] = ()) -> Quart:
     return app
 
 
-def own_methods(app: Quart, path: str) -> set[str]:
-    """The methods of an application's routes on a path; OPTIONS only where a route of the user's own answers it."""
-    adapter = app.url_map.bind("localhost")
-    methods = set(adapter.allowed_methods(path))
-    if (
-        "OPTIONS" in methods
-        and cast(Any, adapter.match(path, "OPTIONS", return_rule=True)[0]).provide_automatic_options
-    ):
-        methods.remove("OPTIONS")
-    return methods
+class QuartGuest:
+    """The application as the ASGI entry's guest.
+
+    Args:
+        app: What `create_quart_app` made.
+    """
+
+    def __init__(self, app: Quart) -> None:
+        self.app: Quart = app
+        self.max_body: int = MAX_CONTENT_LENGTH
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self.app(cast(Any, scope), cast(Any, receive), cast(Any, send))
+
+    def methods(self, path: str) -> set[str]:
+        """The methods of its routes on a path; OPTIONS only where a route of the user's own answers it."""
+        adapter = self.app.url_map.bind("localhost")
+        methods = set(adapter.allowed_methods(path))
+        if "OPTIONS" in methods:
+            rule: Any = adapter.match(path, "OPTIONS", return_rule=True)[0]
+            if rule.provide_automatic_options:
+                methods.remove("OPTIONS")
+        return methods
+
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        """See `quart_lifespan`."""
+        return quart_lifespan(self.app)
+
+    def drain(self) -> None:
+        """See `drain_websockets`."""
+        drain_websockets(self.app)
 
 
 @asynccontextmanager

@@ -6,7 +6,8 @@ Work for a client that waits: it goes on only as long as the client does.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, quote
 
 import anyio
@@ -21,6 +22,31 @@ from definable.server.request_cycle import ON_DISCONNECT, WHOLE_BODY, Message, O
 from .body import decoded
 from .body_memory import UnfinishedBodies, UnfinishedBody
 from .forwarded import RUN_NOTE
+
+if TYPE_CHECKING:
+    from definable.agent.runtime.ingress import Ingress
+    from definable.agent.runtime.runs import RunRegistry
+    from definable.agent.session.service import SessionService
+
+    from .endpoints.run import StreamedRuns
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointContext:
+    """What the endpoints of one served agent may use."""
+
+    name: str
+    """The service's."""
+    runs: RunRegistry
+    ingress: Ingress
+    """Takes in what is handled by the agent's triggers, or later."""
+    sessions: SessionService
+    streamed: StreamedRuns
+    health: Callable[[], tuple[bool, dict[str, Any]]]
+    """Whether all is well, and the state of every part."""
+    openapi: Callable[[str], dict[str, Any]]
+    """The OpenAPI document, for the path under which the service is mounted."""
+
 
 MAX_QUERY = 1_000
 """Parameters of a query."""

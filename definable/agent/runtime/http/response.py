@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from definable.agent.runtime.run_log import TooManyRuns
 from definable.agent.trigger.request import Reply
@@ -131,6 +131,14 @@ class Answer:
             headers = [*headers, (b"content-length", b"%d" % len(body))]
         await self({"type": "http.response.start", "status": status, "headers": headers})
         await self({"type": "http.response.body", "body": body})
+
+
+class Sendable(Protocol):
+    """Something to answer with."""
+
+    def send(self, answer: Answer, /) -> Awaitable[None]:
+        """Answer a request; what it raises becomes the response, unless one has started."""
+        ...
 
 
 HOP_BY_HOP = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade"})

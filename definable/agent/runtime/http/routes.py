@@ -1,191 +1,256 @@
-"""Which of the agent's endpoints a request is for: pure. A tree of path segments, so that the number of endpoints costs
-nothing and no path takes more than linear time; the ASGI entry asks it for every request.
+"""The agent's HTTP API as one table: routing, `/openapi.json` and the table in `docs/http.md` are made from it.
 
-Segments of a path that hold parameters, such as `{repo}` or `{owner}-{repo}.git`: pure, and without regular
-expressions, which take time by the square or cube of a segment that has two or three parameters.
+An endpoint is a function in `endpoints/`; adding one touches its own file and a line of `OPERATIONS`. `agent_router`
+adds the agent's webhooks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from functools import partial
+from typing import TypeAlias
 
-from definable.agent.trigger.webhook import PARAMETER
+from pydantic import BaseModel
 
-Value = TypeVar("Value")
+from definable.agent.auth.base import AuthProvider
+from definable.agent.trigger.registry import BuiltInPath
+from definable.agent.trigger.webhook import DEFAULT_MAX_BODY, Webhook
 
-SegmentPattern = tuple[str, ...]
-"""The fixed text before, between and after a segment's parameters."""
+from .documents import CompletedRun, Document, Health, Parameter, Run, RunBody, RunList, RunState, Session
+from .endpoints.run import run
+from .endpoints.runs import AFTER, LAST_EVENT_ID, LIMIT, cancel_run, follow_run, list_runs, show_run
+from .endpoints.service import docs_files, health, show_docs, show_openapi
+from .endpoints.sessions import ACTING_FOR, forget_session, show_session
+from .endpoints.webhook import answer_handshake, answer_webhook, unsigned_answer
+from .request import EndpointContext, Request
+from .response import Sendable
+from .router import Router
 
-WHOLE_SEGMENT: SegmentPattern = ("", "")
-"""The pattern of a segment that is one parameter."""
-
-
-def segment_pattern(segment: str) -> SegmentPattern | None:
-    """The fixed text around a segment's parameters; None when it has none."""
-    texts = PARAMETER.split(segment)[::2]
-    return tuple(texts) if len(texts) > 1 else None
-
-
-def parameters_of(pattern: SegmentPattern, segment: str) -> tuple[str, ...] | None:
-    """The values of a pattern's parameters, none of them empty; None where the segment does not fit.
-
-    Where several splits would do, earlier parameters get as much as they can. The last possible place of each text,
-    from the end on, leaves most to those before it, so no other place need be tried.
-    """
-    first, *between, last = pattern
-    begin, end = len(first), len(segment) - len(last)
-    if end <= begin or not (segment.startswith(first) and segment.endswith(last)):
-        return None
-    values: list[str] = []
-    for text in reversed(between):
-        at = segment.rfind(text, begin + 1, end - 1)
-        if at < 0:
-            return None
-        values.append(segment[at + len(text) : end])
-        end = at
-    values.append(segment[begin:end])
-    return tuple(reversed(values))
-
-
-class SegmentPatterns(Generic[Value]):
-    """Patterns of a segment, found by the text that they begin and end with."""
-
-    __slots__ = ("_by_ends", "_lengths")
-
-    def __init__(self) -> None:
-        self._by_ends: dict[tuple[str, str], dict[SegmentPattern, Value]] = {}
-        self._lengths: list[tuple[int, int]] = []
-        """Of the ends, each pair once; those with most text first, which are tried first."""
-
-    def setdefault(self, pattern: SegmentPattern, value: Value) -> Value:
-        """The value of a pattern; `value` where it had none."""
-        ends = (pattern[0], pattern[-1])
-        lengths = (len(ends[0]), len(ends[1]))
-        if lengths not in self._lengths:
-            self._lengths = sorted([*self._lengths, lengths], key=sum, reverse=True)
-        return self._by_ends.setdefault(ends, {}).setdefault(pattern, value)
-
-    def matching(self, segment: str) -> Iterator[tuple[Value, tuple[str, ...]]]:
-        """The values of the patterns that a segment fits, each with those of its parameters."""
-        for before, after in self._lengths:
-            patterns = self._by_ends.get((segment[:before], segment[len(segment) - after :]))
-            if patterns is not None:
-                for pattern, value in patterns.items():
-                    found = parameters_of(pattern, segment)
-                    if found is not None:
-                        yield value, found
-
-
-Endpoint = TypeVar("Endpoint")
-
-NO_PARAMETERS: Mapping[str, str] = {}
+AuthSource: TypeAlias = Callable[[], AuthProvider | None]
+"""Asked at every request, since `agent.auth` may be set late; None lets everybody in."""
 
 
 @dataclass(frozen=True, slots=True)
-class Match(Generic[Endpoint]):
-    """What a method and a path led to."""
+class Answer:
+    """One way to answer an operation, for the OpenAPI document."""
 
-    endpoint: Endpoint | None = None
-    """None when there is none of this method on this path."""
-    parameters: Mapping[str, str] = field(default_factory=dict[str, str])
-    allowed: tuple[str, ...] = ()
-    """Where there is no endpoint: the methods of those that there are on this path."""
-
-
-@dataclass(slots=True)
-class Node(Generic[Endpoint]):
-    """What one part of a path, up to a slash, leads to."""
-
-    fixed: dict[str, Node[Endpoint]] = field(default_factory=dict[str, "Node[Endpoint]"])
-    """The following segments that have no parameters."""
-    patterns: SegmentPatterns[Node[Endpoint]] | None = None
-    """The following segments that hold parameters and other text."""
-    parameter: Node[Endpoint] | None = None
-    """The following segment that is one parameter."""
-    methods: dict[str, tuple[Endpoint, tuple[str, ...]]] = field(
-        default_factory=dict[str, tuple[Endpoint, tuple[str, ...]]]
-    )
-    """The endpoints of paths that end here, each with the names of its parameters."""
-
-    def child(self, segment: str) -> Node[Endpoint]:
-        """What a segment of an endpoint's path leads to; made where there is none."""
-        pattern = segment_pattern(segment)
-        if pattern is None:
-            return self.fixed.setdefault(segment, Node())
-        if pattern == WHOLE_SEGMENT:
-            self.parameter = self.parameter or Node()
-            return self.parameter
-        self.patterns = self.patterns or SegmentPatterns()
-        return self.patterns.setdefault(pattern, Node())
-
-    def find(
-        self, method: str, segments: list[str], depth: int, values: tuple[str, ...], allowed: list[str]
-    ) -> Match[Endpoint] | None:
-        """What a path leads to whose segments from `depth` on follow here; adds the methods of the paths that fit."""
-        if depth == len(segments):
-            return self._endpoint(method, values, allowed)
-        segment, depth = segments[depth], depth + 1
-        node = self.fixed.get(segment)
-        found = None if node is None else node.find(method, segments, depth, values, allowed)
-        if found is not None or not segment:
-            return found
-        if self.patterns is not None:
-            for node, more in self.patterns.matching(segment):
-                found = node.find(method, segments, depth, values + more, allowed)
-                if found is not None:
-                    return found
-        if self.parameter is None:
-            return None
-        return self.parameter.find(method, segments, depth, (*values, segment), allowed)
-
-    def _endpoint(self, method: str, values: tuple[str, ...], allowed: list[str]) -> Match[Endpoint] | None:
-        leads_to = self.methods.get(method)
-        if leads_to is not None:
-            return Match(leads_to[0], dict(zip(leads_to[1], values, strict=True)))
-        allowed += self.methods
-        return None
+    description: str
+    models: tuple[type[Document], ...] = ()
+    """What the body is: one of these."""
+    streams: bool = False
+    """Whether it may be a stream of events instead."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Headers that it has, and what they say."""
 
 
-class Routes(Generic[Endpoint]):
-    """A table of endpoints by path and method.
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One line of the table: an endpoint, where it is found, and what a client should know of it."""
 
-    Of several paths that a request fits, the one wins whose first segment that differs has no parameters, or else
-    more fixed text around them.
+    method: str
+    path: BuiltInPath
+    endpoint: Callable[[EndpointContext, Request], Awaitable[Sendable]]
+    """Its name is the operation's id."""
+    summary: str
+    tag: str
+    answers: Mapping[int, Answer]
+    problems: Sequence[int] = ()
+    """Statuses of errors, beside those that every endpoint may answer with."""
+    parameters: Sequence[Parameter] = ()
+    """Those that are not in the path."""
+    body: type[BaseModel] | None = None
+    description: str = ""
+    is_public: bool = False
+    """Whether no credentials are asked for; else those of `agent.auth`: to read for GET, to run for other methods."""
+    is_always_served: bool = False
+    """Whether it is answered while the service drains, and to whatever page or host name."""
+    is_for_development: bool = False
+    """Whether it is served in development mode alone, and not documented."""
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        "POST",
+        "/run",
+        run,
+        "Run the agent",
+        "runs",
+        {
+            200: Answer("The run has ended well; as events, it has begun.", (Run,), streams=True),
+            202: Answer(
+                "The run is queued.",
+                (RunState,),
+                headers={"Location": "Where the run can be followed.", "Preference-Applied": "`respond-async`."},
+            ),
+        },
+        problems=(400, 404, 408, 409, 413, 415, 422, 502, 504),
+        parameters=(
+            Parameter("Prefer", "`respond-async` answers 202 at once and makes the run in the background (RFC 7240)."),
+        ),
+        body=RunBody,
+        description="A client that goes away cancels the run that it waits for.",
+    ),
+    Operation(
+        "GET",
+        "/runs",
+        list_runs,
+        "List recent and active runs",
+        "runs",
+        {200: Answer("The runs.", (RunList,))},
+        problems=(422,),
+        parameters=(LIMIT, AFTER),
+        description="Queued runs, then active, then ended ones, each newest first. A run that goes on between two "
+        "pages may be in both; none is missed.",
+    ),
+    Operation(
+        "GET",
+        "/runs/{run_id}",
+        show_run,
+        "Show a run",
+        "runs",
+        {200: Answer("The run.", (CompletedRun, RunState))},
+        problems=(404,),
+    ),
+    Operation(
+        "DELETE",
+        "/runs/{run_id}",
+        cancel_run,
+        "Cancel a run",
+        "runs",
+        {202: Answer("The run is being cancelled.")},
+        problems=(404, 409),
+    ),
+    Operation(
+        "GET",
+        "/runs/{run_id}/events",
+        follow_run,
+        "Follow a run",
+        "runs",
+        {
+            200: Answer("The run's events, until it ends.", streams=True),
+            204: Answer("The client has the last event already."),
+        },
+        problems=(400, 404, 413),
+        parameters=(LAST_EVENT_ID,),
+        description="Leaving does not cancel the run. A stream that ends without a last event was cut off, say by a "
+        "stop of a service on a durable bus: follow the run again with `Last-Event-ID`.",
+    ),
+    Operation(
+        "GET",
+        "/sessions/{session_id}",
+        show_session,
+        "Show a session with its history",
+        "sessions",
+        {200: Answer("The session.", (Session,))},
+        problems=(404, 409),
+        parameters=(ACTING_FOR,),
+    ),
+    Operation(
+        "DELETE",
+        "/sessions/{session_id}",
+        forget_session,
+        "Forget a session",
+        "sessions",
+        {204: Answer("The session is forgotten.")},
+        problems=(404, 409),
+        parameters=(ACTING_FOR,),
+    ),
+    Operation(
+        "GET",
+        "/health",
+        health,
+        "Show how the service is",
+        "service",
+        {
+            200: Answer("All is well.", (Health,)),
+            503: Answer("The service is stopping, or a part of it is down.", (Health,)),
+        },
+        is_public=True,
+        is_always_served=True,
+    ),
+    Operation(
+        "GET", "/docs", show_docs, "Read and try the API", "service", {}, is_public=True, is_for_development=True
+    ),
+    Operation(
+        "GET", "/openapi.json", show_openapi, "Describe the API", "service", {}, is_public=True, is_for_development=True
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What the ASGI entry needs to know to answer requests to one method and path."""
+
+    endpoint: Callable[[Request], Awaitable[Sendable]]
+    auth_provider: AuthSource
+    max_body: int = DEFAULT_MAX_BODY
+    """Bytes of a body that the provider may want to see."""
+    scope: str = "run"
+    """What a caller must be allowed to do."""
+    is_always_served: bool = False
+    """See `Operation`."""
+    unsigned: Callable[[Request], Sendable | None] | None = None
+    """Asked before the provider: what it answers is for everybody."""
+    takes_slashes: bool = False
+    """Whether a parameter of its path may hold a slash, which a client encodes: ids may, what a webhook's handler may
+    take for a file's name may not."""
+    takes_visits: bool = True
+    """Whether pages of other sites may link to it, where it answers GET: not where a GET has an effect."""
+
+
+def agent_router(
+    context: EndpointContext, webhooks: Sequence[Webhook], auth_provider: AuthSource, *, is_development: bool = False
+) -> Router[Route]:
+    """The built-in endpoints first, then the agent's webhooks.
+
+    Args:
+        context: What the endpoints use.
+        webhooks: The agent's.
+        auth_provider: Of what has no provider of its own.
+        is_development: Whether `/docs` and `/openapi.json` are served.
     """
+    router: Router[Route] = Router()
+    for operation in OPERATIONS:
+        if is_development or not operation.is_for_development:
+            router.add(operation.method, operation.path, _route(operation, context, auth_provider))
+    for path, endpoint in docs_files() if is_development else ():
+        router.add("GET", path, Route(endpoint, no_auth))
+    for webhook in webhooks:
+        router.add(
+            webhook.method,
+            webhook.path,
+            Route(
+                partial(answer_webhook, context, webhook),
+                provider_of(webhook, auth_provider),
+                webhook.max_body,
+                unsigned=None if webhook.challenge is None else partial(unsigned_answer, webhook),
+                takes_visits=False,
+            ),
+        )
+    for webhook in webhooks:  # behind all webhooks: a GET of one's own comes first
+        if webhook.challenge is not None:
+            router.add("GET", webhook.path, Route(partial(answer_handshake, webhook), no_auth))
+    return router
 
-    def __init__(self) -> None:
-        self._root: Node[Endpoint] = Node()
-        self._depth = 0
-        """Segments of the longest path."""
-        self._found: dict[tuple[str, str], Match[Endpoint]] = {}
-        """What leads to an endpoint on a fixed path: most requests, ready-made."""
 
-    def add(self, method: str, path: str, endpoint: Endpoint) -> None:
-        """Put an endpoint in the table; what is added first wins. GET answers HEAD too, unless another does."""
-        node = self._root
-        segments = path.split("/")[1:]
-        for segment in segments:
-            node = node.child(segment)
-        self._depth = max(self._depth, len(segments))
-        names = tuple(PARAMETER.findall(path))
-        if method == "HEAD" and node.methods.get("HEAD") is node.methods.get("GET"):
-            node.methods.pop("HEAD", None)  # it was GET's that answered it so far
-        node.methods.setdefault(method, (endpoint, names))
-        if method == "GET":
-            node.methods.setdefault("HEAD", node.methods["GET"])
-        if not names:
-            for known, (leads_to, _) in node.methods.items():
-                self._found[known, path] = Match(leads_to, NO_PARAMETERS)
+def _route(operation: Operation, context: EndpointContext, auth_provider: AuthSource) -> Route:
+    return Route(
+        partial(operation.endpoint, context),
+        no_auth if operation.is_public else auth_provider,
+        scope="read" if operation.method == "GET" else "run",
+        is_always_served=operation.is_always_served,
+        takes_slashes=not operation.is_public,
+    )
 
-    def match(self, method: str, path: str) -> Match[Endpoint]:
-        """The endpoint of a method and a path."""
-        found = self._found.get((method, path))
-        if found is not None:
-            return found
-        allowed: list[str] = []
-        if path[:1] == "/":
-            segments = path[1:].split("/", self._depth)
-            found = self._root.find(method, segments, 0, (), allowed)
-        return Match(allowed=tuple(dict.fromkeys(allowed))) if found is None else found
+
+def no_auth() -> None:
+    """Of a public endpoint."""
+
+
+def provider_of(webhook: Webhook, inherited: AuthSource) -> AuthSource:
+    """A webhook's own provider, none, or the agent's."""
+    auth = webhook.auth
+    if auth is None:
+        return inherited
+    return no_auth if auth is False else lambda: auth

@@ -1,23 +1,27 @@
-"""HTTP, as the runtime sees it: bind, start, drain. Puts together the agent's endpoints, Quart and the server."""
+"""HTTP, as the runtime sees it: bind, start, drain. Puts together the ASGI entry and the server.
+
+`LifespanApp` is the same for a foreign server, `agent.asgi()`: its lifespan runs everything but the listener.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskStatus
 
-from definable.agent.auth.base import AuthProvider, RefusalLog
+from definable.agent.auth.base import RefusalLog
 from definable.agent.runtime.ingress import Ingress
 from definable.agent.runtime.runs import RunRegistry
 from definable.agent.runtime.settings import ServeSettings
 from definable.agent.runtime.shutdown import WorkTracker
 from definable.agent.session.service import SessionService
 from definable.agent.trigger.webhook import Webhook
+from definable.concurrency.isolation import error_text
 from definable.server import (
     ASGIApp,
     HTTPServer,
@@ -27,48 +31,38 @@ from definable.server import (
     connections_within_descriptors,
     ssl_context,
 )
+from definable.server.problem import Problem, send_problem
+from definable.server.request_cycle import Message, Receive, Scope, Send
 
-from .app import AgentApp, Guarded
+from .app import AgentApp, Guest, refuse
 from .auth import PublicPaths
 from .body_memory import UnfinishedBodies
 from .browsers import BrowserGate, HostPolicy, OriginPolicy, is_loopback
-from .endpoints import (
-    CancelRunEndpoint,
-    Endpoint,
-    ForgetSessionEndpoint,
-    HandshakeEndpoint,
-    HealthEndpoint,
-    RunEndpoint,
-    RunEventsEndpoint,
-    RunsEndpoint,
-    ShowRunEndpoint,
-    ShowSessionEndpoint,
-    VisibleSessions,
-    WebhookEndpoint,
-    unsigned_answer,
-)
-from .endpoints.docs import OpenAPIEndpoint, docs_endpoints
+from .endpoints.run import StreamedRuns
 from .forwarded import AccessLog, TrustedProxies
-from .quart_app import drain_websockets, own_methods, quart_lifespan
-from .routes import Routes
+from .openapi import openapi_document
+from .request import EndpointContext
+from .routes import AuthSource, agent_router
 
 if TYPE_CHECKING:
-    from quart import Quart
+    from definable.agent.runtime.runtime import AgentRuntime
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-Guard: TypeAlias = Callable[[], AuthProvider | None]
-"""Who guards an endpoint, asked at every request; None lets everybody in."""
 
 
 class HTTPService:
     """Everything that answers HTTP for one runtime.
 
     Args:
+        name: The service's.
         settings: Where and how to listen.
-        routes: The agent's endpoints.
-        quart: What answers everything else.
-        guard: Who guards what Quart answers.
+        webhooks: The agent's.
+        guest: What answers everything but the agent's endpoints.
+        auth_provider: Of the endpoints and of what the guest answers.
+        runs: The agent's.
+        ingress: Takes in what is handled by the agent's triggers, or later.
+        sessions: The agent's.
+        health: Whether all is well, and the state of every part.
         tracker: Counts the requests.
         draining: Whether a stop has begun.
         bodies: The unfinished bodies of all requests.
@@ -77,10 +71,16 @@ class HTTPService:
 
     def __init__(
         self,
+        name: str,
         settings: ServeSettings,
-        routes: Routes[Guarded],
-        quart: Quart,
-        guard: Guard,
+        webhooks: Sequence[Webhook],
+        guest: Guest,
+        auth_provider: AuthSource,
+        *,
+        runs: RunRegistry,
+        ingress: Ingress,
+        sessions: SessionService,
+        health: Callable[[], tuple[bool, dict[str, Any]]],
         tracker: WorkTracker,
         draining: Callable[[], bool],
         bodies: UnfinishedBodies,
@@ -89,15 +89,19 @@ class HTTPService:
         self._settings = settings
         self._server: HTTPServer | None = None
         self._ended = anyio.Event()
-        self.quart = quart
-        """The Quart application that serves everything but the agent's endpoints."""
+        self.guest: Guest = guest
         self._gate = BrowserGate(
             OriginPolicy(settings.cors), HostPolicy(settings.allowed_hosts) if settings.allowed_hosts else None
         )
+
+        def openapi(root_path: str) -> dict[str, Any]:
+            return openapi_document(name, webhooks, auth_provider(), root_path=root_path)
+
+        context = EndpointContext(name, runs, ingress, sessions, StreamedRuns(), health, openapi)
         self.app: AgentApp = AgentApp(
-            routes,
-            cast("ASGIApp", quart),
-            guard,
+            agent_router(context, webhooks, auth_provider, is_development=settings.dev),
+            guest,
+            auth_provider,
             tracker,
             draining,
             bodies,
@@ -105,7 +109,6 @@ class HTTPService:
             settings.max_memory_active,
             gate=self._gate,
             public=PublicPaths(settings.public),
-            fallback_methods=partial(own_methods, quart),
             refusals=refusals,
         )
         """The ASGI application; a foreign server calls it as it is."""
@@ -135,7 +138,7 @@ class HTTPService:
 
     def open(self) -> AbstractAsyncContextManager[None]:
         """Run the user's `before_serving` functions now and the `after_serving` ones when the context is left."""
-        return quart_lifespan(self.quart)
+        return self.guest.lifespan()
 
     async def run(self, *, task_status: TaskStatus[list[tuple[str, int]]]) -> None:
         """Serve connections until drained; where a foreign server does that, until cancelled."""
@@ -157,53 +160,11 @@ class HTTPService:
         """Take no more requests; those under way are answered still."""
         if self._server is not None:
             self._server.drain()
-        drain_websockets(self.quart)
+        self.guest.drain()
 
     async def ended(self) -> None:
         """Return once the last connection has ended."""
         await self._ended.wait()
-
-
-def build_routes(
-    webhooks: Sequence[Webhook],
-    *,
-    registry: RunRegistry,
-    ingress: Ingress,
-    sessions: SessionService,
-    guard: Guard,
-    health: Callable[[], tuple[bool, dict[str, Any]]],
-    docs: str | None = None,
-) -> Routes[Guarded]:
-    """The table of the agent's endpoints: the built-in ones first, then its webhooks.
-
-    `docs` is the name under which the service is documented; None leaves `/docs` and `/openapi.json` out.
-    """
-    routes: Routes[Guarded] = Routes()
-    routes.add("GET", "/health", Guarded(HealthEndpoint(health), nobody, always=True))
-    visible = VisibleSessions(sessions, registry)
-    built_in: list[tuple[str, str, Endpoint]] = [
-        ("POST", "/run", RunEndpoint(registry, ingress, sessions)),
-        ("GET", "/runs", RunsEndpoint(registry)),
-        ("GET", "/runs/{run_id}", ShowRunEndpoint(registry)),
-        ("DELETE", "/runs/{run_id}", CancelRunEndpoint(registry)),
-        ("GET", "/runs/{run_id}/events", RunEventsEndpoint(registry)),
-        ("GET", "/sessions/{session_id}", ShowSessionEndpoint(visible)),
-        ("DELETE", "/sessions/{session_id}", ForgetSessionEndpoint(visible)),
-    ]
-    for method, path, endpoint in built_in:
-        routes.add(method, path, Guarded(endpoint, guard, scope="read" if method == "GET" else "run", slashes=True))
-    if docs is not None:
-        for path, endpoint in [*docs_endpoints(docs), ("/openapi.json", OpenAPIEndpoint(docs, webhooks, guard))]:
-            routes.add("GET", path, Guarded(endpoint, nobody))
-    for webhook in webhooks:
-        endpoint = WebhookEndpoint(webhook, ingress)
-        unsigned = None if webhook.challenge is None else partial(unsigned_answer, webhook)
-        guarded = Guarded(endpoint, guard_of(webhook, guard), webhook.max_body, unsigned=unsigned, takes_visits=False)
-        routes.add(webhook.method, webhook.path, guarded)
-    for webhook in webhooks:  # behind all webhooks: a GET of one's own comes first
-        if webhook.challenge is not None:
-            routes.add("GET", webhook.path, Guarded(HandshakeEndpoint(webhook), nobody))
-    return routes
 
 
 def _allowed_connections(wanted: int) -> int:
@@ -218,19 +179,93 @@ def _allowed_connections(wanted: int) -> int:
     return allowed
 
 
-def nobody() -> None:
-    """The guard of a public endpoint."""
-
-
-def guard_of(webhook: Webhook, inherited: Guard) -> Guard:
-    """Who guards a webhook: its own provider, nobody, or whoever guards the agent."""
-    auth = webhook.auth
-    if auth is None:
-        return inherited
-    return nobody if auth is False else lambda: auth
-
-
 def url_of(host: str, port: int, *, secure: bool) -> str:
     """The URL at which a server bound to `host` can be reached from this machine."""
     reachable = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"{'https' if secure else 'http'}://{reachable}:{port}"
+
+
+class LifespanApp:
+    """Serves while the server's lifespan is on (ASGI lifespan protocol, https://asgi.readthedocs.io).
+
+    The lifespan's own task enters and leaves the runtime's task group, so it is safe under any server. An application
+    that mounts this one, and so keeps the server's lifespan to itself, enters `lifespan` in its own.
+
+    Args:
+        running: Makes the context in which the runtime runs.
+    """
+
+    def __init__(self, running: Callable[[], AbstractAsyncContextManager[AgentRuntime]]) -> None:
+        self._running = running
+        self._runtime: AgentRuntime | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif self._runtime is not None and self._runtime.http is not None:
+            await answered(self._runtime.http.app, scope, receive, send)
+        else:
+            await refuse(scope, send, Problem(503, "not serving: this application needs its server's lifespan on"))
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncGenerator[None, None]:
+        """Serve while the context is open: for the lifespan of an application that mounts this one.
+
+        Args:
+            app: Not used; Starlette and FastAPI hand over the application.
+        """
+        async with self._running() as self._runtime:
+            try:
+                yield
+            finally:
+                self._runtime = None
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()  # lifespan.startup
+        phase = "startup"
+        try:
+            async with self.lifespan():
+                await send({"type": "lifespan.startup.complete"})
+                phase = "shutdown"
+                await receive()  # lifespan.shutdown
+        except Exception as error:
+            failure: Message = {"type": f"lifespan.{phase}.failed", "message": error_text(error)}
+            await send(failure)
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+
+
+async def answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Call an application, and answer 499 for it where the client went away before it did.
+
+    Nobody reads that; but middleware above waits for an answer and takes none for a failure, as Starlette's
+    `BaseHTTPMiddleware` does ("No response returned.", https://github.com/Kludex/starlette/issues/2516). The status
+    is nginx's for it, and shows in the server's access log.
+    """
+    if scope["type"] == "websocket":
+        await app(scope, receive, partial(closing_quietly, send))
+        return
+    started = False
+
+    def watched(message: Message) -> Awaitable[None]:
+        nonlocal started
+        started = True
+        return send(message)
+
+    await app(scope, receive, watched)
+    if not started:
+        await send_problem(send, Problem(499, "the client went away before there was an answer"))
+
+
+async def closing_quietly(send: Send, message: Message) -> None:
+    """Send a WebSocket's message; that the connection cannot be closed any more, since it is closing, is no failure.
+
+    hypercorn on trio raises `BusyResourceError` where client and application close at once: it writes from both tasks
+    without a lock (`hypercorn/trio/tcp_server.py`, `protocol_send`, 0.18).
+    """
+    try:
+        await send(message)
+    except Exception:
+        if message["type"] != "websocket.close":
+            raise
+        logger.debug("a WebSocket was closing already when the application closed it", exc_info=True)

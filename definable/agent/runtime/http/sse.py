@@ -19,7 +19,7 @@ from definable.json_text import json_bytes
 from definable.server.problem import Problem
 from definable.server.request_cycle import Send
 
-from .documents import execution_document, failure_document, record_document, run_document
+from .documents import ToolCall, ToolExecution, failure_document, record_document, run_document
 from .response import Answer
 
 logger: logging.Logger = logging.getLogger("definable.http")
@@ -141,9 +141,9 @@ def described(event: StreamedEvent, namespace: str) -> tuple[bytes, dict[str, An
         case RunStarted(run_id, session_id):
             return b"run_started", {"run_id": run_id, "session_id": session_id.removeprefix(namespace)}
         case ToolCallStarted(call):
-            return b"tool_call_started", {"id": call.id, "name": call.name, "arguments": call.arguments}
+            return b"tool_call_started", ToolCall.of(call)
         case ToolCallEnded(execution):
-            return b"tool_call_ended", execution_document(execution)
+            return b"tool_call_ended", ToolExecution.of(execution)
         case RunEnded(output):
             return b"run_ended", run_document(output, namespace)
         case RunRecord(failure=Exception() as failure):

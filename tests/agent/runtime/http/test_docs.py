@@ -12,7 +12,7 @@ import pytest
 
 from definable.agent import Agent
 from definable.agent.auth import APIKeyAuth
-from definable.agent.runtime.http.endpoints import docs
+from definable.agent.runtime.http.endpoints import service as docs
 from definable.errors import ConfigurationError
 from definable.testing import served
 
@@ -140,13 +140,13 @@ async def test_the_docs_are_only_read() -> None:
 def test_missing_files_are_said_when_serving_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docs, "PACKAGE", "no_such_package")
     with pytest.raises(ConfigurationError, match="flask-swagger-ui"):
-        list(docs.docs_endpoints("agent"))
+        list(docs.docs_files())
 
 
 def test_the_package_that_carries_the_files_is_not_imported() -> None:
     code = (
-        "import sys; from definable.agent.runtime.http.endpoints.docs import docs_endpoints; "
-        "print(len(list(docs_endpoints('agent'))), 'flask_swagger_ui' in sys.modules)"
+        "import sys; from definable.agent.runtime.http.endpoints.service import docs_files; "
+        "print(len(list(docs_files())), 'flask_swagger_ui' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
-    assert done.stdout.split() == [str(len(PATHS)), "False"]
+    assert done.stdout.split() == [str(len(PATHS) - 1), "False"]

@@ -29,7 +29,7 @@ from definable.agent.runtime.http.body import decoded, parsed
 from definable.agent.runtime.http.body_memory import UnfinishedBodies
 from definable.agent.runtime.http.endpoints.run import accepts_events, prefers_async, run_body
 from definable.agent.runtime.http.request import Request
-from definable.agent.runtime.http.routes import Routes
+from definable.agent.runtime.http.router import Router
 from definable.agent.runtime.logging import UNSAFE
 from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.trigger import Headers
@@ -43,7 +43,7 @@ FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data; boundary=x"
 PART = b'--x\r\ncontent-disposition: form-data; name="a"\r\n'
 
-ROUTES: Routes[str] = Routes()
+ROUTES: Router[str] = Router()
 for path in ("/p/{a}-{b}", "/q/{a}-{b}-{c}", "/r/{a}aa{b}aa{c}aa", "/{a}/{b}/{c}/{d}", "/{a}-{b}/{c}-{d}/{e}-{f}"):
     ROUTES.add("POST", path, path)
 

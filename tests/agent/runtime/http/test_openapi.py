@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from definable.agent.auth import (
     StripeSignature,
 )
 from definable.agent.runtime.http.openapi import openapi_document
+from definable.agent.runtime.http.routes import OPERATIONS
 from definable.agent.trigger import TriggerEvent, Webhook
 from definable.agent.trigger.registry import BUILT_IN_PATHS
 from definable.testing import served
@@ -96,6 +98,17 @@ def test_it_names_the_service_and_where_it_is_mounted() -> None:
 
 def test_every_built_in_path_is_in_it() -> None:
     assert set(openapi_document("agent")["paths"]) == set(BUILT_IN_PATHS) - {"/docs", "/openapi.json"}
+    assert {operation.path for operation in OPERATIONS} == set(BUILT_IN_PATHS)
+
+
+def test_the_guide_lists_the_endpoints() -> None:
+    guide = Path(__file__).parents[4].joinpath("docs", "http.md").read_text()
+    for operation in OPERATIONS:
+        summary = f"{operation.summary} (`dev=True`)" if operation.is_for_development else operation.summary
+        need = "read" if operation.method == "GET" else "run"
+        who = "everybody" if operation.is_public else f"whoever `agent.auth` lets {need}"
+        assert f"\n| {operation.method} | `{operation.path}` | {summary} | {who} |\n" in guide
+    assert guide.count("\n| GET | `") + guide.count("\n| POST | `") + guide.count("\n| DELETE | `") == len(OPERATIONS)
 
 
 def test_webhooks_on_one_path_are_one_item_whatever_their_parameters_are_called() -> None:

@@ -15,7 +15,7 @@ from openapi_schema_validator import OAS31Validator
 from definable.agent import Agent, RunOutput, RunStatus
 from definable.agent.auth import APIKeyAuth, CompositeAuth, GitHubSignature, JWTAuth
 from definable.agent.run.output import ToolExecution
-from definable.agent.runtime.http import documents, schemas
+from definable.agent.runtime.http import documents
 from definable.agent.runtime.runs import RunRecord
 from definable.agent.runtime.supervisor import health_of
 from definable.agent.session import Session
@@ -31,7 +31,7 @@ BY_KEY = {"X-API-Key": KEY}
 BY_TOKEN = {"Authorization": f"Bearer {jwt.encode({'sub': 'alice', 'exp': time.time() + 3600}, SECRET, 'HS256')}"}
 
 
-def as_documented(model: type[schemas.Document], document: dict[str, Any], *, absent: Collection[str] = ()) -> None:
+def as_documented(model: type[documents.Document], document: dict[str, Any], *, absent: Collection[str] = ()) -> None:
     """A document has the fields of its schema: all but those that may be absent, and no others."""
     assert set(document) == set(model.model_fields) - set(absent)
     model.model_validate_json(json_bytes(document), strict=True, extra="forbid")
@@ -47,20 +47,20 @@ def record(**state: Any) -> RunRecord:
 
 @pytest.mark.anyio
 async def test_the_schemas_are_those_of_the_documents() -> None:
-    as_documented(schemas.Run, documents.run_document(OUTPUT))
-    as_documented(schemas.CompletedRun, documents.record_document(record(output=OUTPUT)))
-    as_documented(schemas.RunSummary, documents.summary_document(record(output=OUTPUT)), absent={"problem"})
-    as_documented(schemas.RunState, documents.record_document(record()), absent={"problem"})
+    as_documented(documents.Run, documents.run_document(OUTPUT))
+    as_documented(documents.CompletedRun, documents.record_document(record(output=OUTPUT)))
+    as_documented(documents.RunSummary, documents.summary_document(record(output=OUTPUT)), absent={"problem"})
+    as_documented(documents.RunState, documents.record_document(record()), absent={"problem"})
     failed = record(status=RunStatus.FAILED, failure=ModelError("no"))
-    as_documented(schemas.RunState, documents.record_document(failed))
-    as_documented(schemas.ToolExecution, documents.execution_document(EXECUTION))
+    as_documented(documents.RunState, documents.record_document(failed))
+    as_documented(documents.ToolExecution, documents.ToolExecution.of(EXECUTION))
     messages = (Message("assistant", "", (ToolCall("add", {"a": 1}),)), Message("tool", "2", tool_call_id="1"))
-    as_documented(schemas.Session, documents.session_document(Session("session_1", "alice", messages)))
-    as_documented(schemas.Message, documents.message_document(messages[0]), absent={"tool_call_id"})
-    as_documented(schemas.Message, documents.message_document(messages[1]), absent={"tool_calls"})
-    as_documented(schemas.Health, health_of("agent", False, [], has_cron=True)[1])
+    as_documented(documents.Session, documents.session_document(Session("session_1", "alice", messages)))
+    as_documented(documents.Message, documents.message_document(messages[0]), absent={"tool_call_id"})
+    as_documented(documents.Message, documents.message_document(messages[1]), absent={"tool_calls"})
+    as_documented(documents.Health, health_of("agent", False, [], has_cron=True)[1])
     problem = Problem(422, "wrong", errors=[{"field": "input", "message": "missing"}])
-    as_documented(schemas.Problem, json.loads(problem.body()))
+    as_documented(documents.Problem, json.loads(problem.body()))
 
 
 def resolved(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:

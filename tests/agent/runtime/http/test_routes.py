@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from loopback.agent_api import Serve, assert_problem, raw_client
 
 from definable.agent import Agent
-from definable.agent.runtime.http.routes import Routes, parameters_of, segment_pattern
+from definable.agent.runtime.http.router import Router, parameters_of, segment_pattern
 from definable.agent.trigger import Reply, Webhook
 
 
-def routes_of(*paths: str) -> Routes[str]:
-    routes: Routes[str] = Routes()
+def routes_of(*paths: str) -> Router[str]:
+    routes: Router[str] = Router()
     for path in paths:
         routes.add("POST", path, path)
     return routes
@@ -52,7 +52,7 @@ def test_the_most_specific_path_wins_whatever_the_order(path: str, leads_to: str
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("path", ["/x", "/{x}"])
 def test_get_answers_head_unless_another_does(order: int, path: str) -> None:
-    routes: Routes[str] = Routes()
+    routes: Router[str] = Router()
     routes.add("GET", "/other", "get")
     for method in ["GET", "HEAD"][::order]:
         routes.add(method, path, method.lower())

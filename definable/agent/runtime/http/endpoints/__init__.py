@@ -1,28 +1,7 @@
-"""The agent's own endpoints, one file a resource.
+"""The agent's own endpoints, one file a resource; `routes.py` lists them.
 
-`app.py` routes and authenticates; an endpoint takes a `Request` and gives something to send, or raises what
-`failure.py` turns into a problem.
+An endpoint takes what it may use (`EndpointContext`) and a `Request`, and gives something to send, or raises what
+`response.problem_of` turns into a problem. `app.py` has authenticated its caller by then.
 """
 
-from .base import Endpoint, HealthEndpoint, Sendable
-from .run import RunEndpoint
-from .runs import CancelRunEndpoint, RunEventsEndpoint, RunsEndpoint, ShowRunEndpoint
-from .sessions import ForgetSessionEndpoint, ShowSessionEndpoint, VisibleSessions
-from .webhook import HandshakeEndpoint, WebhookEndpoint, unsigned_answer
-
-__all__ = [
-    "Endpoint",
-    "Sendable",
-    "HealthEndpoint",
-    "RunEndpoint",
-    "RunsEndpoint",
-    "ShowRunEndpoint",
-    "RunEventsEndpoint",
-    "CancelRunEndpoint",
-    "ShowSessionEndpoint",
-    "ForgetSessionEndpoint",
-    "VisibleSessions",
-    "WebhookEndpoint",
-    "HandshakeEndpoint",
-    "unsigned_answer",
-]
+__all__: list[str] = []

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from definable.agent.auth.base import AuthContext
 from definable.agent.run.output import RunEvent, RunStatus
-from definable.agent.runtime.http.documents import record_document, summary_document
-from definable.agent.runtime.http.request import Request, until_gone
-from definable.agent.runtime.http.response import Answer, Response, json_response
+from definable.agent.runtime.http.auth import may_see
+from definable.agent.runtime.http.documents import Parameter, record_document, summary_document
+from definable.agent.runtime.http.request import EndpointContext, Request, until_gone
+from definable.agent.runtime.http.response import Answer, Response, Sendable, json_response
 from definable.agent.runtime.http.sse import send_events, send_no_events
 from definable.agent.runtime.runs import FIRST, Place, RunRecord, RunRegistry
 from definable.server.problem import Problem
-
-from .base import Sendable, may_see
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1_000
 """Runs in one answer of `GET /runs`."""
@@ -25,37 +23,49 @@ DEFAULT_LIMIT, MAX_LIMIT = 100, 1_000
 PLACE = re.compile(r"([012])\.([0-9]{1,18})")
 """`after` of `GET /runs`, as `next` has it."""
 
+LIMIT = Parameter(
+    "limit",
+    "How many runs are wanted at most.",
+    {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+    place="query",
+)
+
+AFTER = Parameter(
+    "after", "The `next` of the page before.", {"type": "string", "pattern": f"^{PLACE.pattern}$"}, place="query"
+)
+
+LAST_EVENT_ID = Parameter(
+    "Last-Event-ID",
+    "The last event that the client has: those after it are sent.",
+    {"type": "string", "pattern": "^[0-9]*$"},
+)
+
 MAX_DIGITS = 18
 """Of a `Last-Event-ID`."""
 
 
-def visible_run(registry: RunRegistry, run_id: str, auth: AuthContext | None) -> RunRecord:
-    """A run that the caller may see.
+def visible_run(runs: RunRegistry, request: Request) -> RunRecord:
+    """The run that a request names.
 
     Raises:
         Problem: 404, there is none, or it is another user's: the two are told apart to nobody.
     """
-    record = registry.find(run_id)
-    if record is None or not may_see(auth, record):
+    record = runs.find(request.path_params["run_id"])
+    if record is None or not may_see(request.auth, record):
         raise Problem(404, "there is no such run")
     return record
 
 
-@dataclass(frozen=True, slots=True)
-class RunsEndpoint:
-    """`GET /runs`: queued runs, then active, then recent ones, each newest first; in pages, and without contents."""
-
-    registry: RunRegistry
-
-    async def __call__(self, request: Request) -> Sendable:
-        limit, after = page_of(request.query)
-        listed = self.registry.listed(after)
-        visible = ((place, record) for place, record in listed if may_see(request.auth, record))
-        page = list(islice(visible, limit + 1))
-        document: dict[str, Any] = {"runs": [summary_document(record) for _, record in page[:limit]], "next": None}
-        if len(page) > limit:
-            document["next"] = "{}.{}".format(*page[limit - 1][0])
-        return json_response(document)
+async def list_runs(context: EndpointContext, request: Request) -> Response:
+    """Queued runs, then active, then recent ones, each newest first; in pages, and without contents."""
+    limit, after = page_of(request.query)
+    listed = context.runs.listed(after)
+    visible = ((place, record) for place, record in listed if may_see(request.auth, record))
+    page = list(islice(visible, limit + 1))
+    document: dict[str, Any] = {"runs": [summary_document(record) for _, record in page[:limit]], "next": None}
+    if len(page) > limit:
+        document["next"] = "{}.{}".format(*page[limit - 1][0])
+    return json_response(document)
 
 
 def page_of(query: Mapping[str, str]) -> tuple[int, Place]:
@@ -75,46 +85,31 @@ def page_of(query: Mapping[str, str]) -> tuple[int, Place]:
     return int(limit), FIRST if place is None else (int(place[1]), int(place[2]))
 
 
-@dataclass(frozen=True, slots=True)
-class ShowRunEndpoint:
-    """`GET /runs/{run_id}`: status, and output once there is one."""
-
-    registry: RunRegistry
-
-    async def __call__(self, request: Request) -> Sendable:
-        return json_response(record_document(visible_run(self.registry, request.path_params["run_id"], request.auth)))
+async def show_run(context: EndpointContext, request: Request) -> Response:
+    """A run's status, and its output once there is one."""
+    return json_response(record_document(visible_run(context.runs, request)))
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRunEndpoint:
-    """`DELETE /runs/{run_id}`: cancels it; 202 while it ends, 409 when it has ended already."""
-
-    registry: RunRegistry
-
-    async def __call__(self, request: Request) -> Sendable:
-        record = visible_run(self.registry, request.path_params["run_id"], request.auth)
-        if not self.registry.cancel(record.run_id):
-            raise Problem(409, f"the run has ended already: it is {record.status.value}")
-        return Response(b"", 202, content_type=None)
+async def cancel_run(context: EndpointContext, request: Request) -> Response:
+    """Cancel a run: 202 while it ends, 409 when it has ended already."""
+    record = visible_run(context.runs, request)
+    if not context.runs.cancel(record.run_id):
+        raise Problem(409, f"the run has ended already: it is {record.status.value}")
+    return Response(b"", 202, content_type=None)
 
 
-@dataclass(frozen=True, slots=True)
-class RunEventsEndpoint:
-    """`GET /runs/{run_id}/events`: its server-sent events, from the beginning or after `Last-Event-ID`.
+async def follow_run(context: EndpointContext, request: Request) -> Sendable:
+    """A run's server-sent events, from the beginning or after `Last-Event-ID`.
 
     204 tells a client that has seen the last one to come no more (HTML, "Processing model" of server-sent events).
     """
-
-    registry: RunRegistry
-
-    async def __call__(self, request: Request) -> Sendable:
-        record = visible_run(self.registry, request.path_params["run_id"], request.auth)
-        await request.body(0)
-        last = request.headers.get("last-event-id") or "0"  # an EventSource has none before the first event
-        if not (last.isdecimal() and last.isascii()):
-            raise Problem(400, f"Last-Event-ID is the number of an event, not {last!r}")
-        events = LoggedEvents(record, int(last[:MAX_DIGITS]))
-        return Response(b"", 204) if events.all_seen else FollowedRun(request, events, record.namespace)
+    record = visible_run(context.runs, request)
+    await request.body(0)
+    last = request.headers.get("last-event-id") or "0"  # an EventSource has none before the first event
+    if not (last.isdecimal() and last.isascii()):
+        raise Problem(400, f"Last-Event-ID is the number of an event, not {last!r}")
+    events = LoggedEvents(record, int(last[:MAX_DIGITS]))
+    return Response(b"", 204) if events.all_seen else FollowedRun(request, events, record.namespace)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,16 @@ namespaces: they are found as long as they are stored, by the user that owns the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from definable.agent.auth.base import NAMESPACED, AuthContext
-from definable.agent.runtime.http.documents import session_document
-from definable.agent.runtime.http.request import Request
+from definable.agent.runtime.http.documents import Parameter, session_document
+from definable.agent.runtime.http.request import EndpointContext, Request
 from definable.agent.runtime.http.response import Response, json_response
-from definable.agent.runtime.runs import RunRegistry
 from definable.agent.session.base import Session
 from definable.agent.session.service import SessionService
 from definable.errors import SessionNotFound
 from definable.server.problem import Problem
 
-from .base import Sendable
+ACTING_FOR = Parameter("user_id", "Whom a caller acts for that may act for others.", place="query")
 
 
 async def key_of_session(
@@ -59,64 +56,48 @@ async def unspaced_session(
     return session if session is not None and (auth.is_admin or session.user_id == user_id) else None
 
 
-@dataclass(frozen=True, slots=True)
-class VisibleSessions:
-    """The sessions, as callers see them."""
+async def show_session(context: EndpointContext, request: Request) -> Response:
+    """A session with its history."""
+    session = await visible_session(context, request)
+    return json_response(session_document(session, "" if request.auth is None else request.auth.namespace))
 
-    sessions: SessionService
-    registry: RunRegistry
 
-    async def of(self, request: Request) -> Session:
-        """The session that a request names.
+async def forget_session(context: EndpointContext, request: Request) -> Response:
+    """Forget a session: 204 when it is done."""
+    session = await visible_session(context, request)
+    await context.sessions.forget(session.session_id)
+    return Response(b"", 204)
 
-        Raises:
-            Problem: 404, there is none, or it is another caller's: the two are told apart to nobody.
-        """
-        session_id, auth = request.path_params["session_id"], request.auth
-        session = await self.sessions.look_up(session_id if auth is None else auth.session_key(session_id))
-        if session is None and auth is not None:
-            session = await unspaced_session(self.sessions, auth, whose(request, auth), session_id)
-            if session is None and auth.is_admin:
-                session = await self._of_anybody(session_id)
-        if session is None:
-            raise Problem(404, "there is no such session")
-        return session
 
-    async def _of_anybody(self, session_id: str) -> Session | None:
-        """The session that some caller knows by an id, as far as one of the runs that are listed was made in it."""
-        keys = {
-            record.session_id
-            for record in self.registry.records()
-            if record.session_id is not None and record.session_id == record.namespace + session_id
-        }
-        if len(keys) > 1:
-            raise Problem(409, f"several callers have a session of this id: ask for {' or '.join(sorted(keys))}")
-        return await self.sessions.look_up(keys.pop()) if keys else None
+async def visible_session(context: EndpointContext, request: Request) -> Session:
+    """The session that a request names.
+
+    Raises:
+        Problem: 404, there is none, or it is another caller's: the two are told apart to nobody.
+    """
+    sessions, session_id, auth = context.sessions, request.path_params["session_id"], request.auth
+    session = await sessions.look_up(session_id if auth is None else auth.session_key(session_id))
+    if session is None and auth is not None:
+        session = await unspaced_session(sessions, auth, whose(request, auth), session_id)
+        if session is None and auth.is_admin:
+            session = await anybodys_session(context, session_id)
+    if session is None:
+        raise Problem(404, "there is no such session")
+    return session
+
+
+async def anybodys_session(context: EndpointContext, session_id: str) -> Session | None:
+    """The session that some caller knows by an id, as far as one of the runs that are listed was made in it."""
+    keys = {
+        record.session_id
+        for record in context.runs.records()
+        if record.session_id is not None and record.session_id == record.namespace + session_id
+    }
+    if len(keys) > 1:
+        raise Problem(409, f"several callers have a session of this id: ask for {' or '.join(sorted(keys))}")
+    return await context.sessions.look_up(keys.pop()) if keys else None
 
 
 def whose(request: Request, auth: AuthContext) -> str:
     """The user whose sessions are asked for: the caller, or whom it acts for (`?user_id=`)."""
     return (auth.may_act_for_others and request.query.get("user_id")) or auth.user_id
-
-
-@dataclass(frozen=True, slots=True)
-class ShowSessionEndpoint:
-    """`GET /sessions/{session_id}`."""
-
-    visible: VisibleSessions
-
-    async def __call__(self, request: Request) -> Sendable:
-        session = await self.visible.of(request)
-        return json_response(session_document(session, "" if request.auth is None else request.auth.namespace))
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetSessionEndpoint:
-    """`DELETE /sessions/{session_id}`: 204 when it is forgotten."""
-
-    visible: VisibleSessions
-
-    async def __call__(self, request: Request) -> Sendable:
-        session = await self.visible.of(request)
-        await self.visible.sessions.forget(session.session_id)
-        return Response(b"", 204)

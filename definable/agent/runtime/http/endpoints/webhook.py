@@ -1,22 +1,20 @@
 """A webhook's endpoint: from the request to its event, and from what came of it to a response.
 
-From a request to the event that a webhook's handler gets.
-
-What a webhook answers before its delivery counts as one: a platform's handshake, or that it is not wanted.
+First come the answers to what counts as no delivery: a platform's handshake, or one that is not wanted.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from definable.agent.run.output import RunOutput
 from definable.agent.runtime.dispatch import Outcome, Returned, namespace_of
 from definable.agent.runtime.http.body import parsed
-from definable.agent.runtime.http.request import Request
-from definable.agent.runtime.http.response import Response, json_response, reply_response
-from definable.agent.runtime.ingress import Duplicate, InFlight, Ingress
+from definable.agent.runtime.http.documents import Accepted, WebhookRun
+from definable.agent.runtime.http.request import EndpointContext, Request
+from definable.agent.runtime.http.response import Response, Sendable, json_response, reply_response
+from definable.agent.runtime.ingress import Duplicate, InFlight
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.challenge import Challenge, reply_of
 from definable.agent.trigger.request import RawRequest, Reply
@@ -26,7 +24,31 @@ from definable.concurrency.clock import current_clock
 from definable.errors import ConfigurationError
 from definable.server.problem import Problem
 
-from .base import Sendable
+IGNORED = Response(b'{"status":"ignored"}')
+
+STATUS_OK = Response(b'{"status":"ok"}')
+
+DUPLICATE = Response(b'{"status":"duplicate"}')
+
+HANDLED_BY_THEN = (b"retry-after", b"5")
+"""Seconds: senders that wait mostly do so for 5 to 10."""
+
+
+async def answer_webhook(context: EndpointContext, webhook: Webhook, request: Request) -> Sendable:
+    """Handle one delivery. Its work goes on when the client goes away: the sender has handed it over."""
+    body = await request.content(webhook.max_body)
+    event = webhook_event(webhook, request, body)
+    if webhook.answers_early:
+        early = await early_answer(webhook, event)
+        if early is not None:
+            return early
+    user_id = None if request.auth is None else request.auth.user_id
+    if webhook.respond == "accept":
+        return accepted_response(request, await context.ingress.accept(webhook, event, user_id))
+    answer_of = partial(outcome_response, namespace=namespace_of(event), request=request)
+    if webhook.dedupe is not None:
+        return await context.ingress.handle_once(webhook, event, user_id, answer_of)
+    return answer_of(await context.ingress.handle(webhook, event, user_id))
 
 
 def webhook_event(webhook: Webhook, request: Request, body: bytes) -> TriggerEvent:
@@ -48,9 +70,6 @@ def webhook_event(webhook: Webhook, request: Request, body: bytes) -> TriggerEve
         scope["query_string"].decode("latin-1"),
     )
     return TriggerEvent(parsed(request.content_type, body), headers, webhook.source, current_clock().now(), raw)
-
-
-IGNORED = Response(b'{"status":"ignored"}')
 
 
 def unsigned_answer(webhook: Webhook, request: Request) -> Sendable | None:
@@ -88,53 +107,16 @@ async def challenge_answer(webhook: Webhook, event: TriggerEvent) -> Reply | Non
     return reply_of(await call_user(challenge, event))
 
 
-@dataclass(frozen=True, slots=True)
-class HandshakeEndpoint:
-    """The GET of a webhook that has another method: for handshakes alone, and for everybody."""
-
-    webhook: Webhook
-
-    async def __call__(self, request: Request) -> Sendable:
-        reply: Sendable | None = None
-        if isinstance(self.webhook.challenge, Challenge):
-            reply = unsigned_answer(self.webhook, request)
-        elif (found := await challenge_answer(self.webhook, webhook_event(self.webhook, request, b""))) is not None:
-            reply = reply_response(found)
-        if reply is None:
-            raise Problem(405, "this is no handshake", headers=[(b"allow", self.webhook.method.encode())])
-        return reply
-
-
-STATUS_OK = Response(b'{"status":"ok"}')
-
-DUPLICATE = Response(b'{"status":"duplicate"}')
-
-
-HANDLED_BY_THEN = (b"retry-after", b"5")
-"""Seconds: senders that wait mostly do so for 5 to 10."""
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookEndpoint:
-    """One webhook. Its work goes on when the client goes away: the sender has handed it over."""
-
-    webhook: Webhook
-    ingress: Ingress
-
-    async def __call__(self, request: Request) -> Sendable:
-        body = await request.content(self.webhook.max_body)
-        event = webhook_event(self.webhook, request, body)
-        if self.webhook.answers_early:
-            early = await early_answer(self.webhook, event)
-            if early is not None:
-                return early
-        user_id = None if request.auth is None else request.auth.user_id
-        if self.webhook.respond == "accept":
-            return accepted_response(request, await self.ingress.accept(self.webhook, event, user_id))
-        answer_of = partial(outcome_response, namespace=namespace_of(event), request=request)
-        if self.webhook.dedupe is not None:
-            return await self.ingress.handle_once(self.webhook, event, user_id, answer_of)
-        return answer_of(await self.ingress.handle(self.webhook, event, user_id))
+async def answer_handshake(webhook: Webhook, request: Request) -> Sendable:
+    """Answer the GET of a webhook that has another method: for handshakes alone, and for everybody."""
+    reply: Sendable | None = None
+    if isinstance(webhook.challenge, Challenge):
+        reply = unsigned_answer(webhook, request)
+    elif (found := await challenge_answer(webhook, webhook_event(webhook, request, b""))) is not None:
+        reply = reply_response(found)
+    if reply is None:
+        raise Problem(405, "this is no handshake", headers=[(b"allow", webhook.method.encode())])
+    return reply
 
 
 def accepted_response(request: Request, accepted: str | Duplicate) -> Response:
@@ -143,7 +125,7 @@ def accepted_response(request: Request, accepted: str | Duplicate) -> Response:
         return DUPLICATE
     request.note_run(accepted)
     headers = [(b"location", request.link(f"/runs/{accepted}"))]
-    return json_response({"status": "accepted", "run_id": accepted}, 202, headers)
+    return json_response(Accepted(status="accepted", run_id=accepted), 202, headers)
 
 
 def outcome_response(
@@ -170,5 +152,4 @@ def outcome_response(
         case RunOutput():
             if request is not None:
                 request.note_run(outcome.run_id)
-            session_id = outcome.session_id.removeprefix(namespace)
-            return json_response({"content": outcome.content, "run_id": outcome.run_id, "session_id": session_id})
+            return json_response(WebhookRun.of(outcome, session_id=outcome.session_id.removeprefix(namespace)))

@@ -1,41 +1,41 @@
-"""`GET /docs`: what this service is, for people, to read and to try out.
+"""What this service is and how it is: `/health`, `/openapi.json` for programs, `/docs` for people.
 
-Swagger UI, from the files that the package flask-swagger-ui carries. Each file that the page needs has an address of
-its own: no path that a client sends ever leads to the file system.
-
-`GET /openapi.json`: what this service is, for programs.
+`/docs` is Swagger UI, from the files that the package flask-swagger-ui carries. Each file that the page needs has an
+address of its own: no path that a client sends ever leads to the file system.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 
-from definable.agent.auth.base import AuthProvider
-from definable.agent.runtime.http.openapi import openapi_document
-from definable.agent.runtime.http.request import Request
+from definable.agent.runtime.http.request import EndpointContext, Request
 from definable.agent.runtime.http.response import Response, json_response
-from definable.agent.trigger.webhook import Webhook
 from definable.errors import ConfigurationError
 
+NOT_STORED = (b"cache-control", b"no-store")
 
-@dataclass(frozen=True, slots=True)
-class OpenAPIEndpoint:
+
+async def health(context: EndpointContext, request: Request) -> Response:
+    """200 while all is well, 503 while draining or when a child is down."""
+    is_well, document = context.health()
+    return json_response(document, 200 if is_well else 503, [NOT_STORED])
+
+
+async def show_openapi(context: EndpointContext, request: Request) -> Response:
     """The OpenAPI document, made anew for every request: `agent.auth` may be set late."""
+    return json_response(context.openapi(request.scope.get("root_path", "")), headers=[NOT_STORED])
 
-    name: str
-    webhooks: Sequence[Webhook]
-    guard: Callable[[], AuthProvider | None]
 
-    async def __call__(self, request: Request) -> Response:
-        root_path: str = request.scope.get("root_path", "")
-        document = openapi_document(self.name, self.webhooks, self.guard(), root_path=root_path)
-        return json_response(document, headers=[(b"cache-control", b"no-store")])
+async def show_docs(context: EndpointContext, request: Request) -> Response:
+    """Swagger UI's page."""
+    page = PAGE.format(name=escape(context.name)).encode()
+    return await StaticFile(b"text/html; charset=utf-8", page)(request)
 
 
 PACKAGE = "flask_swagger_ui"
@@ -84,7 +84,7 @@ POLICY = (
 
 
 @dataclass(frozen=True)
-class AssetEndpoint:
+class StaticFile:
     """A file that does not change while the service runs."""
 
     content_type: bytes
@@ -108,20 +108,19 @@ class AssetEndpoint:
         return Response(self.body, content_type=self.content_type, headers=self.headers)
 
 
-def docs_endpoints(name: str) -> Iterator[tuple[str, AssetEndpoint]]:
-    """The page and all that it loads, by path, but for the OpenAPI document.
+def docs_files() -> Iterator[tuple[str, StaticFile]]:
+    """What the page loads, by path, but for the OpenAPI document.
 
     Raises:
         ConfigurationError: Swagger UI's files are not installed.
     """
-    folder = assets_folder()
-    yield "/docs", AssetEndpoint(b"text/html; charset=utf-8", PAGE.format(name=escape(name)).encode())
-    yield "/docs/start.js", AssetEndpoint(b"text/javascript; charset=utf-8", START)
+    folder = installed_folder()
+    yield "/docs/start.js", StaticFile(b"text/javascript; charset=utf-8", START)
     for file, content_type in FILES.items():
-        yield f"/docs/{file}", AssetEndpoint(content_type, (folder / file).read_bytes())
+        yield f"/docs/{file}", StaticFile(content_type, (folder / file).read_bytes())
 
 
-def assets_folder() -> Path:
+def installed_folder() -> Path:
     """Where Swagger UI's files are. Their package is found, not imported: it would bring Flask along.
 
     Raises:
