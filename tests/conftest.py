@@ -1,6 +1,8 @@
 """Shared by the whole suite: every async test runs on asyncio and on trio."""
 
+import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -8,6 +10,10 @@ from hypothesis import HealthCheck, settings
 # A test that others slow down is not wrong: its time is bounded by pytest-timeout alone.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+# No test talks to a host beyond loopback. Reading the system's certificates takes longer than all else in a test over
+# HTTP, for each client anew: a file with one certificate, which signs nothing, takes no time (child processes too).
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "loopback" / "no_authority.pem")
 
 pytest_plugins = ["suite_accounting", "planted_secrets"]
 

@@ -160,7 +160,7 @@ async def test_the_quick_start_is_a_program_that_a_signal_ends_cleanly(
         with killed_if_running(process), anyio.fail_after(30):
             while not (url := re.search(r"http     (http://\S+)", log)):
                 log += (await process.stderr.receive()).decode()
-            async with httpx2.AsyncClient(trust_env=False) as client:
+            async with httpx2.AsyncClient(trust_env=False, verify=False) as client:
                 answer = await client.post(url[1] + path, content=body, headers=headers)
             process.send_signal(number)
             with contextlib.suppress(anyio.EndOfStream):
@@ -239,7 +239,7 @@ async def test_the_server_starts_by_itself_when_webhooks_are_registered(
 async def test_the_webhook_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     webhook = program("Webhooks", monkeypatch)
     async with webhook.agent.running(host="127.0.0.1", port=0) as runtime:  # the server starts by itself
-        async with httpx2.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(trust_env=False, verify=False) as client:
             response = await client.post(f"{runtime.url}/github", json={"action": "opened"})
     assert response.json()["content"] == "Summarize this GitHub event: {'action': 'opened'}"
 

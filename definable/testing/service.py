@@ -5,6 +5,8 @@ The servings of one test, behind the fixture `serve_agent` of the pytest plugin.
 
 from __future__ import annotations
 
+import functools
+import ssl
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -129,6 +131,12 @@ class Served:
     """Its base URL is the agent's; it uses no proxy."""
 
 
+@functools.cache
+def _tls_context() -> ssl.SSLContext:
+    """Made once: reading the system's certificates takes longer than a test."""
+    return httpx2.create_ssl_context(trust_env=False)
+
+
 @asynccontextmanager
 async def served(agent: Agent, *interfaces: BaseInterface, **options: Unpack[ServeOptions]) -> AsyncGenerator[Served]:
     """Serve an agent on a free loopback port while the context is open.
@@ -153,5 +161,7 @@ async def served(agent: Agent, *interfaces: BaseInterface, **options: Unpack[Ser
     options["enable_server"] = True
     async with agent.running(*interfaces, **options) as runtime:
         assert runtime.url is not None
-        async with httpx2.AsyncClient(base_url=runtime.url, timeout=CLIENT_TIMEOUT, trust_env=False) as client:
+        async with httpx2.AsyncClient(
+            base_url=runtime.url, timeout=CLIENT_TIMEOUT, trust_env=False, verify=_tls_context()
+        ) as client:
             yield Served(runtime, client)

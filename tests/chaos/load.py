@@ -186,7 +186,7 @@ class Load:
         return answer.status_code, answer
 
     def _client(self) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(base_url=self._url, timeout=TIMEOUT, trust_env=False)
+        return httpx2.AsyncClient(base_url=self._url, timeout=TIMEOUT, trust_env=False, verify=False)
 
     def _id(self, kind: str) -> str:
         return f"{kind}{next(self._ids)}"

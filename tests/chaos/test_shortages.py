@@ -44,7 +44,7 @@ class Cramped:
         self.url = process.wait_for(r"http +(http://\S+)")
         self.promised: set[str] = set()
         self._directory = directory
-        self._client = httpx2.Client(base_url=self.url, timeout=10, trust_env=False)
+        self._client = httpx2.Client(base_url=self.url, timeout=10, trust_env=False, verify=False)
         self._numbers = itertools.count()
 
     def accept(self, padding: int = 0) -> int:
@@ -122,7 +122,10 @@ def test_a_locked_file_makes_work_wait_or_refuses_it(cramped: Cramped, tmp_path:
     with closing(sqlite3.connect(tmp_path / "events.db", isolation_level=None, timeout=LIMIT)) as other:
         other.execute("BEGIN IMMEDIATE")
         with ExitStack() as waiting:
-            clients = [waiting.enter_context(httpx2.Client(base_url=cramped.url, trust_env=False)) for _ in range(3)]
+            clients = [
+                waiting.enter_context(httpx2.Client(base_url=cramped.url, trust_env=False, verify=False))
+                for _ in range(3)
+            ]
             for client in clients:
                 with pytest.raises(httpx2.TimeoutException):
                     client.post("/accept", json={"id": "nobody"}, timeout=0.3)
@@ -142,11 +145,11 @@ def test_without_descriptors_it_serves_again_when_some_are_free(cramped: Cramped
         for _ in range(60):
             crowd.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
         # Over a new connection: the one that it has may have given way, as the longest idle.
-        with httpx2.Client(base_url=cramped.url, trust_env=False, timeout=LIMIT) as another:
+        with httpx2.Client(base_url=cramped.url, trust_env=False, verify=False, timeout=LIMIT) as another:
             assert another.get("/health").status_code in (200, 503)
         assert cramped.cpu_share(0.5) < 0.8  # a full table is no reason to spin
     cramped.limit("RLIMIT_NOFILE", None)
-    with httpx2.Client(base_url=cramped.url, trust_env=False, timeout=LIMIT) as another:
+    with httpx2.Client(base_url=cramped.url, trust_env=False, verify=False, timeout=LIMIT) as another:
         assert another.get("/health").status_code == 200
     eventually(lambda: cramped.accept() == 202)
     cramped.stop()

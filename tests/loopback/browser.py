@@ -123,7 +123,7 @@ async def browsing(programs: tuple[str, str], profile: Path, names: tuple[str, .
         "goog:chromeOptions": {"binary": browser, "args": [*FLAGS, resolver, f"--user-data-dir={profile}"]},
         "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"},
     }
-    async with driving(driver) as url, httpx2.AsyncClient(timeout=60, trust_env=False) as client:
+    async with driving(driver) as url, httpx2.AsyncClient(timeout=60, trust_env=False, verify=False) as client:
         made = value_of(await client.post(url, json={"capabilities": {"alwaysMatch": capabilities}}))
         session = f"{url}/{made['sessionId']}"
         client.base_url = session

@@ -134,7 +134,7 @@ class Promiser(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        with httpx2.Client(base_url=self._url, timeout=20, trust_env=False) as client:
+        with httpx2.Client(base_url=self._url, timeout=20, trust_env=False, verify=False) as client:
             try:
                 while True:
                     key = f"{random.getrandbits(64):x}"

@@ -635,7 +635,10 @@ async def test_each_attempt_at_a_webhook_gets_the_body_that_was_sent() -> None:
     agent, patient = Agent("offline"), Consumer(failures=1)
     agent.on(Webhook("/order", retries=1))(patient)
     with anyio.fail_after(LIMIT):
-        async with agent.running(host="127.0.0.1", port=0) as runtime, httpx2.AsyncClient(trust_env=False) as client:
+        async with (
+            agent.running(host="127.0.0.1", port=0) as runtime,
+            httpx2.AsyncClient(trust_env=False, verify=False) as client,
+        ):
             response = await client.post(f"{runtime.url}/order", json={"items": [1, 2]})
     assert response.status_code == 200
     assert patient.seen == [[1, 2], [1, 2]]

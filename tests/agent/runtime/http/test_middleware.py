@@ -84,7 +84,7 @@ async def test_a_client_that_leaves_is_no_error_of_the_application(anyio_backend
                 else:
                     await hold.until(lambda held: held.arrived == 1)
             await app.until(ended=1)
-            async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False) as client:
                 response = await client.get("/agent/health")
     assert (response.status_code, response.headers["x-served-by"]) == (200, "the middleware")
     assert app.failures == []

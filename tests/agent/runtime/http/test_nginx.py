@@ -57,7 +57,7 @@ async def test_requests_pass_with_prefix_client_and_slow_bodies(tmp_path: Path, 
         async with (
             served(agent_behind(), **OPTIONS) as service,
             nginx_before(service.client.base_url.port or 0, tmp_path, strips_prefix=strips_prefix) as port,
-            httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+            httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False) as client,
         ):
             assert (await client.get("/agent/health")).status_code == 200
             run = await client.post("/agent/run", json={"input": "hi"}, headers={"prefer": "respond-async"})
@@ -91,7 +91,7 @@ async def test_events_pass_at_once_and_a_client_that_leaves_cancels_its_run(tmp_
         async with (
             served(agent_behind(OfflineModel(hold)), **OPTIONS) as service,
             nginx_before(service.client.base_url.port or 0, tmp_path) as port,
-            httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+            httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False) as client,
         ):
             body, headers = {"input": "hi"}, {"accept": "text/event-stream"}
             async with client.stream("POST", "/agent/run", json=body, headers=headers) as response:

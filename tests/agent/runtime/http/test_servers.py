@@ -69,7 +69,9 @@ def serving(server: str, app: str, directory: Path, prefix: str = "") -> Iterato
         ) as process,
     ):
         try:
-            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=SECONDS, trust_env=False) as client:
+            with httpx2.Client(
+                base_url=f"http://127.0.0.1:{port}", timeout=SECONDS, trust_env=False, verify=False
+            ) as client:
                 answers(client, process)
                 yield client
             process.send_signal(signal.SIGTERM)

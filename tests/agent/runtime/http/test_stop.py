@@ -235,7 +235,7 @@ async def test_what_was_accepted_is_done_before_the_end(anyio_backend: str) -> N
     hold = Held("done")
     async with nothing_left(anyio_backend):
         async with agent_with(hold).running(host="127.0.0.1", port=0, enable_server=True) as runtime:
-            async with httpx2.AsyncClient(base_url=str(runtime.url), trust_env=False) as client:
+            async with httpx2.AsyncClient(base_url=str(runtime.url), trust_env=False, verify=False) as client:
                 for number in range(20):
                     assert (await client.post(f"/long/{number}")).status_code == 202
                 for _ in range(20):
