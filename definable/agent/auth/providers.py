@@ -109,9 +109,9 @@ class AllowlistAuth:
     def __init__(
         self, user_ids: Ids, chat_ids: Ids | None = None, platforms: str | Iterable[str] | None = None
     ) -> None:
-        self.user_ids: frozenset[str] = id_set("user_ids", user_ids)
-        self.chat_ids: frozenset[str] | None = None if chat_ids is None else id_set("chat_ids", chat_ids)
-        self.platforms: frozenset[str] | None = None if platforms is None else id_set("platforms", platforms)
+        self.user_ids: frozenset[str] = id_set("AllowlistAuth(user_ids", user_ids)
+        self.chat_ids: frozenset[str] | None = allowed_ids("AllowlistAuth(chat_ids", chat_ids)
+        self.platforms: frozenset[str] | None = allowed_ids("AllowlistAuth(platforms", platforms)
         if self.platforms is not None and "http" in self.platforms:
             raise ConfigurationError("AllowlistAuth(platforms=...): messaging platforms only, not 'http'")
 
@@ -141,14 +141,27 @@ class AllowlistAuth:
 
 
 def id_set(argument: str, ids: Ids) -> frozenset[str]:
-    """The ids as strings, as messages carry them."""
+    """The ids as strings, as messages carry them.
+
+    Args:
+        argument: For the error: `"AllowlistHook(allowed_user_ids"`.
+        ids: One, or several.
+
+    Raises:
+        ConfigurationError: One is empty, or no id.
+    """
     if not isinstance(ids, str | int | Iterable) or isinstance(ids, bytes | bytearray | Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigurationError(f"AllowlistAuth({argument}={ids!r}): an id or several")
+        raise ConfigurationError(f"{argument}={ids!r}): an id or several")
     several = [ids] if isinstance(ids, str | int) else list(ids)
     for each in several:
         if isinstance(each, bool) or not isinstance(each, str | int) or not str(each).strip():  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"AllowlistAuth({argument}=...): {each!r} is not an id")
+            raise ConfigurationError(f"{argument}=...): {each!r} is not an id")
     return frozenset(map(str, several))
+
+
+def allowed_ids(argument: str, ids: Ids | None) -> frozenset[str] | None:
+    """As `id_set`; None lets in everybody."""
+    return None if ids is None else id_set(argument, ids)
 
 
 PLAIN = frozenset({"run", "read"})

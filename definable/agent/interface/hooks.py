@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from definable.agent.auth.providers import allowed_ids
 from definable.concurrency.call import call_user
 from definable.concurrency.isolation import Isolation
 from definable.errors import ConfigurationError
@@ -148,19 +149,13 @@ class AllowlistHook(InterfaceHook):
         allowed_user_ids: Iterable[str | int] | None = None,
         allowed_chat_ids: Iterable[str | int] | None = None,
     ) -> None:
-        self._user_ids = _id_set(allowed_user_ids)
-        self._chat_ids = _id_set(allowed_chat_ids)
+        self._user_ids = allowed_ids("AllowlistHook(allowed_user_ids", allowed_user_ids)
+        self._chat_ids = allowed_ids("AllowlistHook(allowed_chat_ids", allowed_chat_ids)
 
     async def on_message_received(self, message: InterfaceMessage) -> bool:
         if self._user_ids is not None and message.platform_user_id not in self._user_ids:
             return False
         return self._chat_ids is None or message.platform_chat_id in self._chat_ids
-
-
-def _id_set(ids: Iterable[str | int] | None) -> frozenset[str] | None:
-    if ids is None:
-        return None
-    return frozenset([ids]) if isinstance(ids, str) else frozenset(map(str, ids))
 
 
 class LoggingHook(InterfaceHook):

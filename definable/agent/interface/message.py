@@ -23,6 +23,9 @@ from definable.frozen import frozen
 from definable.json_text import json_bytes
 from definable.model.message import Image, Message, image_from_json, image_to_json
 
+IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+"""What models can look at; other images are files."""
+
 
 @dataclass(frozen=True, slots=True)
 class Media:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from definable.agent.interface import InterfaceConfig, InterfaceMessage, InterfaceResponse
+from definable.agent.auth import AllowlistAuth
+from definable.agent.interface import (
+    AllowlistHook,
+    DiscordConfig,
+    InterfaceConfig,
+    InterfaceMessage,
+    InterfaceResponse,
+    TelegramConfig,
+)
 from definable.errors import ConfigurationError
+
+TOKEN = "1:" + "x" * 35
 
 
 def test_has_its_defaults() -> None:
@@ -71,3 +83,20 @@ def test_messages_and_responses_have_their_defaults() -> None:
     assert (message.text, message.images, message.files, message.metadata) == (None, (), (), {})
     assert message.created_at > 1e9
     assert InterfaceResponse("hi") == InterfaceResponse(content="hi", images=(), metadata={})
+
+
+@pytest.mark.parametrize(
+    ("argument", "listed"),
+    [
+        ("AllowlistAuth(user_ids", lambda ids: AllowlistAuth(ids)),
+        ("AllowlistHook(allowed_user_ids", lambda ids: AllowlistHook(ids)),
+        ("TelegramConfig(allowed_user_ids", lambda ids: TelegramConfig(bot_token=TOKEN, allowed_user_ids=ids)),
+        ("DiscordConfig(allowed_guild_ids", lambda ids: DiscordConfig(bot_token="a.b.c", allowed_guild_ids=ids)),
+    ],
+)
+@pytest.mark.parametrize("ids", ["", [None], [True], b"7", {"7": "ann"}])
+def test_a_list_of_users_with_something_else_in_it_is_refused_by_whoever_takes_one(
+    argument: str, listed: Callable[[Any], object], ids: Any
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(argument)):
+        listed(ids)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from definable.agent.auth.providers import allowed_ids
 from definable.agent.interface.config import InterfaceConfig, check_token_is_text
 from definable.errors import ConfigurationError
 
@@ -61,7 +62,10 @@ class DiscordConfig(InterfaceConfig):
         if self.gateway_url is not None:
             _check_url("gateway_url", self.gateway_url, ("ws", "wss"))
         for name in ("allowed_guild_ids", "allowed_channel_ids"):
-            object.__setattr__(self, name, _ids(name, getattr(self, name)))  # the dataclass is frozen
+            ids = allowed_ids(f"DiscordConfig({name}", getattr(self, name))
+            if wrong := sorted(id for id in ids or () if not (id.isascii() and id.isdecimal())):
+                raise ConfigurationError(f"{name}: {wrong[0]!r} is no Discord id, which is a decimal number")
+            object.__setattr__(self, name, ids)  # the dataclass is frozen
 
 
 def check_token(token: str) -> None:
@@ -83,14 +87,3 @@ def _check_url(name: str, url: str, schemes: tuple[str, ...]) -> None:
     parts = urlsplit(url)
     if parts.scheme not in schemes or not parts.hostname:
         raise ConfigurationError(f"{name}={url!r}: a URL with {' or '.join(schemes)}")
-
-
-def _ids(name: str, ids: Iterable[int | str] | None) -> frozenset[str] | None:
-    """Discord writes its ids as decimal strings; users like to write them as integers."""
-    if ids is None:
-        return None
-    texts = frozenset([str(ids)]) if isinstance(ids, int | str) else frozenset(map(str, ids))
-    wrong = sorted(text for text in texts if not (text.isascii() and text.isdecimal()))
-    if wrong:
-        raise ConfigurationError(f"{name}: {wrong[0]!r} is no Discord id, which is a decimal number")
-    return texts

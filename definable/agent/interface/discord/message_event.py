@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from definable.agent.interface.message import InterfaceMessage, Media
+from definable.agent.interface.message import IMAGE_TYPES, InterfaceMessage, Media
 from definable.model.message import Image
 
 from .config import DiscordConfig
@@ -40,9 +40,6 @@ async def with_images(message: InterfaceMessage, rest: DiscordRest) -> Interface
 
 DISCORD_EPOCH = 1_420_070_400.0
 """Unix seconds: the first second of 2015, from which ids count."""
-
-IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
-"""What models can look at; other images are files."""
 
 DEFAULT, REPLY = 0, 19
 """Types of messages that people write; all others tell of something (a pin, a new member, a boost)."""

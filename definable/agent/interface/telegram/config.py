@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
+from definable.agent.auth.providers import allowed_ids
 from definable.agent.interface.config import InterfaceConfig, check_token_is_text
 from definable.errors import ConfigurationError
 
@@ -76,7 +77,9 @@ class TelegramConfig(InterfaceConfig):
             raise ConfigurationError(f"parse_mode={self.parse_mode!r}: 'HTML', 'Markdown', 'MarkdownV2' or None")
         self._check_mode()
         for name in ("allowed_user_ids", "allowed_chat_ids"):
-            object.__setattr__(self, name, _id_set(getattr(self, name)))  # the class is frozen
+            object.__setattr__(
+                self, name, allowed_ids(f"TelegramConfig({name}", getattr(self, name))
+            )  # the class is frozen
         object.__setattr__(self, "base_url", _checked_url("base_url", self.base_url))
 
     def _check_mode(self) -> None:
@@ -94,12 +97,6 @@ class TelegramConfig(InterfaceConfig):
             object.__setattr__(self, "webhook_url", _checked_url("webhook_url", self.webhook_url))
         elif self.mode == "webhook":
             raise ConfigurationError("mode='webhook' needs webhook_url, where Telegram reaches this service")
-
-
-def _id_set(ids: Iterable[str | int] | None) -> frozenset[str] | None:
-    if ids is None:
-        return None
-    return frozenset([str(ids)]) if isinstance(ids, str | int) else frozenset(map(str, ids))
 
 
 def _checked_url(name: str, url: str) -> str:

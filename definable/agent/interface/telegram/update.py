@@ -11,15 +11,12 @@ from typing import Any, Literal, TypeAlias, cast
 from pydantic import BaseModel, Field, ValidationError
 
 from definable.agent.interface.errors import InterfaceMessageError
-from definable.agent.interface.message import InterfaceMessage, Media
+from definable.agent.interface.message import IMAGE_TYPES, InterfaceMessage, Media
 from definable.model.message import Image
 
 from .client import MAX_FILE_SIZE, BotAPI
 
 Kind: TypeAlias = Literal["images", "audio", "videos", "files"]
-
-IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
-"""What models can look at; other images are files."""
 
 
 @dataclass(frozen=True, slots=True)
