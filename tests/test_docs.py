@@ -42,7 +42,8 @@ class ServedHere(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
-        if isinstance(node.func, ast.Attribute) and node.func.attr in ("serve", "aserve", "running"):
+        is_method = isinstance(node.func, ast.Attribute) and node.func.attr in ("serve", "aserve", "running")
+        if is_method and ast.unparse(node.func.value) != "listener":  # of anyio's listeners it is not ours
             self.serves = self.serves or node.func.attr == "serve"
             kept = [keyword for keyword in node.keywords if keyword.arg not in ("host", "port")]
             here = [ast.keyword("host", ast.Constant("127.0.0.1")), ast.keyword("port", ast.Constant(0))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, Unpack, cast
 
 import anyio
 
@@ -27,6 +27,7 @@ from .arguments import (
     check_parts,
     check_run,
     event_name,
+    installed_interface,
     lifespan_of,
     run_input,
 )
@@ -240,15 +241,23 @@ class Agent(AgentParts):
 
         return register
 
-    def add_interface(self, interface: BaseInterface) -> Self:
+    def add_interface(self, interface: BaseInterface | str, **settings: Any) -> Self:
         """Serve a messaging interface along with the agent.
+
+        Args:
+            interface: The interface, or its name: of an entry point in the group `definable.interfaces`.
+            settings: Of an interface that is named: `agent.add_interface("telegram", bot_token=...)`.
 
         Returns:
             The agent.
 
         Raises:
-            ConfigurationError: It is no interface.
+            ConfigurationError: It is no interface, or none of that name is installed.
         """
+        if isinstance(interface, str):
+            interface = cast("BaseInterface", installed_interface(interface, settings))
+        elif settings:
+            raise ConfigurationError(f"add_interface(..., {next(iter(settings))}=...): settings go with a name")
         check_interface(interface)
         self.interfaces.append(interface)
         return self

@@ -14,6 +14,9 @@ from definable.original_library import RUN_ARGUMENTS, unknown_arguments
 
 from .auth.base import check_platforms, is_provider
 
+INTERFACES = "definable.interfaces"
+"""The entry point group in which packages name their interfaces."""
+
 RUN_PARAMETERS = ("input", "session_id", "user_id", "metadata")
 """What a run can be started with; a handler's dict holds the same."""
 
@@ -131,4 +134,29 @@ def check_interface(interface: Any) -> None:
         ConfigurationError: It does not receive, or is a class.
     """
     if isinstance(interface, type) or not callable(getattr(interface, "receive", None)):
-        raise ConfigurationError(f"{interface!r} is no interface: an object such as TelegramInterface(...)")
+        by_name = f"; by its name, agent.add_interface({interface!r}, ...)" if isinstance(interface, str) else ""
+        raise ConfigurationError(f"{interface!r} is no interface: an object such as TelegramInterface(...){by_name}")
+
+
+def installed_interface(name: str, settings: Mapping[str, Any]) -> Any:
+    """Make the interface that an installed package has an entry point for, in the group `definable.interfaces`.
+
+    Args:
+        name: The entry point's.
+        settings: Arguments of what it loads, say a class of interfaces.
+
+    Raises:
+        ConfigurationError: None of that name is installed, or it fails to load.
+    """
+    from importlib.metadata import entry_points  # takes long to import, and few need it
+
+    installed = entry_points(group=INTERFACES)
+    if name not in installed.names:
+        known = ", ".join(sorted(installed.names)) or "none"
+        raise ConfigurationError(f"no interface {name!r} in the entry point group {INTERFACES!r}: installed: {known}")
+    entry = installed[name]
+    try:
+        make = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"the interface {name!r} ({entry.value}) fails to load: {error}") from error
+    return make(**settings)
