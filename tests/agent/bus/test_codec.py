@@ -7,10 +7,10 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from definable.agent.bus.event_json import decode_data, encode_data
 from hypothesis import given
 from hypothesis import strategies as st
 
+from definable.agent.bus.codec import decode_data, encode_data
 from definable.errors import ConfigurationError, StorageError
 
 JSON = st.recursive(
