@@ -196,4 +196,6 @@ class RunLoop:
             return ToolExecution(call.id, call.name, call.arguments, f"Error: {error}", error)
         result = await tool.call(call.arguments, self._context)
         duration = time.perf_counter() - started
-        return ToolExecution(call.id, call.name, call.arguments, result.content, result.error, duration)
+        return ToolExecution(
+            call.id, call.name, call.arguments, result=result.content, error=result.error, duration=duration
+        )

@@ -257,15 +257,12 @@ class Runner:
                 session.session_id,
                 session.user_id,
                 messages,
-                session.state,
-                created_at,
-                time.time(),
-                session.version,
+                state=session.state,
+                created_at=created_at,
+                updated_at=time.time(),
+                version=session.version,
             )
         )
-
-
-# Classes are called by position below: by names they take twice the time.
 
 
 def _context(request: RunRequest, session_id: str, state: dict[str, Any]) -> RunContext:
@@ -273,12 +270,12 @@ def _context(request: RunRequest, session_id: str, state: dict[str, Any]) -> Run
     return RunContext(
         request.run_id,
         session_id,
-        request.user_id,
-        request.input,
-        request.trigger,
-        metadata,
-        state,
-        request.auth,
+        user_id=request.user_id,
+        input=request.input,
+        trigger=request.trigger,
+        metadata=metadata,
+        session_state=state,
+        auth=request.auth,
     )
 
 
@@ -288,13 +285,13 @@ def _output(
     return RunOutput(
         request.run_id,
         session.session_id,
-        request.user_id,
-        content,
-        conversation.added,
-        tuple(conversation.tool_calls),
-        conversation.usage,
-        conversation.model,
-        COMPLETED,
-        created_at,
-        duration,
+        user_id=request.user_id,
+        content=content,
+        messages=conversation.added,
+        tool_calls=tuple(conversation.tool_calls),
+        usage=conversation.usage,
+        model=conversation.model,
+        status=COMPLETED,
+        created_at=created_at,
+        duration=duration,
     )

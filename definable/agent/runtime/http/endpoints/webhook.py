@@ -55,19 +55,18 @@ def webhook_event(webhook: Webhook, request: Request, body: bytes) -> TriggerEve
     """What the handler of a webhook gets."""
     scope = request.scope
     headers: Any = request.headers  # decoded when the handler asks for them
-    # By position: a class takes twice the time to be called by names.
     raw = RawRequest(
-        scope["method"],
-        scope["path"],
-        request.path_params,
-        request.query,
-        headers,
-        body,
-        request.client,
-        request.auth,
-        scope.get("scheme", "http"),
-        scope.get("raw_path") or b"",
-        scope["query_string"].decode("latin-1"),
+        method=scope["method"],
+        path=scope["path"],
+        path_params=request.path_params,
+        query=request.query,
+        headers=headers,
+        body=body,
+        client=request.client,
+        auth=request.auth,
+        scheme=scope.get("scheme", "http"),
+        raw_path=scope.get("raw_path") or b"",
+        query_string=scope["query_string"].decode("latin-1"),
     )
     return TriggerEvent(parsed(request.content_type, body), headers, webhook.source, current_clock().now(), raw)
 
