@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any, TypeVar, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from definable.errors import ConfigurationError, MissingExtra
+from definable.errors import ConfigurationError, MissingExtra, StorageError
 
 Value = TypeVar("Value")
 
@@ -75,6 +75,10 @@ def stream_entry(answer: Any) -> tuple[bytes, list[bytes]]:
 
 
 DEFAULT_PORT = 6379
+
+
+class RedisAway(StorageError):
+    """Redis cannot be reached, or does not answer: whether it did what it was asked to is not known."""
 
 
 class RedisAddress:

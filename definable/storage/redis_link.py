@@ -23,7 +23,7 @@ from coredis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisEr
 from definable.concurrency.backoff import Backoff
 from definable.errors import StorageError
 
-from .redis_address import RedisAddress, anything, data
+from .redis_address import RedisAddress, RedisAway, anything, data
 
 Answer_co = TypeVar("Answer_co", covariant=True)
 
@@ -60,10 +60,6 @@ _STALE = (MovedError, NoScriptError, ReadOnlyError)
 
 logging.getLogger("coredis").addFilter(lambda record: record.msg != "Connection attempt failed unexpectedly!")
 """With a traceback each time, also when the attempt was cancelled: what failed is ours to say, once."""
-
-
-class RedisAway(StorageError):
-    """Redis cannot be reached, or does not answer: whether it did what it was asked to is not known."""
 
 
 class RedisLink:

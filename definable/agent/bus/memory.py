@@ -74,6 +74,7 @@ class MemoryStore:
     durable: bool = False
     shared: bool = False
     keeps_trying: bool = False
+    is_taking: bool = False
     max_publications: int = 1_000_000
     failure: Exception | None = None
 
@@ -185,6 +186,9 @@ class MemoryStore:
                 left[entry.name] -= 1
             claimed.append(entry.claimed())
         return claimed
+
+    async def run(self) -> None:
+        pass
 
     async def is_drained(self) -> bool:
         return not self.waiting

@@ -13,7 +13,7 @@ import math
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,18 @@ from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed
 from .base import DEDUPE_TTL, DeadLetter, Delivery, EventBus, Submission
 from .codec import decode_data, encode_data
 from .dedupe import DedupeWindow, digest
-from .store import Applied, BatchRefused, Claim, Handle, ImmediateStore, Message, Publication, Store, WriteBatch
+from .store import (
+    BY_NAME,
+    Applied,
+    BatchRefused,
+    Claim,
+    Handle,
+    ImmediateStore,
+    Message,
+    Publication,
+    Store,
+    WriteBatch,
+)
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -40,6 +51,9 @@ RETRY_PAUSE = 0.5
 
 CLOSE_TIMEOUT = 5.0
 """Seconds in which the last flushes begin when a bus is closed."""
+
+CLOSE_PAUSE = 0.005
+"""Seconds between two looks for what a shared store sends while it is being closed."""
 
 DRAIN_SHARE = 0.5
 """Of the time that a drain has: the part in which what waits is still handed out."""
@@ -145,6 +159,8 @@ class QueueSession:
         self._suspects = 0
         self._asking = 0
         """Consumers that wait."""
+        self._demanded: anyio.Event | None = None
+        """What a store waits for that claims by itself."""
         self._next_consumer = anyio.Lock(fast_acquire=True)
         self._arrived: anyio.Event | None = None
         """What the first of them waits for."""
@@ -311,7 +327,7 @@ class QueueSession:
             batch.publications.append(each)
             batch.size += length
         self._unwritten += count
-        self._resting = False
+        self._rest(False)
         self.notify()
 
     def _new_batch(self) -> WriteBatch:
@@ -387,7 +403,7 @@ class QueueSession:
             return False
         batch = self._batches[0]
         batch.replayed[letter_id] = None
-        self._resting = False
+        self._rest(False)
         applied = await self._written(batch)
         return letter_id in applied.replayed
 
@@ -434,6 +450,7 @@ class QueueSession:
         if self._ready or (self._memory is not None and self._has_more and self._claim_now(YIELD_EVERY - self._count)):
             return self._next_ready()
         self._asking += 1
+        self._demand_changed()
         try:
             if self._has_more:
                 self.notify()
@@ -487,10 +504,39 @@ class QueueSession:
         """What may be claimed now."""
         return Claim(self.demand, self._grants, self._known)
 
-    def arrived(self, messages: Sequence[Message], *, next_due: float | None = None) -> None:
+    async def demanded(self) -> bool:
+        """Return once there is a demand; False when nothing more will be handed out."""
+        while self._handing_out and not self.demand:
+            self._demanded = anyio.Event()
+            await self._demanded.wait()
+        return self._handing_out
+
+    def _demand_changed(self) -> None:
+        if self._demanded is not None:
+            self._demanded.set()
+            self._demanded = None
+
+    def dismiss(self, handle: Handle, *, by_name: bool) -> None:
+        """What was claimed is not handed out."""
+        if by_name:
+            self._batches[0].released.append((handle, BY_NAME))
+        else:
+            self._batches[0].acked.append(handle)
+        self.notify()
+
+    def request_flush(self) -> None:
+        """Have a flush made although nothing is to be written."""
+        self._batches[0].is_barrier = True
+        self.notify()
+
+    def arrived(self, messages: Sequence[Message], *, next_due: float | None = None, has_more: bool = False) -> None:
         """These were claimed."""
-        if next_due is not None:
+        if next_due is not None and next_due != self._next_due:
             self._next_due = next_due
+            self._wake.set()
+        if has_more and self.demand > len(messages):
+            self._has_more = True
+            self._wake.set()
         grants, is_shared = self._grants, self.store.shared
         for handle, id, name, data, attempts, claims in messages:
             if name in grants:
@@ -624,14 +670,21 @@ class QueueSession:
     async def run(self) -> None:
         """Flush until closed, when all is written or the time for it is over; cancellation does not end it sooner."""
         with self._scope:  # shielded, since what was accepted must be written; `close` sets its deadline
-            self._began.set()
-            while not self._closing.is_set():
-                await self._until_needed()
-                await checkpoint()  # those who run now join the batch
-                await self._flush()
-            while any(not batch.is_empty for batch in self._batches):
-                await self._flush()
-            await self.store.close([each.handle for each in self._held.values() if not each.is_parked])
+            async with anyio.create_task_group() as beside:
+                beside.start_soon(self.store.run)
+                self._began.set()
+                while not self._closing.is_set():
+                    await self._until_needed()
+                    await checkpoint()  # those who run now join the batch
+                    await self._flush()
+                while self.store.is_taking and self.store.failure is None:
+                    await self.store.rest()
+                    await anyio.sleep(CLOSE_PAUSE)
+                while any(not batch.is_empty for batch in self._batches):
+                    await self._flush()
+                with suppress(StorageError):  # another process finds out by itself
+                    await self.store.close([each.handle for each in self._held.values() if not each.is_parked])
+                beside.cancel_scope.cancel()
         self._count_lost()
 
     async def _until_needed(self) -> None:
@@ -778,10 +831,15 @@ class QueueSession:
             return self._is_at_rest and await self.store.is_drained()
         is_all_handed_out = await self.store.is_drained()
         if not (is_all_handed_out and self._is_written):
-            self._resting = False
+            self._rest(False)
             return False
-        self._resting = True  # what others bring from now on is for them
+        self._rest(True)  # what others bring from now on is for them
         return await self.store.rest() and self._is_at_rest
+
+    def _rest(self, resting: bool) -> None:
+        if resting is not self._resting:
+            self._resting = resting
+            self._demand_changed()
 
     @property
     def _is_written(self) -> bool:
@@ -807,6 +865,7 @@ class QueueSession:
     def stop_handing_out(self) -> None:
         """Hand out nothing more; what is claimed and no consumer has goes back."""
         self._handing_out = False
+        self._demand_changed()
         self._release_ready()
 
     def _release_ready(self) -> None:

@@ -182,6 +182,7 @@ class SQLiteStore:
     durable: bool = True
     shared: bool = False
     keeps_trying: bool = False
+    is_taking: bool = False
     max_publications: int = 5_000
     waiting: int = 0
 
@@ -240,6 +241,9 @@ class SQLiteStore:
             raise
         self._has_failed = False
         return applied
+
+    async def run(self) -> None:
+        pass
 
     async def is_drained(self) -> bool:
         waits = self._unclaimed > self._unknown_rows

@@ -21,6 +21,10 @@ Handle: TypeAlias = Hashable
 """How a store finds a claimed message again: a position, an entry of a stream."""
 
 
+BY_NAME = -1.0
+"""See `WriteBatch.released`."""
+
+
 class BatchRefused(StorageError):
     """The store refused a batch and will refuse it again: it is split, until what causes it stands alone and fails."""
 
@@ -64,7 +68,8 @@ class WriteBatch:
     dead: list[tuple[Handle, str, int]] = field(default_factory=list["tuple[Handle, str, int]"])
     """With the reason and the attempts so far."""
     released: list[tuple[Handle, float]] = field(default_factory=list["tuple[Handle, float]"])
-    """Claimed and not begun: neither an attempt nor a delivery. With when each may be claimed again; 0 for now."""
+    """Claimed and not begun: neither an attempt nor a delivery. With when each may be claimed again; 0 for now, and
+    `BY_NAME` where a process is looked for that can begin what is of its name."""
     parked: dict[Handle, None] = field(default_factory=dict[Handle, None])
     """Still claimed, but not begun: one claim less each."""
     begun: dict[Handle, None] = field(default_factory=dict[Handle, None])
@@ -177,8 +182,35 @@ class Applied(NamedTuple):
 class Queue(Protocol):
     """What a store may call back, on the event loop's thread."""
 
-    def arrived(self, messages: Sequence[Message], *, next_due: float | None = None) -> None:
-        """These were claimed outside of a flush."""
+    @property
+    def claim(self) -> Claim:
+        """What may be claimed now."""
+        ...
+
+    @property
+    def demand(self) -> int:
+        """How many messages consumers wait for beyond those that are claimed."""
+        ...
+
+    @property
+    def held(self) -> Collection[Handle]:
+        """What is claimed and not settled."""
+        ...
+
+    async def demanded(self) -> bool:
+        """Return once there is a demand; False when nothing more will be handed out."""
+        ...
+
+    def arrived(self, messages: Sequence[Message], *, next_due: float | None = None, has_more: bool = False) -> None:
+        """These were claimed outside of a flush; `has_more` tells whether the next one could claim more."""
+        ...
+
+    def dismiss(self, handle: Handle, *, by_name: bool) -> None:
+        """What was claimed is not handed out: it goes to those who can begin what is of its name, or is dropped."""
+        ...
+
+    def request_flush(self) -> None:
+        """Have a flush made although nothing is to be written."""
         ...
 
     def notify(self) -> None:
@@ -201,6 +233,8 @@ class Store(Protocol):
     """Whether a publisher waits while the store fails, for as long as the bus lets it; else it is told at once."""
     max_publications: int
     """In one batch."""
+    is_taking: bool
+    """Whether messages may be on their way out of a shared store, claimed and not known here."""
 
     @property
     def waiting(self) -> int:
@@ -226,6 +260,10 @@ class Store(Protocol):
         Yields:
             Digests of dedupe keys of earlier openings and the seconds for which each is still remembered.
         """
+        ...
+
+    async def run(self) -> None:
+        """Do what must be done beside flushes until cancelled, as to renew leases; may return at once."""
         ...
 
     async def apply(self, batch: WriteBatch, claim: Claim) -> Applied:

@@ -14,7 +14,7 @@ from loopback.redis_proxy import RedisProxy, whole_answer
 
 from definable.agent import Agent
 from definable.agent.bus import RedisBus
-from definable.agent.bus.redis_scripts import SCRIPTS
+from definable.agent.bus.redis import READERS
 from definable.agent.session import RedisSessionStore, Session
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.errors import StorageError
@@ -161,8 +161,8 @@ async def test_a_session_store_answers_with_a_storage_error(odd: Any, redis: Red
     "answer", [None, 7, b"odd", [], [1] * 9, {b"a": 1}, True, [None, None, None], "text", [[b"a"]]]
 )
 def test_a_script_reads_an_odd_answer_or_says_that_it_is_odd(answer: Any) -> None:
-    for script in SCRIPTS:
+    for read in READERS:
         try:
-            script.read(answer)
+            read(answer)
         except ValueError:
             pass

@@ -16,9 +16,10 @@ from anyio.lowlevel import checkpoint
 from loopback.redis import RedisServer
 
 from definable.agent import Agent
-from definable.agent.bus import Delivery, EventBufferFull, EventBusClosed, RedisBus, redis_line
-from definable.agent.bus.redis import DEFAULT_BUFFER
-from definable.agent.bus.redis_turn import MAX_PUBLICATIONS
+from definable.agent.bus import Delivery, EventBufferFull, EventBusClosed, RedisBus
+from definable.agent.bus.queue import DEFAULT_BUFFER
+from definable.agent.bus.redis import MAX_PUBLICATIONS, RedisStore
+from definable.agent.runtime import AgentRuntime
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.errors import ConfigurationError, MissingExtra, StorageError
 from definable.storage.redis_address import RedisAddress
@@ -48,21 +49,27 @@ def in_line(redis: RedisServer) -> int:
     return redis.number("XLEN", "{definable}:line")
 
 
+def store_of(bus: RedisBus) -> RedisStore:
+    assert bus._queue is not None
+    store = bus._queue.store
+    assert isinstance(store, RedisStore)
+    return store
+
+
 async def hang(bus: RedisBus) -> Callable[[], None]:
     """As a process that is stuck: its lease is not renewed any more, until what is returned is called."""
-    assert bus._line is not None
-    taker, back = bus._line._taker, anyio.Event()
-    renew = taker.renew
+    store, back = store_of(bus), anyio.Event()
+    renew = store.renew
 
     async def when_back() -> None:
         await back.wait()
         await renew()
 
     def go_on() -> None:
-        taker.renew = renew  # type: ignore[method-assign]
+        store.renew = renew  # type: ignore[method-assign]
         back.set()
 
-    taker.renew = when_back  # type: ignore[method-assign]
+    store.renew = when_back  # type: ignore[method-assign]
     with anyio.fail_after(LIMIT):
         await anyio.sleep(LEASE / 2)
     return go_on
@@ -104,9 +111,7 @@ async def test_a_heartbeat_does_not_take_back_what_somebody_else_has(redis: Redi
     async with slow.open(), slow.consume() as deliveries:
         await slow.publish("job", {})
         [lost] = await take(deliveries, 1)
-        line = slow._line
-        assert line is not None
-        renew = line._taker.renew
+        renew = store_of(slow).renew
         await hang(slow)
         async with other.open(), other.consume() as others:
             [delivery] = await take(others, 1)
@@ -128,23 +133,23 @@ async def test_what_is_lost_before_anybody_takes_it_is_not_handed_out_any_more(
 ) -> None:
     slow, other = RedisBus(redis.url, lease=LEASE), RedisBus(redis.url, lease=LEASE)
     async with slow.open(), slow.consume() as deliveries, other.open(), other.consume() as others:
-        line = slow._line
-        assert line is not None
+        queue, store = slow._queue, store_of(slow)
+        assert queue is not None
         async with anyio.create_task_group() as group:
             group.start_soon(anext, deliveries)
-            await eventually(lambda: line._taker.is_taking)
+            await eventually(lambda: store.is_taking)
             await anyio.sleep(0.05)  # the read has come to Redis
             group.cancel_scope.cancel()  # who has asked goes, and what comes stays in hand
         await slow.publish("job", {"n": 1})
-        await eventually(lambda: line.hands.held)
-        [untaken] = line.hands.held.values()
+        await eventually(lambda: queue.held)
+        [untaken] = queue._held.values()
         go_on = await hang(slow)
         [taken] = await take(others, 1)
         assert (taken.id, taken.attempt) == (untaken.id, 2)
         go_on()
-        await eventually(lambda: not line.hands.held)
+        await eventually(lambda: not queue.held)
         assert f"the lease of delivery {taken.id} (job) is lost" in caplog.text
-        assert untaken.lease.cancel_called
+        assert untaken.lease is not None and untaken.lease.cancel_called
         await other.publish("job", {"n": 2})
         [next_one] = await take(deliveries, 1)
         assert (next_one.data, next_one.attempt) == ({"n": 2}, 1)
@@ -195,22 +200,25 @@ async def test_a_lost_lease_cancels_the_handler_that_held_it_and_the_report_leav
     assert "was cut off: the lease of delivery" in caplog.text
 
 
-async def test_a_delivery_whose_lease_is_lost_while_it_stands_in_line_is_never_begun(redis: RedisServer) -> None:
+async def test_what_waits_behind_a_limit_is_begun_by_another_replica(redis: RedisServer) -> None:
     ends: list[str] = []
     stuck, other = Replica("stuck", redis.url, ends, max_concurrency=1), Replica("other", redis.url, ends)
     with anyio.fail_after(LIMIT):
-        async with stuck.agent.running(enable_server=False) as first:
-            for _ in range(2):
+        async with stuck.agent.running(enable_server=False, shutdown_timeout=0.1) as first:
+            for _ in range(20):
                 await stuck.agent.aemit("job")
-            await eventually(lambda: len(first.bus._line.hands.held) == 2)
-            go_on = await hang(first.bus)
-            async with other.agent.running(enable_server=False):
-                await eventually(lambda: len(ends) == 2)
-                go_on()
-                await eventually(lambda: first.workers.lost == 2)
-    assert ends == ["other did attempt 2", "other did attempt 2", "stuck was cut off"]
-    assert first.report is not None and first.report.clean
-    assert (first.report.completed, first.report.cancelled, first.report.never_started) == (0, 0, 0)
+            await eventually(lambda: first.tracker.active())
+            await eventually(lambda: redis.ask("HGET", "{definable}:parked", key_of(first)) == b"$2\r\n19\r\n")
+            async with other.agent.running(enable_server=False, event_workers=50, shutdown_timeout=0.1) as second:
+                await eventually(lambda: second.tracker.active() == 19)
+    assert first.report is not None and second.report is not None
+    assert (first.report.cancelled, second.report.cancelled) == (1, 19)
+    assert ends.count("stuck was cut off") == 1
+
+
+def key_of(runtime: AgentRuntime) -> str:
+    [key] = [key for key in runtime.triggers.by_key if key.startswith("event")]
+    return key
 
 
 async def test_what_a_closed_bus_had_in_hand_is_with_others_at_once(redis: RedisServer) -> None:
@@ -381,18 +389,16 @@ async def test_consumers_that_died_and_hold_nothing_are_forgotten(redis: RedisSe
         assert b":0" in redis.ask("EVAL", CONSUMERS, "0")
 
 
-async def test_only_the_last_dead_letters_are_kept(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    turn = redis_line.SCRIPTS[0]
-    bounded = type(turn)(turn.source.replace("10000", "3"), turn.read)
-    monkeypatch.setattr("definable.agent.bus.redis_writer.TURN", bounded)
-    monkeypatch.setattr(redis_line, "SCRIPTS", (bounded, *redis_line.SCRIPTS[1:]))
+async def test_only_the_last_dead_letters_are_kept(redis: RedisServer) -> None:
     bus = RedisBus(redis.url)
     async with bus.open(), bus.consume() as deliveries:
+        redis.ask("EVAL", "for i = 1, 9998 do redis.call('ZADD', KEYS[1], i, i) end", "1", "{definable}:dead:order")
         for n in range(5):
             bus.publish_nowait("job", {"n": n})
         for delivery in await take(deliveries, 5):
             await delivery.dead("why")
-        assert [letter.data["n"] for letter in await bus.dead_letters()] == [2, 3, 4]
+        assert [letter.data["n"] for letter in await bus.dead_letters()] == [0, 1, 2, 3, 4]
+        assert redis.number("ZCARD", "{definable}:dead:order") == 10_000
 
 
 async def test_an_entry_that_is_no_event_of_ours_is_dropped_and_said(
@@ -449,8 +455,8 @@ async def test_two_hundred_cancelled_reads_cost_no_connection(redis: RedisServer
         for _ in range(200):
             with anyio.move_on_after(0.002):
                 await anext(deliveries)
-        assert bus._line is not None
-        for link in (bus._line._commands, bus._line._reads):
+        store = store_of(bus)
+        for link in (store._commands, store._reads):
             with anyio.fail_after(LIMIT):
                 assert await link.call(b"PING") in (b"PONG", "PONG")
         assert redis.ask("CLIENT", "LIST").count(b"cmd=") == before

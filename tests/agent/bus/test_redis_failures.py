@@ -21,11 +21,12 @@ from loopback.redis import RedisServer, free_port
 
 from definable.agent import Agent
 from definable.agent.bus import Delivery, RedisBus
-from definable.agent.bus.redis_hands import RedisDelivery
+from definable.agent.bus.queue import QueueDelivery
+from definable.agent.bus.redis import RedisStore
 from definable.agent.session import RedisSessionStore, Session
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 from definable.errors import EventBufferFull, StorageError
-from definable.storage.redis_link import RedisAway
+from definable.storage.redis_address import RedisAway
 from definable.testing import served
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +51,13 @@ async def eventually(condition: Any) -> None:
     with anyio.fail_after(LIMIT):
         while not condition():
             await anyio.sleep(0.01)
+
+
+def store_of(bus: RedisBus) -> RedisStore:
+    assert bus._queue is not None
+    store = bus._queue.store
+    assert isinstance(store, RedisStore)
+    return store
 
 
 async def in_thread(function: Any) -> None:
@@ -284,22 +292,21 @@ async def test_publish_fails_clearly_when_redis_stays_away_and_then_accepted_not
         assert await bus.publish("job", {}, dedupe_key="k")
 
 
-async def test_a_turn_whose_answer_got_lost_is_done_once(own_redis: RedisServer) -> None:
+async def test_a_batch_whose_answer_got_lost_is_written_once(own_redis: RedisServer) -> None:
     bus = RedisBus(own_redis.url)
     async with bus.open(), bus.consume() as deliveries:
-        line = bus._line
-        assert line is not None
-        link, script, lost = line._commands, line._commands.script, [3]
+        store = store_of(bus)
+        link, call, lost = store._commands, store._call, [3]
 
-        async def losing(*args: Any) -> Any:
-            answer = await script(*args)
-            if lost[0]:
+        async def losing(function: str, *args: Any, **options: Any) -> Any:
+            answer = await call(function, *args, **options)
+            if function == "apply" and lost[0]:
                 lost[0] -= 1
                 link._connection.invalidate()
                 raise RedisAway("the answer got lost")
             return answer
 
-        link.script = losing  # type: ignore[method-assign]
+        store._call = losing  # type: ignore[method-assign]
         assert await bus.publish("job", {"n": 1}, dedupe_key="k")
         assert not await bus.publish("job", {"n": 1}, dedupe_key="k")
         assert lost == [0]
@@ -405,9 +412,9 @@ async def test_leases_are_not_taken_from_those_who_could_not_renew_them_since_re
     async with bus.open(), bus.consume() as deliveries, other.open(), other.consume() as others:
         await bus.publish("job", {})
         [job] = await take(deliveries, 1)
-        assert bus._line is not None and isinstance(job, RedisDelivery)
-        consumer, longer_than_a_lease = bus._line.opening, "40000"
-        claim = ("XCLAIM", "{definable}:line", "workers", consumer, "0", job.entry, "IDLE", longer_than_a_lease)
+        assert isinstance(job, QueueDelivery) and isinstance(job.handle, bytes)
+        consumer, longer_than_a_lease = store_of(bus).opening, "40000"
+        claim = ("XCLAIM", "{definable}:line", "workers", consumer, "0", job.handle, "IDLE", longer_than_a_lease)
         own_redis.ask_at_once(claim, ("CONFIG", "SET", "min-replicas-to-write", "1"))
         with anyio.move_on_after(4):
             async with anyio.create_task_group() as group:
@@ -417,7 +424,7 @@ async def test_leases_are_not_taken_from_those_who_could_not_renew_them_since_re
 
 
 async def allow_soon(redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    await eventually(lambda: "nothing can be taken at present" in caplog.text)
+    await eventually(lambda: "nothing can be claimed at present" in caplog.text)
     redis.ask("CONFIG", "SET", "min-replicas-to-write", "0")
 
 

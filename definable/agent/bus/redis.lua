@@ -1,0 +1,452 @@
+-- What the `RedisBus` has the server do whole. ARGV[1] names the function below; see `redis.py` for its callers. KEYS[1]
+-- is the stream, which tells a cluster where to run it.
+--
+-- Every key begins with one hash tag, `{prefix}`, so that a cluster keeps all of them on one node:
+--
+--   {prefix}:line          a stream: what waits and what is claimed. Fields: i id, n name, d data, a earlier attempts
+--   {prefix}:limited       a stream: what was claimed out of a list below. The same fields
+--   {prefix}:parked        a hash: names whose messages wait in a list of their own, with their number
+--   {prefix}:parked:NAME   that list, packed: a process took them from the stream and could not begin them
+--   {prefix}:unknown       a hash: names without a handler wherever their messages were seen, and since when (Unix ms)
+--   {prefix}:attempts      a hash: attempts that ended with an orderly stop, by the entry of a stream
+--   {prefix}:later         a sorted set by due time (Unix ms): what waits for its time, packed
+--   {prefix}:later:keys    a hash: the members of `later` that have a name for `cancel`, by it
+--   {prefix}:dead, :dead:order   dead letters by id, packed, and a sorted set in the order of their deaths
+--   {prefix}:key:...       a dedupe key; its value says who has taken it
+--   {prefix}:turn:...      the last batch that a process has written, so that one that is repeated is written once
+--   {prefix}:alive:...     a process that lives; gone when it has not been heard of for a lease
+--
+-- The consumer group of both streams is `workers`; a consumer is one opening of a bus. The consumer `-` holds what was
+-- given back: idle for longer than any lease, so that the next sweep takes it. The handle of an entry of `limited` has
+-- `+` before it. Packed is {id, name, data, attempts, name for cancel or nil}.
+
+local prefix, me, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local line, limited, later = prefix .. ':line', prefix .. ':limited', prefix .. ':later'
+local dead, order, parked = prefix .. ':dead', prefix .. ':dead:order', prefix .. ':parked'
+local attempts, unknown, later_keys = prefix .. ':attempts', prefix .. ':unknown', prefix .. ':later:keys'
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local last = ''
+local call = redis.call
+
+local at = 4
+local function arg()
+  at = at + 1
+  return ARGV[at]
+end
+
+local any_parked = call('EXISTS', parked) == 1
+
+-- Behind all that waits; names with a list of their own keep their order in it.
+local function add(id, name, data, attempts, force)
+  if any_parked and not force and call('HEXISTS', parked, name) == 1 then
+    call('RPUSH', parked .. ':' .. name, cmsgpack.pack({id, name, data, attempts}))
+    call('HINCRBY', parked, name, 1)
+  elseif attempts == 0 then
+    last = call('XADD', line, '*', 'i', id, 'n', name, 'd', data)
+  else
+    last = call('XADD', line, '*', 'i', id, 'n', name, 'd', data, 'a', attempts)
+  end
+end
+
+local function split(handle)
+  if string.sub(handle, 1, 1) == '+' then return limited, string.sub(handle, 2) end
+  return line, handle
+end
+
+-- How often an entry was claimed, when it is still this consumer's.
+local function claims(handle)
+  local stream, entry = split(handle)
+  local pending = call('XPENDING', stream, 'workers', entry, entry, 1)[1]
+  return pending and pending[2] == me and pending[4]
+end
+
+local function fields(handle)
+  local stream, entry = split(handle)
+  local found, flat = {}, call('XRANGE', stream, entry, entry)[1]
+  if not flat then return nil end
+  for i = 1, #flat[2], 2 do found[flat[2][i]] = flat[2][i + 1] end
+  found.a = tonumber(found.a or '0') + tonumber(call('HGET', attempts, handle) or '0')
+  return found
+end
+
+local function forget(handles)
+  local of = {[line] = {}, [limited] = {}}
+  for _, handle in ipairs(handles) do
+    local stream, entry = split(handle)
+    table.insert(of[stream], entry)
+  end
+  for stream, entries in pairs(of) do
+    for i = 1, #entries, 500 do
+      local last_one = math.min(i + 499, #entries)
+      call('XACK', stream, 'workers', unpack(entries, i, last_one))
+      call('XDEL', stream, unpack(entries, i, last_one))
+    end
+  end
+  if #handles > 0 and call('EXISTS', attempts) == 1 then
+    for i = 1, #handles, 500 do call('HDEL', attempts, unpack(handles, i, math.min(i + 499, #handles))) end
+  end
+end
+
+local function claim_again(handle, consumer, idle, count)
+  local stream, entry = split(handle)
+  call('XCLAIM', stream, 'workers', consumer, 0, entry, 'IDLE', idle, 'RETRYCOUNT', count, 'JUSTID')
+end
+
+-- A server that is full refuses SET, but not PEXPIRE, nor what a script does after it.
+local function stay_alive()
+  local key = prefix .. ':alive:' .. me
+  if call('PEXPIRE', key, lease) == 0 then call('SET', key, '', 'PX', lease) end
+end
+
+local function take_key(key, value, ttl)
+  local holder = call('GET', key)
+  if holder and holder ~= value then
+    local claimant = string.match(holder, '^claim:([^:]*):')
+    if not claimant or call('EXISTS', prefix .. ':alive:' .. claimant) == 1 then return false end
+  end
+  call('SET', key, value, 'PX', ttl)
+  return true
+end
+
+local function cancel(key)
+  local packed = call('HGET', later_keys, key)
+  if not packed then return false end
+  call('HDEL', later_keys, key)
+  return call('ZREM', later, packed) == 1
+end
+
+local function wait(due_at, id, name, data, attempts, key)
+  local packed = cmsgpack.pack({id, name, data, attempts, key})
+  if key then
+    cancel(key)
+    call('HSET', later_keys, key, packed)
+  end
+  call('ZADD', later, due_at, packed)
+end
+
+local function move_due()
+  for _, packed in ipairs(call('ZRANGEBYSCORE', later, '-inf', now, 'LIMIT', 0, 100)) do
+    local e = cmsgpack.unpack(packed)
+    add(e[1], e[2], e[3], e[4])
+    call('ZREM', later, packed)
+    if e[5] then call('HDEL', later_keys, e[5]) end
+  end
+  local next = call('ZRANGE', later, 0, 0, 'WITHSCORES')[2]
+  return next and math.max(next - now, 0) or -1
+end
+
+local deaths = 0
+local function bury(id, name, data, attempts, why)
+  deaths = deaths + 1
+  call('HSET', dead, id, cmsgpack.pack({name, data, attempts, why, now}))
+  call('ZADD', order, time[1] * 1000000 + time[2] + deaths, id)
+  local beyond = call('ZCARD', order) - 10000
+  if beyond > 0 then
+    for _, old in ipairs(call('ZRANGE', order, 0, beyond - 1)) do call('HDEL', dead, old) end
+    call('ZREMRANGEBYRANK', order, 0, beyond - 1)
+  end
+end
+
+-- Move an entry to the list of its name: what was claimed out of it goes to its front.
+local function park(handle)
+  local count, e = claims(handle), fields(handle)
+  if not (count and e) then return end
+  forget({handle})
+  local push = split(handle) == limited and 'LPUSH' or 'RPUSH'
+  call(push, parked .. ':' .. e.n, cmsgpack.pack({e.i, e.n, e.d, e.a + count - 1}))
+  call('HINCRBY', parked, e.n, 1)
+  any_parked = true
+end
+
+-- Claim out of the list of a name; the entries have no other way into the stream, so the next read has them all.
+local function claim_parked(name, count)
+  local key, moved = parked .. ':' .. name, 0
+  while moved < count do
+    local packed = call('LPOP', key)
+    if not packed then break end
+    local e = cmsgpack.unpack(packed)
+    call('XADD', limited, '*', 'i', e[1], 'n', e[2], 'd', e[3], 'a', e[4])
+    moved = moved + 1
+  end
+  if call('LLEN', key) == 0 then call('HDEL', parked, name) else call('HINCRBY', parked, name, -moved) end
+  call('HDEL', unknown, name)
+  return moved
+end
+
+local function read_limited(count)
+  local found = {}
+  if count == 0 then return found end
+  local answer = call('XREADGROUP', 'GROUP', 'workers', me, 'COUNT', count, 'STREAMS', limited, '>')
+  -- A map in RESP3, a list in RESP2, which scripts see.
+  for _, entry in ipairs(answer and answer[1] and answer[1][2] or {}) do
+    found[#found + 1] = {'+' .. entry[1], entry[2], 1, 0}
+  end
+  return found
+end
+
+local functions = {}
+
+-- Write a batch. KEYS from 2 on: its dedupe keys. Arguments: number; 1 for a batch that was given up, whose number must not be
+-- written any more; then lists, each with its length before it: publications (id, name, data, index of its dedupe key
+-- or 0, time to live in ms, delay in ms, name for cancel); acked; nacked (handle, delay, attempts); dead (handle, why,
+-- attempts); released (handle, delay, or -1 to the list of its name); parked; begun; dedupe keys to forget (index,
+-- value or empty for any); names to cancel; ids of dead letters to replay; names to claim from (name, count).
+-- Returns: whether it was written before; ids refused as repeats; ms until something is due, or -1; the last entry;
+-- what was claimed; names whose lists are empty; names that were cancelled; ids that were replayed.
+function functions.apply()
+  local turn, number, is_given_up = prefix .. ':turn:' .. me, tonumber(arg()), arg() == '1'
+  local made = call('GET', turn)
+  if made then
+    made = cmsgpack.unpack(made)
+    if tonumber(made[1]) >= number then
+      local same = tonumber(made[1]) == number
+      return {1, same and made[2] or {}, move_due(), last, {}, {}, same and made[3] or {}, same and made[4] or {}}
+    end
+  end
+  local repeated, cancelled, replayed = {}, {}, {}
+  if is_given_up then
+    call('SET', turn, cmsgpack.pack({number, repeated, cancelled, replayed}), 'PX', 86400000)
+    return {0, {}, -1, '', {}, {}, {}, {}}
+  end
+  local count = tonumber(arg())
+  for _ = 1, count do
+    local id, name, data, key, ttl, delay, replaces = arg(), arg(), arg(), tonumber(arg()), arg(), tonumber(arg()), arg()
+    if key == 0 or take_key(KEYS[key], id, ttl) then
+      if replaces ~= '' then cancel(replaces) end
+      if delay > 0 then
+        wait(now + delay, id, name, data, 0, replaces ~= '' and replaces or nil)
+      else
+        add(id, name, data, 0)
+      end
+    else
+      repeated[#repeated + 1] = id
+    end
+  end
+
+  -- Forgotten first: a server that is full refuses what may take room, unless something was written before.
+  local gone = {}
+  for _ = 1, tonumber(arg()) do gone[#gone + 1] = arg() end
+  forget(gone)
+
+  for _ = 1, tonumber(arg()) do
+    local handle, delay, tries = arg(), tonumber(arg()), tonumber(arg())
+    local e = claims(handle) and fields(handle)
+    if e then
+      forget({handle})
+      if delay <= 0 then add(e.i, e.n, e.d, tries) else wait(now + delay, e.i, e.n, e.d, tries, nil) end
+    end
+  end
+
+  for _ = 1, tonumber(arg()) do
+    local handle, why, tries = arg(), arg(), tonumber(arg())
+    local e = claims(handle) and fields(handle)
+    if e then
+      forget({handle})
+      bury(e.i, e.n, e.d, tries, why)
+    end
+  end
+
+  for _ = 1, tonumber(arg()) do
+    local handle, delay = arg(), tonumber(arg())
+    local times = claims(handle)
+    if times and delay == -1 then
+      park(handle)
+    elseif times and delay == 0 then
+      claim_again(handle, '-', lease * 1000, times - 1)
+    elseif times then
+      local e = fields(handle)
+      forget({handle})
+      wait(now + delay, e.i, e.n, e.d, e.a + times - 1, nil)
+    end
+  end
+
+  for change = -1, 1, 2 do
+    for _ = 1, tonumber(arg()) do
+      local handle = arg()
+      local times = claims(handle)
+      if times then claim_again(handle, me, 0, times + change) end
+      count = count + 1
+    end
+  end
+
+  for _ = 1, tonumber(arg()) do
+    local key, value = KEYS[tonumber(arg())], arg()
+    if value == '' or call('GET', key) == value then call('DEL', key) end
+  end
+  for _ = 1, tonumber(arg()) do
+    local key = arg()
+    if cancel(key) then cancelled[#cancelled + 1] = key end
+  end
+  for _ = 1, tonumber(arg()) do
+    local id = arg()
+    local packed = call('HGET', dead, id)
+    if packed then
+      local e = cmsgpack.unpack(packed)
+      call('HDEL', dead, id)
+      call('ZREM', order, id)
+      add(id, e[1], e[2], 0)
+      replayed[#replayed + 1] = id
+    end
+  end
+  if count + #cancelled + #replayed > 0 then
+    call('SET', turn, cmsgpack.pack({number, repeated, cancelled, replayed}), 'PX', 86400000)
+  end
+
+  local moved, empty = 0, {}
+  for _ = 1, tonumber(arg()) do
+    local name, wanted = arg(), tonumber(arg())
+    local found = claim_parked(name, wanted)
+    moved = moved + found
+    if found < wanted then empty[#empty + 1] = name end
+  end
+  return {0, repeated, move_due(), last, read_limited(moved), empty, cancelled, replayed}
+end
+
+-- Take over what no process has cared for during a lease. Arguments: where to go on; how many; seconds in ms after
+-- which what has no handler is dead; count, then names that have none here. Returns: where to go on; handles, fields,
+-- claims and further attempts; ms until something is due, or -1; names with a list of their own.
+function functions.sweep()
+  local cursor, count, ttl, found = arg(), tonumber(arg()), tonumber(arg()), {}
+  local function sweep(stream, from, mark)
+    local answer = call('XAUTOCLAIM', stream, 'workers', me, lease, from, 'COUNT', count)
+    for _, entry in ipairs(answer[2]) do
+      if entry then
+        local handle = mark .. entry[1]
+        found[#found + 1] = {handle, entry[2], claims(handle), tonumber(call('HGET', attempts, handle) or '0')}
+      end
+    end
+    return answer[1]
+  end
+  cursor = sweep(line, cursor, '')
+  sweep(limited, '0-0', '+')
+  for _ = 1, tonumber(arg()) do
+    local name = arg()
+    call('HSETNX', unknown, name, now)
+    if now - call('HGET', unknown, name) >= ttl then
+      for _, packed in ipairs(call('LRANGE', parked .. ':' .. name, 0, -1)) do
+        local e = cmsgpack.unpack(packed)
+        bury(e[1], e[2], e[3], e[4], "no handler is registered for '" .. name .. "'")
+      end
+      call('DEL', parked .. ':' .. name)
+      call('HDEL', parked, name)
+      call('HDEL', unknown, name)
+    end
+  end
+  return {cursor, found, move_due(), call('HKEYS', parked)}
+end
+
+-- Renew the leases of what is held: a plain XCLAIM would take back what another process has by now. Arguments: count,
+-- then handles. Returns: those that are no longer this consumer's.
+function functions.heartbeat()
+  local lost = {}
+  stay_alive()
+  for _ = 1, tonumber(arg()) do
+    local handle = arg()
+    if claims(handle) then
+      local stream, entry = split(handle)
+      call('XCLAIM', stream, 'workers', me, 0, entry, 'JUSTID')
+    else
+      lost[#lost + 1] = handle
+    end
+  end
+  return lost
+end
+
+-- Make what is missing, and forget consumers that are gone and hold nothing.
+function functions.open()
+  for _, stream in ipairs({line, limited}) do
+    local found = false
+    if call('EXISTS', stream) == 1 then
+      for _, group in ipairs(call('XINFO', 'GROUPS', stream)) do found = found or group[2] == 'workers' end
+    end
+    if not found then call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM') end
+  end
+  stay_alive()
+  for _, stream in ipairs({line, limited}) do
+    for _, consumer in ipairs(call('XINFO', 'CONSUMERS', stream, 'workers')) do
+      local name, pending = consumer[2], consumer[4]
+      if pending == 0 and name ~= '-' and call('EXISTS', prefix .. ':alive:' .. name) == 0 then
+        call('XGROUP', 'DELCONSUMER', stream, 'workers', name)
+      end
+    end
+  end
+end
+
+-- Give back what is claimed: an attempt, unless it is parked, and no reason to take it for poison. Dedupe keys that
+-- this opening has claimed stay so. Arguments: for how long, in ms; count, then handles that are attempts.
+function functions.close()
+  local alive, held = arg(), {}
+  for _ = 1, tonumber(arg()) do held[arg()] = true end
+  for _, stream in ipairs({line, limited}) do
+    local mark = stream == limited and '+' or ''
+    while true do
+      local pending = call('XPENDING', stream, 'workers', '-', '+', 500, me)
+      if #pending == 0 then break end
+      for _, entry in ipairs(pending) do
+        local handle, times = mark .. entry[1], entry[4]
+        if held[handle] then
+          call('HINCRBY', attempts, handle, 1)
+          times = times - 1
+        end
+        claim_again(handle, '-', lease * 1000, times)
+        if not fields(handle) then call('XACK', stream, 'workers', entry[1]) end
+      end
+    end
+    call('XGROUP', 'DELCONSUMER', stream, 'workers', me)
+  end
+  call('SET', prefix .. ':alive:' .. me, '', 'PX', alive)
+end
+
+-- Arguments: an entry. Returns: whether it has been handed out, or is no more; whether this consumer holds anything;
+-- names with a list of their own.
+function functions.passed()
+  local wanted, delivered = arg(), '0-0'
+  for _, group in ipairs(call('XINFO', 'GROUPS', line)) do
+    if group[2] == 'workers' then delivered = group[8] end
+  end
+  local function parts(id)
+    local ms, number = string.match(id, '(%d+)-(%d+)')
+    return tonumber(ms), tonumber(number)
+  end
+  local ms, number = parts(delivered)
+  local wanted_ms, wanted_number = parts(wanted)
+  local passed = not fields(wanted) or ms > wanted_ms or (ms == wanted_ms and number >= wanted_number)
+  local held = #call('XPENDING', line, 'workers', '-', '+', 1, me) + #call('XPENDING', limited, 'workers', '-', '+', 1, me)
+  return {passed and 1 or 0, held, call('HKEYS', parked)}
+end
+
+-- KEYS[2]: a dedupe key. Arguments: its value; time to live in ms.
+function functions.claim_key() return take_key(KEYS[2], arg(), arg()) and 1 or 0 end
+
+-- KEYS[2]: a dedupe key.
+function functions.release_key() return call('DEL', KEYS[2]) end
+
+-- Returns: id, name, data, attempts, why, when (Unix ms) of each.
+function functions.list_dead()
+  local result = {}
+  for _, id in ipairs(call('ZRANGE', order, 0, -1)) do
+    local packed = call('HGET', dead, id)
+    if packed then -- else it was evicted
+      local e = cmsgpack.unpack(packed)
+      result[#result + 1] = {id, e[1], e[2], e[3], e[4], e[5]}
+    end
+  end
+  return result
+end
+
+-- What waits in lists and for its time. Arguments: how many are wanted; count, then names. Returns: name, data of each.
+function functions.list_waiting()
+  local wanted, result = tonumber(arg()), {}
+  local function take(packed)
+    local e = cmsgpack.unpack(packed)
+    result[#result + 1] = {e[2], e[3]}
+  end
+  for _ = 1, tonumber(arg()) do
+    for _, packed in ipairs(call('LRANGE', parked .. ':' .. arg(), 0, wanted - 1)) do take(packed) end
+  end
+  for _, packed in ipairs(call('ZRANGE', later, 0, wanted - 1)) do take(packed) end
+  return result
+end
+
+return functions[ARGV[1]]()
