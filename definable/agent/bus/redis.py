@@ -247,7 +247,7 @@ class RedisStore:
     async def opened(self, queue: Queue) -> AsyncGenerator[Sequence[tuple[str, float]], None]:
         from definable.storage.redis_link import Script, linked  # loads coredis
 
-        source = files(__package__).joinpath("redis.lua").read_text("utf-8")
+        source = files("definable.agent.bus").joinpath("redis.lua").read_text("utf-8")
         self._script = Script[Any](source, anything)
         async with (
             linked(self._address, (self._script,), timeout=self._timeout) as commands,
