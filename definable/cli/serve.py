@@ -8,7 +8,7 @@ from typing import Any, cast
 import click
 
 from definable.agent.options import ServeOptions
-from definable.agent.runtime.dev.child import Inheritance
+from definable.agent.runtime.dev.child import is_child
 from definable.agent.runtime.entry import Backend
 from definable.agent.runtime.logging import LEVELS, LogFormat, show_logs
 from definable.agent.runtime.settings import ServeSettings
@@ -75,12 +75,12 @@ def serve(
     """
     given = cast("ServeOptions", {name: value for name, value in options.items() if value not in (None, ())})
     try:
-        ServeSettings(**given)
-        if given.get("dev") and Inheritance.find() is None and os.name == "posix":
+        settings = ServeSettings(**given)
+        if given.get("dev") and not is_child() and os.name == "posix":
             from definable.agent.runtime.dev.reload import serve_and_reload  # loads watchfiles
 
             show_logs(log_format, log_level)
-            serve_and_reload(program=program_directory(target))
+            serve_and_reload(settings, program=program_directory(target))
             return
         loaded = load_target(target)
         show_logs(log_format, log_level, loaded.module.partition(".")[0])

@@ -20,7 +20,7 @@ from definable.agent.report import ShutdownReport
 from definable.concurrency.event_loop import current_backend, plain_errors, run_blocking
 from definable.errors import ConfigurationError
 
-from .dev.child import Inheritance
+from .dev.child import DevChild
 from .lifespan import gc_tuning
 from .logging import ensure_visible
 from .runtime import AgentRuntime
@@ -28,7 +28,6 @@ from .settings import settings_of
 from .signals import STUCK_MARGIN, ExitGuard, SignalWatcher
 
 if TYPE_CHECKING:
-    from .dev.child import DevChild
     from .http.service import LifespanApp
 
 Backend: TypeAlias = Literal["asyncio", "trio"]
@@ -65,18 +64,16 @@ def serve(agent: Agent, interfaces: Sequence[BaseInterface], backend: Backend, o
     ensure_visible()
     if settings.dev and os.name != "posix":
         logger.warning("reloading needs POSIX: changes show after a restart by hand")
-    if os.name != "posix" or not (settings.dev or Inheritance.find()):
-        return serve_process(AgentRuntime(agent, interfaces, settings), backend)
-    from .dev.child import DevChild  # development mode's own modules load in development mode alone
+    child = DevChild.claim() if os.name == "posix" else None
+    if child is not None:
+        with closing(child):
+            serve_child(AgentRuntime(agent, interfaces, settings), backend, child)
+        raise SystemExit(0)  # what follows `serve` in the program is the parent's to do
+    if settings.dev and os.name == "posix":
+        from .dev.reload import serve_and_reload  # loads watchfiles
 
-    child = DevChild.claim()
-    if child is None:
-        from .dev.reload import serve_and_reload
-
-        return serve_and_reload()
-    with closing(child):
-        serve_child(AgentRuntime(agent, interfaces, settings), backend, child)
-    raise SystemExit(0)  # what follows `serve` in the program is the parent's to do
+        return serve_and_reload(settings)
+    return serve_process(AgentRuntime(agent, interfaces, settings), backend)
 
 
 def serve_process(
@@ -109,11 +106,8 @@ def serve_process(
 
 def serve_child(runtime: AgentRuntime, backend: Backend, child: DevChild) -> None:
     """Serve as the child of a watching parent."""
-    child.begin(runtime.settings)
-    if runtime.serves_http:
-        runtime.settings = replace(runtime.settings, sockets=child.listen(runtime.settings))
-    else:
-        child.decline()
+    sockets = child.begin(runtime.settings, serves_http=runtime.serves_http)
+    runtime.settings = replace(runtime.settings, sockets=sockets)
 
     async def serve_and_obey() -> ShutdownReport:
         with plain_errors():

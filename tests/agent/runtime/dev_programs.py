@@ -1,32 +1,38 @@
-"""Programs that speak a dev child's end of the channel and load nothing, so that a test of a parent takes no time."""
+"""Programs that speak a dev child's end of the channel and load little, so that a test of a parent takes no time."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-CHANNEL = """
-import json, os, signal, socket, sys
-left = json.loads(os.environ["DEFINABLE_DEV_CHILD"])
-parent = socket.socket(fileno=left["channel"])
+import definable
 
-def tell(event, sockets=(), **message):
-    data = json.dumps({"event": event, **message}).encode() + b"\\n"
-    socket.send_fds(parent, [data], [sock.fileno() for sock in sockets])
+CHANNEL = f"""
+import fcntl, os, signal, socket, sys
+from multiprocessing.connection import Connection
+
+parent_id, channel = map(int, os.environ["DEFINABLE_DEV_CHILD"].split())
+parent = Connection(channel)
+sys.path.append({str(Path(definable.__file__).parent.parent)!r})
+address, sockets, parent_binds = parent.recv()
+
+def signal_off():
+    fcntl.fcntl(channel, fcntl.F_SETFL, fcntl.fcntl(channel, fcntl.F_GETFL) & ~fcntl.FASYNC)
 
 def serve():
-    tell("begun", stops_within=20)
-    tell("serving")
-    open(f"{sys.argv[0]}.serves", "w").close()
+    signal_off()
+    parent.send(("begun", address, 20))
+    parent.send("serving")
+    open(f"{{sys.argv[0]}}.serves", "w").close()
 
 def ended():
-    work = {"completed": 4, "failed": 0, "cancelled": 0, "never_started": 0}
-    tell("ended", report={"duration": 1.5, "sources": {"http": work}, "forced": False, "stuck_threads": []})
+    from definable.agent.report import ShutdownReport, WorkCount
+    parent.send(ShutdownReport(1.5, {{"http": WorkCount(4)}}))
 """
 
 OBEDIENT = """
 serve()
-assert parent.recv(1) == b"s"
+assert parent.recv() == "stop"
 ended()
 """
 

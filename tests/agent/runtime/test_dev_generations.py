@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import sys
 import threading
 from collections.abc import AsyncGenerator, Iterator
@@ -120,17 +121,11 @@ async def test_a_hangup_reloads_unless_the_terminal_is_gone(
     assert ("SIGHUP: restarting" in told.lines) == (terminal == "kept")
 
 
-@pytest.mark.parametrize(
-    ("text", "status"),
-    [("sys.exit(2)", 2), ("tell('cannot_bind'); sys.exit(1)", 1), ("tell('cannot_bind'); sys.exit(3)", 3)],
-)
-async def test_a_first_child_that_no_save_will_mend_is_the_end(
-    tmp_path: Path, told: Told, text: str, status: int
-) -> None:
+async def test_a_first_child_that_no_save_will_mend_is_the_end(tmp_path: Path, told: Told) -> None:
     with anyio.fail_after(LIMIT):
-        async with reloading(tmp_path, text) as reload:
+        async with reloading(tmp_path, "sys.exit(2)") as reload:
             pass
-    assert reload.exit_status == status
+    assert reload.exit_status == 2
     assert reload.report == ShutdownReport()
     assert [line for line in told.lines if "watching" not in line] == []
 
@@ -155,16 +150,58 @@ async def test_a_child_that_ends_by_itself_is_told_and_the_next_save_awaited(
     assert reload.exit_status == 0
 
 
-@pytest.mark.parametrize("text", ["sys.exit(2)", "tell('cannot_bind'); sys.exit(1)"])
-async def test_a_later_child_that_fails_is_waited_out(tmp_path: Path, told: Told, text: str) -> None:
+async def test_a_later_child_that_fails_is_waited_out(tmp_path: Path, told: Told) -> None:
     with anyio.fail_after(LIMIT):
         async with reloading(tmp_path, OBEDIENT) as reload:
             await until_exists(tmp_path / SERVES)
-            await save(tmp_path, text, told)
+            await save(tmp_path, "sys.exit(2)", told)
             await told.until("the program has ended")
             signal.raise_signal(signal.SIGINT)
     assert reload.exit_status == 0
     assert reload.report.sources == {"http": WorkCount(completed=4)}  # of the last that gave one
+
+
+ASKING = """
+wanted = ("127.0.0.1", {port})
+if address != wanted and parent_binds:
+    parent.send(("begun", wanted, 20))
+    sys.exit()
+address = wanted
+"""
+"""A child of another address, which its parent binds."""
+
+
+async def test_another_address_is_bound_for_a_child_that_starts_again(tmp_path: Path, told: Told) -> None:
+    with anyio.fail_after(LIMIT):
+        async with reloading(tmp_path, f"{ASKING.format(port=0)}assert sockets{OBEDIENT}") as reload:
+            await until_exists(tmp_path / SERVES)
+            signal.raise_signal(signal.SIGTERM)
+    assert (reload.exit_status, reload.report.sources) == (0, {"http": WorkCount(completed=4)})
+    assert [line for line in told.lines if "watching" not in line] == []  # the first child was no restart
+
+
+async def test_a_busy_address_ends_the_first_child_and_has_a_later_one_wait_for_a_save(
+    tmp_path: Path, told: Told
+) -> None:
+    with anyio.fail_after(LIMIT), socket.create_server(("127.0.0.1", 0)) as busy:
+        asking = ASKING.format(port=busy.getsockname()[1])
+        with pytest.raises(OSError, match="the port is in use"):
+            await Reload(program(tmp_path / "supervisor.py", asking), tmp_path).run()
+        async with reloading(tmp_path, OBEDIENT) as reload:
+            await until_exists(tmp_path / SERVES)
+            await save(tmp_path, asking, told)
+            await told.until("waiting for the next save")
+            assert "the port is in use" in told.lines[-1]
+            signal.raise_signal(signal.SIGTERM)
+    assert reload.exit_status == 0
+
+
+async def test_a_program_whose_address_is_another_one_each_time_serves(tmp_path: Path, told: Told) -> None:
+    with anyio.fail_after(LIMIT):
+        async with reloading(tmp_path, f"{ASKING.format(port='20_000 + os.getpid() % 30_000')}{OBEDIENT}") as reload:
+            await until_exists(tmp_path / SERVES)
+            signal.raise_signal(signal.SIGTERM)
+    assert (reload.exit_status, reload.report.sources) == (0, {"http": WorkCount(completed=4)})
 
 
 async def test_a_signal_ends_a_child_that_does_not_serve_yet_and_is_no_failure(tmp_path: Path, told: Told) -> None:
@@ -180,7 +217,7 @@ async def test_a_signal_ends_a_child_that_does_not_serve_yet_and_is_no_failure(t
 @pytest.mark.parametrize(("last", "status"), [("sys.exit(4)", 4), ("os.kill(os.getpid(), 9)", 137)])
 async def test_a_child_that_has_served_says_how_it_ended(tmp_path: Path, told: Told, last: str, status: int) -> None:
     with anyio.fail_after(LIMIT):
-        async with reloading(tmp_path, f"serve(); parent.recv(1); {last}") as reload:
+        async with reloading(tmp_path, f"serve(); parent.recv(); {last}") as reload:
             await until_exists(tmp_path / SERVES)
             signal.raise_signal(signal.SIGTERM)
     assert reload.exit_status == status
@@ -190,9 +227,9 @@ async def test_a_second_signal_cuts_the_child_off(tmp_path: Path, told: Told) ->
     heard = tmp_path / "heard"
     text = f"""
 serve()
-parent.recv(1)
+parent.recv()
 open({str(heard)!r}, "w")
-assert parent.recv(1) == b"f"
+assert parent.recv() == "force"
 ended()
 """
     with anyio.fail_after(LIMIT):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -36,7 +37,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[AgentRuntime]:
         return HERE
 
     monkeypatch.setattr(entry, "serve_process", serve_process)
-    monkeypatch.setattr(dev_reload, "serve_and_reload", lambda: PARENT)
+    monkeypatch.setattr(dev_reload, "serve_and_reload", lambda settings: PARENT)
     monkeypatch.setattr(entry, "ensure_visible", lambda: None)
     return runtimes
 
@@ -83,11 +84,9 @@ class Child:
     def __init__(self) -> None:
         self.said: list[object] = []
 
-    def begin(self, settings: ServeSettings) -> None:
-        self.said.append("begun")
-
-    def decline(self) -> None:
-        self.said.append("needs no socket")
+    def begin(self, settings: ServeSettings, *, serves_http: bool) -> list[socket.socket]:
+        self.said.append(f"begun, serves HTTP: {serves_http}")
+        return []
 
     def started(self, url: str | None) -> None:
         self.said.append(f"serves {url}")
@@ -104,7 +103,7 @@ class Child:
 def test_a_child_serves_until_it_is_told_to_stop_and_says_how_it_went(backend: Any) -> None:
     child, runtime = Child(), AgentRuntime(Agent("offline"), settings=ServeSettings(enable_server=False))
     entry.serve_child(runtime, backend, cast("dev_child.DevChild", child))
-    assert child.said == ["begun", "needs no socket", "serves None", runtime.report]
+    assert child.said == ["begun, serves HTTP: False", "serves None", runtime.report]
     assert runtime.report is not None
 
 

@@ -1,16 +1,13 @@
-"""Development mode: a parent that watches the source files and keeps one serving child up to date.
+"""Development mode: a parent that watches the source files and keeps one serving child up to date. POSIX only.
 
-`entry.serve` and `definable serve --dev` come here. The parent never serves: it starts the same command again as a
-child (`reload.py`), whose `serve` finds its `Inheritance` and does (`child.py`). The listening sockets are the
-child's to bind and the parent's to keep, so that connections wait in the kernel's queue between two children.
-
-Which files make the service restart, and whether they can: `reload.py` asks.
-
-One child of development mode, as its parent (`reload.py`) sees it: started, heard, stopped, and surely gone.
+`entry.serve` and `definable serve --dev` come here. The parent never serves: it binds the listening sockets and starts
+the same command again as a child, whose `serve` takes them over (`child.py`). They stay open over the children, so
+connections wait in the kernel's queue between two of them.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
@@ -19,10 +16,9 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from multiprocessing.connection import Pipe
 from pathlib import Path
 
 import anyio
@@ -32,11 +28,17 @@ from watchfiles import Change, DefaultFilter, awatch
 import definable
 from definable.agent.report import ShutdownReport
 from definable.agent.runtime.logging import Block
-from definable.agent.runtime.signals import STUCK_MARGIN, SignalWatcher
+from definable.agent.runtime.settings import ServeSettings
+from definable.agent.runtime.signals import SignalWatcher
 from definable.concurrency.event_loop import EventLoopHandle, plain_errors, run_blocking
 from definable.errors import ServeError
 
-from .child import FORCE, STOP, Inheritance, MessageReader, report_of
+from .child import ENVIRONMENT, FORCE, STOP, BoundAddress, receive, signal_at_close
+
+logger: logging.Logger = logging.getLogger("definable.dev")
+
+RELOAD_GRACE = 2.0
+"""Seconds that a restart gives to what was accepted."""
 
 FORCE_GRACE = 3.0
 """Seconds that a child gets to end once it was cut off; its event loop may be blocked."""
@@ -44,82 +46,233 @@ FORCE_GRACE = 3.0
 START_GRACE = 1.0
 """Seconds that a child which does not serve yet gets to end."""
 
-TIE = """
-import ctypes, os, signal, sys
-PR_SET_PDEATHSIG = 1
-ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-if os.getppid() != int(sys.argv[1]):
-    os._exit(128 + signal.SIGTERM)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-"""Asks Linux for a signal when the parent dies (prctl(2); kept over `exec`), and becomes the program behind it."""
+EXIT_USAGE = 2
+"""The exit status of a command line that is wrong: no save will mend it."""
+
+QUIET = 50
+"""Milliseconds without a further change after which what was saved together counts as saved."""
+
+PATIENCE = 1_000
+"""Milliseconds after which it counts as saved although changes go on."""
+
+IGNORED = ("venv", "env", "site-packages", ".ruff_cache", ".nox", "build", "dist")
+"""Directories that hold no source of the service, beside those that watchfiles ignores itself."""
 
 
-@dataclass(slots=True)
-class KeptSockets:
-    """Listening sockets that outlive the children, so that connections queue between two of them."""
+def serve_and_reload(settings: ServeSettings, program: Path | None = None) -> ShutdownReport:
+    """Serve in a child process, and in a new one whenever a source file is saved, until a signal stops it.
 
-    address: tuple[str, int] | None = None
-    sockets: list[socket.socket] = field(default_factory=list[socket.socket])
+    Args:
+        settings: Say where the program probably serves HTTP: where it does not, its first child starts twice.
+        program: The directory that the program lies in; that of the running script when None.
 
-    def keep(self, address: tuple[str, int], sockets: list[socket.socket]) -> None:
-        """Keep these, and no others."""
+    Returns:
+        The report of the last child.
+
+    Raises:
+        ServeError: This process was started by no command that could be repeated.
+        OSError: The first child's address cannot be bound.
+        SystemExit: The first child was called wrongly, with its exit status; or a second signal cut off what was under
+            way, with 129, 130 or 143.
+        RuntimeError: An event loop runs in this thread.
+    """
+    address = None if settings.enable_server is False else (settings.host, settings.port)
+    reload = Reload(own_command(), watched_root(program), address)
+    run_blocking(reload.run, instead="await agent.aserve(...)")
+    if reload.exit_status:
+        raise SystemExit(reload.exit_status)
+    return reload.report
+
+
+class Reload:
+    """The parent: one child after the other.
+
+    Args:
+        command: What a child executes.
+        root: The directory to watch.
+        address: What to bind for the first child, if it can be had.
+    """
+
+    def __init__(self, command: Sequence[str], root: Path, address: BoundAddress | None = None) -> None:
+        self._command = command
+        self._root = root
+        self._sockets = SharedSockets()
+        if address is not None:
+            self._sockets.bind(address)
+        self._child: ChildProcess | None = None
+        self._unwatch = anyio.Event()
+        self._change = anyio.Event()
+        """Set when the child has to end: for the next one after a save or SIGHUP, for good after a signal."""
+        self._stopping = False
+        self._changed_at = 0.0
+        self._had_terminal = has_terminal()
+        self.report: ShutdownReport = ShutdownReport()
+        """Of the last child that gave one."""
+        self.exit_status: int = 0
+        """0 after a drain or an idle wait; else why it ended."""
+
+    async def run(self) -> None:
+        """Serve and reload until a signal."""
+        loop = EventLoopHandle()
+        watcher = SignalWatcher(
+            lambda force: loop.call_soon(self._signalled, force),
+            exit_after=None,
+            hung_up=lambda: loop.call_soon(self._hung_up),
+        )
+        try:
+            with plain_errors(), watcher:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._watch)
+                    try:
+                        await self._serve_generations()
+                    finally:
+                        self._unwatch.set()
+        finally:
+            self._sockets.close()
+        self.exit_status = watcher.exit_status or self.exit_status
+
+    def _signalled(self, force: bool) -> None:
+        self._stopping = True
+        self._change.set()
+        if force and self._child is not None:
+            self._child.order(FORCE)
+
+    def _hung_up(self) -> None:
+        """SIGHUP: reload, as daemons do; stop when it was sent because the terminal is gone."""
+        if self._had_terminal and not has_terminal():
+            self._signalled(force=False)
+        else:
+            self._reload("SIGHUP")
+
+    def _reload(self, reason: str) -> None:
+        if not self._change.is_set():
+            logger.info("%s: restarting", reason)
+            self._changed_at = time.perf_counter()
+            self._change.set()
+
+    async def _watch(self) -> None:
+        logger.info("watching %s for changes", self._root)
+        async with aclosing(saved_files(self._root, self._unwatch)) as batches:
+            async for paths in batches:
+                if problems := syntax_errors(paths):
+                    logger.error("%s", Block(f"this does not compile: waiting for the next save\n{problems}"))
+                else:
+                    self._reload(", ".join(path.name for path in paths) + " changed")
+
+    async def _serve_generations(self) -> None:
+        first = rebind = True
+        while not self._stopping:
+            self._change = anyio.Event()
+            self._child = child = ChildProcess(self._command, self._sockets, rebind=rebind)
+            status = await self._serve_once(child, first)
+            self.report = child.report or self.report
+            if self._stopping:
+                self.exit_status = status_of(status) if child.has_served else 0
+                return
+            if first and status == EXIT_USAGE:
+                self.exit_status = status
+                return
+            wanted = child.wanted_address
+            failure = None if wanted is None else self._sockets.bind(wanted)
+            if failure is not None and first:
+                raise failure
+            if failure is not None or (wanted is None and not self._change.is_set()):
+                reason = failure or f"the program has ended (exit status {status_of(status)})"
+                logger.error("%s: waiting for the next save", reason)
+                await self._change.wait()
+            first, rebind = first and wanted is not None, wanted is None  # one whose port is always another binds it
+
+    async def _serve_once(self, child: ChildProcess, first: bool) -> int:
+        status = 0
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._stop_on_change, child)
+            group.start_soon(self._announce, child, first)
+            status = await child.run()
+            group.cancel_scope.cancel()
+        return status
+
+    async def _stop_on_change(self, child: ChildProcess) -> None:
+        await self._change.wait()
+        await child.stop(None if self._stopping else RELOAD_GRACE)
+
+    async def _announce(self, child: ChildProcess, first: bool) -> None:
+        await child.serves.wait()
+        if not first:
+            logger.info("restarted in %.2f s", time.perf_counter() - self._changed_at)
+
+
+class SharedSockets:
+    """Listening sockets that the parent binds and every child inherits."""
+
+    def __init__(self) -> None:
+        self.address: BoundAddress | None = None
+        """What they were bound for; None when there are none."""
+        self.sockets: list[socket.socket] = []
+
+    def bind(self, address: BoundAddress) -> OSError | None:
+        """Have sockets of this address in place of others; returns why it cannot be bound."""
+        from definable.server import bind  # heavy: an agent without HTTP never needs it
+
         self.close()
-        self.address, self.sockets = address, sockets
+        try:
+            self.address, self.sockets = address, bind(*address)
+        except OSError as error:
+            self.address = None
+            return error
+        return None
 
     def close(self) -> None:
-        """Keep none."""
+        """Have none."""
         for sock in self.sockets:
             sock.close()
         self.address, self.sockets = None, []
 
 
-class DevProcess:
-    """A child process.
+class ChildProcess:
+    """One child: started, heard, stopped, and surely gone.
 
     Args:
         command: What to execute.
-        kept: The listening sockets: those that it inherits, and those that it lends.
-        on_serving: Called when it serves.
+        shared: The sockets that it inherits; closed when it serves another address, or none.
+        rebind: Whether another address is bound for the next child; else this one binds it.
     """
 
-    def __init__(self, command: Sequence[str], kept: KeptSockets, on_serving: Callable[[], object]) -> None:
-        self._kept = kept
-        self._on_serving = on_serving
+    def __init__(self, command: Sequence[str], shared: SharedSockets, *, rebind: bool = True) -> None:
+        self._shared = shared
+        self._rebind = rebind
         self._ended = anyio.Event()
-        self._heard_out = anyio.Event()
-        self._stops_within = STUCK_MARGIN
-        self._obeys = False
-        self.has_served: bool = False
-        """Whether it has come to serve, and may have accepted something."""
-        self.could_not_bind: bool = False
-        """Whether the address was not to be had."""
+        self._stops_within: float | None = None
+        """Seconds that a stop may take; None until the child listens to us."""
+        self.serves: anyio.Event = anyio.Event()
+        self.wanted_address: BoundAddress | None = None
+        """What is to be bound for the next child."""
         self.report: ShutdownReport | None = None
-        """Its account, once it has ended as it should."""
-        self._channel, theirs = socket.socketpair()
-        self._channel.setblocking(False)
-        descriptors = [theirs.fileno(), *[sock.fileno() for sock in kept.sockets]]
-        inheritance = Inheritance(os.getpid(), descriptors[0], kept.address, tuple(descriptors[1:]))
+        """Once it has ended as it should."""
+        self._channel, theirs = Pipe()
+        descriptors = [sock.fileno() for sock in shared.sockets]
+        environment = {**os.environ, ENVIRONMENT: f"{os.getpid()} {theirs.fileno()}"}
         with theirs, interrupts_blocked():
-            self._process = subprocess.Popen(
-                tied_to_parent(command), env=inheritance.environment(), pass_fds=descriptors
-            )
+            self._channel.send((shared.address, descriptors, rebind))
+            signal_at_close(theirs, True)  # before the child can switch it off
+            self._process = subprocess.Popen(command, env=environment, pass_fds=(theirs.fileno(), *descriptors))
+            fcntl.fcntl(theirs, fcntl.F_SETOWN, self._process.pid)
+
+    @property
+    def has_served(self) -> bool:
+        """Whether it has come to serve, and may have accepted something."""
+        return self.serves.is_set()
 
     async def run(self) -> int:
-        """Listen to the child until it has ended.
-
-        Returns:
-            Its exit status, negative for the signal that killed it.
-        """
+        """Listen to the child until it has ended; returns its exit status, negative for the signal that killed it."""
         status = 0
         try:
             async with anyio.create_task_group() as group:
+                group.start_soon(self._listen, heard_out := anyio.Event())
                 group.start_soon(self._kill_at_end)
-                group.start_soon(self._listen)
                 status = await anyio.to_thread.run_sync(self._process.wait)  # ends surely: see `_kill_at_end`
                 self._ended.set()
-                with anyio.move_on_after(START_GRACE):
-                    await self._heard_out.wait()
+                with anyio.move_on_after(START_GRACE):  # a process that it left behind may hold the channel open
+                    await heard_out.wait()
                 group.cancel_scope.cancel()
             return status
         finally:
@@ -131,32 +284,23 @@ class DevProcess:
         Args:
             grace: None: for as long as the child was told to.
         """
-        if not self._obeys:  # a signal more would count as the second one of a child that obeys
+        if self._stops_within is None:  # a signal more would count as the second one of a child that listens
             self._process.terminate()
-            with anyio.move_on_after(START_GRACE):
-                await self._ended.wait()
+            if await self._ends_within(START_GRACE):
                 return
-        if self._obeys:  # maybe since, and the signal has begun its stop
-            self.say(STOP)
-            with anyio.move_on_after(self._stops_within if grace is None else grace):
-                await self._ended.wait()
+        if self._stops_within is not None:  # maybe since, and the signal has begun its stop
+            self.order(STOP)
+            if await self._ends_within(self._stops_within if grace is None else grace):
                 return
-            self.say(FORCE)
-            with anyio.move_on_after(FORCE_GRACE):
-                await self._ended.wait()
+            self.order(FORCE)
+            if await self._ends_within(FORCE_GRACE):
                 return
         self._process.kill()
 
-    async def stop_within_its_own_bound(self) -> None:
-        """Have the child finish what it has accepted, for as long as it was told to."""
-        await self.stop()
-
-    def say(self, word: bytes) -> None:
-        """Tell the child; one that is gone is none the wiser."""
-        try:
-            self._channel.send(word)
-        except OSError:
-            return
+    def order(self, order: str) -> None:
+        """Send `STOP` or `FORCE` to the child, unless it is gone."""
+        with suppress(OSError):
+            self._channel.send(order)
 
     async def _kill_at_end(self) -> None:
         try:
@@ -164,26 +308,24 @@ class DevProcess:
         finally:
             self._process.kill()
 
-    async def _listen(self) -> None:
-        reader = MessageReader(self._channel)
-        try:
-            while (message := await reader.next()) is not None:
-                match message["event"]:
-                    case "bound":
-                        host, port = message["address"]
-                        self._kept.keep((host, port), reader.take_sockets())
-                    case "cannot_bind":
-                        self.could_not_bind = True
-                    case "begun":
-                        self._obeys, self._stops_within = True, message["stops_within"]
-                    case "serving":
-                        self.has_served = True
-                        self._on_serving()
-                    case _:
-                        self.report = report_of(message["report"])
-        finally:
-            reader.close()
-            self._heard_out.set()
+    async def _ends_within(self, seconds: float) -> bool:
+        with anyio.move_on_after(seconds):
+            await self._ended.wait()
+        return self._ended.is_set()
+
+    async def _listen(self, heard_out: anyio.Event) -> None:
+        while (message := await receive(self._channel)) is not None:
+            match message:
+                case ("begun", address, stops_within):
+                    self._stops_within = stops_within
+                    if address != self._shared.address:
+                        self._shared.close()
+                        self.wanted_address = address if self._rebind else None
+                case ShutdownReport():
+                    self.report = message
+                case _:
+                    self.serves.set()
+        heard_out.set()
 
 
 @contextmanager
@@ -196,24 +338,32 @@ def interrupts_blocked() -> Generator[None, None, None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def tied_to_parent(command: Sequence[str]) -> list[str]:
-    """The command, run so that Linux ends it with its parent, however that dies.
+def own_command() -> list[str]:
+    """The command that started this process, options of the interpreter included.
 
-    Elsewhere the closed channel tells a child that serves, and one that does not serve yet ends when it comes to.
+    Raises:
+        ServeError: There is none: Python is embedded, or interactive.
     """
-    if sys.platform != "linux":
-        return list(command)
-    return [sys.executable, "-I", "-S", "-c", TIE, str(os.getpid()), *command]
+    if len(sys.orig_argv) < 2 or not sys.executable:
+        raise ServeError("serve(dev=True) starts its program again, and there is no program here: use dev=False")
+    return [sys.executable, *sys.orig_argv[1:]]
 
 
-QUIET = 50
-"""Milliseconds without a further change after which what was saved together counts as saved."""
+def status_of(return_code: int) -> int:
+    """An exit status as a shell has it: 128 and the signal's number for a process that was killed."""
+    return return_code if return_code >= 0 else 128 - return_code
 
-PATIENCE = 1_000
-"""Milliseconds after which it counts as saved although changes go on."""
 
-IGNORED = ("venv", "env", "site-packages", ".ruff_cache", ".nox", "build", "dist")
-"""Directories that hold no source of the service, beside those that watchfiles ignores itself."""
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal."""
+    try:
+        os.close(os.open(os.ctermid(), os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+# --- source files
 
 
 class SourceFilter(DefaultFilter):
@@ -247,11 +397,9 @@ def script_directory() -> Path:
 
 
 async def saved_files(root: Path, stop: anyio.Event) -> AsyncGenerator[list[Path], None]:
-    """The Python files that were saved, moved or removed, together each time; to be closed by the caller.
+    """The Python files below `root` that were saved, moved or removed, together each time; the caller closes it.
 
-    Args:
-        root: The directory to watch, with all below it.
-        stop: Ends it at once; a mere cancellation waits for the thread that watches, up to a second.
+    `stop` ends it at once; a mere cancellation waits for the thread that watches, up to a second.
     """
     watching = awatch(root, watch_filter=SourceFilter(), step=QUIET, debounce=PATIENCE, stop_event=stop)
     async with aclosing(watching) as batches:
@@ -270,188 +418,3 @@ def syntax_errors(paths: Iterable[Path]) -> str:
         except (SyntaxError, ValueError) as error:  # ValueError: a null byte, on Python 3.11
             problems.append("".join(traceback.format_exception_only(error)).rstrip())
     return "\n".join(problems)
-
-
-logger: logging.Logger = logging.getLogger("definable.dev")
-
-RELOAD_GRACE = 2.0
-"""Seconds that a restart gives to what was accepted."""
-
-EXIT_USAGE = 2
-"""The exit status of a command line that is wrong: no save will mend it."""
-
-
-def serve_and_reload(command: Sequence[str] | None = None, program: Path | None = None) -> ShutdownReport:
-    """Serve in a child process, and in a new one whenever a source file is saved, until a signal stops it.
-
-    Args:
-        command: What the child executes; this process's own command when None.
-        program: The directory that the program lies in; that of the running script when None.
-
-    Returns:
-        The account of the last child.
-
-    Raises:
-        ServeError: This process was started by no command that could be repeated.
-        SystemExit: The first child could not bind its address or was called wrongly, with its exit status; or a second
-            signal cut off what was under way, with 129, 130 or 143.
-        RuntimeError: An event loop runs in this thread.
-    """
-    reload = Reload(own_command() if command is None else command, watched_root(program))
-    run_blocking(reload.run, instead="await agent.aserve(...)")
-    if reload.exit_status:
-        raise SystemExit(reload.exit_status)
-    return reload.report
-
-
-def own_command() -> list[str]:
-    """The command that started this process, options of the interpreter included.
-
-    Raises:
-        ServeError: There is none: Python is embedded, or interactive.
-    """
-    if len(sys.orig_argv) < 2 or not sys.executable:
-        raise ServeError("serve(dev=True) starts its program again, and there is no program here: use dev=False")
-    return [sys.executable, *sys.orig_argv[1:]]
-
-
-class Reload:
-    """The parent: one child after the other.
-
-    Args:
-        command: What a child executes.
-        root: The directory to watch.
-    """
-
-    def __init__(self, command: Sequence[str], root: Path) -> None:
-        self._command = command
-        self._root = root
-        self._kept = KeptSockets()
-        self._unwatch = anyio.Event()
-        self._saved = anyio.Event()
-        self._stop = anyio.Event()
-        self._force = anyio.Event()
-        self._began = 0.0
-        self._why = ""
-        self._had_terminal = has_terminal()
-        self.report: ShutdownReport = ShutdownReport()
-        """The account of the last child that gave one."""
-        self.exit_status: int = 0
-        """0 after a drain or an idle wait; else why it ended."""
-
-    async def run(self) -> None:
-        """Serve and reload until a signal."""
-        loop = EventLoopHandle()
-        watcher = SignalWatcher(
-            lambda force: loop.call_soon(self._signalled, force),
-            exit_after=None,
-            hung_up=lambda: loop.call_soon(self._hung_up),
-        )
-        try:
-            with plain_errors(), watcher:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(self._watch)
-                    try:
-                        await self._generations()
-                    finally:
-                        self._unwatch.set()
-        finally:
-            self._kept.close()
-        self.exit_status = watcher.exit_status or self.exit_status
-
-    def _signalled(self, force: bool) -> None:
-        self._stop.set()
-        if force:
-            self._force.set()
-
-    def _hung_up(self) -> None:
-        """SIGHUP: reload, as daemons do; stop when it was sent because the terminal is gone."""
-        if self._had_terminal and not has_terminal():
-            self._signalled(force=False)
-        elif not self._saved.is_set():
-            self._why, self._began = "SIGHUP", time.perf_counter()
-            self._saved.set()
-
-    async def _watch(self) -> None:
-        logger.info("watching %s for changes", self._root)
-        async with aclosing(saved_files(self._root, self._unwatch)) as batches:
-            async for paths in batches:
-                problems = syntax_errors(paths)
-                if problems:
-                    logger.error("%s", Block(f"this does not compile: waiting for the next save\n{problems}"))
-                    continue
-                if not self._saved.is_set():
-                    self._why, self._began = ", ".join(path.name for path in paths) + " changed", time.perf_counter()
-                self._saved.set()
-
-    async def _generations(self) -> None:
-        first = True
-        while not self._stop.is_set():
-            self._saved = anyio.Event()
-            child = DevProcess(self._command, self._kept, partial(self._child_serves, first))
-            status = await self._follow(child)
-            self.report = child.report or self.report
-            if self._stop.is_set():
-                self.exit_status = status_of(status) if child.has_served else 0
-                return
-            if first and (child.could_not_bind or status == EXIT_USAGE):
-                self.exit_status = status
-                return
-            if not self._saved.is_set():
-                logger.error("the program has ended (exit status %d): waiting for the next save", status_of(status))
-                await self._saved_or_stopped()
-            first = False
-
-    async def _follow(self, child: DevProcess) -> int:
-        status = 0
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._stop_on_save, child)
-            group.start_soon(self._stop_on_signal, child)
-            status = await child.run()
-            group.cancel_scope.cancel()
-        return status
-
-    def _child_serves(self, first: bool) -> None:
-        if not first:
-            logger.info("restarted in %.2f s", time.perf_counter() - self._began)
-
-    async def _stop_on_save(self, child: DevProcess) -> None:
-        await self._saved.wait()
-        logger.info("%s: restarting", self._why)
-        await child.stop(RELOAD_GRACE)
-
-    async def _stop_on_signal(self, child: DevProcess) -> None:
-        await self._stop.wait()
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._force_on_signal, child)
-            await child.stop_within_its_own_bound()
-            group.cancel_scope.cancel()
-
-    async def _force_on_signal(self, child: DevProcess) -> None:
-        await self._force.wait()
-        child.say(FORCE)
-
-    async def _saved_or_stopped(self) -> None:
-        async with anyio.create_task_group() as group:
-
-            async def stopped() -> None:
-                await self._stop.wait()
-                group.cancel_scope.cancel()
-
-            group.start_soon(stopped)
-            await self._saved.wait()
-            group.cancel_scope.cancel()
-
-
-def has_terminal() -> bool:
-    """Whether this process has a controlling terminal."""
-    try:
-        os.close(os.open(os.ctermid(), os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
-
-
-def status_of(return_code: int) -> int:
-    """An exit status as a shell tells it: 128 and the signal's number for a process that was killed."""
-    return return_code if return_code >= 0 else 128 - return_code
