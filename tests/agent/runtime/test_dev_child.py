@@ -173,8 +173,9 @@ async def test_a_stop_leaves_those_who_have_connected_50_ms_to_ask(
 ) -> None:
     child, parent = make(listening)
     runtime = Stops()
+    sockets = child.begin(settings_of(listening.getsockname()[1]), serves_http=has_sockets)
     if has_sockets:
-        [sock] = child.begin(settings_of(listening.getsockname()[1]), serves_http=True)
+        [sock] = sockets
         runtime.http = Listener(sock)
     async with anyio.create_task_group() as group:
         group.start_soon(child.obey, runtime)
