@@ -1,4 +1,7 @@
-"""The options of `serve`, `aserve`, `running` and `asgi`, said once; the runtime's settings hold their defaults."""
+"""The keywords of `serve`, `aserve`, `running` and `asgi`, for type checkers.
+
+Made by `python tests/serve_options.py` from `agent/runtime/settings.py`: change that.
+"""
 
 from __future__ import annotations
 

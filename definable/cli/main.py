@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import get_completion_class
 
 from definable import __version__
 
-from .deadletters import deadletters
 from .demo import demo, init
-from .options import completion
 from .run import run
 from .serve import serve
-from .triggers import triggers
+from .triggers import deadletters, triggers
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -30,6 +29,22 @@ def main() -> None:
     Completion of commands and options, say in ~/.bashrc:
       eval "$(definable completion bash)"
     """
+
+
+@click.command(short_help="Print what a shell needs to complete.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the code with which SHELL completes commands and options.
+
+    \b
+      bash, in ~/.bashrc:  eval "$(definable completion bash)"
+      zsh,  in ~/.zshrc:   eval "$(definable completion zsh)"
+      fish:                definable completion fish > ~/.config/fish/completions/definable.fish
+    """
+    made_by = get_completion_class(shell)
+    assert made_by is not None
+    click.echo(made_by(ctx.find_root().command, {}, "definable", "_DEFINABLE_COMPLETE").source())
 
 
 for _command in (serve, run, triggers, deadletters, init, demo, completion):

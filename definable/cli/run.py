@@ -17,8 +17,7 @@ from definable.concurrency.event_loop import plain_errors
 from definable.errors import DefinableError
 from definable.json_text import json_bytes
 
-from .options import BACKENDS, agent_argument, harmless, single_line
-from .target import load_target
+from .target import BACKENDS, agent_argument, harmless, load_target, single_line
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that closing the model's connections may take."""

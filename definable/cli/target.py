@@ -1,30 +1,33 @@
-"""What a command line names: `module:agent`, or a file. Loads it, as `python -m` would, and finds the agent.
+"""What every command needs: the agent that its command line names, and text that is safe on a terminal.
 
-A program may end in a bare `agent.serve(...)`: it is loaded up to there, and the call says what else it wants served.
-
-A program's traceback as its author wants to read it: without the frames of those who loaded it.
+A program is loaded as `python -m` would; one that ends in a bare `agent.serve(...)` up to there, and the call says what
+else it wants served. Its traceback is without the frames of those who loaded it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from traceback import FrameSummary, TracebackException
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from definable.agent import Agent
 from definable.agent.interface.base import BaseInterface
 from definable.agent.options import ServeOptions
 from definable.agent.runtime.entry import Backend, ServeReached, loading
+from definable.agent.runtime.logging import escaped
 from definable.concurrency.event_loop import sole_cause
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 OURS = str(Path(__file__).parent)
 """The directory of the command line's own code."""
@@ -260,3 +263,44 @@ def put_first(directory: Path) -> None:
 def failed(name: str, error: BaseException) -> ProgramError:
     """The program's own failure, in its own words."""
     return ProgramError(f"{user_traceback(error)}Error: {name} cannot be loaded: its own code fails, see above")
+
+
+BACKENDS = click.Choice(["asyncio", "trio"])
+
+
+class _AgentParameter(click.ParamType):  # pyright: ignore[reportMissingTypeArgument] - generic from click 8.5 on
+    """`module:agent` or a file; completes to files."""
+
+    name = "agent"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Leave it to the shell, which knows the files."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+def agent_argument(function: Function) -> Function:
+    """The argument that names an agent."""
+    return click.argument("target", metavar="AGENT", type=_AgentParameter())(function)
+
+
+def load_agent(target: str) -> Agent:
+    """The agent that the argument names."""
+    return load_target(target).agent
+
+
+def single_line(text: str) -> str:
+    """A text on one line, whatever is in it; nothing in it can move the cursor or colour the screen."""
+    return escaped(" ".join(text.split("\n")))
+
+
+def harmless(text: str) -> str:
+    """A text for a terminal, its lines and tabs kept, without what could move the cursor or colour the screen."""
+    return "\n".join("\t".join(map(escaped, line.split("\t"))) for line in text.split("\n"))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need to be."""
+    cells = [list(head), *[[escaped(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+    return "\n".join(line.rstrip() for line in lines)

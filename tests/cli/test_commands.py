@@ -15,7 +15,7 @@ from command_line import APP, Run
 from watched_process import WatchedProcess
 
 from definable.cli import main
-from definable.cli.options import harmless
+from definable.cli.target import harmless
 
 COMMANDS = ["serve", "run", "triggers", "deadletters", "init", "demo", "completion"]
 

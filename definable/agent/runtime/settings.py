@@ -1,11 +1,17 @@
-"""How an agent is served: the options of `serve` with their defaults, checked once."""
+# ruff: noqa: RUF009 - `option` makes a field, as `dataclasses.field` does
+"""How an agent is served: the one list of the options of `serve`, with defaults, bounds and help; checked once.
+
+The keywords of `serve` (`agent/options.py`), the options of `definable serve` and `docs/options.md` are made from it:
+after a change here run `python tests/serve_options.py`.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from definable.agent.bus.memory import DEFAULT_BUFFER
 from definable.agent.options import ServeOptions
@@ -19,54 +25,126 @@ from .http.forwarded import checked_networks, checked_root_path
 DEFAULT_MAX_MEMORY = 256 * 1024 * 1024
 """Bytes of each of the `max_memory_...` bounds."""
 
-LIMITS = (
-    "event_buffer",
-    "event_workers",
-    "max_concurrent_runs",
-    "max_connections",
-    "max_memory_queued",
-    "max_memory_active",
-    "max_memory_runs",
-    "max_memory_answers",
-)
-"""Options that are a number of at least 1."""
-
 DEFAULT_WORKERS = 100
 """Deliveries that are handled at once: handlers wait for models most of their time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """What is known of an option beside its name, type and default."""
+
+    help: str | None
+    """For the command line; None where it has no such option."""
+    flag: str | None = None
+    """The command line's, where it is not made of the name."""
+    metavar: str | None = None
+    minimum: int | None = None
+    """The least that a whole number may be."""
+    maximum: int | None = None
+    is_file: bool = False
+    check: Callable[[Any], object] | None = None
+    """Raises `ConfigurationError` for a wrong value."""
+
+
+def option(default: Any, help: str | None, **known: Any) -> Any:
+    """A field of `ServeSettings`; see `Option`."""
+    return field(default=default, metadata={"option": Option(help=help, **known)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeSettings:
-    """The options of `serve`; `definable.agent.options.ServeOptions` says what each is.
+    """How an agent is served.
 
     Raises:
         ConfigurationError: A value is out of its range, or two cannot be combined.
     """
 
-    name: str | None = None
-    host: str = "0.0.0.0"
-    port: int = 8000
-    enable_server: bool | None = None
-    dev: bool = False
-    shutdown_timeout: float = 30.0
-    handle_signals: bool = True
-    certfile: str | os.PathLike[str] | None = None
-    keyfile: str | os.PathLike[str] | None = None
-    event_buffer: int = DEFAULT_BUFFER
-    event_workers: int = DEFAULT_WORKERS
-    max_concurrent_runs: int = 10_000
-    max_connections: int = 10_000
-    max_memory_bodies: int | None = None
-    max_memory_queued: int = DEFAULT_MAX_MEMORY
-    max_memory_active: int = DEFAULT_MAX_MEMORY
-    max_memory_runs: int = DEFAULT_MAX_MEMORY
-    max_memory_answers: int = DEFAULT_MAX_MEMORY
-    cors: Sequence[str] = ()
-    allowed_hosts: Sequence[str] = ()
-    public: Sequence[str] = ()
-    trusted_proxies: Sequence[str] = ()
-    root_path: str = ""
-    access_log: bool = False
+    name: str | None = option(None, "Shown in the banner and in logs; the agent's own name unless set.")
+    """Shown in the banner and in logs; the agent's own name when None."""
+    host: str = option("0.0.0.0", "The address to bind; 0.0.0.0, every interface of the machine, unless set.")
+    """The address to bind; `"0.0.0.0"` unless set: every interface of the machine."""
+    port: int = option(8000, "8000 unless set; 0 picks a free one.", minimum=0, maximum=65535)
+    """8000 unless set; 0 picks a free one."""
+    enable_server: bool | None = option(
+        None, "Whether to serve HTTP; decided by what the agent has unless set.", flag="--server/--no-server"
+    )
+    """True serves HTTP, False does not; None (the default) does when a webhook is registered or routes were added."""
+    dev: bool = option(False, "Documentation at /docs, and a restart at every save.")
+    """Development mode: documentation at `/docs`; `serve` runs the program again, in a child process, whenever a `.py`
+    file is saved. What follows `serve` in the program runs once, in the watching parent."""
+    shutdown_timeout: float = option(30.0, "Seconds to finish what was accepted; 30 unless set.")
+    """Seconds that a stop may take to finish what was accepted; 30 unless set."""
+    handle_signals: bool = option(True, None)
+    """Whether SIGINT, SIGTERM and SIGHUP stop the runtime; True unless set, in the main thread alone."""
+    certfile: str | os.PathLike[str] | None = option(None, "PEM certificate chain: serves HTTPS.", is_file=True)
+    """A PEM file with the certificate chain: serves HTTPS."""
+    keyfile: str | os.PathLike[str] | None = option(None, "PEM private key of the certificate.", is_file=True)
+    """A PEM file with the certificate's private key, when it is not in `certfile`."""
+    event_buffer: int = option(
+        DEFAULT_BUFFER, "Deliveries that may wait on the default bus; 10000 unless set.", minimum=1
+    )
+    """Deliveries that may wait for a worker on the default bus; 10,000 unless set."""
+    event_workers: int = option(DEFAULT_WORKERS, "Deliveries handled at once; 100 unless set.", minimum=1)
+    """How many deliveries are handled at once; 100 unless set."""
+    max_concurrent_runs: int = option(10_000, "Runs at once over HTTP; 10000 unless set.", minimum=1)
+    """Runs at once over HTTP; beyond it a request is answered 503. 10,000 unless set."""
+    max_connections: int = option(10_000, "HTTP connections at once; 10000 unless set.", minimum=1)
+    """HTTP connections at once; 10,000 unless set."""
+    max_memory_bodies: int | None = option(
+        None, "Bytes of all unfinished request bodies; 64 MiB unless set.", minimum=1
+    )
+    """Bytes that all request bodies which are still coming in may hold together; one more is answered 503. Unless set
+    64 MiB, or twice the largest `max_body` of a webhook if that is more."""
+    max_memory_queued: int = option(
+        DEFAULT_MAX_MEMORY, "Bytes that queued runs may hold; 268435456 unless set.", minimum=1
+    )
+    """Bytes that runs and webhooks which were accepted for later may hold in memory until they begin; beyond it a
+    request is answered 503. 256 MiB unless set."""
+    max_memory_active: int = option(
+        DEFAULT_MAX_MEMORY, "Bytes of requests that are being handled; 268435456 unless set.", minimum=1
+    )
+    """Bytes that the bodies of requests which are being handled may hold, with the values that they are parsed into;
+    beyond it a request is answered 503. Workers may hold as much for accepted runs and webhooks, and wait for room. 256
+    MiB unless set."""
+    max_memory_runs: int = option(
+        DEFAULT_MAX_MEMORY, "Bytes of what is remembered of runs; 268435456 unless set.", minimum=1
+    )
+    """Bytes that the outputs and events of recent runs may hold; beyond it the oldest are forgotten. 256 MiB unless
+    set."""
+    max_memory_answers: int = option(
+        DEFAULT_MAX_MEMORY, "Bytes of large answers under way; 268435456 unless set.", minimum=1
+    )
+    """Bytes of answers of 64 KiB and more that may be on their way to clients at once; beyond it a GET is answered 503.
+    256 MiB unless set."""
+    cors: Sequence[str] = option(
+        (), "An origin whose web pages may call; repeatable.", metavar="ORIGIN", check=OriginPolicy
+    )
+    """Origins whose web pages may call the service from a browser, such as `["https://app.example"]`; `["*"]` is every
+    origin. None unless set: pages of other origins are refused."""
+    allowed_hosts: Sequence[str] = option(
+        (), "A host name to answer to; repeatable.", flag="--allowed-host", metavar="NAME", check=HostPolicy
+    )
+    """Host names that the service answers to, beside addresses and names of this machine. Unless set, a service on a
+    loopback address answers to those alone, any other to every name."""
+    public: Sequence[str] = option(
+        (), "A route of your own without auth, or a glob; repeatable.", metavar="PATH", check=PublicPaths
+    )
+    """Paths of routes of your own that need no credentials, or globs over whole paths: `["/status", "/pages/*"]`."""
+    trusted_proxies: Sequence[str] = option(
+        (),
+        "A proxy, or a network of them, whose X-Forwarded-* headers count; repeatable.",
+        flag="--trusted-proxy",
+        metavar="ADDRESS",
+        check=checked_networks,
+    )
+    """Addresses and networks of proxies whose `Forwarded` or `X-Forwarded-*` headers decide client, scheme and host:
+    `["127.0.0.1", "10.0.0.0/8"]`; none unless set."""
+    root_path: str = option(
+        "", "The prefix under which a proxy serves the agent.", metavar="PATH", check=checked_root_path
+    )
+    """The prefix under which a proxy serves the agent, such as `"/agent"`, whether the proxy takes it off or not."""
+    access_log: bool = option(False, "Log a line a request.")
+    """Whether every request is logged, by the logger `definable.access`; False unless set."""
     sockets: Sequence[socket.socket] = ()
     """Listening sockets in place of those that `host` and `port` name; closed with the server. Not an option of
     `serve`: in development mode a parent keeps them over restarts."""
@@ -74,38 +152,49 @@ class ServeSettings:
     def __post_init__(self) -> None:
         if not isinstance(self.host, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"host={self.host!r}: an address or a host's name, such as '127.0.0.1'")
-        for name in ("port", *LIMITS):
-            if not isinstance(getattr(self, name), int):  # say the text of an environment variable
-                raise ConfigurationError(f"{name}={getattr(self, name)!r}: a whole number, such as int(...) of it")
         if not isinstance(self.shutdown_timeout, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"shutdown_timeout={self.shutdown_timeout!r}: seconds, such as float(...) of it")
-        if not 0 <= self.port <= 65535:
-            raise ConfigurationError(f"port={self.port!r}: 1 to 65535, or 0 for a free one")
         if not self.shutdown_timeout >= 0:
             raise ConfigurationError(f"shutdown_timeout={self.shutdown_timeout!r}: seconds, 0 or more")
-        for limit in LIMITS:
-            if getattr(self, limit) < 1:
-                raise ConfigurationError(f"{limit}={getattr(self, limit)!r}: at least 1")
-        self._check_memory("max_memory_bodies")
+        for name, each in options().items():
+            value = getattr(self, name)
+            if each.minimum is not None and (name != "max_memory_bodies" or value is not None):
+                check_number(name, value, each.minimum, each.maximum)
+            if each.check is not None:
+                check_list(name, value)
+                each.check(value)
         if self.keyfile is not None and self.certfile is None:
             raise ConfigurationError(f"keyfile={os.fspath(self.keyfile)!r} needs its certfile")
-        self._check_lists()
 
-    def _check_lists(self) -> None:
-        for option in ("cors", "allowed_hosts", "public", "trusted_proxies"):
-            values = getattr(self, option)
-            if isinstance(values, str) or not isinstance(values, Sequence):
-                raise ConfigurationError(f"{option}={values!r}: a list, such as [{values!r}]")
-        OriginPolicy(self.cors)
-        HostPolicy(self.allowed_hosts)
-        PublicPaths(self.public)
-        checked_networks(self.trusted_proxies)
-        checked_root_path(self.root_path)
 
-    def _check_memory(self, name: str) -> None:
-        value: object = getattr(self, name)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ConfigurationError(f"{name}={value!r}: bytes, a whole number of at least 1")
+def options() -> dict[str, Option]:
+    """The options of `serve` by name."""
+    return {each.name: each.metadata["option"] for each in fields(ServeSettings) if each.metadata}
+
+
+def check_number(name: str, value: object, minimum: int, maximum: int | None) -> None:
+    """Refuse what is no whole number between two others.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    if not isinstance(value, int):  # say the text of an environment variable
+        raise ConfigurationError(f"{name}={value!r}: a whole number, such as int(...) of it")
+    if value < minimum or (maximum is not None and value > maximum):
+        bounds = (
+            f"at least {minimum}" if maximum is None else f"{minimum + 1} to {maximum}, or {minimum} for a free one"
+        )
+        raise ConfigurationError(f"{name}={value!r}: {bounds}")
+
+
+def check_list(name: str, value: object) -> None:
+    """Refuse a text where a list is wanted.
+
+    Raises:
+        ConfigurationError: It is no list.
+    """
+    if name != "root_path" and (isinstance(value, str) or not isinstance(value, Sequence)):
+        raise ConfigurationError(f"{name}={value!r}: a list, such as [{value!r}]")
 
 
 def settings_of(options: ServeOptions) -> ServeSettings:

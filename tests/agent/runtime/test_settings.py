@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import serve_options
 
 from definable.agent.runtime.settings import ServeSettings
 from definable.errors import ConfigurationError
@@ -84,3 +85,9 @@ def test_refuses_what_is_just_beyond_and_names_it(options: dict[str, Any], says:
 def test_says_of_an_environment_variables_text_what_it_should_be(option: str, wrong: Any, way_out: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{option}={wrong!r}: .*{way_out}"):
         ServeSettings(**{option: wrong})
+
+
+def test_keywords_and_guide_are_made_from_the_list() -> None:
+    """After a change of the list: `python tests/serve_options.py`."""
+    assert serve_options.KEYWORDS.read_text() == serve_options.keywords()
+    assert serve_options.GUIDE.read_text() == serve_options.guide()
