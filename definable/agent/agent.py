@@ -313,8 +313,10 @@ class Agent(AgentParts):
         """Fire an event as `emit` does, but wait for room. When it returns, the bus has accepted the event.
 
         Raises:
-            EventBusClosed: The agent is stopping or has stopped, nothing was accepted.
+            EventBusClosed: The agent is stopping or has stopped, or does not serve yet and its bus is durable; nothing
+                was accepted.
             EventBufferFull: Before serving starts: the buffer is full.
+            StorageError: What keeps the events of a durable bus failed; none was accepted, as far as is known.
         """
         await self.emitter.aemit(event_name(name, original), data)
 

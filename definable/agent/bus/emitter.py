@@ -117,6 +117,11 @@ class Emitter:
         body = event_body(name, data)
         with self._lock:
             connection = self._welcome()
+            if connection is None and self._bus is not None and self._bus.durable:
+                raise EventBusClosed(
+                    f"aemit({name!r}) before serving: {self._bus!r} is not open, and cannot keep the event yet; `emit` "
+                    "buffers it until serving begins"
+                )
             if connection is None:
                 self._keep_until_serving(name, body)
         if connection is None:

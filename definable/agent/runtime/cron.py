@@ -20,15 +20,14 @@ import logging
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import anyio
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
-from definable.agent.bus.base import DEDUPE_TTL, EventBus
+from definable.agent.bus.base import DEDUPE_TTL, EventBus, PublishesMany, Submission
 from definable.agent.trigger.cron import TimeTrigger
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.clock import WallClock, current_clock
@@ -80,6 +79,16 @@ class FiredTimes:
 logger: logging.Logger = logging.getLogger(__name__)
 
 
+FireMany: TypeAlias = Callable[[Sequence[tuple[TimeTrigger, float]]], Awaitable[None]]
+"""Publishes firings together: jobs and their nominal times in Unix seconds."""
+
+FIRED_AT_ONCE = 500
+"""Firings that are published together."""
+
+MAX_SKEW = 3600.0
+"""Seconds by which the clocks of replicas may be apart: so long after it could come late, a firing is remembered."""
+
+
 class CronSource:
     """Publishes firings, each under its job and nominal time.
 
@@ -99,16 +108,36 @@ class CronSource:
             job: What fires.
             nominal: When its schedule says, in Unix seconds.
         """
-        key = self._triggers.key_of(job)
-        data = {"body": None, "source": job.source, "timestamp": nominal}
-        if not await self._published(key, data, f"{key}@{nominal:.3f}", remembered(job, nominal)):
+        key, data, dedupe_key, ttl = self._submission(job, nominal)[:4]
+        accepted = False
+        try:  # waiting for the event loop at each of thousands makes the last ones late
+            accepted = self._bus.publish_nowait(key, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
+        except EventBufferFull:
+            accepted = await self._bus.publish(key, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
+        if not accepted:
             logger.debug("%s at %s was fired by another replica", job.source, nominal)
 
-    async def _published(self, key: str, data: dict[str, Any], dedupe_key: str, ttl: float) -> bool:
-        if not self._bus.durable:
-            with suppress(EventBufferFull):  # a turn of the event loop for each of thousands makes the last ones late
-                return self._bus.publish_nowait(key, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
-        return await self._bus.publish(key, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
+    @property
+    def fire_many(self) -> FireMany | None:
+        """Publishes firings together, where the bus has to wait for a disk or a broker; else None."""
+        bus = self._bus
+        if not bus.durable:
+            return None
+        return self._publish_many if isinstance(bus, PublishesMany) else self._publish_one_by_one
+
+    async def _publish_many(self, firings: Sequence[tuple[TimeTrigger, float]]) -> None:
+        assert isinstance(self._bus, PublishesMany)
+        await self._bus.publish_many([self._submission(job, nominal) for job, nominal in firings])
+
+    async def _publish_one_by_one(self, firings: Sequence[tuple[TimeTrigger, float]]) -> None:
+        for job, nominal in firings:
+            name, data, dedupe_key, ttl = self._submission(job, nominal)[:4]
+            await self._bus.publish(name, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
+
+    def _submission(self, job: TimeTrigger, nominal: float) -> Submission:
+        key = self._triggers.key_of(job)
+        data = {"body": None, "source": job.source, "timestamp": nominal}
+        return Submission(key, data, f"{key}@{nominal:.3f}", remembered(job, nominal))
 
 
 def remembered(job: TimeTrigger, nominal: float) -> float:
@@ -116,7 +145,7 @@ def remembered(job: TimeTrigger, nominal: float) -> float:
     grace = job.misfire_grace
     if grace > DEDUPE_TTL:  # a late one is overtaken by the next time of the job
         grace = min(grace, job.next_after(nominal) - nominal)
-    return grace + job.jitter + DEDUPE_TTL
+    return grace + job.jitter + MAX_SKEW
 
 
 Fire: TypeAlias = Callable[[TimeTrigger, float], Awaitable[None]]
@@ -167,6 +196,7 @@ class CronLoop:
     Args:
         jobs: The jobs; there may be none.
         fire: Called for each firing, and again when it fails. What it raises is logged, and the loop goes on.
+        fire_many: Called in its place where firings are better published together.
 
     Attributes:
         fired: Firings handed to `fire` without an exception, by job.
@@ -174,12 +204,15 @@ class CronLoop:
         failed: Firings for which `fire` raised, also those that were published later, by job.
     """
 
-    def __init__(self, jobs: Iterable[TimeTrigger], fire: Fire) -> None:
+    def __init__(self, jobs: Iterable[TimeTrigger], fire: Fire, fire_many: FireMany | None = None) -> None:
         self.jobs: tuple[TimeTrigger, ...] = tuple(dict.fromkeys(jobs))
         self.fired: Counter[TimeTrigger] = Counter()
         self.missed: Counter[TimeTrigger] = Counter()
         self.failed: Counter[TimeTrigger] = Counter()
         self._fire = fire
+        self._fire_many = fire_many
+        self._collected: list[tuple[TimeTrigger, float, int]] = []
+        """Firings that are published together next, with how often each could not be."""
         self._heap: list[Due] = []
         self._order = itertools.count()
         self._next: dict[TimeTrigger, float] = {}
@@ -230,6 +263,7 @@ class CronLoop:
                 is_wanted = self._fires(due.job, nominal, current_clock().now())
             if is_wanted:
                 await self._publish(due.job, nominal, due.failures)
+        await self._publish_collected()
 
     async def _schedule_all(self, now: float) -> None:
         for number, job in enumerate(self.jobs, 1):
@@ -277,6 +311,7 @@ class CronLoop:
             number += 1
             if number % YIELD_EVERY == 0:
                 await checkpoint()
+        await self._publish_collected()
         for number, (due, fired) in enumerate(on_time, 1):
             self._succeed(due.job, due.nominal, due.job.next_after(due.nominal), fired)
             if number % YIELD_EVERY == 0:
@@ -337,6 +372,11 @@ class CronLoop:
     async def _publish(self, job: TimeTrigger, nominal: float, failures: int = 0) -> None:
         if self._unpublished.get(job, math.inf) < nominal:
             del self._unpublished[job]
+        if self._fire_many is not None:
+            self._collected.append((job, nominal, failures))
+            if len(self._collected) >= FIRED_AT_ONCE:
+                await self._publish_collected()
+            return
         try:
             await self._fire(job, nominal)
         except Exception:
@@ -348,6 +388,24 @@ class CronLoop:
             raise
         else:
             self.fired[job] += 1
+
+    async def _publish_collected(self) -> None:
+        if self._fire_many is None or not self._collected:
+            return
+        collected, self._collected = self._collected, []
+        try:
+            await self._fire_many([(job, nominal) for job, nominal, _ in collected])
+        except Exception:
+            logger.exception("%d firings could not be published, e.g. of %s", len(collected), collected[0][0].source)
+            for job, nominal, failures in collected:
+                self.failed[job] += not failures
+                self._try_again(job, nominal, failures + 1)
+        except BaseException:  # a stop; the bus refuses what it has accepted already
+            for job, nominal, _ in collected:
+                self._push(current_clock().now(), job, nominal, is_delayed=True)
+            raise
+        else:
+            self.fired.update(job for job, _, _ in collected)
 
     def _try_again(self, job: TimeTrigger, nominal: float, failures: int) -> None:
         if job in self._unpublished:  # a later one

@@ -119,7 +119,8 @@ class AgentRuntime:
             max_queued=self.settings.event_buffer,
             takers=[supervisor.mailbox for supervisor in self.supervisors],
         )
-        self.cron_loop: CronLoop = CronLoop(self.triggers.crons, CronSource(self.bus, self.triggers).fire)
+        source = CronSource(self.bus, self.triggers)
+        self.cron_loop: CronLoop = CronLoop(self.triggers.crons, source.fire, source.fire_many)
         self._account = ShutdownAccounting(
             self.name, self.tracker, self.triggers, agent.emitter, self.bus, self.workers, self.supervisors
         )

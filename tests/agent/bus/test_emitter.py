@@ -14,9 +14,11 @@ import pytest
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
+from definable.agent import Agent
 from definable.agent.bus import EventBufferFull, EventBusClosed, MemoryBus, SQLiteBus
 from definable.agent.bus.accepted_work import AcceptedWork
 from definable.agent.bus.emitter import Emitter, event_body
+from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.errors import ConfigurationError, EventBusError
 
 pytestmark = pytest.mark.anyio
@@ -436,3 +438,39 @@ async def test_what_the_bus_does_not_take_is_logged_and_accounted_for(caplog: py
         assert waiting(bus) == [("good", None)]
         assert [name for name, _ in emitter.leftovers()] == ["bad"]
     assert "an event for bad is lost" in caplog.text
+
+
+async def test_aemit_before_serving_promises_nothing_that_a_durable_bus_cannot_keep(tmp_path: Path) -> None:
+    agent = Agent("offline", bus=SQLiteBus(tmp_path / "events.db"))
+    seen: list[str] = []
+
+    @agent.on(EventTrigger("job"))
+    async def job(event: TriggerEvent) -> None:
+        seen.append(event.body["data"])
+
+    with pytest.raises(EventBusClosed, match=r"aemit\('job'\) before serving.*`emit` buffers it"):
+        await agent.aemit("job", "refused")
+    agent.emit("job", "kept")
+    async with agent.running(enable_server=False):
+        pass
+    assert seen == ["kept"]
+
+
+async def test_aemit_for_several_triggers_is_accepted_for_all_or_none() -> None:
+    agent, seen, release = Agent("offline", bus=MemoryBus(2)), list[str](), anyio.Event()
+
+    @agent.on(EventTrigger("block"))
+    async def block(event: TriggerEvent) -> None:
+        await release.wait()
+
+    agent.on(EventTrigger("paid"))(lambda event: seen.append("one"))
+    agent.on(EventTrigger("paid"))(lambda event: seen.append("two"))
+    async with agent.running(enable_server=False, event_workers=1):
+        await agent.aemit("block")
+        await anyio.wait_all_tasks_blocked()
+        await agent.aemit("block")  # one place is left
+        with anyio.move_on_after(0.05) as waited:
+            await agent.aemit("paid")
+        assert waited.cancelled_caught
+        release.set()
+    assert seen == []
