@@ -1,19 +1,22 @@
 """Messaging interfaces: chat platforms in front of the agent.
 
 ```
-base.py              BaseInterface: what a platform implements, what the supervisor calls
-config.py            what every interface can be configured with
-message.py message.py  what travels
-inbox.py             accepted messages: a chat in order, chats side by side
-pipeline.py          one message's way: hooks, auth, rate limit, identity, session, run, send
-streamed_reply.py    ... shown while the model writes it; streamed_reply.py: what is shown when
-hook.py              InterfaceHook; hooks.py, hooks.py
-session.py           a user's conversation in a chat; session_manager.py: which are open
-conversation.py      ... kept in step with the agent's session store
-identity.py          one person on several platforms; identity.py
-rate_limit.py token_bucket.py splitting.py message.py   pure
-telegram/ discord/   the platforms
+base.py             BaseInterface: what a platform implements, what the supervisor calls
+config.py           what every interface can be configured with
+message.py          what travels between platform and agent
+pipeline.py         one message's way: hooks, auth, rate limit, identity, session, run, send
+streamed_reply.py   a reply that is shown while the model writes it
+sessions.py         a user's conversation in a chat, in step with the agent's session store
+hooks.py            InterfaceHook and those that come along
+identity.py         one person on several platforms
+http_client.py      retries, downloads, proxies and tokens, for every platform with an HTTP API
+websocket.py        a WebSocket client on either backend
+rate_limit.py splitting.py   pure
+errors.py           what can go wrong, and what is tried again
+telegram/ discord/  the platforms: protocol and formatting
 ```
+
+It knows nothing of the runtime, whose supervisor runs interfaces. `docs/extending.md` shows how to write one.
 """
 
 from typing import TYPE_CHECKING
@@ -23,7 +26,6 @@ from definable.lazy_exports import GetAttribute, lazy_exports
 if TYPE_CHECKING:
     from .base import BaseInterface
     from .config import InterfaceConfig
-    from .conversation import InterfaceSession
     from .discord import DiscordConfig, DiscordInterface
     from .errors import (
         InterfaceAuthenticationError,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from .hooks import AllowlistHook, InterfaceHook, LoggingHook
     from .identity import IdentityResolver, PlatformIdentity, SQLiteIdentityResolver
     from .message import InterfaceMessage, InterfaceResponse, Media
-    from .session_manager import SessionManager
+    from .sessions import InterfaceSession, SessionManager
     from .telegram import TelegramConfig, TelegramInterface
 
 __all__ = [
@@ -71,8 +73,8 @@ __getattr__: GetAttribute = lazy_exports(
         "InterfaceMessage": ".message",
         "InterfaceResponse": ".message",
         "Media": ".message",
-        "InterfaceSession": ".conversation",
-        "SessionManager": ".session_manager",
+        "InterfaceSession": ".sessions",
+        "SessionManager": ".sessions",
         "InterfaceHook": ".hooks",
         "LoggingHook": ".hooks",
         "AllowlistHook": ".hooks",

@@ -24,7 +24,7 @@ from .config import InterfaceConfig, configured
 from .hooks import check_hook
 from .identity import IdentityResolver
 from .message import InterfaceMessage, InterfaceResponse
-from .session_manager import SessionManager
+from .sessions import SessionManager
 
 __all__ = ["Accept", "BaseInterface", "ServableAgent", "WebhookHandler"]
 

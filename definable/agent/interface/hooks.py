@@ -18,8 +18,8 @@ from definable.concurrency.call import call_user
 from definable.concurrency.isolation import Isolation
 from definable.errors import ConfigurationError
 
-from .conversation import InterfaceSession
 from .message import InterfaceMessage, InterfaceResponse
+from .sessions import InterfaceSession
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -33,11 +33,11 @@ from definable.concurrency.isolation import Isolation, error_text
 from definable.errors import DefinableError
 
 from .base import BaseInterface
-from .conversation import ChatSessions, InterfaceSession
 from .errors import InterfaceRateLimitError
 from .hooks import HookChain
 from .message import InterfaceMessage, InterfaceResponse, MessageEnd, reply_text, run_input
 from .rate_limit import UserRateLimit
+from .sessions import ChatSessions, InterfaceSession
 from .streamed_reply import StreamedReply, send_response, while_typing
 
 logger: logging.Logger = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from definable.agent.interface.errors import InterfaceConnectionError
+from definable.agent.interface.websocket import SocketClosed, WebSocket
 
 from .protocol import (
     Action,
@@ -31,7 +32,6 @@ from .protocol import (
     explain,
     resume_action,
 )
-from .websocket import SocketClosed, WebSocket
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import IntFlag
+from functools import partial
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -28,12 +29,12 @@ from definable.agent.interface.errors import (
     InterfaceConnectionError,
     InterfaceRateLimitError,
 )
+from definable.agent.interface.websocket import WebSocket, open_websocket
 from definable.concurrency.backoff import Backoff
 
 from .config import DiscordConfig
 from .connection import CloseResult, GatewayConnection, HandleEvent
-from .protocol import GatewayProtocol, GatewaySession, ResumeAction
-from .websocket import WebSocket, open_websocket
+from .protocol import RESUMABLE_CLOSE, GatewayProtocol, GatewaySession, ResumeAction
 
 IDENTIFY_INTERVAL = 5.0
 """Seconds from one identify to the next (session start limit, `max_concurrency` of 1)."""
@@ -100,6 +101,9 @@ OpenSocket: TypeAlias = Callable[[str, float], AbstractAsyncContextManager[WebSo
 """Connects to a URL within so many seconds."""
 
 
+open_gateway_socket: OpenSocket = partial(open_websocket, close_code=RESUMABLE_CLOSE)
+
+
 class Intent(IntFlag):
     """What to be told of (Discord's "Gateway", Gateway Intents)."""
 
@@ -135,7 +139,7 @@ class Gateway:
         handle: HandleEvent,
         alive: Callable[[], None],
         reconnect_policy: ReconnectPolicy | None = None,
-        open_socket: OpenSocket = open_websocket,
+        open_socket: OpenSocket = open_gateway_socket,
     ) -> None:
         self._config = config
         self._session = session

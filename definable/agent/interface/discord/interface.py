@@ -16,12 +16,11 @@ from definable.agent.interface.config import InterfaceConfig
 from definable.agent.interface.errors import InterfaceConnectionError
 from definable.agent.interface.identity import IdentityResolver
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
-from definable.agent.interface.session_manager import SessionManager
+from definable.agent.interface.sessions import SessionManager
 
 from .config import DiscordConfig
 from .gateway import Gateway, ReconnectPolicy
-from .message_event import MessageFilter, NotAMessage, with_images
-from .outgoing import Outgoing, edited, outgoing, without_reference
+from .messages import MessageFilter, NotAMessage, Outgoing, edited, outgoing, with_images, without_reference
 from .protocol import GatewaySession, Payload
 from .rest import DiscordRest, ReplyRefused, open_rest
 

@@ -14,7 +14,7 @@ from definable.agent.interface.config import InterfaceConfig
 from definable.agent.interface.errors import InterfaceConnectionError, InterfaceMessageError
 from definable.agent.interface.identity import IdentityResolver
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
-from definable.agent.interface.session_manager import SessionManager
+from definable.agent.interface.sessions import SessionManager
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.request import Reply
 from definable.agent.trigger.webhook import Webhook

@@ -27,7 +27,7 @@ from definable.agent.interface.discord.gateway import (
     with_query,
 )
 from definable.agent.interface.discord.protocol import GatewaySession, Payload
-from definable.agent.interface.discord.websocket import SocketClosed, WebSocket
+from definable.agent.interface.websocket import SocketClosed, WebSocket
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ import mimetypes
 import pytest
 
 from definable.agent.interface import InterfaceResponse, Media
-from definable.agent.interface.discord.outgoing import outgoing
+from definable.agent.interface.discord.messages import outgoing
 from definable.model import Image
 
 

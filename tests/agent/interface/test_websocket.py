@@ -17,7 +17,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Event, Request, TextMessage
 
 from definable.agent.interface import InterfaceConnectionError
-from definable.agent.interface.discord.websocket import CLOSE_TIMEOUT, SocketClosed, open_websocket
+from definable.agent.interface.websocket import CLOSE_TIMEOUT, SocketClosed, open_websocket
 
 pytestmark = pytest.mark.anyio
 

@@ -1,4 +1,4 @@
-"""A WebSocket client on whichever backend runs: the one place of this room that names a backend."""
+"""A WebSocket client on whichever backend runs, for platforms that speak over one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any, Protocol
 
 import anyio
 
-from definable.agent.interface.errors import InterfaceConnectionError
 from definable.concurrency.event_loop import current_backend
 from definable.errors import MissingExtra
 
-from .protocol import RESUMABLE_CLOSE
+from .errors import InterfaceConnectionError
 
 try:
     # websockets has a connection of its own for each backend, on one protocol engine.
@@ -23,7 +22,7 @@ try:
     from websockets.trio.client import ClientConnection as TrioConnection
     from websockets.trio.client import connect as connect_on_trio
 except ImportError as _missing:
-    raise MissingExtra("Discord needs websockets: pip install 'definable[discord]'") from _missing
+    raise MissingExtra("WebSocket connections need websockets: pip install 'definable[discord]'") from _missing
 
 HANDSHAKE_TIMEOUT = 1.0
 """Seconds for the peer to answer our close."""
@@ -80,12 +79,13 @@ _logger = _QuietLogger(logging.getLogger(__name__), {})
 
 
 @asynccontextmanager
-async def open_websocket(url: str, timeout: float) -> AsyncGenerator[WebSocket]:
-    """A connection while the context is open; it ends with `RESUMABLE_CLOSE`, and within a bound.
+async def open_websocket(url: str, timeout: float, close_code: int = 1000) -> AsyncGenerator[WebSocket]:
+    """A connection while the context is open; it ends within a bound.
 
     Args:
         url: `ws://` or `wss://`.
         timeout: Seconds to connect in.
+        close_code: What it is closed with.
 
     Raises:
         InterfaceConnectionError: The server cannot be reached, or does not speak WebSocket there.
@@ -107,7 +107,7 @@ async def open_websocket(url: str, timeout: float) -> AsyncGenerator[WebSocket]:
             connection = await stack.enter_async_context(connect(url, **settings))
         except Exception as error:  # trio has its own for a failed TLS handshake, websockets for half a dozen others
             raise InterfaceConnectionError(f"no WebSocket at {url}: {str(error) or type(error).__name__}") from error
-        stack.push_async_callback(_close, connection)
+        stack.push_async_callback(_close, connection, close_code)
         yield _Connected(connection)
 
 
@@ -132,14 +132,14 @@ def _closed(closed: ConnectionClosed) -> SocketClosed:
     return SocketClosed(None) if closed.rcvd is None else SocketClosed(closed.rcvd.code, closed.rcvd.reason)
 
 
-async def _close(connection: TrioConnection | AsyncioConnection) -> None:
+async def _close(connection: TrioConnection | AsyncioConnection, code: int) -> None:
     # Shielded: on asyncio a cancelled close would leave the transport open, on either a session that could be resumed
     # would not be told apart from one that is over.
     with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
         if isinstance(connection, TrioConnection):
-            await connection.aclose(RESUMABLE_CLOSE)  # cuts the stream by itself when it is cancelled
+            await connection.aclose(code)  # cuts the stream by itself when it is cancelled
         else:
-            await connection.close(RESUMABLE_CLOSE)
+            await connection.close(code)
     if not isinstance(connection, TrioConnection):
         connection.transport.abort()
         with anyio.move_on_after(HANDSHAKE_TIMEOUT, shield=True):  # aborted: the next turn of the loop tells
