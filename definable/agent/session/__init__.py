@@ -1,15 +1,14 @@
-"""Conversations that last: the `SessionStore` protocol and its homes.
+"""Conversations that last: the `SessionStore` protocol, its homes, and the service that alone calls them.
 
 ```
-base.py      Session, and the protocol of a place that keeps sessions
+base.py      Session, and the protocols of a place that keeps sessions
 memory.py    in this process
+durable.py   what the stores beyond it share: messages and states as bytes, what need not be read again
 sqlite.py    in a file (loads sqlite3 when first used)
 redis.py     in Redis, shared by replicas (loads coredis when first used)
-base.py     messages and states as bytes, for the stores beyond memory
 service.py   the only caller of a store: a run's turn in its session, one load and one save each
 locks.py     runs of one session one after the other
-history.py     what becomes of two runs that replicas made in one session at once
-history.py   how much of a conversation is kept and sent
+history.py   how much of a conversation is kept and sent; what becomes of two runs that replicas made at once
 ```
 """
 

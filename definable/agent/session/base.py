@@ -1,79 +1,19 @@
-"""What a session is, and the protocol of a place that keeps sessions.
+"""What a session is, and the protocols of a place that keeps sessions.
 
 `SessionService` alone calls a store: it loads a session before a run and saves it after one that succeeded; a run that
 fails or is cancelled leaves the session as it was.
-
-Messages and session states as bytes: what the stores beyond this process's memory keep.
-
-The bytes are compact JSON in UTF-8. A model may write half of a surrogate pair, which UTF-8 proper cannot hold: it is
-passed through, as `json.loads` reads it.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 from contextlib import AbstractAsyncContextManager
 from dataclasses import field
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from definable.errors import ConfigurationError, SessionConflict, StorageError
+from definable.errors import ConfigurationError, SessionConflict
 from definable.frozen import frozen
-from definable.model.message import Message, message_from_json, message_to_json
-
-
-def encode_message(message: Message) -> bytes:
-    """The message as bytes; the same bytes whenever the message is the same."""
-    return _encode(message_to_json(message))
-
-
-def decode_message(body: bytes) -> Message:
-    """The message of `encode_message`'s bytes, also of those that a newer version wrote.
-
-    Raises:
-        StorageError: The bytes are no message.
-    """
-    try:
-        return message_from_json(json.loads(body))
-    except ValueError as error:
-        raise StorageError(f"a stored message cannot be read: {error}") from error
-
-
-def encode_state(session_id: str, state: dict[str, Any]) -> bytes:
-    """A session's state as bytes.
-
-    Args:
-        session_id: Whose state it is; for the error.
-        state: What to encode. As everywhere in JSON, keys come back as strings and tuples as lists.
-
-    Raises:
-        ConfigurationError: The state holds what JSON cannot.
-    """
-    try:
-        return _encode(state)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigurationError(
-            f"the session_state of {session_id!r} cannot be stored, this store keeps JSON: {error}"
-        ) from error
-
-
-def decode_state(body: bytes) -> dict[str, Any]:
-    """The state of `encode_state`'s bytes.
-
-    Raises:
-        StorageError: The bytes are no state.
-    """
-    try:
-        state: object = json.loads(body)
-    except ValueError as error:
-        raise StorageError(f"a stored session_state cannot be read: {error}") from error
-    if not isinstance(state, dict):
-        raise StorageError(f"a stored session_state cannot be read: it is a {type(state).__name__}, not an object")
-    return cast("dict[str, Any]", state)
-
-
-def _encode(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+from definable.model.message import Message
 
 
 @frozen
@@ -109,8 +49,7 @@ class SessionStore(Protocol):
     (`SessionConflict`) when the version of the session to be saved is not None and another one is stored: what both
     have added is merged then, and saved again. In a store that leaves `version` None the last save wins.
 
-    A store may also have the methods of `ConversationStore`. Without them, which conversation a chat goes on with is
-    remembered in the process, and a chat begins anew after a restart.
+    A store may also have the method of `AppendingStore`, and those of `ConversationStore`.
     """
 
     def open(self) -> AbstractAsyncContextManager[None]:
@@ -124,7 +63,7 @@ class SessionStore(Protocol):
         ...
 
     async def load(self, session_id: str) -> Session | None:
-        """The session, or None; the caller may change its `state` without changing what is stored.
+        """The session, or None; this is a use of it. The caller may change its `state`, and no other sees it.
 
         Raises:
             StorageError: The store failed.
@@ -151,8 +90,31 @@ class SessionStore(Protocol):
 
 
 @runtime_checkable
+class AppendingStore(Protocol):
+    """What a session store may have besides: a save that costs what a run has added, however long the session is."""
+
+    async def append(self, session: Session, gone: int, added: int) -> None:
+        """Keep the session, whose messages are the stored ones without the oldest and with some behind them.
+
+        Args:
+            session: The whole session, with the version that was loaded, which is not None.
+            gone: How many of the oldest messages are to be forgotten.
+            added: How many of the newest are not stored yet.
+
+        Raises:
+            ConfigurationError: The session's state cannot be kept in this store.
+            SessionConflict: Another version is stored than the session's; nothing was changed.
+            StorageError: The store failed.
+        """
+        ...
+
+
+@runtime_checkable
 class ConversationStore(Protocol):
-    """What a session store may have besides: which session a chat's conversation is, apart from the sessions."""
+    """What a session store may have besides: which session a chat's conversation is, apart from the sessions.
+
+    Without it that is remembered in the process, and a chat begins anew after a restart.
+    """
 
     @property
     def ttl(self) -> float | None:

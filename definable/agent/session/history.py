@@ -1,8 +1,6 @@
-"""How much of a conversation is sent to the model and kept: pure.
+"""How much of a conversation is kept and sent, and what becomes of two runs that began with the same session. Pure.
 
-Two runs, on two replicas, that began with the same session: what becomes of both. Pure.
-
-`SessionService` calls it when a store refuses a save since another has saved in the meantime.
+`SessionService` merges when a store refuses a save, since another replica has saved in the meantime.
 """
 
 from __future__ import annotations
@@ -63,21 +61,21 @@ def merged(base: Session, mine: Session, theirs: Session) -> Session:
 
     What I have said comes behind what they have said. Of the state, the keys that I have changed are mine.
     """
-    gone, added = _change(base.messages, mine.messages)
-    messages = theirs.messages + added
+    gone, added = change(base.messages, mine.messages)
+    messages = theirs.messages + mine.messages[len(mine.messages) - added :]
     if gone:  # mine was as long as it may be
         messages = bounded(messages, max(len(mine.messages), len(theirs.messages)))
     created_at = theirs.created_at or mine.created_at
     return replace(mine, messages=messages, state=_state(base.state, mine.state, theirs.state), created_at=created_at)
 
 
-def _change(before: tuple[Message, ...], after: tuple[Message, ...]) -> tuple[int, tuple[Message, ...]]:
-    """How many of the oldest messages were cut off, and which are new."""
+def change(before: tuple[Message, ...], after: tuple[Message, ...]) -> tuple[int, int]:
+    """How many of the oldest messages were cut off, and how many of the newest came."""
     for gone in range(len(before)):
         kept = before[gone:]
         if after[: len(kept)] == kept:
-            return gone, after[len(kept) :]
-    return len(before), after
+            return gone, len(after) - len(kept)
+    return len(before), len(after)
 
 
 def _state(base: dict[str, Any], mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,10 @@ class SessionLocks:
         """How many sessions are locked."""
         return len(self._queues)
 
-    def _arrive(self, session_id: str) -> _Waiter | None:
+    # --- for `SessionLock`
+
+    def arrive(self, session_id: str) -> _Waiter | None:
+        """Take the lock (None), or a place among those who wait for it."""
         with self._lock:
             if session_id not in self._queues:
                 self._queues[session_id] = None
@@ -85,7 +88,8 @@ class SessionLocks:
             queue[waiter := _Waiter()] = None
             return waiter
 
-    def _release(self, session_id: str) -> None:
+    def release(self, session_id: str) -> None:
+        """Give the lock to the next."""
         with self._lock:
             queue = self._queues[session_id]
             while queue:
@@ -94,13 +98,14 @@ class SessionLocks:
                     return
             del self._queues[session_id]
 
-    def _give_up(self, session_id: str, waiter: _Waiter) -> None:
+    def give_up(self, session_id: str, waiter: _Waiter) -> None:
+        """Wait no longer."""
         with self._lock:
             queue = self._queues.get(session_id)
             if queue and waiter in queue:
                 del queue[waiter]
         if waiter.called:  # just now: pass it on
-            self._release(session_id)
+            self.release(session_id)
 
 
 class SessionLock:
@@ -113,20 +118,20 @@ class SessionLock:
         self._session_id = session_id
 
     async def __aenter__(self) -> None:
-        waiter = self._locks._arrive(self._session_id)  # pyright: ignore[reportPrivateUsage]
+        waiter = self._locks.arrive(self._session_id)
         if waiter is None:
             return
         try:
             _check_deadlock(self._session_id)
             await waiter.has_lock.wait()
         except BaseException:
-            self._locks._give_up(self._session_id, waiter)  # pyright: ignore[reportPrivateUsage]
+            self._locks.give_up(self._session_id, waiter)
             raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._locks._release(self._session_id)  # pyright: ignore[reportPrivateUsage]
+        self._locks.release(self._session_id)
 
 
 def _check_deadlock(session_id: str) -> None:

@@ -9,13 +9,13 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from definable.agent.memory_size import OVERHEAD, messages_size, value_size
 from definable.errors import ConfigurationError
 from definable.model.message import Message
 
-from .base import Session, checked_ttl, conflict, copied_state
+from .base import ConversationStore, Session, SessionStore, checked_ttl, conflict, copied_state
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 """Bytes that sessions may hold unless said otherwise."""
 
 
-class MemorySessionStore:
+class MemorySessionStore(SessionStore, ConversationStore):
     """Keeps the most recently used sessions; they go with the process.
 
     Args:
@@ -37,19 +37,6 @@ class MemorySessionStore:
     Raises:
         ConfigurationError: A value is out of its range.
     """
-
-    __slots__ = (
-        "_bytes",
-        "_clock",
-        "_has_warned",
-        "_lock",
-        "_max_bytes",
-        "_max_sessions",
-        "_pointers",
-        "_sessions",
-        "_ttl",
-        "_versions",
-    )
 
     def __init__(
         self,
@@ -72,13 +59,12 @@ class MemorySessionStore:
         self._lock = threading.Lock()  # `Agent.run` brings event loops in other threads
         self._sessions: OrderedDict[str, _Kept] = OrderedDict()
         """In the order of their last use."""
-        self._pointers: OrderedDict[str, _Pointer] = OrderedDict()
-        """From chats to their conversations, in the order of their last use."""
+        self._pointers: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        """From chats to their conversations, each with its last use, in the order of that."""
         self._versions = itertools.count(1)
 
     @property
     def ttl(self) -> float | None:
-        """Seconds since its last use after which a session is forgotten; None for never."""
         return self._ttl
 
     @asynccontextmanager
@@ -87,7 +73,6 @@ class MemorySessionStore:
         yield
 
     async def load(self, session_id: str) -> Session | None:
-        """The session, or None; this is a use of it."""
         with self._lock:
             self._forget_expired()
             kept = self._sessions.get(session_id)
@@ -98,12 +83,6 @@ class MemorySessionStore:
         return _with_own_state(kept.session, kept.session.version)
 
     async def save(self, session: Session) -> None:
-        """Keep the session, in place of what was there under its id.
-
-        Raises:
-            ConfigurationError: The session's state cannot be copied.
-            SessionConflict: Another version is stored than the session's.
-        """
         expected, session = session.version, _with_own_state(session, str(next(self._versions)))
         with self._lock:
             self._forget_expired()
@@ -121,27 +100,24 @@ class MemorySessionStore:
                 self._forget_oldest()
 
     async def delete(self, session_id: str) -> bool:
-        """Forget the session; False when there was none."""
         with self._lock:
             self._forget_expired()
             return self._forget(session_id) is not None
 
     async def find(self, key: str) -> str | None:
-        """The id of the session that a chat's conversation is, or None; this is a use of it."""
         with self._lock:
             self._forget_expired()
-            pointer = self._pointers.get(key)
-            if pointer is None:
+            found = self._pointers.pop(key, None)
+            if found is None:
                 return None
-            pointer.used_at = self._clock()
-            self._pointers.move_to_end(key)
-            return pointer.session_id
+            self._pointers[key] = self._clock(), found[1]
+            return found[1]
 
     async def point(self, key: str, session_id: str) -> None:
         """Remember that a chat's conversation is a session; at most `max_sessions` are remembered."""
         with self._lock:
             self._forget_expired()
-            self._pointers[key] = _Pointer(self._clock(), session_id)
+            self._pointers[key] = self._clock(), session_id
             self._pointers.move_to_end(key)
             if len(self._pointers) > self._max_sessions:
                 self._pointers.popitem(last=False)
@@ -166,7 +142,7 @@ class MemorySessionStore:
         horizon = self._clock() - self._ttl
         while self._sessions and next(iter(self._sessions.values())).used_at <= horizon:
             self._forget_oldest()
-        while self._pointers and next(iter(self._pointers.values())).used_at <= horizon:
+        while self._pointers and next(iter(self._pointers.values()))[0] <= horizon:
             self._pointers.popitem(last=False)
 
     def _warn(self) -> None:
@@ -177,14 +153,6 @@ class MemorySessionStore:
                 "and their users begin anew; raise MemorySessionStore(max_bytes=...), or use a SQLiteSessionStore",
                 self._max_bytes,
             )
-
-
-@dataclass(slots=True)
-class _Pointer:
-    """From a chat to its conversation."""
-
-    used_at: float
-    session_id: str
 
 
 @dataclass(slots=True)
@@ -214,12 +182,4 @@ def _rest_size(session: Session) -> int:
 
 
 def _with_own_state(session: Session, version: str | None) -> Session:
-    return Session(
-        session.session_id,
-        session.user_id,
-        session.messages,
-        copied_state(session.session_id, session.state),
-        session.created_at,
-        session.updated_at,
-        version,
-    )
+    return replace(session, state=copied_state(session.session_id, session.state), version=version)

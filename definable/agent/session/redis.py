@@ -4,65 +4,102 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from anyio.lowlevel import RunVar
 
 from definable.errors import ConfigurationError, StorageError
-from definable.model.message import Message, message_from_json
-from definable.storage.redis_address import RedisAddress, integer, items, optional_data
+from definable.storage.redis_address import RedisAddress, data, integer, items, list_of, optional_data
 from definable.storage.redis_link import Script
 
-from .base import Session, checked_ttl, conflict, decode_state, encode_message, encode_state
+from .base import Session, conflict
+from .durable import DurableStore, StoredSession
 
 if TYPE_CHECKING:
     from definable.storage.redis_link import RedisLink
 
 Answer = TypeVar("Answer")
 
-_FIELDS = "'version', 'user', 'state', 'messages', 'created', 'updated'"
+
+class _Found(NamedTuple):
+    """What `_LOAD` finds."""
+
+    version: bytes | None
+    user: bytes | None
+    state: bytes | None
+    created: bytes | None
+    updated: bytes | None
+    former: bytes | None
+    """All messages as one JSON array: how earlier versions kept them."""
+    messages: list[bytes] | None
+    """None where they are known already."""
 
 
-def _stored(answer: Any) -> list[bytes | None]:
-    return [optional_data(field) for field in items(answer, 6)]
+def _found(answer: Any) -> _Found:
+    version, user, state, created, updated, former, messages = items(answer, 7)
+    fields = [optional_data(field) for field in (version, user, state, created, updated, former)]
+    return _Found(*fields, messages=None if messages is None else list_of(data)(messages))
 
 
 _LOAD = Script(
-    f"""
-local found = redis.call('HMGET', KEYS[1], {_FIELDS})
-if found[1] and tonumber(ARGV[1]) > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+    """
+local found = redis.call('HMGET', KEYS[1], 'version', 'user', 'state', 'created', 'updated', 'messages', 'count')
+local count = table.remove(found)
+if found[1] and not found[6] and tonumber(count) ~= redis.call('LLEN', KEYS[2]) then found[1] = false end
+if found[1] and tonumber(ARGV[1]) > 0 then
+    redis.call('PEXPIRE', KEYS[1], ARGV[1])
+    redis.call('PEXPIRE', KEYS[2], ARGV[1])
+end
+found[7] = found[1] ~= ARGV[2] and redis.call('LRANGE', KEYS[2], 0, -1)
 return found
 """,
-    _stored,
+    _found,
 )
-"""Args: time to live in ms, 0 for none."""
+"""A session whose messages Redis has evicted is none.
+
+Args: time to live in ms, 0 for none; the version whose messages are known.
+"""
 
 _SAVE = Script(
     """
-local ttl, expected, version = tonumber(ARGV[1]), ARGV[2], ARGV[3]
-local current = redis.call('HGET', KEYS[1], 'version')
-local saved = redis.call('HGET', KEYS[1], 'saved') or ''
+local ttl, expected, version, gone, first = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local current, saved, former, count = unpack(redis.call('HMGET', KEYS[1], 'version', 'saved', 'messages', 'count'))
+saved = saved or ''
 if current == version or string.find(saved, version, 1, true) then return 1 end
 if expected ~= '*' and expected ~= (current or '') then return 0 end
+if gone == '*' or not current then
+    redis.call('DEL', KEYS[2])
+elseif former or tonumber(count) ~= redis.call('LLEN', KEYS[2]) then
+    return 2
+elseif tonumber(gone) > 0 then
+    redis.call('LTRIM', KEYS[2], gone, -1)
+end
+for at = first, #ARGV, 1000 do
+    redis.call('RPUSH', KEYS[2], unpack(ARGV, at, math.min(at + 999, #ARGV)))
+end
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'version', version, 'saved', string.sub(saved .. version, -128), unpack(ARGV, 4))
-if ttl > 0 then redis.call('PEXPIRE', KEYS[1], ttl) end
+redis.call('HSET', KEYS[1], 'version', version, 'saved', string.sub(saved .. version, -256),
+    'count', redis.call('LLEN', KEYS[2]), unpack(ARGV, 6, first - 1))
+if ttl > 0 then
+    redis.call('PEXPIRE', KEYS[1], ttl)
+    redis.call('PEXPIRE', KEYS[2], ttl)
+end
 return 1
 """,
     integer,
 )
 """A save whose answer got lost is made again; its version is among the last 16 then, also below what others have saved.
 
-Args: time to live in ms, 0 for none; the version that is there, '*' for any; the new version; names and values.
+Args: time to live in ms, 0 for none; the version that is there, '*' for any; the new version; how many of the oldest
+messages go, '*' for all; where the new messages begin among the arguments; names and values; the new messages.
 
-Returns: 1, or 0 when another version is there.
+Returns: 1, 0 when another version is there, 2 when the stored messages are no list that could be added to.
 """
 
-_DELETE = Script("return redis.call('DEL', KEYS[1])", integer)
+_DELETE = Script("redis.call('DEL', KEYS[2]) return redis.call('DEL', KEYS[1])", integer)
 
 _FIND = Script(
     """
@@ -86,14 +123,17 @@ return 1
 
 _SCRIPTS = (_LOAD, _SAVE, _DELETE, _FIND, _POINT)
 
+_CONFLICT, _SAVED = 0, 1
+"""Answers of `_SAVE`."""
+
 _ANY = b"*"
-"""In place of a version: whatever is there."""
+"""In place of a version: whatever is there; in place of a number of messages: all."""
 
 VERSION_ENCODING = "latin-1"
-"""Versions are 8 random bytes in Redis, and a character a byte in `Session.version`."""
+"""Of versions; earlier releases made them of random bytes."""
 
 
-class RedisSessionStore:
+class RedisSessionStore(DurableStore):
     """Shares sessions over replicas, in Redis or Valkey from 6.2 on.
 
     - A save is whole or does not happen, and is as safe as Redis keeps it.
@@ -123,15 +163,16 @@ class RedisSessionStore:
         ttl: float | None = None,
         timeout: float = 5.0,
     ) -> None:
+        super().__init__(ttl)
         if not prefix or "{" in prefix or "}" in prefix:
             raise ConfigurationError(f"prefix={prefix!r}: not empty, without braces")
         if not (timeout > 0 and math.isfinite(timeout)):
             raise ConfigurationError(f"timeout={timeout!r}: seconds, greater than 0")
         self._address = RedisAddress(url, "RedisSessionStore")
         self._prefix = f"{{{prefix}}}:session:".encode()  # the hash tag: a cluster keeps all of them on one node
+        self._messages = f"{{{prefix}}}:messages:".encode()
         self._pointers = f"{{{prefix}}}:conversation:".encode()
-        self.ttl: float | None = ttl
-        self._ttl = 0 if checked_ttl(ttl) is None else math.ceil((ttl or 0) * 1000)
+        self._ttl_ms = math.ceil((ttl or 0) * 1000)
         self._timeout = timeout
 
     def __repr__(self) -> str:
@@ -154,86 +195,58 @@ class RedisSessionStore:
             finally:
                 links.remove(link)
 
-    async def load(self, session_id: str) -> Session | None:
-        """The session, or None; this is a use of it.
+    async def _fetch(self, session_id: str, known_version: str) -> StoredSession | None:
+        found = await self._ask(_LOAD, session_id, self._ttl_ms, known_version.encode(VERSION_ENCODING))
+        if found.version is None:
+            return None
+        if found.state is None or found.created is None or found.updated is None:
+            raise StorageError(f"the stored session {session_id!r} cannot be read")
+        return StoredSession(
+            found.version.decode(VERSION_ENCODING),
+            None if found.user is None else found.user.decode("utf-8", "surrogatepass"),
+            found.state,
+            float(found.created),
+            float(found.updated),
+            found.messages if found.former is None or found.messages is None else _former_bodies(found.former),
+        )
 
-        Raises:
-            StorageError: Redis cannot be reached, or what it has is no session.
-        """
-        return _decoded(session_id, await self._ask(_LOAD, session_id, self._ttl))
-
-    async def save(self, session: Session) -> None:
-        """Keep the session, in place of what was there under its id.
-
-        Raises:
-            ConfigurationError: The session's state is not JSON-serialisable.
-            SessionConflict: Another version is stored than the session's; nothing was changed.
-            StorageError: Redis cannot be reached; the session may have been saved.
-        """
+    async def _store(self, session: Session, version: str, state: bytes, bodies: list[bytes], gone: int | None) -> bool:
+        fields = ["state", state, "created", repr(session.created_at), "updated", repr(session.updated_at)]
+        if session.user_id is not None:
+            fields += ["user", _bytes(session.user_id)]
         expected = _ANY if session.version is None else session.version.encode(VERSION_ENCODING)
-        if not await self._ask(_SAVE, session.session_id, self._ttl, expected, os.urandom(8), *_encoded(session)):
+        head = (self._ttl_ms, expected, version, _ANY if gone is None else gone, 6 + len(fields))
+        answer = await self._ask(_SAVE, session.session_id, *head, *fields, *bodies)
+        if answer == _CONFLICT:
             raise conflict(session.session_id)
+        return answer == _SAVED
 
     async def delete(self, session_id: str) -> bool:
-        """Forget the session; False when there was none.
-
-        Raises:
-            StorageError: Redis cannot be reached; the session may have been deleted.
-        """
         return bool(await self._ask(_DELETE, session_id))
 
     async def find(self, key: str) -> str | None:
-        """The id of the session that a chat's conversation is, or None; this is a use of it.
-
-        Raises:
-            StorageError: Redis cannot be reached.
-        """
-        found = await self._ask_at(self._pointers + _bytes(key), _FIND, self._ttl)
+        found = await self._ask_at([self._pointers + _bytes(key)], _FIND, self._ttl_ms)
         return None if found is None else found.decode("utf-8", "surrogatepass")
 
     async def point(self, key: str, session_id: str) -> None:
-        """Remember that a chat's conversation is a session, in place of the one that it was.
-
-        Raises:
-            StorageError: Redis cannot be reached; it may be remembered.
-        """
-        await self._ask_at(self._pointers + _bytes(key), _POINT, self._ttl, _bytes(session_id))
+        await self._ask_at([self._pointers + _bytes(key)], _POINT, self._ttl_ms, _bytes(session_id))
 
     async def _ask(self, script: Script[Answer], session_id: str, *args: Any) -> Answer:
-        return await self._ask_at(self._prefix + _bytes(session_id), script, *args)
+        name = _bytes(session_id)
+        return await self._ask_at([self._prefix + name, self._messages + name], script, *args)
 
-    async def _ask_at(self, key: bytes, script: Script[Answer], *args: Any) -> Answer:
+    async def _ask_at(self, keys: list[bytes], script: Script[Answer], *args: Any) -> Answer:
         from definable.storage.redis_link import linked  # loads coredis
 
-        keys = [key]
         if links := _links(self):
             return await links[-1].insist(script, keys, args)
         async with linked(self._address, _SCRIPTS, timeout=self._timeout) as link:
             return await link.insist(script, keys, args)
 
 
-def _encoded(session: Session) -> Sequence[bytes | str]:
-    messages = b"[" + b",".join([encode_message(message) for message in session.messages]) + b"]"
-    state = encode_state(session.session_id, session.state)
-    times = ("created", repr(session.created_at), "updated", repr(session.updated_at))
-    user = () if session.user_id is None else ("user", _bytes(session.user_id))
-    return ("state", state, "messages", messages, *times, *user)
-
-
-def _decoded(session_id: str, found: Sequence[bytes | None]) -> Session | None:
-    version, user, state, messages, created, updated = found
-    if version is None:
-        return None
-    if state is None or messages is None or created is None or updated is None:
-        raise StorageError(f"the stored session {session_id!r} cannot be read")
-    user_id = None if user is None else user.decode("utf-8", "surrogatepass")
-    said, times = _decoded_messages(messages), (float(created), float(updated))
-    return Session(session_id, user_id, said, decode_state(state), *times, version.decode(VERSION_ENCODING))
-
-
-def _decoded_messages(body: bytes) -> tuple[Message, ...]:
+def _former_bodies(document: bytes) -> list[bytes]:
     try:
-        return tuple([message_from_json(value) for value in cast("list[object]", json.loads(body))])
+        return [json.dumps(value).encode() for value in cast("list[object]", json.loads(document))]
     except (ValueError, TypeError) as error:
         raise StorageError(f"a stored message cannot be read: {error}") from error
 

@@ -19,7 +19,7 @@ from definable.concurrency.containment import closing_what_it_leaves
 from definable.errors import RunTimeout, SessionConflict, SessionNotFound, StorageError
 
 from .base import NOT_STORED, ConversationStore, Session, SessionStore, copied_state
-from .history import merged
+from .history import change, merged
 from .locks import SessionLock, SessionLocks
 
 MAX_POINTERS = 100_000
@@ -153,11 +153,17 @@ class SessionService:
 
     async def _load(self, session_id: str) -> Session | None:
         session = await closing_what_it_leaves(self.store.load, self.store.load, session_id)
-        if (
-            session is not None and session.version == NOT_STORED
-        ):  # a store without versions gives back what it was given
+        if session is not None and session.version == NOT_STORED:  # a store without versions gives back what it got
             return replace(session, version=None)
         return session
+
+    async def _save(self, base: Session | None, session: Session) -> None:
+        append = getattr(self.store, "append", None)  # an `AppendingStore`'s
+        if append is None or base is None or session.version is None:
+            await closing_what_it_leaves(self.store.save, self.store.save, session)
+        else:
+            gone, added = change(base.messages, session.messages)
+            await closing_what_it_leaves(append, append, session, gone, added)
 
     async def _save_merged(self, base: Session, mine: Session) -> Session:
         """Save what was made of `base` on top of what others have saved; returns the session as it was saved."""
@@ -247,9 +253,8 @@ class SessionTurn:
             SessionNotFound: Another user has begun a session of this id in the meantime.
             StorageError: The store failed.
         """
-        store = self._service.store
         try:
-            await closing_what_it_leaves(store.save, store.save, session)
+            await self._service._save(self._base, session)  # pyright: ignore[reportPrivateUsage]
         except SessionConflict:
             if self._base is None:
                 raise

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-from definable.agent.random_id import random_id
 from definable.storage import SQLiteFile, Synchronous, from_sqlite, to_sqlite
 
-from .base import NOT_STORED, Session, checked_ttl, conflict, decode_message, decode_state, encode_message, encode_state
+from .base import NOT_STORED, Session, conflict
+from .durable import DurableStore, StoredSession
 
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS definable_session (
@@ -48,6 +48,14 @@ VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (session_id) DO UPDATE SET user_id = excluded.user_id, state = excluded.state,
     created_at = excluded.created_at, updated_at = excluded.updated_at, used_at = excluded.used_at"""
 
+_FIND_SESSION = """SELECT version, user_id, state, created_at, updated_at FROM definable_session
+LEFT JOIN definable_session_version USING (session_id) WHERE session_id = ? AND used_at > ?"""
+
+_ADD_MESSAGE = "INSERT INTO definable_session_message (session_id, body) VALUES (?, ?)"
+
+_FORGET_MESSAGES = """DELETE FROM definable_session_message WHERE position IN
+(SELECT position FROM definable_session_message WHERE session_id = ? ORDER BY position LIMIT ?)"""
+
 _FORGET_EXPIRED = """DELETE FROM definable_session WHERE session_id IN
 (SELECT session_id FROM definable_session WHERE used_at <= ? LIMIT ?)"""
 
@@ -67,7 +75,7 @@ FORGOTTEN_AT_ONCE = 100
 """Expired sessions that one save deletes at most, so that none pays for all that expired while the service was down."""
 
 
-class SQLiteSessionStore:
+class SQLiteSessionStore(DurableStore):
     """Keeps sessions in a file, embedded: no server, no dependency.
 
     A session that was saved survives the death of the process. Agents and processes may share the file; of two that
@@ -93,17 +101,12 @@ class SQLiteSessionStore:
         synchronous: Synchronous = "NORMAL",
         clock: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__(ttl)
         self._file = SQLiteFile(path, _SCHEMA, synchronous=synchronous, pinned=True)
-        self._ttl = checked_ttl(ttl)
         self._clock = clock
 
     def __repr__(self) -> str:
         return f"SQLiteSessionStore({os.fspath(self._file.path)!r})"
-
-    @property
-    def ttl(self) -> float | None:
-        """Seconds since its last use after which a session is forgotten; None for never."""
-        return self._ttl
 
     @property
     def failure(self) -> Exception | None:
@@ -118,59 +121,42 @@ class SQLiteSessionStore:
         """
         return self._file.open()
 
-    async def load(self, session_id: str) -> Session | None:
-        """The session, or None; this is a use of it.
+    async def _fetch(self, session_id: str, known_version: str) -> StoredSession | None:
+        key, now, horizon = to_sqlite(session_id), self._clock(), self._horizon()
 
-        Raises:
-            StorageError: The file failed, or holds what cannot be read.
-        """
-        horizon = self._horizon()
-        if self._ttl is None:
-            return await self._file.read(lambda connection: _load(connection, session_id, horizon))
-        now = self._clock()
-
-        def load_and_touch(connection: sqlite3.Connection) -> Session | None:
-            session = _load(connection, session_id, horizon)
-            if session is not None:
-                key = to_sqlite(session_id)
+        def fetch(connection: sqlite3.Connection) -> StoredSession | None:
+            row = connection.execute(_FIND_SESSION, (key, horizon)).fetchone()
+            if row is None:
+                return None
+            if self._ttl is not None:
                 connection.execute("UPDATE definable_session SET used_at = ? WHERE session_id = ?", (now, key))
-            return session
+            version, user_id, state, created_at, updated_at = row
+            owner = None if user_id is None else from_sqlite(user_id)
+            bodies = None if version == known_version else _bodies(connection, key)
+            return StoredSession(version or UNVERSIONED, owner, state, created_at, updated_at, bodies)
 
-        return await self._file.write(load_and_touch)
+        return await (self._file.read(fetch) if self._ttl is None else self._file.write(fetch))
 
-    async def save(self, session: Session) -> None:
-        """Keep the session, in place of what was there under its id; what it shares with that is not written again.
+    async def _store(self, session: Session, version: str, state: bytes, bodies: list[bytes], gone: int | None) -> bool:
+        key, now, horizon = to_sqlite(session.session_id), self._clock(), self._horizon()
+        owner = None if session.user_id is None else to_sqlite(session.user_id)
 
-        Raises:
-            ConfigurationError: The session's state is not JSON-serialisable.
-            SessionConflict: Another version is stored than the session's; nothing was changed.
-            StorageError: The file failed; nothing was changed.
-        """
-        # Here, not in the thread: the state is a dict that other tasks may be changing.
-        state = encode_state(session.session_id, session.state)
-        now, horizon, version = self._clock(), self._horizon(), random_id(8)
-
-        def save(connection: sqlite3.Connection) -> None:
+        def store(connection: sqlite3.Connection) -> bool:
             connection.execute(_FORGET_EXPIRED, (horizon, FORGOTTEN_AT_ONCE))
-            key, user_id = (
-                to_sqlite(session.session_id),
-                None if session.user_id is None else to_sqlite(session.user_id),
-            )
             if session.version is not None and session.version != _version(connection, key, horizon):
                 raise conflict(session.session_id)
-            row = (key, user_id, state, session.created_at, session.updated_at, now)
-            connection.execute(_UPSERT, row)
+            connection.execute(_UPSERT, (key, owner, state, session.created_at, session.updated_at, now))
             connection.execute(_UPSERT_VERSION, (key, version))
-            _save_messages(connection, key, [encode_message(message) for message in session.messages])
+            if gone is None:
+                connection.execute("DELETE FROM definable_session_message WHERE session_id = ?", (key,))
+            elif gone:
+                connection.execute(_FORGET_MESSAGES, (key, gone))
+            connection.executemany(_ADD_MESSAGE, [(key, body) for body in bodies])
+            return True
 
-        await self._file.write(save)
+        return await self._file.write(store)
 
     async def delete(self, session_id: str) -> bool:
-        """Forget the session; False when there was none.
-
-        Raises:
-            StorageError: The file failed; nothing was changed.
-        """
         horizon = self._horizon()
 
         def delete(connection: sqlite3.Connection) -> bool:
@@ -181,11 +167,6 @@ class SQLiteSessionStore:
         return await self._file.write(delete)
 
     async def find(self, key: str) -> str | None:
-        """The id of the session that a chat's conversation is, or None; this is a use of it.
-
-        Raises:
-            StorageError: The file failed.
-        """
         now, horizon = self._clock(), self._horizon()
 
         def find(connection: sqlite3.Connection) -> str | None:
@@ -200,11 +181,6 @@ class SQLiteSessionStore:
         return await (self._file.read(find) if self._ttl is None else self._file.write(find))
 
     async def point(self, key: str, session_id: str) -> None:
-        """Remember that a chat's conversation is a session, in place of the one that it was.
-
-        Raises:
-            StorageError: The file failed; nothing was changed.
-        """
         row, horizon = (to_sqlite(key), to_sqlite(session_id), self._clock()), self._horizon()
 
         def point(connection: sqlite3.Connection) -> None:
@@ -218,54 +194,12 @@ class SQLiteSessionStore:
         return -math.inf if self._ttl is None else self._clock() - self._ttl
 
 
-def _load(connection: sqlite3.Connection, session_id: str, horizon: float) -> Session | None:
-    key = to_sqlite(session_id)
-    row = connection.execute(
-        """SELECT user_id, state, created_at, updated_at, version FROM definable_session
-        LEFT JOIN definable_session_version USING (session_id) WHERE session_id = ? AND used_at > ?""",
-        (key, horizon),
-    ).fetchone()
-    if row is None:
-        return None
-    user_id, state, created_at, updated_at, version = row
-    owner = None if user_id is None else from_sqlite(user_id)
-    messages = tuple([decode_message(body) for _, body in _stored(connection, key)])
-    return Session(session_id, owner, messages, decode_state(state), created_at, updated_at, version or UNVERSIONED)
-
-
 def _version(connection: sqlite3.Connection, key: str | bytes, horizon: float) -> str:
     """The version that is stored, `NOT_STORED` where there is no session."""
-    row = connection.execute(
-        """SELECT version FROM definable_session LEFT JOIN definable_session_version USING (session_id)
-        WHERE session_id = ? AND used_at > ?""",
-        (key, horizon),
-    ).fetchone()
+    row = connection.execute(_FIND_SESSION, (key, horizon)).fetchone()
     return NOT_STORED if row is None else row[0] or UNVERSIONED
 
 
-def _save_messages(connection: sqlite3.Connection, key: str | bytes, bodies: list[bytes]) -> None:
-    """Bring the stored messages to `bodies`: as a rule the oldest go and the newest come."""
-    stored = _stored(connection, key)
-    gone = _gone([body for _, body in stored], bodies)
-    connection.executemany(
-        "DELETE FROM definable_session_message WHERE position = ?", [(position,) for position, _ in stored[:gone]]
-    )
-    connection.executemany(
-        "INSERT INTO definable_session_message (session_id, body) VALUES (?, ?)",
-        [(key, body) for body in bodies[len(stored) - gone :]],
-    )
-
-
-def _stored(connection: sqlite3.Connection, key: str | bytes) -> list[tuple[int, bytes]]:
-    return connection.execute(
-        "SELECT position, body FROM definable_session_message WHERE session_id = ? ORDER BY position", (key,)
-    ).fetchall()
-
-
-def _gone(stored: list[bytes], wanted: list[bytes]) -> int:
-    """How many of the oldest stored messages must go, so that `wanted` begins with those that are left."""
-    for gone in range(len(stored)):
-        left = stored[gone:]
-        if left == wanted[: len(left)]:
-            return gone
-    return len(stored)
+def _bodies(connection: sqlite3.Connection, key: str | bytes) -> list[bytes]:
+    statement = "SELECT body FROM definable_session_message WHERE session_id = ? ORDER BY position"
+    return [body for (body,) in connection.execute(statement, (key,))]

@@ -145,6 +145,10 @@ class CountingStore(SQLiteSessionStore):
         self.calls.append("save")
         await super().save(session)
 
+    async def append(self, session: Session, gone: int, added: int) -> None:
+        self.calls.append("append")
+        await super().append(session, gone, added)
+
     async def find(self, key: str) -> str | None:
         self.calls.append("find")
         return await super().find(key)
@@ -161,7 +165,7 @@ async def test_a_message_is_one_load_and_one_save(tmp_path: Path, hooks: tuple[I
         for n in range(5):
             await chat.say(f"{n}")
             if n:
-                assert store.calls == ["load", "save"]
+                assert store.calls == ["load", "append"]
             store.calls.clear()
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.agent.session.base import decode_message, decode_state, encode_message, encode_state
+from definable.agent.session.durable import decode_message, decode_state, encode_message, encode_state
 from definable.errors import ConfigurationError, StorageError
 from definable.model import Image, Message, ToolCall
 from definable.model.message import message_from_json, message_to_json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -201,16 +202,58 @@ async def test_a_stored_session_that_cannot_be_read_is_a_clear_error(redis: Redi
         await store.save(Session("s"))
         redis.ask("HSET", "{definable}:session:s", *damage)
         with pytest.raises(StorageError, match="cannot be read"):
-            await store.load("s")
+            await RedisSessionStore(redis.url).load("s")
+    await store.save(Session("s", messages=(Message("user", "a"),)))
+    redis.ask("LSET", "{definable}:messages:s", "0", "{")
+    with pytest.raises(StorageError, match="cannot be read"):
+        await RedisSessionStore(redis.url).load("s")
 
 
 async def test_a_stored_session_that_lacks_a_part_is_a_clear_error(redis: RedisServer) -> None:
     store = RedisSessionStore(redis.url)
-    for part in ("state", "messages", "created", "updated"):
+    for part in ("state", "created", "updated"):
         await store.save(Session("s"))
         redis.ask("HDEL", "{definable}:session:s", part)
         with pytest.raises(StorageError, match="the stored session 's' cannot be read"):
             await store.load("s")
+
+
+async def test_a_session_whose_messages_redis_has_evicted_is_none(redis: RedisServer) -> None:
+    store = RedisSessionStore(redis.url)
+    await store.save(Session("s", "ann", (Message("user", "a"),)))
+    loaded = await store.load("s")
+    assert loaded is not None
+    redis.ask("DEL", "{definable}:messages:s")
+    assert await RedisSessionStore(redis.url).load("s") is None
+    said = (*loaded.messages, Message("user", "b"))
+    await store.append(replace(loaded, messages=said), gone=0, added=1)
+    assert await RedisSessionStore(redis.url).load("s") == replace(loaded, messages=said)
+
+
+async def test_a_session_that_an_earlier_version_saved_is_read_and_gone_on_with(redis: RedisServer) -> None:
+    fields = ("version", "12345678", "state", "{}", "created", "1.0", "updated", "2.0")
+    said = '[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]'
+    redis.ask("HSET", "{definable}:session:s", *fields, "messages", said)
+    for store in (RedisSessionStore(redis.url), RedisSessionStore(redis.url)):
+        await Agent("offline", sessions=store).arun("c", session_id="s")
+    session = await RedisSessionStore(redis.url).load("s")
+    assert session is not None and session.created_at == 1.0
+    assert [message.content for message in session.messages] == ["a", "b", "c", "c", "c", "c"]
+    assert redis.number("HEXISTS", "{definable}:session:s", "messages") == 0
+    assert redis.number("LLEN", "{definable}:messages:s") == 6
+
+
+async def test_what_a_run_adds_is_sent_alone(redis: RedisServer) -> None:
+    store = RedisSessionStore(redis.url)
+    await store.save(Session("s", messages=tuple(Message("user", str(number)) for number in range(2500))))
+    assert redis.number("LLEN", "{definable}:messages:s") == 2500
+    loaded = await store.load("s")
+    assert loaded is not None and len(loaded.messages) == 2500
+    redis.ask("LSET", "{definable}:messages:s", "1", '{"role":"user","content":"kept"}')
+    await store.append(replace(loaded, messages=(*loaded.messages[1:], Message("user", "new"))), gone=1, added=1)
+    stored = await RedisSessionStore(redis.url).load("s")
+    assert stored is not None and len(stored.messages) == 2500
+    assert [stored.messages[at].content for at in (0, 1, -1)] == ["kept", "2", "new"]
 
 
 async def test_an_unreachable_redis_is_a_clear_error_without_the_password() -> None:

@@ -41,11 +41,13 @@ def said(*texts: str) -> tuple[Message, ...]:
     return tuple([Message("user", text) for text in texts])
 
 
-async def test_a_save_writes_what_is_new_and_deletes_what_is_gone(path: Path) -> None:
+async def test_what_a_run_adds_is_written_and_what_is_gone_deleted(path: Path) -> None:
     store = SQLiteSessionStore(path)
     await store.save(Session("s", messages=said("a", "b", "c")))
     before = dict(query(path, "SELECT body, position FROM definable_session_message"))
-    await store.save(Session("s", messages=said("b", "c", "d")))
+    loaded = await store.load("s")
+    assert loaded is not None
+    await store.append(replace(loaded, messages=said("b", "c", "d")), gone=1, added=1)
     after = dict(query(path, "SELECT body, position FROM definable_session_message"))
     assert list(before.items())[1:] == list(after.items())[:2]
     assert len(after) == 3
@@ -120,7 +122,7 @@ async def test_a_row_that_cannot_be_read_is_a_clear_error(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE definable_session_message SET body = 'garbage'")
     with pytest.raises(StorageError, match="a stored message cannot be read"):
-        await store.load("s")
+        await SQLiteSessionStore(path).load("s")
     await store.save(Session("s", messages=said("b")))
     assert await store.load("s") == Session("s", messages=said("b"))
 

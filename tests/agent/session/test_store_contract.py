@@ -16,7 +16,7 @@ import pytest
 from loopback.redis import RedisServer
 
 from definable.agent.session import MemorySessionStore, RedisSessionStore, Session, SessionStore, SQLiteSessionStore
-from definable.agent.session.base import NOT_STORED, ConversationStore
+from definable.agent.session.base import NOT_STORED, AppendingStore, ConversationStore
 from definable.errors import ConfigurationError, SessionConflict
 from definable.model import Image, Message, ToolCall
 
@@ -343,6 +343,43 @@ async def test_of_saves_of_one_version_at_once_one_is_done(home: StoreHome) -> N
     assert len(refused) == 4
     last = await store.load("s")
     assert last is not None and last.state["by"] not in refused
+
+
+# --- what a run adds
+
+
+APPENDING = pytest.mark.parametrize("home", ["sqlite", "redis"], indirect=True)
+"""Memory keeps the messages as they are given."""
+
+
+@APPENDING
+@pytest.mark.parametrize(("gone", "added"), [(0, 0), (0, 2), (2, 0), (2, 2), (5, 0), (5, 3)])
+async def test_a_run_s_messages_are_added_to_those_that_are_stored(home: StoreHome, gone: int, added: int) -> None:
+    """By one that has loaded the session before and by one that has not; of two at once the second is refused."""
+    store = home.store()
+    await store.save(Session("s", "ann", HISTORY, {"n": 1}, 1.0, 2.0))
+    for other in (store, home.store(), store):
+        assert isinstance(other, AppendingStore)
+        loaded = await other.load("s")
+        assert loaded is not None
+        new = tuple(Message("user", f"new {number}") for number in range(added))
+        after = replace(loaded, messages=loaded.messages[gone:] + new, state={"n": 2}, updated_at=3.0)
+        await other.append(after, min(gone, len(loaded.messages)), added)
+        for reader in (other, store, home.store()):
+            assert await reader.load("s") == after
+        with pytest.raises(SessionConflict):
+            await other.append(after, 0, 0)
+        assert await home.store().load("s") == after
+
+
+@APPENDING
+async def test_a_run_in_a_new_session_adds_all_of_it(home: StoreHome) -> None:
+    store = home.store(ttl=10.0)
+    assert isinstance(store, AppendingStore)
+    await store.save(Session("s", messages=HISTORY))
+    home.pass_time(11.0)
+    await store.append(Session("s", messages=HISTORY[:2], version=NOT_STORED), 0, 2)
+    assert await home.store(ttl=10.0).load("s") == Session("s", messages=HISTORY[:2])
 
 
 # --- conversations of chats
