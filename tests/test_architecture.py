@@ -56,7 +56,18 @@ LAYERS = [
 ]
 """Left never imports right: a module may import from its own layer and from those before it."""
 
-HEAVY = ["openai", "quart", "hypercorn", "croniter", "watchfiles", "httpx2", "websockets", "jwt", "opentelemetry"]
+HEAVY = [
+    "openai",
+    "pydantic",
+    "quart",
+    "hypercorn",
+    "croniter",
+    "watchfiles",
+    "httpx2",
+    "websockets",
+    "jwt",
+    "opentelemetry",
+]
 
 FEATURES = ("jwt", "telegram", "discord", "uvloop", "redis", "otel")
 """The extras that a user installs."""

@@ -1,10 +1,8 @@
 """What came of a tool call: the function's value, and the text that the model sees of it.
 
-`tool.py` makes them; `run_loop` puts `content` into the conversation, also for calls of tools that do not exist.
-
-pydantic's validation errors in words that a model can act on: which field, what was expected, what came.
-
-`tool.py` answers a call's bad arguments with it; `run_loop` may ask again for a reply that does not fit `output_type`.
+`tool.py` makes them; the run loop puts `content` into the conversation, also for calls of tools that do not exist. Bad
+arguments are answered with pydantic's errors in words that a model can act on: which field, what was expected, and
+what came.
 """
 
 from __future__ import annotations

@@ -1,18 +1,14 @@
 """The arguments of a tool: from a function's signature and docstring to JSON schema, validation and the call.
 
-`tool.py` imports this room when a tool is first used, as pydantic's machinery is heavy. pydantic does the work on a
-`TypedDict` made of the parameters, which takes any parameter name and gives their values as a plain dict.
-
-A function's annotations as types, also those that are strings; one at a time, so that an error can name its own.
-
-`schema.py` resolves with it; `tool.py` saves what strings need of an enclosing function while it is there.
+`tool.py` imports this when a tool is first used, as pydantic's machinery is heavy. pydantic does the work on a
+`TypedDict` made of the parameters, which takes any parameter name and gives their values as a plain dict. Annotations
+are resolved one at a time, so that an error can name its own.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,34 +77,6 @@ def is_run_context(annotation: Any) -> bool:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return any(is_run_context(member) for member in typing.get_args(annotation))
     return annotation is RunContext
-
-
-def enclosing_names(function: Any, depth: int) -> dict[str, Any]:
-    """What the string annotations of a nested function take from the function around it, which runs now.
-
-    A closure holds only what the body uses, and a class that appears in an annotation alone is gone with the frame.
-
-    Args:
-        function: Perhaps a nested one.
-        depth: How many frames above the caller the function around it runs.
-    """
-    if "<locals>" not in getattr(function, "__qualname__", ""):
-        return {}
-    variables = sys._getframe(depth + 1).f_locals  # pyright: ignore[reportPrivateUsage]
-    return {name: variables[name] for name in _names_in_strings(function) if name in variables}
-
-
-def _names_in_strings(function: Any) -> Iterator[str]:
-    try:
-        annotations = dict(function.__annotations__)
-    except (AttributeError, NameError):  # NameError: Python 3.14 evaluates here
-        return
-    for annotation in annotations.values():
-        if isinstance(annotation, str):
-            try:
-                yield from compile(annotation, "<annotation>", "eval").co_names
-            except SyntaxError:
-                continue
 
 
 def _closure(function: Any) -> Iterator[tuple[str, Any]]:

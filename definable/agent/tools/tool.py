@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, cast, overload
 
 import anyio
@@ -22,7 +23,6 @@ from definable.errors import ConfigurationError
 from definable.model.message import ToolDefinition
 
 from .result import ToolResult, describe_exception, explain
-from .schema import enclosing_names
 
 if TYPE_CHECKING:
     from .schema import ToolSchema
@@ -270,3 +270,31 @@ def _checked_name(name: str) -> str:
             f"{name!r} is no tool's name: providers take 1 to 64 of A-Z a-z 0-9 _ -; give one: tool(name=...)(function)"
         )
     return name
+
+
+def enclosing_names(function: Any, depth: int) -> dict[str, Any]:
+    """What the string annotations of a nested function take from the function around it, which runs now.
+
+    A closure holds only what the body uses, and a class that appears in an annotation alone is gone with the frame.
+
+    Args:
+        function: Perhaps a nested one.
+        depth: How many frames above the caller the function around it runs.
+    """
+    if "<locals>" not in getattr(function, "__qualname__", ""):
+        return {}
+    variables = sys._getframe(depth + 1).f_locals  # pyright: ignore[reportPrivateUsage]
+    return {name: variables[name] for name in _names_in_strings(function) if name in variables}
+
+
+def _names_in_strings(function: Any) -> Iterator[str]:
+    try:
+        annotations = dict(function.__annotations__)
+    except (AttributeError, NameError):  # NameError: Python 3.14 evaluates here
+        return
+    for annotation in annotations.values():
+        if isinstance(annotation, str):
+            try:
+                yield from compile(annotation, "<annotation>", "eval").co_names
+            except SyntaxError:
+                continue
