@@ -1,6 +1,6 @@
-"""What a run leaves behind.
+"""What a run leaves behind, and what a streamed run tells as it goes.
 
-What a streamed run tells, as it goes: seen by `async with agent.arun_stream(...)` and sent as server-sent events.
+The events are seen by `async with agent.arun_stream(...)` and sent as server-sent events.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -28,34 +28,12 @@ NAME = "definable"
 """The instrumentation scope."""
 
 
-class Span(Protocol):
-    """A span that is open while its context is; what leaves the context is recorded as its error."""
-
-    def __enter__(self) -> Span: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def replied(self, reply: ModelReply) -> None:
-        """What a model call came to."""
-        ...
-
-    def called(self, execution: ToolExecution) -> None:
-        """What a tool call came to."""
-        ...
-
-    def completed(self, output: RunOutput) -> None:
-        """What a run came to."""
-        ...
-
-
-class NoSpan:
-    """Where nobody traces."""
+class Span:
+    """A span that is open while its context is; what leaves the context is its error. This one records nothing."""
 
     __slots__ = ()
 
-    def __enter__(self) -> NoSpan:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -64,16 +42,17 @@ class NoSpan:
         return None
 
     def replied(self, reply: ModelReply) -> None:
-        """Nothing."""
+        """Record what a model call came to."""
 
     def called(self, execution: ToolExecution) -> None:
-        """Nothing."""
+        """Record what a tool call came to."""
 
     def completed(self, output: RunOutput) -> None:
-        """Nothing."""
+        """Record what a run came to."""
 
 
-NO_SPAN = NoSpan()
+NO_SPAN = Span()
+"""Where nobody traces."""
 
 
 def run_span(agent: str, model: Model, context: RunContext, headers: Mapping[str, str] | None = None) -> Span:

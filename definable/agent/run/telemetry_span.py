@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextvars import Token
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
@@ -16,9 +16,10 @@ from definable.concurrency.isolation import UNREADABLE, error_message
 from definable.model.message import ModelReply, Usage
 
 from .output import RunOutput, ToolExecution
+from .telemetry import Span
 
 
-class RecordedSpan:
+class RecordedSpan(Span):
     """An OpenTelemetry span, current in its context.
 
     Args:
@@ -43,7 +44,7 @@ class RecordedSpan:
         self._span = tracer.start_span(name, parent_of(headers), SpanKind[kind], attributes)
         self._token: Token[Context] | None = None
 
-    def __enter__(self) -> RecordedSpan:
+    def __enter__(self) -> Self:
         self._token = otel_context.attach(trace.set_span_in_context(self._span))
         return self
 
@@ -57,18 +58,15 @@ class RecordedSpan:
         self._span.end()
 
     def replied(self, reply: ModelReply) -> None:
-        """Record what a model call came to."""
         self._record_usage(reply.usage, reply.model)
         self._span.set_attribute("gen_ai.response.finish_reasons", (reply.finish_reason,))
 
     def called(self, execution: ToolExecution) -> None:
-        """Record what a tool call came to; why it failed is the model's to read, and may hold what users say."""
-        if execution.error is not None:
+        if execution.error is not None:  # why is the model's to read, and may hold what users say
             self._span.set_attribute("error.type", "tool_error")
             self._span.set_status(Status(StatusCode.ERROR))
 
     def completed(self, output: RunOutput) -> None:
-        """Record what a run came to."""
         self._record_usage(output.usage, output.model)
 
     def _record_usage(self, usage: Usage, model: str | None) -> None:

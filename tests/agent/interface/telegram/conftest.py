@@ -10,7 +10,7 @@ import pytest
 import trio.testing
 
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
-from definable.testing.virtual_backends import JumpingSelector
+from definable.testing.virtual import JumpingSelector
 
 SETTLE = 0.003
 """Seconds of real time that data on its way between two sockets of this process may take before the clock jumps."""
