@@ -1,11 +1,4 @@
-"""Hooks around every message of an interface, and the chain in which they are called.
-
-A hook that lets in the listed users alone.
-
-A hook that logs what comes and goes.
-
-The hooks that come along, under the module's name in the original library.
-"""
+"""Hooks around every message of an interface, the chain in which the pipeline calls them, and two that come along."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One person on several platforms: the protocol of whatever knows that.
-
-Identities in an SQLite file.
-"""
+"""One person on several platforms: the protocol of a resolver, and one that keeps identities in an SQLite file."""
 
 from __future__ import annotations
 

@@ -1,13 +1,7 @@
-"""What travels between a platform and the agent: the same for every platform.
-
-Messages as JSON values: how an event bus that is more than memory keeps them. Fields that are empty are left out.
-
-What a message carries beside its text: frozen values, the same for every platform.
+"""What travels between a platform and the agent, the same for every platform: messages, responses and their media.
 
 Images are `definable.model.Image`s, which a model can look at. Everything else is a `Media`: the model is told that it
-is there, tools and hooks read it.
-
-What the agent is told of a message: pure.
+is there, tools and hooks read it. A durable event bus keeps a message as JSON, without the fields that are empty.
 """
 
 from __future__ import annotations

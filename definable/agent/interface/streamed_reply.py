@@ -1,16 +1,7 @@
-"""A reply that is posted while the model writes it, and edited until it is whole.
+"""How a reply reaches its chat: whole and in parts, or posted while the model writes it and edited until it is whole.
 
-The pipeline has it follow the run, and finish with the response. What is done when is `streamed_reply.py`.
-
-A reply that is shown while it is being written: what to post or edit, and when. Pure.
-
-`streamed_reply.py` tells it what happens in the run, and does what it says.
-
-Shows that the agent is at work, for as long as it is.
-
-A piece of work with something going on beside it: typing is shown while a run goes on, and so is its reply.
-
-A whole response on its way to its chat, in parts that the platform takes.
+The pipeline has a `StreamedReply` follow the run and finish with the response; `ReplyDraft` decides, without I/O, what
+is posted or edited when.
 """
 
 from __future__ import annotations
@@ -28,12 +19,27 @@ from definable.concurrency.backoff import Backoff
 from definable.concurrency.containment import closing_what_it_leaves
 from definable.concurrency.isolation import Isolation, error_text
 
-from .errors import InterfaceConnectionError, InterfaceError, InterfaceMessageError, InterfaceRateLimitError
+from .errors import (
+    InterfaceConnectionError,
+    InterfaceError,
+    InterfaceMessageError,
+    InterfaceRateLimitError,
+    retried,
+)
 from .message import InterfaceMessage, InterfaceResponse
 from .splitting import split_text
 
 if TYPE_CHECKING:
     from .base import BaseInterface
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+LAST_EDIT_BACKOFF = Backoff(jitter=0.0, max_tries=5, max_retry_after=120.0)
+"""Between the tries of a last edit."""
+
+BACKGROUND = Isolation("background work of an interface")
+
+Result = TypeVar("Result")
 
 
 async def send_response(
@@ -58,71 +64,130 @@ async def send_response(
         await interface.send(message, last)
 
 
-logger: logging.Logger = logging.getLogger(__name__)
-
-BACKGROUND = Isolation("background work of an interface")
-
-WorkResult = TypeVar("WorkResult")
-
-
-async def run_with_background(
-    work: Callable[[], Awaitable[WorkResult]],
-    background: Callable[[], Coroutine[Any, Any, None]],
-    dismiss: Callable[[], None] | None = None,
-) -> WorkResult:
-    """Do a piece of work, and something else for as long as it takes.
-
-    Args:
-        work: What is done; what it raises comes out as it is.
-        background: What goes on beside it; what it raises is logged, and ends the background alone.
-        dismiss: Tells the background that the work is over, and it is waited for; None: it is cancelled then.
-    """
-    failure: Exception | None = None
-    result: list[WorkResult] = []
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_run_background, background)
-        try:
-            result.append(await work())
-        except Exception as error:  # raised below: the group would wrap it
-            failure = error
-        if dismiss is None:
-            tasks.cancel_scope.cancel()
-        else:
-            dismiss()
-    if failure is not None:
-        raise failure
-    return result[0]
-
-
-async def _run_background(background: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    try:
-        with BACKGROUND:  # in a task of its own, where asyncio would end the event loop at a `SystemExit`
-            await background()
-    except Exception as error:  # a platform that cannot be reached says so elsewhere
-        level = logging.DEBUG if isinstance(error, InterfaceError | OSError) else logging.WARNING
-        logger.log(level, "what went on beside a piece of work failed", exc_info=True)
-
-
-Result = TypeVar("Result")
-
-
 async def while_typing(
     show: Callable[[], Awaitable[None]], interval: float, work: Callable[[], Awaitable[Result]]
 ) -> Result:
-    """Do a piece of work, showing all the while that somebody is at it.
+    """Do a piece of work, and show all the while that the agent is typing.
 
     Args:
         show: Shows it for a few seconds; what it raises is logged, and ends the showing alone.
         interval: Seconds after which it must be shown again.
         work: What is done.
     """
-    return await run_with_background(work, partial(_keep_showing, show, interval))
+
+    async def keep_showing() -> None:
+        while True:
+            await closing_what_it_leaves(show, show)
+            await anyio.sleep(interval)
+
+    return await run_with_background(work, keep_showing)
 
 
-async def _keep_showing(show: Callable[[], Awaitable[None]], interval: float) -> None:
-    while True:
-        await closing_what_it_leaves(show, show)
-        await anyio.sleep(interval)
+class StreamedReply:
+    """Shows one reply.
+
+    Args:
+        interface: Posts and edits.
+        message: What is answered.
+    """
+
+    def __init__(self, interface: BaseInterface, message: InterfaceMessage) -> None:
+        self._interface = interface
+        self._message = message
+        self._draft = ReplyDraft(interface.config.max_message_length, interface.edit_interval)
+        self._heard = anyio.Event()
+        self._over = anyio.Event()
+
+    async def follow(self, run: Callable[[Listener], Awaitable[RunOutput]]) -> RunOutput:
+        """Make a run and show what it writes.
+
+        A request that is under way when the run ends is waited for: a message that was posted without our knowing its
+        id would be there twice.
+        """
+        return await run_with_background(partial(run, self._hear), self._keep_showing, self._end)
+
+    async def finish(self, response: InterfaceResponse) -> None:
+        """Show a response in place of what was shown of the run; whole when that is nothing.
+
+        Raises:
+            InterfaceError: It is not shown, or not whole.
+        """
+        text, draft = response.content or "", self._draft
+        for change in [change for change in draft.changes(text) if change.posted is not None]:
+            if not await self._make_sure(partial(self._show, change)):
+                await self._interface.send(self._message, InterfaceResponse(change.text, metadata=response.metadata))
+        for posted in draft.surplus(text):
+            await self._delete(posted)
+        await send_response(self._interface, self._message, response, shown=draft.count)
+
+    # --- while the run goes on
+
+    async def _hear(self, event: RunEvent) -> None:
+        self._draft.hear(event, anyio.current_time())
+        self._heard.set()
+
+    def _end(self) -> None:
+        self._over.set()
+        self._heard.set()
+
+    async def _keep_showing(self) -> None:
+        while not (self._over.is_set() or self._draft.is_given_up):
+            due = self._draft.due
+            if due is None:
+                self._heard = anyio.Event()
+                await self._heard.wait()
+            elif due > anyio.current_time():
+                with anyio.CancelScope(deadline=due):
+                    await self._over.wait()
+            elif (change := self._draft.next_change()) is not None:
+                await self._try(change)
+
+    async def _try(self, change: Change) -> None:
+        try:
+            await self._show(change)
+        except Exception as error:
+            logger.debug("%s: a reply is not shown for now", self._interface.name, exc_info=True)
+            retry_after = error.retry_after if isinstance(error, InterfaceRateLimitError) else None
+            if retry_after is not None:
+                self._draft.hold(anyio.current_time() + retry_after)
+            # A post that failed may have arrived all the same: it is not made again.
+            self._draft.is_given_up = change.posted is None or retry_after is None
+
+    async def _show(self, change: Change) -> None:
+        draft = self._draft
+        draft.began(change, anyio.current_time())
+        if change.posted is None:
+            posted = await self._interface.post(self._message, change.text)
+        else:
+            posted = change.posted
+            await self._interface.edit(self._message, posted, change.text)
+        if posted is None:
+            draft.is_given_up = True
+        else:
+            draft.made(change, posted, anyio.current_time())
+
+    # --- at its end
+
+    async def _make_sure(self, request: Callable[[], Awaitable[None]]) -> bool:
+        """Make a request that may be made twice; False when the platform refuses it: the message is gone."""
+
+        async def once() -> None:
+            pause = self._draft.pause(anyio.current_time())
+            await anyio.sleep(pause if pause <= LAST_EDIT_BACKOFF.max_retry_after else 0.0)
+            await request()
+
+        try:
+            await retried(once, LAST_EDIT_BACKOFF, InterfaceRateLimitError, InterfaceConnectionError)
+        except InterfaceMessageError as refusal:
+            logger.debug("%s: a message cannot be edited: %s", self._interface.name, refusal)
+            return False
+        return True
+
+    async def _delete(self, posted: str) -> None:
+        try:
+            await self._make_sure(partial(self._interface.delete, self._message, posted))
+        except Exception as error:  # the reply itself is there
+            logger.warning("%s: a message could not be taken back: %s", self._interface.name, error_text(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +205,7 @@ class Change:
 class _Posted:
     id: str
     text: str | None
-    """What it shows; None when nobody knows."""
+    """What it shows; None when that is not known."""
 
 
 class ReplyDraft:
@@ -215,7 +280,7 @@ class ReplyDraft:
         return 0.0 if self._not_before is None else max(0.0, self._not_before - now)
 
     def began(self, change: Change, now: float) -> None:
-        """A change is being made: until it is known to be, nobody knows what its message shows."""
+        """A change is being made: until it is known to be, it is not known what its message shows."""
         self._not_before = now + self._interval
         if change.posted is not None:
             self._posted[change.index].text = None
@@ -239,118 +304,39 @@ class ReplyDraft:
         self._not_before = until
 
 
-LAST_EDIT_BACKOFF = Backoff(jitter=0.0, max_tries=5, max_retry_after=120.0)
-"""Between the tries of a last edit."""
-
-
-class StreamedReply:
-    """Shows one reply.
+async def run_with_background(
+    work: Callable[[], Awaitable[Result]],
+    background: Callable[[], Coroutine[Any, Any, None]],
+    dismiss: Callable[[], None] | None = None,
+) -> Result:
+    """Run `work`; cancel `background` when it ends.
 
     Args:
-        interface: Posts and edits.
-        message: What is answered.
+        work: What it raises comes out as it is.
+        background: What it raises is logged, and ends the background alone.
+        dismiss: Tells the background that the work is over, and it is waited for; None: it is cancelled then.
     """
-
-    def __init__(self, interface: BaseInterface, message: InterfaceMessage) -> None:
-        self._interface = interface
-        self._message = message
-        self._draft = ReplyDraft(interface.config.max_message_length, interface.edit_interval)
-        self._heard = anyio.Event()
-        self._over = anyio.Event()
-
-    async def follow(self, run: Callable[[Listener], Awaitable[RunOutput]]) -> RunOutput:
-        """Make a run and show what it writes.
-
-        A request that is under way when the run ends is waited for: a message that was posted and is not known of
-        would be there twice.
-        """
-        return await run_with_background(partial(run, self._hear), self._keep_showing, self._end)
-
-    async def finish(self, response: InterfaceResponse) -> None:
-        """Show a response in place of what was shown of the run; whole when that is nothing.
-
-        Raises:
-            InterfaceError: It is not shown, or not whole.
-        """
-        text, draft = response.content or "", self._draft
-        for change in [change for change in draft.changes(text) if change.posted is not None]:
-            if not await self._for_sure(partial(self._show, change)):
-                await self._interface.send(self._message, InterfaceResponse(change.text, metadata=response.metadata))
-        for posted in draft.surplus(text):
-            await self._take_back(posted)
-        await send_response(self._interface, self._message, response, shown=draft.count)
-
-    # --- while the run goes on
-
-    async def _hear(self, event: RunEvent) -> None:
-        self._draft.hear(event, anyio.current_time())
-        self._heard.set()
-
-    def _end(self) -> None:
-        self._over.set()
-        self._heard.set()
-
-    async def _keep_showing(self) -> None:
-        while not (self._over.is_set() or self._draft.is_given_up):
-            due = self._draft.due
-            if due is None:
-                self._heard = anyio.Event()
-                await self._heard.wait()
-            elif due > anyio.current_time():
-                with anyio.CancelScope(deadline=due):
-                    await self._over.wait()
-            elif (change := self._draft.next_change()) is not None:
-                await self._try(change)
-
-    async def _try(self, change: Change) -> None:
+    failure: Exception | None = None
+    result: list[Result] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_run_background, background)
         try:
-            await self._show(change)
-        except Exception as error:
-            logger.debug("%s: a reply is not shown for now", self._interface.name, exc_info=True)
-            retry_after = error.retry_after if isinstance(error, InterfaceRateLimitError) else None
-            if retry_after is not None:
-                self._draft.hold(anyio.current_time() + retry_after)
-            # A message that was not posted for all we know may be there: it is not posted again.
-            self._draft.is_given_up = change.posted is None or retry_after is None
-
-    async def _show(self, change: Change) -> None:
-        draft = self._draft
-        draft.began(change, anyio.current_time())
-        if change.posted is None:
-            posted = await self._interface.post(self._message, change.text)
+            result.append(await work())
+        except Exception as error:  # raised below: the group would wrap it
+            failure = error
+        if dismiss is None:
+            tasks.cancel_scope.cancel()
         else:
-            posted = change.posted
-            await self._interface.edit(self._message, posted, change.text)
-        if posted is None:
-            draft.is_given_up = True
-        else:
-            draft.made(change, posted, anyio.current_time())
+            dismiss()
+    if failure is not None:
+        raise failure
+    return result[0]
 
-    # --- at its end
 
-    async def _for_sure(self, request: Callable[[], Awaitable[None]]) -> bool:
-        """Make a request that may be made twice; False when the platform refuses it: the message is gone."""
-        tries = 0
-        while True:
-            pause = self._draft.pause(anyio.current_time())
-            await anyio.sleep(pause if pause <= LAST_EDIT_BACKOFF.max_retry_after else 0.0)
-            tries += 1
-            try:
-                await request()
-            except InterfaceMessageError as refusal:
-                logger.debug("%s: a message cannot be edited: %s", self._interface.name, refusal)
-                return False
-            except (InterfaceRateLimitError, InterfaceConnectionError) as error:
-                asked = error.retry_after if isinstance(error, InterfaceRateLimitError) else None
-                seconds = LAST_EDIT_BACKOFF.retry_delay(tries, asked)
-                if seconds is None:
-                    raise
-                self._draft.hold(anyio.current_time() + seconds)
-            else:
-                return True
-
-    async def _take_back(self, posted: str) -> None:
-        try:
-            await self._for_sure(partial(self._interface.delete, self._message, posted))
-        except Exception as error:  # the reply itself is there
-            logger.warning("%s: a message could not be taken back: %s", self._interface.name, error_text(error))
+async def _run_background(background: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    try:
+        with BACKGROUND:  # in a task of its own, where asyncio would end the event loop at a `SystemExit`
+            await background()
+    except Exception as error:  # a platform that cannot be reached says so elsewhere
+        level = logging.DEBUG if isinstance(error, InterfaceError | OSError) else logging.WARNING
+        logger.log(level, "background work of an interface failed", exc_info=True)

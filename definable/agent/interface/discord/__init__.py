@@ -1,14 +1,13 @@
 """Discord: the gateway brings messages, the HTTP API takes the answers.
 
 ```
-interface.py         what the supervisor runs: admission and outgoing between gateway and rest
-  gateway.py         connections one after the other       pace.py  protocol.py          pure
-    connection.py    one connection                        protocol.py  protocol.py         pure
-      websocket.py   ... over websockets, on either backend
-  protocol.py what outlives a connection            pure
-  rest.py            requests, tried again                 rate_limit.py  rest.py  pure
-  attachment.py      images, fetched
-  message_event.py       which messages are for the agent      message_event.py  outgoing.py   pure
+config.py        DiscordConfig
+interface.py     DiscordInterface: puts the parts below together
+gateway.py       connections one after the other, and when to connect again
+connection.py    one connection: the protocol on a socket and a clock
+protocol.py      what is said over it, and what follows from it; pure
+rest.py          the HTTP API, within rate_limit.py, which is pure
+messages.py      messages as the API has them, in and out
 ```
 """
 

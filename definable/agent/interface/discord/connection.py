@@ -65,7 +65,7 @@ class GatewayConnection:
         protocol: The protocol.
         session: Told which events were dealt with.
         handle: Deals with events, one after the other.
-        alive: Told of every word from the gateway while the bot is on line.
+        alive: Called for every payload while the session is established.
         timeout: Seconds until the bot must be on line.
     """
 
@@ -132,7 +132,7 @@ class GatewayConnection:
             except SocketClosed as closed:
                 self._hang_up(resume_action(closed.code), explain(closed.code, closed.reason))
             except PayloadError as error:
-                self._hang_up(ResumeAction.RESUME, f"the gateway sent what is no payload: {error}")
+                self._hang_up(ResumeAction.RESUME, f"the gateway sent something else than a payload: {error}")
 
     async def _act(
         self,
@@ -169,14 +169,14 @@ class GatewayConnection:
             with anyio.fail_after(SEND_TIMEOUT):
                 await socket.send(text)
         except TimeoutError:
-            self._hang_up(ResumeAction.RESUME, f"the gateway took nothing for {SEND_TIMEOUT:g} s")
+            self._hang_up(ResumeAction.RESUME, f"the gateway read nothing for {SEND_TIMEOUT:g} s")
         except SocketClosed:
             pass  # the reader learns of it too, with the code
 
     def _go_on_line(self, resumed: bool) -> None:
         self._established = True
         self._reading.deadline = float("inf")
-        logger.info("the gateway session was %s", "resumed" if resumed else "begun")
+        logger.info("discord: the gateway session was %s", "resumed" if resumed else "started")
 
     def _hang_up(self, action: ResumeAction, why: str) -> None:
         if self._close_result is None:

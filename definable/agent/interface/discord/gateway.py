@@ -1,12 +1,8 @@
 """The gateway: connections one after the other, and one session over all of them.
 
-What `GET /gateway/bot` says: pure. Source: Discord's "Gateway", Get Gateway Bot.
-
-When the gateway is connected to again: pure.
-
-Reconnecting is part of the protocol and happens several times a day, so it stays within `receive`. But a gateway that
-cannot be had is a crash: after `PATIENCE` connections in a row that came to nothing the supervisor takes over, with its
-backoff and its word in `/health`.
+Reconnecting is part of the protocol and happens several times a day, so it stays within `receive`. But after `PATIENCE`
+connections in a row that were not established the supervisor takes over, with its backoff and a state in `/health`.
+Source: Discord's "Gateway".
 """
 
 from __future__ import annotations
@@ -40,7 +36,7 @@ IDENTIFY_INTERVAL = 5.0
 """Seconds from one identify to the next (session start limit, `max_concurrency` of 1)."""
 
 PATIENCE = 3
-"""Connections in a row that were not established until the gateway counts as out of reach."""
+"""Connections in a row that were not established until the gateway counts as unreachable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +83,7 @@ def read_gateway_info(body: Any) -> GatewayInfo:
         limit = body["session_start_limit"]
         return GatewayInfo(str(body["url"]), int(limit["remaining"]), float(limit["reset_after"]) / 1000)
     except (ValueError, TypeError, LookupError) as error:
-        raise InterfaceConnectionError("GET /gateway/bot was answered with what makes no sense") from error
+        raise InterfaceConnectionError("GET /gateway/bot: not the answer of Discord's API") from error
 
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -126,7 +122,7 @@ class Gateway:
         session: Resumed where it can be; lives on when the gateway is run again.
         discover: Asks `GET /gateway/bot`.
         handle: Deals with events, one after the other.
-        alive: Told of every word from the gateway while the bot is on line.
+        alive: Called for every payload while the session is established.
         reconnect_policy: When to connect again.
         open_socket: Connects.
     """
@@ -158,8 +154,8 @@ class Gateway:
 
         Raises:
             InterfaceAuthenticationError: The token is refused, or the bot as it is set up (`GatewayRefusedError`).
-            InterfaceConnectionError: The gateway cannot be had.
-            InterfaceRateLimitError: The bot has begun all the sessions that it may for now.
+            InterfaceConnectionError: The gateway cannot be reached.
+            InterfaceRateLimitError: All session starts are used up for now.
         """
         short_lived = fruitless = 0
         while True:
@@ -170,7 +166,7 @@ class Gateway:
             fruitless = 0 if result.established else fruitless + 1
             raise_fatal(result, fruitless)
             delay = self._reconnect_policy.delay(short_lived, result.action)
-            logger.info("the gateway connection ended (%s); again in %.1f s", result.why, delay)
+            logger.info("discord: the gateway connection ended (%s), connecting again in %.1f s", result.why, delay)
             await anyio.sleep(delay)
 
     async def _converse(self) -> CloseResult:
@@ -201,10 +197,10 @@ class Gateway:
 
     async def _wait_to_identify(self, info: GatewayInfo) -> None:
         if info.remaining < 1:
-            logger.warning("no session start is left for %.0f s", info.reset_after)
+            logger.warning("discord: all session starts are used up, the next is possible in %.0f s", info.reset_after)
             if info.reset_after > LONGEST_START_WAIT:
                 raise InterfaceRateLimitError(
-                    f"Discord allows no new session for {info.reset_after:.0f} s", retry_after=info.reset_after
+                    f"Discord session start limit: retry in {info.reset_after:.0f} s", retry_after=info.reset_after
                 )
             await anyio.sleep(info.reset_after)
         await anyio.sleep(max(0.0, self._next_identify - anyio.current_time()))
@@ -230,7 +226,7 @@ def raise_fatal(result: CloseResult, fruitless: int) -> None:
     if result.action is ResumeAction.REFUSED:
         raise GatewayRefusedError(f"Discord refuses the bot ({result.why})")
     if fruitless >= PATIENCE:
-        raise InterfaceConnectionError(f"the gateway cannot be had: {result.why}")
+        raise InterfaceConnectionError(f"the gateway cannot be reached: {result.why}")
 
 
 def with_query(url: str) -> str:

@@ -94,12 +94,10 @@ class DiscordInterface(BaseInterface):
 
     @property
     def max_silence(self) -> float | None:
-        """Seconds without a word from the gateway after which the bot is not on line, whatever it believes."""
         return MAX_SILENCE
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[None, None]:
-        """Hold the client of the HTTP API."""
         async with open_rest(self.config) as self._rest:
             try:
                 yield
@@ -107,13 +105,6 @@ class DiscordInterface(BaseInterface):
                 self._rest = None
 
     async def receive(self, accept: Accept) -> None:
-        """Stay on line and hand over what is written to the bot, until cancelled.
-
-        Raises:
-            InterfaceAuthenticationError: Discord refuses the token, or the bot as it is set up.
-            InterfaceConnectionError: The gateway cannot be had.
-            InterfaceRateLimitError: The bot has begun all the sessions that it may for now.
-        """
         message_filter = MessageFilter(self.config, self.name)
 
         async def handle(event: Payload) -> None:
@@ -125,49 +116,23 @@ class DiscordInterface(BaseInterface):
         await gateway.run()
 
     async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
-        """Post a response; the first of several is shown as a reply to the message.
-
-        Raises:
-            InterfaceError: It was not posted.
-        """
         for each in outgoing(response, self._reply_to(message)):
             await self._create(message, each)
 
     async def post(self, message: InterfaceMessage, text: str) -> str | None:
-        """Post the beginning of a reply.
-
-        Raises:
-            InterfaceError: It was not posted, or nobody knows whether it was.
-        """
         (beginning,) = outgoing(InterfaceResponse(text), self._reply_to(message))
         return await self._create(message, beginning)
 
     async def edit(self, message: InterfaceMessage, posted: str, text: str) -> None:
-        """Give a message another text.
-
-        Raises:
-            InterfaceError: It was not edited, or nobody knows whether it was.
-        """
         await self._api.edit_message(message.platform_chat_id, posted, edited(text))
 
     async def delete(self, message: InterfaceMessage, posted: str) -> None:
-        """Delete a message.
-
-        Raises:
-            InterfaceError: It was not deleted, or nobody knows whether it was.
-        """
         await self._api.delete_message(message.platform_chat_id, posted)
 
     async def complete(self, message: InterfaceMessage) -> InterfaceMessage:
-        """Fetch the images, which Discord keeps at their addresses for a day, or until the message is deleted.
-
-        Raises:
-            InterfaceError: One could not be fetched.
-        """
         return await with_images(message, self._api)
 
     async def typing(self, message: InterfaceMessage) -> None:
-        """Show for ten seconds that the bot is typing."""
         await self._api.trigger_typing(message.platform_chat_id)
 
     async def _create(self, message: InterfaceMessage, answer: Outgoing) -> str | None:
@@ -197,8 +162,8 @@ class DiscordInterface(BaseInterface):
         try:
             return message_filter.read(event.fields, self._session.user_id)
         except NotAMessage as error:
-            logger.warning("%s: an event was passed over: %s", self.name, error)
+            logger.warning("%s: an event was skipped: %s", self.name, error)
             return None
-        except Exception:  # Discord would replay it for ever to a bot that it throws off line
-            logger.exception("%s: an event was passed over", self.name)
+        except Exception:  # unhandled, it would be replayed after every reconnect
+            logger.exception("%s: an event was skipped", self.name)
             return None

@@ -48,7 +48,7 @@ class NotAMessage(ValueError):
 
 
 class MessageFilter:
-    """Reads the messages that are for the agent, and passes over the others.
+    """Reads the messages that are for the agent, and skips the others.
 
     Args:
         config: Says which.
@@ -69,7 +69,8 @@ class MessageFilter:
         Raises:
             NotAMessage: The event lacks what every message has.
         """
-        if not (is_written(data) and self._may_speak(data, user_id) and self._is_heard_here(data)):
+        is_written = data.get("type", DEFAULT) in (DEFAULT, REPLY)
+        if not (is_written and self._may_speak(data, user_id) and self._is_heard_here(data)):
             return None
         content = data.get("content")
         text = self._addressed(content if isinstance(content, str) else "")
@@ -79,7 +80,7 @@ class MessageFilter:
 
     def _may_speak(self, data: Mapping[str, Any], user_id: str | None) -> bool:
         if user_id is not None and author_of(data).get("id") == user_id:
-            return False  # or the bot would talk to itself for ever
+            return False  # or the bot would answer itself
         return self._config.respond_to_bots or not is_bot(data)
 
     def _is_heard_here(self, data: Mapping[str, Any]) -> bool:
@@ -94,11 +95,6 @@ class MessageFilter:
             return content if content.strip() else ""
         text = content.lstrip()
         return text.removeprefix(prefix).strip() if text.startswith(prefix) else None
-
-
-def is_written(data: Mapping[str, Any]) -> bool:
-    """Whether somebody wrote the message."""
-    return data.get("type", DEFAULT) in (DEFAULT, REPLY)
 
 
 def author_of(data: Mapping[str, Any]) -> Mapping[str, Any]:

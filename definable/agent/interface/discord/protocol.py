@@ -1,15 +1,8 @@
-"""What is said over one gateway connection, and what follows from it: the protocol, pure.
+"""The gateway's protocol, without a socket or a clock: payloads, the session, and what follows from what is received.
 
-`connection.py` feeds it with what it receives and with the ticks of the heartbeat, and does what it answers. It knows
-no socket and no clock. Source: Discord's "Gateway", Connection Lifecycle.
-
-A gateway session: what outlives a connection, so that the next one can go on where it broke. Pure.
-
-What the end of a gateway connection means for the next one: pure.
-
-Source: Discord's "Opcodes and Status Codes", Gateway Close Event Codes.
-
-What is said over the gateway: JSON objects with an opcode. Pure; source: Discord's "Gateway Events".
+`connection.py` feeds `GatewayProtocol` with what it receives and with the ticks of the heartbeat, and does what it
+answers. A `GatewaySession` outlives connections, so that the next can go on where one broke. Sources: Discord's
+"Gateway", Connection Lifecycle; "Gateway Events"; "Opcodes and Status Codes", Gateway Close Event Codes.
 """
 
 from __future__ import annotations

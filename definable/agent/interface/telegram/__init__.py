@@ -1,16 +1,13 @@
 """Telegram, over the raw Bot API (https://core.telegram.org/bots/api).
 
 ```
-config.py          TelegramConfig
-interface.py       TelegramInterface: puts the parts below together
-client.py          one HTTP client: call a method, fetch a file; client.py keeps the token out of sight
-failure.py         what an answer of the Bot API means: pure
-poller.py          long polling; poller.py: which updates may be acknowledged, pure
-webhook.py         updates that Telegram sends by itself
-update.py          what an update holds: pure
-attachment.py      what came with a message: described, then fetched
-sender.py          text and media out, at the pace of pace.py; delivery.py: what is tried again
-sender.py      Markdown as text with entities
+config.py      TelegramConfig
+interface.py   TelegramInterface: puts the parts below together
+client.py      the Bot API: methods, what answers mean, how fast a bot may send
+poller.py      long polling, and which updates may be acknowledged
+webhook.py     updates that Telegram sends by itself
+update.py      what an update holds, and what came with a message
+sender.py      responses as messages: Markdown as text with entities, media
 ```
 """
 

@@ -1,7 +1,5 @@
 """Long polling: take updates, hand them on, acknowledge those whose handling has ended.
 
-Which updates may be acknowledged: pure.
-
 Telegram forgets all updates below the `offset` of a poll. The offset moves past an update once its handling has ended,
 so that one which is not answered comes again (https://core.telegram.org/bots/api#getupdates).
 """
@@ -115,8 +113,8 @@ class Poller:
         self._idle = anyio.Event()
         self._acknowledged: int | None = None
         """The offset of the last poll that was answered."""
-        self._has_told = False
-        """Whether it was said that all polls are full of what was taken before."""
+        self._has_warned = False
+        """Whether it was logged that all polls are full of what was taken before."""
 
     async def poll(self, api: BotAPI, take: Callable[[Any], Awaitable[None]], alive: Callable[[], None]) -> None:
         """Poll until cancelled.
@@ -124,7 +122,7 @@ class Poller:
         Args:
             api: The Bot API.
             take: Takes an update; `ended` is called when its handling has ended.
-            alive: Told of every answer.
+            alive: Called for every answer.
 
         Raises:
             InterfaceError: Telegram did not answer, or not as it should, several times in a row; or another poller is
@@ -150,18 +148,18 @@ class Poller:
                 if update_id is not None and self._offsets.take(update_id, anyio.current_time()):
                     nothing_new = False
                     await self._hand_on(update, update_id, take)
-            self._tell_of_full_polls(len(updates) >= MAX_UPDATES, nothing_new)
+            self._warn_of_full_polls(len(updates) >= MAX_UPDATES, nothing_new)
             await self._pause(began, is_empty=not updates)
 
-    def _tell_of_full_polls(self, is_full: bool, nothing_new: bool) -> None:
-        if is_full and nothing_new and not self._has_told:
+    def _warn_of_full_polls(self, is_full: bool, nothing_new: bool) -> None:
+        if is_full and nothing_new and not self._has_warned:
             logger.warning(
-                "telegram: %d messages wait for their answers, and Telegram gives out no more before the first of "
-                "them, update %s, is answered",
+                "telegram: %d messages wait for their answers; Telegram delivers no more until the first of them, "
+                "update %s, is answered",
                 MAX_UPDATES,
                 self._offsets.offset(anyio.current_time()),
             )
-        self._has_told = is_full and (nothing_new or self._has_told)
+        self._has_warned = is_full and (nothing_new or self._has_warned)
 
     async def _hand_on(self, update: Any, update_id: int, take: Callable[[Any], Awaitable[None]]) -> None:
         try:
@@ -183,7 +181,7 @@ class Poller:
             return
         # Shielded: what was answered must not come again, also when the service is cancelled.
         with anyio.move_on_after(ACKNOWLEDGE_TIMEOUT, shield=True):
-            while not await self._acknowledged_now(api, offset):  # noqa: ASYNC110 - nobody tells us when
+            while not await self._acknowledged_now(api, offset):  # noqa: ASYNC110 - there is no event to wait for
                 await anyio.sleep(ACKNOWLEDGE_PAUSE)
             return
         logger.warning("telegram: not acknowledged in %g s, the last updates may come again", ACKNOWLEDGE_TIMEOUT)

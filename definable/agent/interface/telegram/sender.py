@@ -40,11 +40,7 @@ class Sender:
     config: TelegramConfig
 
     async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
-        """Send a response; to a user who has blocked the bot, nothing.
-
-        Raises:
-            InterfaceError: It was not sent, or not whole.
-        """
+        """Send a response; to a user who has blocked the bot, nothing."""
         chat_id, place = message.platform_chat_id, place_in_chat(message)
         try:
             if response.content and response.content.strip():
@@ -57,13 +53,8 @@ class Sender:
             logger.warning("telegram: chat %s cannot be written to: %s", chat_id, refusal.description)
 
     async def post(self, message: InterfaceMessage, text: str) -> str | None:
-        """Send a text that will be edited; returns its id.
-
-        None in groups: there a bot may send and edit 20 times a minute.
-
-        Raises:
-            InterfaceError: It was not sent, or it is not known whether it was.
-        """
+        """Send a text that will be edited; returns its id. None in groups: there a bot may send and edit 20 times a
+        minute."""
         if is_in_group(message):
             return None
         send = partial(self.api.send_once, "sendMessage", message.platform_chat_id)
@@ -76,11 +67,7 @@ class Sender:
             ) from None
 
     async def edit(self, message: InterfaceMessage, posted: str, text: str) -> None:
-        """Give a message another text, once.
-
-        Raises:
-            InterfaceError: It was not edited, or it is not known whether it was.
-        """
+        """Give a message another text, once; what it has already is no failure."""
         send = partial(self.api.send_once, "editMessageText", message.platform_chat_id)
         try:
             await self._with_text(text, {"message_id": int(posted)}, send)
@@ -89,11 +76,7 @@ class Sender:
                 raise
 
     async def delete(self, message: InterfaceMessage, posted: str) -> None:
-        """Delete a message, once.
-
-        Raises:
-            InterfaceError: It was not deleted, or it is not known whether it was.
-        """
+        """Delete a message, once."""
         await self.api.send_once("deleteMessage", message.platform_chat_id, {"message_id": int(posted)})
 
     async def _with_text(self, text: str, place: Place, send: Callable[[Mapping[str, Any]], Awaitable[Any]]) -> Any:

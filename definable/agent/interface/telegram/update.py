@@ -1,6 +1,6 @@
 """What an update holds, as an `InterfaceMessage`: pure (https://core.telegram.org/bots/api#update).
 
-What came with a message: described at first, fetched once its user was let in.
+What came with a message is described at first, and fetched once its user was let in.
 """
 
 from __future__ import annotations
