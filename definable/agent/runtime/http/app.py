@@ -6,7 +6,7 @@ The HTTP server calls it for every request, or a foreign ASGI server does throug
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -26,8 +26,8 @@ from .auth import PublicPaths, authenticate_request, scope_of
 from .body_memory import AnswerMemory, UnfinishedBodies
 from .browsers import BrowserGate, Headers
 from .request import ClientGone, Request
-from .response import RETRY_AFTER, Answer, Response, is_worth_a_traceback, problem_of
-from .router import NO_PARAMETERS, RouteMatch, Router
+from .response import RETRY_AFTER, Response, ResponseSender, is_worth_a_traceback, problem_of
+from .router import RouteMatch, Router
 from .routes import AuthSource, Route
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -121,74 +121,80 @@ class AgentApp:
         self._public = public
         self._refusals = refusals
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or serve one WebSocket."""
         if scope.get("root_path"):
             scope = below_root(scope)
         match = self._match(scope) if scope["type"] == "http" else NO_MATCH
         headers: Headers = dict(scope["headers"])
         if self._gate.concerns(headers):
-            return self._answer_browser(scope, receive, send, match, headers)
-        return self._dispatch(scope, receive, send, match)
+            send = self._gate.readable(send, headers)
+            if await self._answer_browser(scope, send, match.endpoint, headers):
+                return
+        await self._dispatch(scope, receive, send, match)
 
-    def _answer_browser(
-        self, scope: Scope, receive: Receive, send: Send, match: RouteMatch[Route], headers: Headers
-    ) -> Awaitable[None]:
-        """Answer a request that a page may have sent: a preflight by itself, and only those that may call."""
-        send = self._gate.readable(send, headers)
-        route = match.endpoint
+    async def _answer_browser(self, scope: Scope, send: Send, route: Route | None, headers: Headers) -> bool:
+        """Answer a preflight, and refuse what a page may not send.
+
+        Returns:
+            Whether the request was answered.
+        """
         always = route is not None and route.is_always_served
         try:
             if not always:
                 self._gate.check_host(headers)
             preflight = self._gate.preflight(scope, headers) if scope["type"] == "http" else None
             if preflight is not None:
-                return Response(b"", 204, None, preflight).send(Answer(scope, send, self._memory))
-            if route is None:
+                await Response(b"", 204, None, preflight).send(ResponseSender(scope, send, self._memory))
+            elif route is None:
                 is_guarded = self._guest_provider(scope) is not None
                 self._gate.check_page(scope, headers, is_guarded=is_guarded, takes_visits=True)
             elif not always:
                 is_guarded, takes_visits = route.auth_provider() is not None, route.takes_visits
                 self._gate.check_page(scope, headers, is_guarded=is_guarded, takes_visits=takes_visits)
         except Problem as problem:
-            return refuse(scope, send, problem)
-        return self._dispatch(scope, receive, send, match)
+            await refuse(scope, send, problem)
+            return True
+        return preflight is not None
 
-    def _dispatch(self, scope: Scope, receive: Receive, send: Send, match: RouteMatch[Route]) -> Awaitable[None]:
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send, match: RouteMatch[Route]) -> None:
         route = match.endpoint
-        if route is not None and route.is_always_served:
-            return self._answer(route, self._request(scope, receive, match.parameters), send, self._uncounted)
-        if self._draining():
-            return refuse(scope, send, Problem(503, "the service is stopping", headers=[RETRY_AFTER]))
+        always = route is not None and route.is_always_served
+        if self._draining() and not always:
+            await refuse(scope, send, Problem(503, "the service is stopping", headers=[RETRY_AFTER]))
+            return
+        request = Request(scope, receive, match.parameters, self._bodies, self._active_memory)
         if route is not None:
-            return self._answer(route, self._request(scope, receive, match.parameters), send, self._tracker)
+            await self._answer(route, request, send, self._uncounted if always else self._tracker)
+            return
         if match.allowed:
-            answer = self._answer_of_method(scope, send, match.allowed)
-            if answer is not None:
-                return answer
+            if await self._answer_of_method(scope, send, match.allowed):
+                return
             scope[ALLOW_SCOPE_KEY] = match.allowed
-        return self._pass_on(self._request(scope, receive, NO_PARAMETERS), send)
+        await self._pass_on(request, send)
 
-    def _request(self, scope: Scope, receive: Receive, parameters: Mapping[str, str]) -> Request:
-        return Request(scope, receive, parameters, self._bodies, self._active_memory)
+    async def _answer_of_method(self, scope: Scope, send: Send, allowed: tuple[str, ...]) -> bool:
+        """Answer what tells of the methods of a path: OPTIONS, and a method that a public endpoint does not have, which
+        is refused without asking for credentials.
 
-    def _answer_of_method(self, scope: Scope, send: Send, allowed: tuple[str, ...]) -> Awaitable[None] | None:
-        """What tells of the methods of a path: OPTIONS is answered by itself, a method that a public endpoint does not
-        have is refused without asking for credentials. None where the guest has the method, or has to be asked."""
+        Returns:
+            Whether the request was answered: not where the guest has the method, or has to be asked.
+        """
         path, method = local_path(scope), scope["method"]
         others = self._guest.methods(path)
         if method in others:
-            return None
+            return False
         methods = {*allowed, *others}
         if method == "OPTIONS":
-            return Response(b"", 204, None, [allow_header(methods | {"OPTIONS"})]).send(
-                Answer(scope, send, self._memory)
-            )
+            headers = [allow_header(methods | {"OPTIONS"})]
+            await Response(b"", 204, None, headers).send(ResponseSender(scope, send, self._memory))
+            return True
         found = [self._match({**scope, "method": each}).endpoint for each in allowed]
         if any(route is not None and route.auth_provider() is None for route in found):
             problem = Problem(405, "The method is not allowed for this path.", headers=[allow_header(methods)])
-            return send_problem(send, problem)
-        return None
+            await send_problem(send, problem)
+            return True
+        return False
 
     def _guest_provider(self, scope: Scope) -> AuthProvider | None:
         """Who authenticates the callers of what the guest answers."""
@@ -214,13 +220,13 @@ class AgentApp:
 
     async def _answer(self, route: Route, request: Request, send: Send, tracker: WorkTracker) -> None:
         """Answer a request to one of the agent's endpoints."""
-        answer = Answer(request.scope, send, self._memory)
+        sender = ResponseSender(request.scope, send, self._memory)
         with tracker.work("http") as work:
             try:
                 if route.is_always_served:  # no code of the user's runs
-                    await self._respond(route, request, answer)
+                    await self._respond(route, request, sender)
                 else:
-                    await contained("a request's handler", self._respond, route, request, answer)
+                    await contained("a request's handler", self._respond, route, request, sender)
             except ClientGone:
                 pass
             except BaseException as raised:
@@ -231,12 +237,12 @@ class AgentApp:
                 work.failed = problem.status >= 500
                 if is_worth_a_traceback(error, problem):
                     log_failure(logger, logging.ERROR, error, "%s %r failed", request.method, request.path)
-                if not answer.started:
+                if not sender.started:
                     await send_problem(send, problem, close=problem.status in BODY_UNREAD)
             finally:
                 request.release()
 
-    async def _respond(self, route: Route, request: Request, answer: Answer) -> None:
+    async def _respond(self, route: Route, request: Request, sender: ResponseSender) -> None:
         response = None if route.unsigned is None else route.unsigned(request)
         if response is None:
             provider = route.auth_provider()
@@ -245,15 +251,15 @@ class AgentApp:
                     provider, request, route.max_body, route.scope, self._refusals
                 )
             response = await closing_what_it_leaves("a request's handler", route.endpoint, request)
-        await response.send(answer)
+        await response.send(sender)
 
     async def _pass_on(self, request: Request, send: Send) -> None:
         with self._tracker.work("http") as work, ROUTE:
 
-            def watched(message: Message) -> Awaitable[None]:
+            async def watched(message: Message) -> None:
                 if message["type"] == "http.response.start" and message["status"] >= 500:
                     work.failed = True
-                return send(message)
+                await send(message)
 
             await contained("a route", self._answer_by_guest, request, watched)
 

@@ -165,8 +165,8 @@ class QuartGuest:
         self.app: Quart = app
         self.max_body: int = MAX_CONTENT_LENGTH
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return self.app(cast(Any, scope), cast(Any, receive), cast(Any, send))
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(cast(Any, scope), cast(Any, receive), cast(Any, send))
 
     def methods(self, path: str) -> set[str]:
         """The methods of its routes on a path; OPTIONS only where a route of the user's own answers it."""

@@ -8,7 +8,7 @@ From an exception to the problem that its HTTP caller may see.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -78,7 +78,7 @@ BODYLESS = frozenset({204, 304})
 """Statuses whose response has no body, and no `Content-Length` (RFC 9110, sections 8.6, 15.3.5 and 15.4.5)."""
 
 
-class Answer:
+class ResponseSender:
     """An ASGI `send` that knows whether the response has started: from then on there is no other.
 
     Args:
@@ -95,12 +95,12 @@ class Answer:
         self.memory: AnswerMemory = memory
         self.started: bool = False
 
-    def __call__(self, message: Message) -> Awaitable[None]:
+    async def __call__(self, message: Message) -> None:
         """Send some of the response."""
         self.started = True
-        return self._send(message)
+        await self._send(message)
 
-    def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Awaitable[None]:
+    async def send_all(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Send all of the response: in one message, where the server takes that.
 
         Args:
@@ -111,22 +111,17 @@ class Answer:
         Raises:
             Problem: 503, the request may as well come again, and large answers to others hold too much.
         """
-        if len(body) >= LARGE:
-            return self._large(status, headers, body)
-        return self._sent(status, headers, body)
-
-    async def _large(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        if len(body) < LARGE:
+            await self._send_body(status, headers, body)
+            return
         refusable = self._scope["method"] in ("GET", "HEAD")  # what came of others was worked for, and is not lost
         with self.memory.held(len(body), refusable=refusable):
-            await self._sent(status, headers, body)
+            await self._send_body(status, headers, body)
 
-    def _sent(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Awaitable[None]:
+    async def _send_body(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         if WHOLE_RESPONSE in (self._scope.get("extensions") or ()) and self._scope["method"] != "HEAD":
-            self.started = True
-            return self._send({"type": WHOLE_RESPONSE, "status": status, "headers": headers, "body": body})
-        return self._in_two(status, headers, body)
-
-    async def _in_two(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+            await self({"type": WHOLE_RESPONSE, "status": status, "headers": headers, "body": body})
+            return
         if status not in BODYLESS:
             headers = [*headers, (b"content-length", b"%d" % len(body))]
         await self({"type": "http.response.start", "status": status, "headers": headers})
@@ -136,7 +131,7 @@ class Answer:
 class Sendable(Protocol):
     """Something to answer with."""
 
-    def send(self, answer: Answer, /) -> Awaitable[None]:
+    async def send(self, sender: ResponseSender, /) -> None:
         """Answer a request; what it raises becomes the response, unless one has started."""
         ...
 
@@ -160,14 +155,15 @@ class Response:
     content_type: bytes | None = b"application/json"
     headers: Iterable[tuple[bytes, bytes]] = ()
 
-    def send(self, answer: Answer) -> Awaitable[None]:
+    async def send(self, sender: ResponseSender) -> None:
         """Answer a request."""
         headers = [*self.headers]
         if self.status in BODYLESS:
-            return answer.whole(self.status, headers, b"")
+            await sender.send_all(self.status, headers, b"")
+            return
         if self.content_type is not None:
             headers.append((b"content-type", self.content_type))
-        return answer.whole(self.status, headers, self.body)
+        await sender.send_all(self.status, headers, self.body)
 
 
 def json_response(value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> Response:

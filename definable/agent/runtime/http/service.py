@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -247,10 +247,10 @@ async def answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> 
         return
     started = False
 
-    def watched(message: Message) -> Awaitable[None]:
+    async def watched(message: Message) -> None:
         nonlocal started
         started = True
-        return send(message)
+        await send(message)
 
     await app(scope, receive, watched)
     if not started:

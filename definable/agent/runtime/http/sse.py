@@ -20,7 +20,7 @@ from definable.server.problem import Problem
 from definable.server.request_cycle import Send
 
 from .documents import ToolCall, ToolExecution, failure_document, record_document, run_document
-from .response import Answer
+from .response import ResponseSender
 
 logger: logging.Logger = logging.getLogger("definable.http")
 
@@ -43,7 +43,7 @@ HEADERS = [
 
 
 async def send_events(
-    send: Answer,
+    send: ResponseSender,
     events: AsyncIterator[tuple[int, StreamedEvent]],
     last_id: int = 0,
     namespace: str = "",
@@ -82,7 +82,7 @@ async def send_events(
             more = await send_event(send, last_id, event, namespace)
 
 
-async def send_event(send: Answer, number: int, event: StreamedEvent | None, namespace: str) -> bool:
+async def send_event(send: ResponseSender, number: int, event: StreamedEvent | None, namespace: str) -> bool:
     """Send one event, or a comment where there was none for a while.
 
     A large one waits before it is encoded: each of those who follow a run would hold a copy of it until it is read.

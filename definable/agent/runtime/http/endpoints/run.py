@@ -18,7 +18,7 @@ from definable.agent.runtime.http.auth import acting_user
 from definable.agent.runtime.http.body import json_value, media_and_charset
 from definable.agent.runtime.http.documents import RunBody, record_document, run_document
 from definable.agent.runtime.http.request import ClientGone, EndpointContext, Request, hangup_watch, until_gone
-from definable.agent.runtime.http.response import Answer, Response, Sendable, json_response
+from definable.agent.runtime.http.response import Response, ResponseSender, Sendable, json_response
 from definable.agent.runtime.http.sse import KEEP_ALIVE, MEDIA_TYPE, send_events
 from definable.agent.runtime.runs import RunRegistry
 from definable.agent.trigger.content import is_json
@@ -139,20 +139,20 @@ class LiveRun:
     registry: RunRegistry
     run: RunRequest
 
-    async def send(self, answer: Answer) -> None:
+    async def send(self, sender: ResponseSender) -> None:
         """Make the run and send its events; raises what the run raises, also after it was sent as the last event.
 
         A run that cannot begin raises before anything is sent, unless its session's turn is long in coming.
         """
-        await until_gone(self.request, lambda: self._stream(answer))
+        await until_gone(self.request, lambda: self._stream(sender))
 
-    async def _stream(self, answer: Answer) -> None:
+    async def _stream(self, sender: ResponseSender) -> None:
         async with follow_run(lambda listener: self.registry.run(self.run, SOURCE, listener)) as stream:
             first: RunEvent | None = None
             with anyio.move_on_after(KEEP_ALIVE):
                 first = await anext(stream)
             try:
-                await send_events(answer, NumberedEvents(first, stream), namespace=self.run.namespace)
+                await send_events(sender, NumberedEvents(first, stream), namespace=self.run.namespace)
             finally:  # a server may say that the client is gone as soon as the last event is out
                 if stream.failure is not None:
                     raise stream.failure

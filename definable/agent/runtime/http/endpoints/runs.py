@@ -12,7 +12,7 @@ from definable.agent.run.output import RunEvent, RunStatus
 from definable.agent.runtime.http.auth import may_see
 from definable.agent.runtime.http.documents import Parameter, record_document, summary_document
 from definable.agent.runtime.http.request import EndpointContext, Request, until_gone
-from definable.agent.runtime.http.response import Answer, Response, Sendable, json_response
+from definable.agent.runtime.http.response import Response, ResponseSender, Sendable, json_response
 from definable.agent.runtime.http.sse import send_events, send_no_events
 from definable.agent.runtime.runs import FIRST, Place, RunRecord, RunRegistry
 from definable.server.problem import Problem
@@ -121,16 +121,16 @@ class FollowedRun:
     namespace: str
     """Of the run's caller."""
 
-    async def send(self, answer: Answer) -> None:
+    async def send(self, sender: ResponseSender) -> None:
         """Send the events until the run ends or the client leaves; to HEAD, that there are any."""
         if self.request.method == "HEAD":
-            await send_no_events(answer)
+            await send_no_events(sender)
             return
-        await until_gone(self.request, lambda: self._send(answer))
+        await until_gone(self.request, lambda: self._send(sender))
 
-    async def _send(self, answer: Answer) -> None:
+    async def _send(self, sender: ResponseSender) -> None:
         events = self.events
-        await send_events(answer, events, events.last_id, self.namespace, will_go_on=lambda: events.will_go_on)
+        await send_events(sender, events, events.last_id, self.namespace, will_go_on=lambda: events.will_go_on)
 
 
 class LoggedEvents:
