@@ -38,6 +38,28 @@ async def test_a_flood_ends_its_connection(serving, server_tls, client_tls, kind
             await served.app.until(lambda: served.app.disconnects == 1)
 
 
+async def test_answers_of_a_connection_that_ends_are_no_failures_of_the_application(
+    serving, server_tls, client_tls, monkeypatch, caplog
+):
+    async def disconnected(connection):
+        served.app.release.set()
+        await served.app.until(lambda: served.app.finished == 2)
+        await disconnect(connection)
+
+    disconnect = H2.disconnected
+    monkeypatch.setattr(H2, "disconnected", disconnected)
+    async with serving(tls=server_tls) as served:
+        client = await open_h2(served, client_tls)
+        async with client.stream:
+            await client.request("/hold")
+            await client.request("/hold")
+            await client.request("/watch", "POST", end=False)
+            await served.app.until(lambda: served.app.arrived == 3)
+            await client.stream.send(FLOODS["settings"] * 1500)
+            await served.app.until(lambda: served.app.finished == 3)
+    assert "error in the application" not in caplog.text
+
+
 async def test_others_get_their_turn_while_frames_keep_coming(serving, server_tls, client_tls, monkeypatch):
     turns, during = 0, []
 

@@ -117,7 +117,7 @@ class HypercornConnection:
         self._stop_reading()
 
     async def idled(self, idle: bool) -> None:
-        if self._closing and not idle:
+        if self._closing and self._idle and not idle:  # else one of several has ended
             raise BrokenResourceError
         self._idle = idle
         self._asked = True
@@ -127,6 +127,8 @@ class HypercornConnection:
             await self._transport.flush()
 
     def start_cycle(self, scope: Scope, send: AppSend) -> Callable[[Message], Awaitable[None]]:
+        if self._closing:
+            raise BrokenResourceError
         if len(self._running) >= 2 * self._limits.max_streams:  # begun and reset faster than the application ends
             self._stop_reading()
             return ReceiveBuffer().put
