@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+from quart import current_app
 
 from definable.agent import Agent, RunContext
 from definable.agent.auth import AuthContext, AuthRequest
@@ -24,6 +25,7 @@ REQUESTS: dict[str, tuple[str, object]] = {
     "sync webhook": ("/sync", {}),
     "accepted webhook": ("/accept", {}),
     "route": ("/route", {}),
+    "background task": ("/background", {}),
     "auth": ("/run", {"input": "hi"}),
     "model": ("/run", {"input": "hi"}),
     "instructions": ("/run", {"input": "hi"}),
@@ -42,8 +44,8 @@ PLACES = (*REQUESTS, "event", "cron", *CHAT_PLACES)
 
 ASYNC_PLACES = tuple(place for place in PLACES if place not in SYNC_PLACES)
 
-QUIET = ("hook", "async tool", "sync tool")
-"""Where a failure goes no further: the model is told of a tool's, a hook's is logged."""
+QUIET = ("background task", "hook", "async tool", "sync tool")
+"""Where a failure goes no further: the model is told of a tool's, the others are logged."""
 
 
 @dataclass
@@ -236,4 +238,9 @@ def register_others(agent: Agent, service: Service) -> None:
     @agent.blueprint.post("/route")
     async def route() -> str:  # pyright: ignore[reportUnusedFunction] - Quart calls it
         await service.at("route")
+        return "fine"
+
+    @agent.blueprint.post("/background")
+    async def begin() -> str:  # pyright: ignore[reportUnusedFunction] - Quart calls it
+        current_app.add_background_task(service.at, "background task")
         return "fine"

@@ -84,17 +84,24 @@ async def in_own_task(function: Callable[..., Coroutine[Any, Any, Result]], *arg
     if scope is not None:
         scope._tasks.discard(host)
     task = None
+    ended: list[tuple[Result, BaseException | None]] = []
     try:
-        task = _started(_outcome(state, function, args))
+        task = _started(_outcome(state, ended, function, args))
         if scope is not None and not task.done() and state.cancel_scope is scope:
             scope._tasks.add(task)
             _go_on_cancelling(scope)  # it may have been cancelled by what has run of the task by now
-        result, error = task.result() if task.done() else await task
+        try:
+            task.result() if task.done() else await task
+        except asyncio.CancelledError:
+            if not ended or (host is not None and host.cancelling()):
+                raise
+            # Else the work was at its end and had its own task cancelled: there was nothing left of it to cancel.
     finally:
         if scope is not None:
             scope._tasks -= {task}
             scope._tasks.add(host)
             _go_on_cancelling(scope)
+    result, error = ended.pop()
     if error is not None:
         try:
             raise error
@@ -133,15 +140,18 @@ async def _in_task_group(function: Callable[..., Coroutine[Any, Any, Result]], *
 
 
 async def _outcome(
-    state: Any, function: Callable[..., Coroutine[Any, Any, Result]], args: Any
-) -> tuple[Result, BaseException | None]:
+    state: Any,
+    ended: list[tuple[Result, BaseException | None]],
+    function: Callable[..., Coroutine[Any, Any, Result]],
+    args: Any,
+) -> None:
     _states[asyncio.current_task()] = state
     try:
-        return await function(*args), None
+        ended.append((await function(*args), None))
     except asyncio.CancelledError:
         raise
     except BaseException as error:
-        return None, error  # pyright: ignore[reportReturnType] - nobody looks at the result then
+        ended.append((cast(Any, None), error))
 
 
 def _go_on_cancelling(scope: Any) -> None:

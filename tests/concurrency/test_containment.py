@@ -36,6 +36,35 @@ async def test_work_returns_and_raises_as_if_it_were_called() -> None:
         await contained("work", leave)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_work_that_cancels_its_own_task_as_its_last_act_cancels_nothing() -> None:
+    async def work() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return "done"
+
+    assert await contained("work", work) == "done"
+    await anyio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_caller_that_is_cancelled_by_its_task_is_cancelled_though_its_work_cancels_itself_too() -> None:
+    async def call() -> None:
+        async def work() -> None:
+            await anyio.lowlevel.checkpoint()
+            caller.cancel()
+            own = asyncio.current_task()
+            assert own is not None
+            own.cancel()
+
+        await contained("work", work)
+
+    caller = asyncio.create_task(call())
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+
+
 async def test_a_cancelled_caller_cancels_its_work_and_is_cancelled_itself() -> None:
     ended: list[str] = []
 

@@ -236,6 +236,23 @@ async def test_a_time_out_of_asyncio_that_is_left_open_cancels_nothing(place: st
     assert target.runtime.report is not None and target.runtime.report.clean
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("place", [place for place in ASYNC_PLACES if place != "receive"])
+async def test_a_task_that_user_code_cancels_as_its_last_act_takes_nothing_along(place: str) -> None:
+    async def cancel_the_own_task() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    service = Service(place, cancel_the_own_task)
+    chat = Chat(service)
+    with anyio.fail_after(LIMIT):
+        async with served(agent_of(service), chat) as target:
+            await provoke(target, service, chat)
+            await all_is_well(target, service, chat)
+    assert target.runtime.report is not None and target.runtime.report.clean
+
+
 async def fail_alone(
     place: str, make_mistake: Callable[[], Awaitable[None] | None], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -32,7 +32,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing.exceptions import RequestRedirect
 
-from definable.concurrency.containment import closing_what_it_leaves
+from definable.concurrency.containment import closing_what_it_leaves, contained
 from definable.concurrency.event_loop import current_backend
 from definable.concurrency.isolation import Isolation
 from definable.concurrency.worker_thread import run_sync
@@ -323,11 +323,14 @@ class _App(Quart):
     def add_background_task(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Runs a function beside the requests, until it ends or the application shuts down."""
 
+        async def work() -> None:
+            async with self.app_context():
+                await self.ensure_async(func)(*args, **kwargs)
+
         async def run() -> None:
             try:
                 with BACKGROUND_TASK:
-                    async with self.app_context():
-                        await self.ensure_async(func)(*args, **kwargs)
+                    await contained("a background task", work)
             except Exception as error:
                 await self.handle_background_exception(error)
 
