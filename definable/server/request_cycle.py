@@ -56,6 +56,10 @@ OnDisconnect: TypeAlias = Callable[[Callable[[], object]], AbstractContextManage
 RETRY_AFTER = b"5"
 """Seconds after which a client may try again: another process has then taken over."""
 
+PARTS_A_TURN = 16
+"""Parts of a response, or messages, that an application may send at once before others get their turn: as long as the
+socket takes them, no send waits for anything."""
+
 SERVICE_RESTART = 1012
 """WebSocket close code (https://www.iana.org/assignments/websocket)."""
 
@@ -82,6 +86,7 @@ class RequestCycle(ABC):
         """Whether some of the response is on its way."""
         self._finished = False
         """Whether all of it is."""
+        self._parts = 0
 
     @property
     @abstractmethod
@@ -95,6 +100,12 @@ class RequestCycle(ABC):
     @abstractmethod
     async def send(self, message: Message) -> None:
         """The application's ASGI `send`."""
+
+    async def _give_way(self) -> None:
+        """Lets others run after some parts of a response: an application may send on without ever waiting."""
+        self._parts += 1
+        if self._parts % PARTS_A_TURN == 0:
+            await anyio.lowlevel.checkpoint()
 
     @abstractmethod
     async def _end(self) -> None:
@@ -303,7 +314,9 @@ class HTTP1RequestCycle(RequestCycle):
         rest = data and self._transport.write_now(data)
         if rest:
             await self._transport.write(rest)
-        if not more:
+        if more:
+            await self._give_way()
+        else:
             self._connection.answered()
 
     async def _end(self) -> None:

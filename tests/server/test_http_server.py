@@ -8,12 +8,16 @@ import socket
 from contextlib import AsyncExitStack, ExitStack, closing, suppress
 
 import anyio
+import anyio.lowlevel
 import httpx2
 import pytest
 from anyio.abc import SocketAttribute
+from h2.events import StreamEnded
+from loopback.http2 import open_h2
 
 from definable.server import HTTPServer, ServerLimits, bind, limits
 from definable.server import server as http_server
+from definable.server.request_cycle import PARTS_A_TURN
 
 pytestmark = pytest.mark.anyio
 
@@ -27,6 +31,53 @@ async def test_a_request_is_answered(serving):
         assert (b"x-name", b"value") in scope["headers"]
         assert scope["client"][0] == "127.0.0.1"
         assert scope["server"] == ("127.0.0.1", served.port)
+
+
+@pytest.mark.parametrize("kind", ["http/1.1", "http/2", "websocket"])
+async def test_others_get_their_turn_while_an_application_sends_without_ever_waiting(
+    serving, server_tls, client_tls, kind
+):
+    """Its parts all fit into the socket's buffer, so no send has to wait for the client."""
+    parts, turns, seen = 320, 0, []
+
+    async def pour(scope, receive, send):
+        if is_websocket := scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        before = turns
+        for _ in range(parts):
+            if is_websocket:
+                await send({"type": "websocket.send", "text": "x", "bytes": None})
+            else:
+                await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        seen.append(turns - before)
+        if not is_websocket:
+            await send({"type": "http.response.body", "body": b""})
+
+    async def others():
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    tls = server_tls if kind == "http/2" else None
+    async with serving(app=pour, tls=tls) as served, anyio.create_task_group() as group:
+        group.start_soon(others)
+        if tls is not None:
+            client = await open_h2(served, client_tls)
+            async with client.stream:
+                await client.request("/")
+                await client.until(StreamEnded)
+        else:
+            key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
+            upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", key)
+            async with served.client() as client:
+                await client.get("/", *(upgrade if kind == "websocket" else ("Connection: close",)))
+                await client.rest()
+        group.cancel_scope.cancel()
+    assert seen[0] >= parts // PARTS_A_TURN - 1
 
 
 async def test_the_application_is_told_what_asgi_has_it_told(serving):

@@ -1,5 +1,6 @@
 """WebSockets over HTTP/1.1, driven by wsproto's client."""
 
+import gc
 import struct
 import tracemalloc
 import zlib
@@ -291,6 +292,25 @@ async def test_all_messages_that_nobody_reads_share_a_bound(serving, caplog):
             await fourth.send(BytesMessage(bytes(250_000)))
             assert (await fourth.receive()).data
     assert "1013" in caplog.text
+
+
+async def test_a_connection_that_failed_leaves_no_message_in_memory(serving):
+    limits = ServerLimits(max_message_bytes=2_000_000, max_websocket_bytes=100_000)
+    large = frame(deflated(bytes(1_000_000)), fin=False, compressed=True)
+    async with serving(limits=limits) as served:
+        gc.collect()
+        gc.disable()  # what is in a cycle stays for as long as the collector does not come
+        tracemalloc.start()
+        try:
+            for _ in range(10):
+                async with connect_deflated(served) as client:
+                    await client.raw.send(large)
+                    assert (await client.receive()).code == 1013
+            held = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+        assert held < 3_000_000
 
 
 async def test_no_ping_comes_before_its_interval(serving):

@@ -274,6 +274,8 @@ class HypercornRequestCycle(RequestCycle):
         kind = message["type"]
         if kind == "websocket.close" or (kind.endswith("response.body") and not message.get("more_body", False)):
             self._finished = True
+        else:
+            await self._give_way()
 
     async def _end(self) -> None:
         await self._protocol_send(None)

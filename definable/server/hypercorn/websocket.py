@@ -159,15 +159,21 @@ class WebSocketStream(WSStream):
         await self._handle_events()
 
     async def _handle_events(self) -> None:
-        for event in self.connection.events():
-            if isinstance(event, TextMessage | BytesMessage):
-                await self._take(event)
-            elif isinstance(event, Ping):
-                await self._send_wsproto_event(event.response())
-            elif isinstance(event, CloseConnection):
-                await self._closed_by(event)
-            if self.closed:
-                return
+        try:
+            for event in self.connection.events():
+                if isinstance(event, TextMessage | BytesMessage):
+                    await self._take(event)
+                elif isinstance(event, Ping):
+                    await self._send_wsproto_event(event.response())
+                elif isinstance(event, CloseConnection):
+                    await self._closed_by(event)
+                if self.closed:
+                    return
+        finally:
+            # wsproto's parser is a generator that refers to itself and keeps the last frame, 4 MiB of it, until it has
+            # looked for another: without that they stay when the connection has failed, until garbage is collected.
+            for _ in self.connection.events():
+                pass
 
     async def _take(self, event: TextMessage | BytesMessage) -> None:
         if self.connection.state is not ConnectionState.OPEN:
