@@ -50,6 +50,11 @@ def can_be_shown(error: BaseException) -> bool:
     return True
 
 
+def is_plain(error: BaseException) -> bool:
+    """Whether `except Exception` catches it, whatever its `__class__` says."""
+    return issubclass(type(error), Exception)
+
+
 def sole_member(error: BaseException) -> BaseException:
     """The one exception within nested groups of one; another group, or an exception that is none, as it is."""
     if not isinstance(error, BaseExceptionGroup):
@@ -68,7 +73,7 @@ def is_failure(error: BaseException) -> bool:
     written in Rust, and on asyncio the cancellation of another task that the code awaits. `KeyboardInterrupt` and a
     cancellation of the task are not.
     """
-    if isinstance(error, Exception):
+    if is_plain(error):
         return True
     if _has(error, KeyboardInterrupt) or _is_closing(error):
         return False
@@ -93,7 +98,7 @@ def isolated(error: BaseException, whose: str) -> BaseException:
     Returns:
         The same, or another that it is the cause of.
     """
-    if isinstance(error, Exception):
+    if is_plain(error):
         return error if can_be_shown(error) else failure_of(error, whose)
     if _has(error, KeyboardInterrupt) or _is_closing(error):
         return error
@@ -137,7 +142,7 @@ def is_cut_off(error: BaseException) -> bool:
 
     To be asked where `isolated` has seen to what user code raises.
     """
-    if isinstance(error, Exception):
+    if is_plain(error):
         return False
     if _has(error, KeyboardInterrupt) or isinstance(error, GeneratorExit):
         return True

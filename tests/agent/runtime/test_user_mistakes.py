@@ -57,6 +57,14 @@ class SpeechlessPanic(BaseException):
     __repr__ = __str__
 
 
+class MaskedPanic(BaseException):
+    """No `Exception`, though it says so."""
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        return ValueError
+
+
 def panic() -> None:
     raise PanicException("called `Option::unwrap()` on a `None` value")
 
@@ -81,6 +89,10 @@ def speechless_panic() -> None:
     raise SpeechlessPanic
 
 
+def masked_panic() -> None:
+    raise MaskedPanic
+
+
 def group() -> None:
     raise BaseExceptionGroup("several", [PanicException("one"), ValueError("two")])
 
@@ -96,6 +108,7 @@ RAISED: dict[str, Callable[[], None]] = {
     "speechless": speechless,
     "wordless": wordless,
     "speechless panic": speechless_panic,
+    "masked panic": masked_panic,
     "group": group,
     "stray cancellation": stray_cancellation,
 }

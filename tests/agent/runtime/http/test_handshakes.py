@@ -106,6 +106,15 @@ async def test_zoom_gets_a_mac_of_its_token(serve: Serve, auth: Any, challenge: 
     assert len(handler.events) == 1
 
 
+async def test_zoom_signs_no_event_for_a_stranger(serve: Serve) -> None:
+    handler = Recorder()
+    async with serve(agent_with(Webhook("/hook", auth=False, challenge=ZoomChallenge("zoom")), handler)) as client:
+        forged = ZOOM | {"payload": {"plainToken": 'v0:1:{"event":"meeting.ended"}'}}
+        response = await client.post("/hook", json=forged)
+        assert response.json() == {"status": "ok"}
+    assert [event.body for event in handler.events] == [forged]
+
+
 @pytest.mark.parametrize("challenge", [True, "echo"])
 async def test_others_get_their_challenge_back(serve: Serve, challenge: Any) -> None:
     handler = Recorder()
