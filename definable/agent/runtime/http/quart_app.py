@@ -15,10 +15,11 @@ here: Quart and QuartTrio each have an order of their own, and both leave the re
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from inspect import isgenerator
+from math import inf
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 from urllib.parse import urlsplit
@@ -124,6 +125,10 @@ MAX_CONTENT_LENGTH = 16 * 1024 * 1024
 SHUTDOWN_TIMEOUT = 10.0
 """Seconds for the `after_serving` functions when the service is cancelled."""
 
+EVENT_STREAM_GRACE = 5.0
+"""Seconds that an event stream which was asked for by GET goes on once a stop has begun. Its client only listens, and
+asks again by itself when it ends (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+
 BACKGROUND_TASK = Isolation("a background task")
 
 
@@ -223,10 +228,14 @@ async def quart_lifespan(app: Quart) -> AsyncGenerator[None]:
         raise failure
 
 
-def drain_websockets(app: Quart) -> None:
-    """Has the WebSockets closed whose routes wait for a message, now and from now on."""
-    for connection in list(cast(_App, app).websockets):
+def drain_routes(app: Quart) -> None:
+    """Ends what may go on for ever: WebSockets once their routes wait for a message, event streams after a while."""
+    app = cast(_App, app)
+    for connection in list(app.websockets):
         connection.drain()
+    app.streams_end = anyio.current_time() + EVENT_STREAM_GRACE
+    for sending in app.event_streams:
+        sending.deadline = min(sending.deadline, app.streams_end)
 
 
 class _HTTPConnection(ASGIHTTPConnection):
@@ -254,8 +263,15 @@ class _HTTPConnection(ASGIHTTPConnection):
             with ROUTE:  # before the group sees it: what is no `Exception`, or cannot be shown
                 response = await closing_what_it_leaves("a route", self.app.handle_request, request)
             timeout: Any = getattr(response, "timeout", ...)
-            with anyio.move_on_after(None if timeout is ... else timeout):
-                await self._send_response(cast(Any, watched_send), response)
+            with anyio.move_on_after(None if timeout is ... else timeout) as sending:
+                if request.method == "GET" and getattr(response, "mimetype", "") == "text/event-stream":
+                    with cast(_App, self.app).ended_by_a_stop(sending):
+                        await self._send_response(cast(Any, watched_send), response)
+                else:
+                    await self._send_response(cast(Any, watched_send), response)
+            if sending.cancelled_caught and anyio.current_time() >= cast(_App, self.app).streams_end:
+                log.info("ended the event stream of GET %r, for the stop: its client asks again", request.path)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
             tasks.cancel_scope.cancel()
 
 
@@ -268,12 +284,18 @@ class _App(Quart):
     """Where background tasks run; QuartTrio's name for it. Set by `quart_lifespan`."""
     websockets: set[WebsocketConnection]
     """Those that are open."""
+    event_streams: set[anyio.CancelScope]
+    """The sending of those that clients listen to."""
+    streams_end: float
+    """When they have to end, on the event loop's clock."""
     _hooks: ServingHooks
 
     async def startup(self) -> None:
         """Begins what runs around all requests."""
         self.shutdown_event = self.event_class()
         self.websockets = set()
+        self.event_streams = set()
+        self.streams_end = inf
         self._hooks = ServingHooks(
             [self.ensure_async(func) for func in self.before_serving_funcs],
             self.while_serving_gens,
@@ -282,6 +304,16 @@ class _App(Quart):
         )
         async with self.app_context():
             await self._hooks.start()
+
+    @contextmanager
+    def ended_by_a_stop(self, sending: anyio.CancelScope) -> Generator[None]:
+        """A context within which a stop bounds the sending of an event stream."""
+        sending.deadline = min(sending.deadline, self.streams_end)
+        self.event_streams.add(sending)
+        try:
+            yield
+        finally:
+            self.event_streams.discard(sending)
 
     async def shutdown(self) -> None:
         """Ends what `startup` has begun, also when that failed."""

@@ -1,16 +1,17 @@
-"""What a stop does to the WebSockets of routes, in virtual time: the idle ones end at once, work is finished."""
+"""What a stop does to WebSockets and event streams of routes, in virtual time: the idle ones end, work is finished."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any
 
 import anyio
 import pytest
 from quart import Blueprint, websocket
 
-from definable.agent.runtime.http.quart_app import create_quart_app, drain_websockets, quart_lifespan
+from definable.agent.runtime.http.quart_app import create_quart_app, drain_routes, quart_lifespan
 
 pytestmark = pytest.mark.anyio
 
@@ -58,23 +59,25 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(blueprint: Blueprint) -> AsyncIterator[tuple[Client, Any]]:
+async def connected(
+    blueprint: Blueprint, scope: dict[str, Any] = SCOPE, first: str = "websocket.connect"
+) -> AsyncIterator[tuple[Client, Any]]:
     app = create_quart_app("an agent", [blueprint])
     client = Client()
 
     async def serve() -> None:
-        await app(SCOPE, client.heard.receive, client.send)  # pyright: ignore[reportArgumentType]
+        await app(scope, client.heard.receive, client.send)  # pyright: ignore[reportArgumentType]
         client.ended.set()
 
     with anyio.fail_after(1000):
         async with quart_lifespan(app), anyio.create_task_group() as group:
-            client._said.send_nowait({"type": "websocket.connect"})
+            client._said.send_nowait({"type": first})
             group.start_soon(serve)
             await anyio.wait_all_tasks_blocked()  # may take some virtual time
             client.began = anyio.current_time()
             with client._said, client.heard:
                 yield client, app
-                client._said.send_nowait({"type": "websocket.disconnect", "code": 1006})
+                client._said.send_nowait({"type": f"{scope['type']}.disconnect", "code": 1006})
                 await client.ended.wait()
 
 
@@ -91,7 +94,7 @@ async def test_a_websocket_on_which_nothing_has_happened_is_closed_at_once(bluep
 
     async with connected(blueprint) as (client, app):
         await anyio.sleep(100)
-        drain_websockets(app)
+        drain_routes(app)
         await client.ended.wait()
         assert client.events[-1] == (100.0, CLOSED)
 
@@ -105,7 +108,7 @@ async def test_a_websocket_that_has_been_quiet_is_closed_at_once(blueprint: Blue
     async with connected(blueprint) as (client, app):
         client.say("hello")
         await anyio.sleep(100)
-        drain_websockets(app)
+        drain_routes(app)
         await client.ended.wait()
         assert client.texts() == [(0.0, "hello")]
         assert client.events[-1] == (100.0, CLOSED)
@@ -123,7 +126,7 @@ async def test_work_on_a_message_is_finished_first(blueprint: Blueprint) -> None
         client.say("one")
         client.say("two")
         await anyio.sleep(1)
-        drain_websockets(app)
+        drain_routes(app)
         await client.ended.wait()
         assert client.texts() == [(20.0, "one"), (40.0, "two")]
         assert client.events[-1] == (41.0, CLOSED)
@@ -146,7 +149,7 @@ async def test_a_reply_in_pieces_is_not_cut_while_the_route_waits_for_the_next_m
     async with connected(blueprint) as (client, app):
         client.say("tell me")
         await anyio.sleep(0.1)
-        drain_websockets(app)
+        drain_routes(app)
         await client.ended.wait()
         assert [text for _, text in client.texts()] == [str(number) for number in range(10)]
         assert client.events[-1] == (14.0, CLOSED)
@@ -161,7 +164,7 @@ async def test_a_message_that_nobody_answers_holds_nothing(blueprint: Blueprint)
     async with connected(blueprint) as (client, app):
         client.say("are you there?")
         await anyio.sleep(2)
-        drain_websockets(app)
+        drain_routes(app)
         await client.ended.wait()
         assert client.events[-1] == (5.0, CLOSED)
 
@@ -184,3 +187,57 @@ async def test_unread_messages_are_bounded_in_bytes(blueprint: Blueprint) -> Non
         go_on.set()
         await anyio.wait_all_tasks_blocked()
         assert [text for _, text in client.texts()] == ["200000"] * 5
+
+
+def stream_route(blueprint: Blueprint, method: str, media_type: str, seconds: float) -> None:
+    @blueprint.route("/ws", methods=[method])
+    async def ticks() -> Any:  # pyright: ignore[reportUnusedFunction] - Quart calls it
+        async def stream() -> AsyncIterator[bytes]:
+            began = anyio.current_time()
+            while anyio.current_time() < began + seconds:
+                yield b"data: tick\n\n"
+                await anyio.sleep(1)
+
+        return stream(), 200, {"content-type": media_type}
+
+
+def asked(method: str) -> dict[str, Any]:
+    return {**SCOPE, "type": "http", "method": method, "scheme": "http"}
+
+
+async def test_an_event_stream_without_end_is_ended_after_a_while(blueprint: Blueprint, caplog: Any) -> None:
+    caplog.set_level("INFO")
+    stream_route(blueprint, "GET", "text/event-stream; charset=utf-8", inf)
+    async with connected(blueprint, asked("GET"), "http.request") as (client, app):
+        await anyio.sleep(99.5)
+        drain_routes(app)
+        await client.ended.wait()
+        assert client.events[-1] == (104.5, {"type": "http.response.body", "body": b"", "more_body": False})
+    assert "ended the event stream of GET '/ws', for the stop" in caplog.text
+
+
+async def test_an_event_stream_that_begins_while_a_stop_goes_on_is_ended_too(blueprint: Blueprint) -> None:
+    begin = anyio.Event()
+
+    @blueprint.before_request
+    async def wait() -> None:  # pyright: ignore[reportUnusedFunction] - Quart calls it
+        await begin.wait()
+
+    stream_route(blueprint, "GET", "text/event-stream", inf)
+    async with connected(blueprint, asked("GET"), "http.request") as (client, app):
+        drain_routes(app)
+        await anyio.sleep(3.5)
+        begin.set()
+        await client.ended.wait()
+        assert client.events[-1][0] == 5.0
+
+
+@pytest.mark.parametrize(("method", "media_type"), [("POST", "text/event-stream"), ("GET", "text/csv")])
+async def test_a_stream_that_may_be_work_is_finished(blueprint: Blueprint, method: str, media_type: str) -> None:
+    stream_route(blueprint, method, media_type, 30)
+    async with connected(blueprint, asked(method), "http.request") as (client, app):
+        await anyio.sleep(1.5)
+        drain_routes(app)
+        await client.ended.wait()
+        assert 29 < client.events[-1][0] <= 30
+        assert sum(message.get("body") == b"data: tick\n\n" for _, message in client.events) == 30
