@@ -88,8 +88,14 @@ INTERFACE_ATTRIBUTES = {
 }
 """Of an interface."""
 
+INTERFACE_CONTEXT = "it is served along with its agent: agent.serve(interface), or async with agent.running(interface)"
+"""Of `async with interface`."""
+
 INTERFACE_METHODS = ("_start_receiver", "_stop_receiver", "_convert_inbound", "_send_response")
 """What a platform of one's own implemented there."""
+
+API_KEY_ATTRIBUTES = {"keys": "they are not read back: keep them where they came from, such as an environment variable"}
+"""Of an `APIKeyAuth`."""
 
 MODULE_NAMES = {
     "definable.agent.trigger": {

@@ -18,7 +18,7 @@ import pytest
 
 from definable import original_library
 from definable.agent import Agent
-from definable.agent.auth import AllowlistAuth, AuthContext
+from definable.agent.auth import AllowlistAuth, APIKeyAuth, AuthContext
 from definable.agent.interface import (
     AllowlistHook,
     BaseInterface,
@@ -173,6 +173,8 @@ def refused_lines() -> Iterator[tuple[Callable[[], Any], str]]:
         yield (lambda name=name: getattr(agent().run("x"), name)), f"no attribute {name!r}: {hint}"
     for name, hint in original_library.INTERFACE_ATTRIBUTES.items():
         yield (lambda name=name: getattr(telegram(), name)), f"no attribute {name!r}: {hint}"
+    for name, hint in original_library.API_KEY_ATTRIBUTES.items():
+        yield (lambda name=name: getattr(APIKeyAuth("k" * 20), name)), f"no attribute {name!r}: {hint}"
     for module, names in original_library.MODULE_NAMES.items():
         for name, hint in names.items():
             statement = f"from {module} import {name}"
@@ -194,6 +196,12 @@ def refused_lines() -> Iterator[tuple[Callable[[], Any], str]]:
     yield (lambda: setattr(TriggerEvent({}), "body", {})), "change what is in the dict, .body.update(...)"
     yield (lambda: setattr(InterfaceResponse("x"), "content", "y")), "dataclasses.replace(..., content=...)"
     yield (lambda: anyio.run(iterated)), "async with agent.arun_stream(...) as events"
+    yield (lambda: anyio.run(entered)), f"TelegramInterface is no context: {original_library.INTERFACE_CONTEXT}"
+
+
+async def entered() -> None:
+    async with telegram():
+        pass
 
 
 async def iterated() -> None:

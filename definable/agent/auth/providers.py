@@ -6,9 +6,10 @@ import hashlib
 import hmac
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 from definable.errors import ConfigurationError
+from definable.original_library import API_KEY_ATTRIBUTES, unknown_attribute
 
 from .base import (
     AuthContext,
@@ -229,6 +230,11 @@ class APIKeyAuth:
             raise ConfigurationError(f"APIKeyAuth(header={header!r}): a header's name")
         self.header = header
         self._keys = [(each.key.encode("utf-8", "surrogatepass"), identity(name, each)) for name, each in named(keys)]
+
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_attribute("APIKeyAuth", name, API_KEY_ATTRIBUTES)
 
     def __repr__(self) -> str:
         return f"APIKeyAuth(<{len(self._keys)} keys>, header={self.header!r})"

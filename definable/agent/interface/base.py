@@ -18,7 +18,7 @@ from definable.agent.run.runner import Runner
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import ConfigurationError
-from definable.original_library import INTERFACE_ATTRIBUTES, INTERFACE_METHODS, unknown_attribute
+from definable.original_library import INTERFACE_ATTRIBUTES, INTERFACE_CONTEXT, INTERFACE_METHODS, unknown_attribute
 
 from .config import InterfaceConfig, configured
 from .hooks import check_hook
@@ -125,6 +125,11 @@ class BaseInterface(ABC):
 
         def __getattr__(self, name: str) -> Any:
             raise unknown_attribute(type(self).__name__, name, INTERFACE_ATTRIBUTES)
+
+        async def __aenter__(self) -> Any:
+            raise TypeError(f"{type(self).__name__} is no context: {INTERFACE_CONTEXT}")
+
+        async def __aexit__(self, *exception: object) -> None: ...
 
     def add_hook(self, hook: object) -> Self:
         """Call a hook around every message, after those that are there.
