@@ -11,7 +11,14 @@ from quart import current_app
 
 from definable.agent import Agent, RunContext
 from definable.agent.auth import AuthContext, AuthRequest
-from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceHook, InterfaceMessage, InterfaceResponse
+from definable.agent.interface import (
+    BaseInterface,
+    IdentityResolver,
+    InterfaceConfig,
+    InterfaceHook,
+    InterfaceMessage,
+    InterfaceResponse,
+)
 from definable.agent.interface.base import Accept
 from definable.agent.session import MemorySessionStore
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
@@ -36,7 +43,7 @@ REQUESTS: dict[str, tuple[str, object]] = {
 }
 """What brings user code about over HTTP."""
 
-CHAT_PLACES = ("receive", "send", "typing", "complete", "chat hook", "handled")
+CHAT_PLACES = ("receive", "send", "typing", "complete", "chat hook", "handled", "identity resolver")
 
 SYNC_PLACES = ("sync webhook", "sync tool", "handled")
 
@@ -141,11 +148,24 @@ class ChatHook(InterfaceHook):
         await self._service.at("chat error hook")
 
 
+class Identities(IdentityResolver):
+    """Knows nobody."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def resolve(self, platform: str, platform_user_id: str) -> str | None:
+        await self._service.at("identity resolver")
+        return None
+
+
 class Chat(BaseInterface):
     """A chat platform whose messages are those that the test puts in."""
 
     def __init__(self, service: Service) -> None:
-        super().__init__(InterfaceConfig(platform="chat"), hooks=[ChatHook(service)])
+        super().__init__(
+            InterfaceConfig(platform="chat"), hooks=[ChatHook(service)], identity_resolver=Identities(service)
+        )
         self._service = service
         self._number = 0
         self._say = anyio.Event()

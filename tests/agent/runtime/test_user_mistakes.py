@@ -302,6 +302,8 @@ async def provoke(target: Served, service: Service, chat: Chat) -> int | None:
             chat.say()
     await service.made.wait()
     await target.runtime.tracker.idle()
+    if service.place == "background task":  # nobody waits for it
+        await anyio.wait_all_tasks_blocked()
     return status
 
 

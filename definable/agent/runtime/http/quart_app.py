@@ -77,9 +77,9 @@ class ServingHooks:
         """
         try:
             for hook in self._before:
-                await hook()
+                await closing_what_it_leaves("a before_serving function", hook)
             for generator in self._around:
-                await anext(generator)
+                await closing_what_it_leaves("a while_serving function", anext, generator)
                 self._ends.append(_LastPart(generator))
         except Exception as error:
             await self._report(error)
@@ -95,7 +95,7 @@ class ServingHooks:
         failure: Exception | None = None
         while self._ends:
             try:
-                await self._ends.pop()()
+                await closing_what_it_leaves("an after_serving function", self._ends.pop())
             except Exception as error:
                 await self._report(error)
                 failure = failure or error
@@ -188,8 +188,8 @@ class QuartGuest:
         return quart_lifespan(self.app)
 
     def drain(self) -> None:
-        """See `drain_websockets`."""
-        drain_websockets(self.app)
+        """See `drain_routes`."""
+        drain_routes(self.app)
 
 
 @asynccontextmanager
