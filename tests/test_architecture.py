@@ -74,8 +74,8 @@ FEATURES = ("jwt", "telegram", "discord", "uvloop", "redis", "otel")
 
 ROOMS = {
     "definable.agent.interface": [
-        ["config", "conversation", "errors", "identity", "message", "splitting"],
-        ["hooks", "http_client", "rate_limit", "session_manager", "streamed_reply"],
+        ["config", "errors", "identity", "message", "sessions", "splitting"],
+        ["hooks", "http_client", "rate_limit", "streamed_reply", "websocket"],
         ["base"],
         ["pipeline"],
         ["telegram", "discord"],
