@@ -1,4 +1,4 @@
-"""The cancel scopes that are open in a task, and tasks for pieces of work, on asyncio.
+"""`call.OpenScopes` on asyncio: the cancel scopes that are open in a task, and tasks for pieces of work.
 
 anyio has no public way to see a task's scopes, nor one to have a task take its caller's place in them: a task group for
 each piece of work would cost 20 us, this costs 5. It leans on anyio's `_task_states` and on the links between a
@@ -38,7 +38,6 @@ if not IS_KNOWN:
 
 
 def innermost() -> Any:
-    """The cancel scope that the running task has opened last; None for none."""
     if not IS_KNOWN:
         return None
     state = _states.get(asyncio.current_task())
@@ -46,7 +45,6 @@ def innermost() -> Any:
 
 
 async def close_beyond(scope: Any, timeout: float) -> str:
-    """Cancel and close what was opened after a scope; says in words what that was."""
     task, tasks = asyncio.current_task(), set[asyncio.Task[Any]]()
     state = _states[task]
     while (left := state.cancel_scope) is not scope and left is not None:

@@ -1,18 +1,14 @@
-"""Async generators that user code has begun and not finished, on trio: closing one must not break what runs it.
+"""`call.OpenScopes` on trio: the cancel scopes that are open in a task, and generators that user code leaves behind.
 
-trio closes such a generator in a task of its own once it is garbage. Where the generator has a task group open around
-its `yield`, that task then leaves a nursery whose parent is another task: it takes the innermost nursery from that
-task's list, whichever that is; and when the last child ends trio wakes the parent in its stead, which ends the whole
-run with `TrioInternalError` where the parent is about to run (https://github.com/python-trio/trio/issues/1443).
+trio has no public way to see a task's scopes. This leans on `_cancel_status` and `_child_nurseries` of a task, as they
+are in trio 0.31 to 0.35. With another trio, whose parts are others, what is left open is not noticed, and
+`close_generators_safely` does nothing.
 
-So the closing task becomes the parent of each nursery that it leaves. `AgentRuntime` installs this once in a run of
-trio's. It leans on trio's internals, as they are in trio 0.31 to 0.35; where they are others, nothing is installed.
-asyncio needs nothing of it: there a task group is left in any task, with an error.
-
-The cancel scopes that are open in a task, on trio.
-
-trio has no public way to see them. This leans on its internals, `_cancel_status` and `_child_nurseries` of a task, as
-they are in trio 0.31 to 0.35. With another trio, whose parts are others, what is left open is not noticed.
+Where an async generator has a task group open around its `yield` and becomes garbage, trio closes it in a task of its
+own, which then leaves a nursery whose parent is another task: it takes the innermost nursery from that task's list,
+whichever that is; and when the last child ends trio wakes the parent in its stead, which ends the whole run with
+`TrioInternalError` where the parent is about to run (https://github.com/python-trio/trio/issues/1443). So the closing
+task becomes the parent of each nursery that it leaves.
 """
 
 from __future__ import annotations
@@ -28,7 +24,6 @@ from typing import Any, TypeVar, cast
 
 import trio
 
-from . import containment_trio
 from .isolation import error_text
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -43,12 +38,10 @@ POLL_INTERVAL = 0.001
 
 
 def innermost() -> Any:
-    """The status of the cancel scope that the running task has opened last."""
     return getattr(trio.lowlevel.current_task(), "_cancel_status", None)
 
 
 async def close_beyond(scope: Any, timeout: float) -> str:
-    """Cancel and close what was opened after a scope; says in words what that was."""
     task: Any = trio.lowlevel.current_task()
     tasks = 0
     while (status := task._cancel_status) is not scope and status is not None:
@@ -101,11 +94,6 @@ class _NoTask:
         self._child_nurseries = [nursery]
 
 
-def close_generators_safely() -> None:
-    """Have async generators that user code begins and does not finish closed without harm to what runs it."""
-    containment_trio.install()
-
-
 async def in_own_task(function: Callable[..., Coroutine[Any, Any, Result]], *args: Any) -> Result:
     """Call an async function in the caller's task: on trio nothing holds a task that has not opened a scope in it.
 
@@ -135,10 +123,10 @@ MAX_DEPTH = 100
 """Calls that are looked through for the nursery that a generator leaves."""
 
 
-def install() -> None:
-    """Have async generators that are garbage closed safely, until the running `trio.run` ends."""
+def close_generators_safely() -> None:
+    """Closes async generators that are garbage without harm to what runs, until the running `trio.run` ends."""
     finalizer: Finalizer | None = sys.get_asyncgen_hooks().finalizer
-    if finalizer is None or isinstance(finalizer, _SafeFinalizer):
+    if finalizer is None or getattr(finalizer, "func", None) is _finalize_safely:
         return
     try:
         from trio._core import _run as internals  # pyright: ignore[reportPrivateUsage]  # another trio may lack it
@@ -147,26 +135,19 @@ def install() -> None:
         leave: CodeType = cast(Any, trio.Nursery)._nested_child_finished.__code__
     except (ImportError, AttributeError):  # another trio: as if nothing was here
         return
-    sys.set_asyncgen_hooks(finalizer=_SafeFinalizer(finalizer, foreign, leave))
+    sys.set_asyncgen_hooks(finalizer=partial(_finalize_safely, finalizer, foreign, leave))
 
 
-class _SafeFinalizer:
+def _finalize_safely(finalizer: Finalizer, foreign: set[int], leave: CodeType, generator: AnyGenerator) -> None:
     """Gives trio's own finaliser a stand-in for a generator, which closes it safely.
 
     Args:
         finalizer: trio's.
         foreign: The ids of those that are another event loop's, which trio runs as a guest of.
         leave: The code of the method that a nursery is left by.
+        generator: The generator.
     """
-
-    def __init__(self, finalizer: Finalizer, foreign: set[int], leave: CodeType) -> None:
-        self._finalizer = finalizer
-        self._foreign = foreign
-        self._leave = leave
-
-    def __call__(self, generator: AnyGenerator) -> None:
-        is_ours = id(generator) not in self._foreign
-        self._finalizer(_Abandoned(generator, self._leave) if is_ours else generator)
+    finalizer(generator if id(generator) in foreign else _Abandoned(generator, leave))
 
 
 class _Abandoned:

@@ -1,12 +1,9 @@
-"""Keeps what the user's code raises from taking down what runs it: tools, hooks, handlers, runs and interfaces.
+"""What user code raises: kept from taking down what runs it, and turned into text.
 
-What leaves the user's code is one of three: a failure of that code alone, which is logged and counted; a cancellation
-of ours; or `KeyboardInterrupt`, which ends the service.
-
-What an exception says, also one of the user's that cannot say it: the one way from an exception to text.
-
-Log messages, dead-letter reasons, `/health`, spans and what a model is told of a failed tool come through here. An
-exception's `__str__` is code of the user's like any other: it may raise, or return what is no string.
+What leaves a tool, hook, handler or interface is one of three: a failure of that code alone, which is logged and
+counted; a cancellation of ours; or `KeyboardInterrupt`, which ends the service. Log messages, dead-letter reasons,
+`/health`, spans and what a model is told of a failed tool come from `error_text`: an exception's `__str__` is user code
+too, and may raise, or return what is no string.
 """
 
 from __future__ import annotations
@@ -18,6 +15,8 @@ from typing import cast
 import anyio
 
 from .event_loop import is_cancelled
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 UNREADABLE = "<its message cannot be shown: its __str__ failed>"
 
@@ -63,9 +62,6 @@ def sole_member(error: BaseException) -> BaseException:
     return sole_member(group.exceptions[0]) if len(group.exceptions) == 1 else group
 
 
-logger: logging.Logger = logging.getLogger(__name__)
-
-
 def is_failure(error: BaseException) -> bool:
     """Whether what user code raised is a failure of it alone, in a task that anybody may cancel: the caller's.
 
@@ -80,7 +76,7 @@ def is_failure(error: BaseException) -> bool:
     return not (_has(error, anyio.get_cancelled_exc_class()) and is_cancelled())
 
 
-def isolated(error: BaseException, whose: str) -> BaseException:
+def contained_error(error: BaseException, whose: str) -> BaseException:
     """What user code raised in a task of ours, as what runs it may see it: plain errors only.
 
     An exception that is no `Exception` becomes a `RuntimeError`, also out of a task group: `sys.exit()`, a Rust
@@ -115,14 +111,12 @@ def failure_of(error: BaseException, whose: str) -> RuntimeError:
     return failure
 
 
-class Isolation:
-    """A context out of which user code raises what `isolated` makes of it. It has no state, so one will do for all.
+class contain_errors:
+    """A context in which user code raises plain errors only (see `contained_error`). It has no state: one will do.
 
     Args:
         whose: Whose code it is, for the error.
     """
-
-    __slots__ = ("_whose",)
 
     def __init__(self, whose: str) -> None:
         self._whose = whose
@@ -133,14 +127,14 @@ class Isolation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and (failure := isolated(error, self._whose)) is not error:
+        if error is not None and (failure := contained_error(error, self._whose)) is not error:
             raise failure
 
 
 def is_cut_off(error: BaseException) -> bool:
     """Whether what leaves a piece of work is no failure of it: the work was cut off.
 
-    To be asked where `isolated` has seen to what user code raises.
+    To be asked where `contained_error` has seen to what user code raises.
     """
     if is_plain(error):
         return False

@@ -10,7 +10,7 @@ import pytest
 import sniffio
 
 from definable.concurrency import containment_asyncio, containment_trio
-from definable.concurrency.containment import closing_what_it_leaves, contained
+from definable.concurrency.call import closing_what_it_leaves, contained
 from definable.errors import ScopeLeftOpen
 
 pytestmark = pytest.mark.anyio
@@ -251,7 +251,7 @@ async def test_work_that_cancels_its_callers_scope_and_goes_on_is_cancelled_at_i
 
 def test_a_run_of_trio_ends_although_a_task_that_was_left_behind_ends_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """asyncio cancels it through its shield."""
-    monkeypatch.setattr("definable.concurrency.containment.CLOSE_TIMEOUT", 0)
+    monkeypatch.setattr("definable.concurrency.call.CLOSE_TIMEOUT", 0)
     ended: list[str] = []
 
     async def stubborn() -> None:

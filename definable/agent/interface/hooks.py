@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from definable.agent.auth.providers import allowed_ids
 from definable.concurrency.call import call_user
-from definable.concurrency.isolation import Isolation
+from definable.concurrency.isolation import contain_errors
 from definable.errors import ConfigurationError
 
 from .message import InterfaceMessage, InterfaceResponse
@@ -16,7 +16,7 @@ from .sessions import InterfaceSession
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-ON_ERROR = Isolation("an on_error hook")
+ON_ERROR = contain_errors("an on_error hook")
 
 HOOK_METHODS = ("on_message_received", "on_before_respond", "on_after_respond", "on_error")
 

@@ -29,7 +29,7 @@ from definable.agent.run.output import Listener, RunOutput
 from definable.agent.run.runner import RunRequest
 from definable.agent.session.locks import called_in_turn
 from definable.agent.session.service import SessionService, SessionTurn
-from definable.concurrency.isolation import Isolation, error_text
+from definable.concurrency.isolation import contain_errors, error_text
 from definable.errors import DefinableError
 
 from .base import BaseInterface
@@ -87,7 +87,7 @@ class Pipeline:
         self._interface = interface
         self._agent = agent
         self._rate_limit = UserRateLimit(config.rate_limit_messages_per_minute)
-        self._isolation = Isolation(f"interface {interface.name}")
+        self._isolation = contain_errors(f"interface {interface.name}")
         ttl = interface.session_manager.session_ttl_seconds
         self._chat_sessions = ChatSessions(agent.sessions, agent.place, config.max_session_history, ttl, agent.name)
 

@@ -16,8 +16,8 @@ import anyio
 
 from definable.agent.run.output import Listener, RunEvent, RunOutput, TextDelta, ToolCallStarted
 from definable.concurrency.backoff import Backoff
-from definable.concurrency.containment import closing_what_it_leaves
-from definable.concurrency.isolation import Isolation, error_text
+from definable.concurrency.call import closing_what_it_leaves
+from definable.concurrency.isolation import contain_errors, error_text
 
 from .errors import (
     InterfaceConnectionError,
@@ -37,7 +37,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 LAST_EDIT_BACKOFF = Backoff(jitter=0.0, max_tries=5, max_retry_after=120.0)
 """Between the tries of a last edit."""
 
-BACKGROUND = Isolation("background work of an interface")
+BACKGROUND = contain_errors("background work of an interface")
 
 Result = TypeVar("Result")
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from definable.agent.tools.tool import Tool
-from definable.concurrency.containment import closing_what_it_leaves
+from definable.concurrency.call import closing_what_it_leaves
 from definable.errors import MaxTurnsExceeded, ModelResponseError, OutputValidationError
 from definable.model.message import (
     Message,

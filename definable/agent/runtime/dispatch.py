@@ -26,7 +26,7 @@ from definable.agent.trigger.content import own_body
 from definable.agent.trigger.request import Reply
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.call import call_user
-from definable.concurrency.isolation import error_text, isolated
+from definable.concurrency.isolation import contained_error, error_text
 from definable.errors import ConfigurationError, ModelError, RunCancelled, RunTimeout
 
 from .runs import RunRegistry
@@ -140,7 +140,7 @@ class Dispatcher:
                     with anyio.move_on_after(trigger.timeout):
                         return await self._decide_and_run(trigger, event, asked, wait_for_place)
                 except BaseException as error:
-                    raise isolated(error, "a handler")  # noqa: B904 - it is the same, or has its cause
+                    raise contained_error(error, "a handler")  # noqa: B904 - it is the same, or has its cause
                 raise RunTimeout(f"{event.source} did not end within timeout={trigger.timeout:g} seconds")
         except Exception as error:
             mark(error)

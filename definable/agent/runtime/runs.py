@@ -19,13 +19,13 @@ from definable.agent.run.output import Listener, RunEnded, RunOutput, RunStatus
 from definable.agent.run.runner import Runner, RunRequest
 from definable.concurrency.clock import current_clock
 from definable.concurrency.event_loop import Cancellable, cancel_scopes
-from definable.concurrency.isolation import Isolation, error_message
+from definable.concurrency.isolation import contain_errors, error_message
 from definable.errors import RunCancelled, RunError
 
 from .run_log import RecentRuns, RunLog, RunRecord, TooManyRuns
 from .settings import DEFAULT_MAX_MEMORY
 
-RUN = Isolation("a run")
+RUN = contain_errors("a run")
 
 QUEUED, RUNNING = RunStatus.QUEUED, RunStatus.RUNNING
 COMPLETED, FAILED, CANCELLED = RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED

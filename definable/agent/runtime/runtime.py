@@ -25,8 +25,8 @@ from definable.agent.options import ServeOptions
 from definable.agent.report import ShutdownReport
 from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.webhook import Webhook
+from definable.concurrency.call import open_scopes
 from definable.concurrency.clock import current_clock
-from definable.concurrency.containment import open_scopes
 from definable.concurrency.event_loop import EventLoopHandle, plain_errors
 from definable.errors import ConfigurationError, EventBusClosed, ServeError, StorageError
 

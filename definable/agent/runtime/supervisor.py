@@ -25,9 +25,9 @@ from definable.agent.interface.errors import InterfaceAuthenticationError
 from definable.agent.interface.message import InterfaceMessage, MessageEnd
 from definable.agent.interface.pipeline import AgentHandle, Pipeline
 from definable.concurrency.backoff import Backoff
-from definable.concurrency.containment import contained
+from definable.concurrency.call import contained
 from definable.concurrency.event_loop import plain_errors
-from definable.concurrency.isolation import Isolation, error_message, error_text, failure_of
+from definable.concurrency.isolation import contain_errors, error_message, error_text, failure_of
 from definable.errors import DefinableError, ServeError
 
 from .message_queue import Mailbox
@@ -98,7 +98,7 @@ class Supervisor:
         self._pipeline = Pipeline(interface, agent)
         self._tracker = tracker
         self._backoff = Backoff() if backoff is None else backoff
-        self._isolation = Isolation(f"interface {self.name}")
+        self._isolation = contain_errors(f"interface {self.name}")
         self._receiving: anyio.CancelScope | None = None
         self._stopped = False
         self._released = anyio.Event()

@@ -18,8 +18,8 @@ from definable.agent.trigger.base import BaseTrigger, TriggerEvent
 from definable.agent.trigger.content import own_body
 from definable.agent.trigger.cron import TimeTrigger
 from definable.agent.trigger.request import Headers
+from definable.concurrency.call import contained
 from definable.concurrency.clock import current_clock
-from definable.concurrency.containment import contained
 from definable.concurrency.isolation import error_message, error_text
 from definable.errors import RunCancelled
 

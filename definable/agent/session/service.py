@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import anyio
 
-from definable.concurrency.containment import closing_what_it_leaves
+from definable.concurrency.call import closing_what_it_leaves
 from definable.errors import RunTimeout, SessionConflict, SessionNotFound, StorageError
 
 from .base import NOT_STORED, ConversationStore, Session, SessionStore, copied_state

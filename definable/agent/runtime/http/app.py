@@ -17,8 +17,8 @@ from definable.agent.runtime.dispatch import log_failure
 from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.runtime.settings import DEFAULT_MAX_MEMORY
 from definable.agent.runtime.shutdown import WorkTracker
-from definable.concurrency.containment import closing_what_it_leaves, contained
-from definable.concurrency.isolation import Isolation, isolated
+from definable.concurrency.call import closing_what_it_leaves, contained
+from definable.concurrency.isolation import contain_errors, contained_error
 from definable.server.problem import Problem, send_problem
 from definable.server.request_cycle import Message, Receive, Scope, Send
 
@@ -41,7 +41,7 @@ SLASH = "\udc2f"
 ALLOW_SCOPE_KEY = "definable.allow"
 """Where the guest finds the methods of the agent's own endpoint on a path, when the request's is not one."""
 
-ROUTE = Isolation("a route")
+ROUTE = contain_errors("a route")
 
 BODY_UNREAD = frozenset({408, 413})
 """Statuses of a request whose body still stands on the connection, which therefore ends (RFC 9110, 15.5.9, 15.5.14)."""
@@ -230,7 +230,7 @@ class AgentApp:
             except ClientGone:
                 pass
             except BaseException as raised:
-                error = isolated(raised, "a request's handler")
+                error = contained_error(raised, "a request's handler")
                 if not isinstance(error, Exception):
                     raise error  # noqa: B904 - it is what was raised, or a part of it
                 problem = problem_of(error)

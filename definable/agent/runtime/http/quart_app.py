@@ -33,9 +33,9 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing.exceptions import RequestRedirect
 
-from definable.concurrency.containment import closing_what_it_leaves, contained
+from definable.concurrency.call import closing_what_it_leaves, contained
 from definable.concurrency.event_loop import current_backend
-from definable.concurrency.isolation import Isolation
+from definable.concurrency.isolation import contain_errors
 from definable.concurrency.worker_thread import run_sync
 from definable.server.problem import MEDIA_TYPE, Problem
 from definable.server.request_cycle import Message, Receive, Scope, Send
@@ -129,7 +129,7 @@ EVENT_STREAM_GRACE = 5.0
 """Seconds that an event stream which was asked for by GET goes on once a stop has begun. Its client only listens, and
 asks again by itself when it ends (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
 
-BACKGROUND_TASK = Isolation("a background task")
+BACKGROUND_TASK = contain_errors("a background task")
 
 
 def create_quart_app(name: str, blueprints: Iterable[Blueprint] = ()) -> Quart:

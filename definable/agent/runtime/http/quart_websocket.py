@@ -14,11 +14,11 @@ from quart import Quart
 from quart.asgi import ASGIWebsocketConnection
 from quart.signals import websocket_received
 
-from definable.concurrency.containment import closing_what_it_leaves
-from definable.concurrency.isolation import Isolation
+from definable.concurrency.call import closing_what_it_leaves
+from definable.concurrency.isolation import contain_errors
 from definable.server.request_cycle import Message
 
-ROUTE = Isolation("a route")
+ROUTE = contain_errors("a route")
 
 BUFFERED_MESSAGES = 10
 """Messages that wait for a route; then its client is not read from."""
