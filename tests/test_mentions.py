@@ -38,8 +38,10 @@ NOT_OURS = {
     "WebhookActor.cpp": "Telegram's server",
     "zconf.h": "zlib",
     "identity.db": "a user's file",
+    "Host": "a header of HTTP",
+    "pyproject.toml": "of another package",
 }
-"""Files that are mentioned and are not in this repository, and whose they are."""
+"""What is mentioned and is not in this repository, and whose they are."""
 
 BEING_RENAMED = {
     *("inbox.py", "session.py", "pace.py", "attachment.py", "failure.py", "virtual_time.py"),

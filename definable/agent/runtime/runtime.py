@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Unpack
 
 import anyio
@@ -319,7 +321,7 @@ class AgentRuntime:
             self.settings,
             self.triggers.webhooks,
             QuartGuest(create_quart_app(agent.name, [agent.blueprint] if agent.has_blueprint else [])),
-            lambda: agent.auth,
+            partial(attrgetter("auth"), agent),  # which may be set late
             runs=self.registry,
             ingress=Ingress(self.bus, self.triggers, self.registry, self.dispatcher),
             sessions=agent.runner.sessions,

@@ -5,9 +5,8 @@ Endpoints and the event stream fill the models in with `Document.of`; `openapi.p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,7 +17,7 @@ from definable.agent.session.base import Session as StoredSession
 from definable.model.message import Message as StoredMessage
 from definable.model.message import Role
 
-from .response import problem_of
+from .response import Document, problem_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +46,6 @@ class RunBody(BaseModel):
     """Anything, for tools and hooks."""
 
 
-class Document(BaseModel):
-    """Anything that goes out; what each field is, its docstring says. One with a default may be absent."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(use_attribute_docstrings=True, defer_build=True)
-
-    _required: ClassVar[tuple[str, ...]]
-    _values_of: ClassVar[Callable[[object], tuple[Any, ...]]]
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        fields = cls.__pydantic_fields__
-        cls._required = tuple(name for name, field in fields.items() if field.is_required())
-        cls._values_of = attrgetter(*cls._required, "__class__")  # of one name alone it would give no tuple
-
-    @classmethod
-    def of(cls, source: object, **fields: Any) -> dict[str, Any]:
-        """The document of an object that has attributes of the required fields' names; `fields` are other values.
-
-        Not validated: pydantic refuses text that UTF-8 cannot hold, which a model or a user may bring along, and its
-        validation takes twice the time.
-        """
-        document = dict(zip(cls._required, cls._values_of(source), strict=False))
-        document.update(fields)
-        return document
-
-
 class FieldError(Document):
     """What is wrong with one field."""
 
@@ -87,7 +60,7 @@ class Problem(Document):
     status: int
     detail: str = ""
     """What went wrong with this request; absent when there is no more to say."""
-    errors: list[FieldError] = []
+    errors: list[FieldError] = Field(default=[])
     """Of a body with wrong fields: each of them."""
 
 
@@ -205,7 +178,7 @@ class Message(Document):
 
     role: Role
     content: str
-    tool_calls: list[ToolCall] = []
+    tool_calls: list[ToolCall] = Field(default=[])
     """What the model asked for; absent when it asked for nothing."""
     tool_call_id: str | None = None
     """Of a tool's result: the call that it answers; else absent."""

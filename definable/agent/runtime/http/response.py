@@ -1,16 +1,17 @@
-"""What the agent's endpoints answer with.
+"""What the agent's endpoints answer with: whole responses, documents, and problems in place of exceptions.
 
-The way out for the response to one request.
-
-From an exception to the problem that its HTTP caller may see.
+`ResponseSender` is the way out for the response to one request; `sse.py` streams events through it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from operator import attrgetter
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
 
 from definable.agent.runtime.run_log import TooManyRuns
 from definable.agent.trigger.request import Reply
@@ -164,6 +165,32 @@ class Response:
         if self.content_type is not None:
             headers.append((b"content-type", self.content_type))
         await sender.send_all(self.status, headers, self.body)
+
+
+class Document(BaseModel):
+    """Anything that goes out; what each field is, its docstring says. One with a default may be absent."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(use_attribute_docstrings=True, defer_build=True)
+
+    _required: ClassVar[tuple[str, ...]]
+    _values_of: ClassVar[Callable[[object], tuple[Any, ...]]]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        fields = cls.__pydantic_fields__
+        cls._required = tuple(name for name, field in fields.items() if field.is_required())
+        cls._values_of = attrgetter(*cls._required, "__class__")  # of one name alone it would give no tuple
+
+    @classmethod
+    def of(cls, source: object, **fields: Any) -> dict[str, Any]:
+        """The document of an object that has attributes of the required fields' names; `fields` are other values.
+
+        Not validated: pydantic refuses text that UTF-8 cannot hold, which a model or a user may bring along, and its
+        validation takes twice the time.
+        """
+        document = dict(zip(cls._required, cls._values_of(source), strict=False))
+        document.update(fields)
+        return document
 
 
 def json_response(value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> Response:
