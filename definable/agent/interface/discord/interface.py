@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, Literal
+from functools import cached_property
+from typing import ClassVar
 
 import anyio
 
-from definable.agent.auth.base import AuthProvider
 from definable.agent.bus.dedupe import DedupeWindow
-from definable.agent.interface.base import Accept, BaseInterface, ServableAgent
+from definable.agent.interface.base import Accept, BaseInterface
 from definable.agent.interface.config import InterfaceConfig
 from definable.agent.interface.errors import InterfaceConnectionError
-from definable.agent.interface.identity import IdentityResolver
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
-from definable.agent.interface.sessions import SessionManager
 
 from .config import DiscordConfig
 from .gateway import Gateway, ReconnectPolicy
@@ -44,14 +42,8 @@ class DiscordInterface(BaseInterface):
     `metadata` of a message has `guild_id` (None in direct messages), `display_name`, `is_bot`, and for a reply
     `reply_to`: the `text` and the `user_id` of what was replied to.
 
-    Args:
-        config: The bot's settings.
-        agent: The agent that answers; the one that serves the interface when None.
-        session_manager: The open conversations; one of its own when None. It may be shared.
-        hooks: Called around every message; see `InterfaceHook`.
-        identity_resolver: Knows one person on several platforms.
-        auth: Who may write to the agent; None asks the agent's own provider, False lets in everybody.
-        settings: Fields of the config, by name: `DiscordInterface(bot_token=...)`.
+    It takes the arguments of a `BaseInterface`. The `config` is a `DiscordConfig`, whose fields may also be given by
+    name: `DiscordInterface(bot_token=...)`.
 
     Example:
         >>> agent.serve(DiscordInterface(DiscordConfig(bot_token=os.environ["DISCORD_TOKEN"])))  # doctest: +SKIP
@@ -62,31 +54,18 @@ class DiscordInterface(BaseInterface):
     typing_interval: ClassVar[float] = 8.0
     """Seconds; Discord shows it for ten."""
 
-    def __init__(
-        self,
-        config: DiscordConfig | None = None,
-        *,
-        agent: ServableAgent | None = None,
-        session_manager: SessionManager | None = None,
-        hooks: Sequence[object] = (),
-        identity_resolver: IdentityResolver | None = None,
-        auth: AuthProvider | Literal[False] | None = None,
-        **settings: Any,
-    ) -> None:
-        super().__init__(
-            config,
-            agent=agent,
-            session_manager=session_manager,
-            hooks=hooks,
-            identity_resolver=identity_resolver,
-            auth=auth,
-            **settings,
-        )
-        self.reconnect_policy: ReconnectPolicy = ReconnectPolicy()
-        """How fast the gateway is connected to again."""
-        self._session = GatewaySession()
-        self._replied = DedupeWindow()
-        self._rest: DiscordRest | None = None
+    reconnect_policy: ReconnectPolicy = ReconnectPolicy()
+    """When the gateway is connected to again."""
+    _rest: DiscordRest | None = None
+
+    @cached_property
+    def _session(self) -> GatewaySession:
+        return GatewaySession()
+
+    @cached_property
+    def _replied(self) -> DedupeWindow:
+        """Which messages were replied to."""
+        return DedupeWindow()
 
     @property
     def has_allow_list(self) -> bool:

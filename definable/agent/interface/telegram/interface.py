@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, Literal, cast
+from functools import cached_property
+from typing import Any, ClassVar, cast
 
-from definable.agent.auth.base import AuthProvider
-from definable.agent.interface.base import Accept, BaseInterface, ServableAgent, WebhookHandler
+from definable.agent.interface.base import Accept, BaseInterface, WebhookHandler
 from definable.agent.interface.config import InterfaceConfig
 from definable.agent.interface.errors import InterfaceConnectionError, InterfaceMessageError
-from definable.agent.interface.identity import IdentityResolver
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
-from definable.agent.interface.sessions import SessionManager
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.request import Reply
 from definable.agent.trigger.webhook import Webhook
@@ -42,46 +40,23 @@ class TelegramInterface(BaseInterface):
     messages are acknowledged when they come in: without a durable bus a crash, or the end of a stop's grace, loses
     those that are not answered yet.
 
-    Args:
-        config: The bot's token and settings.
-        agent: The agent that answers; the one that serves the interface when None.
-        session_manager: The open conversations.
-        hooks: Called around every message.
-        identity_resolver: Knows one person on several platforms.
-        auth: Who may write to the agent.
-        settings: Fields of the config, by name: `TelegramInterface(bot_token=...)`.
+    It takes the arguments of a `BaseInterface`. The `config` is a `TelegramConfig`, whose fields may also be given by
+    name: `TelegramInterface(bot_token=...)`.
     """
 
     config_type: ClassVar[type[InterfaceConfig]] = TelegramConfig
     config: TelegramConfig  # pyright: ignore[reportIncompatibleVariableOverride] - set once
 
-    def __init__(
-        self,
-        config: TelegramConfig | None = None,
-        *,
-        agent: ServableAgent | None = None,
-        session_manager: SessionManager | None = None,
-        hooks: Sequence[object] = (),
-        identity_resolver: IdentityResolver | None = None,
-        auth: AuthProvider | Literal[False] | None = None,
-        **settings: Any,
-    ) -> None:
-        super().__init__(
-            config,
-            agent=agent,
-            session_manager=session_manager,
-            hooks=hooks,
-            identity_resolver=identity_resolver,
-            auth=auth,
-            **settings,
-        )
-        self.username: str | None = None
-        """The bot's own, once Telegram has told it."""
-        self._secret = self.config.webhook_secret or secrets.token_urlsafe(32)
-        self._poller = Poller(self.config)
-        self._api: BotAPI | None = None
-        self._accept: Accept | None = None
-        """Takes messages in, while the interface receives."""
+    username: str | None = None
+    """The bot's own, once Telegram has told it."""
+    _api: BotAPI | None = None
+    _accept: Accept | None = None
+    """Takes messages in, while the interface receives."""
+    _poller: Poller
+
+    @cached_property
+    def _secret(self) -> str:
+        return self.config.webhook_secret or secrets.token_urlsafe(32)
 
     @property
     def has_allow_list(self) -> bool:
