@@ -16,13 +16,13 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from definable.agent import Agent
 from definable.agent.interface import (
+    Accept,
     BaseInterface,
     InterfaceConfig,
     InterfaceMessage,
     InterfaceMessageError,
     InterfaceResponse,
 )
-from definable.agent.interface.base import Accept
 
 HUNG_UP = (anyio.IncompleteRead, anyio.DelimiterNotFound, anyio.BrokenResourceError)
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
-    from .base import BaseInterface
+    from .base import Accept, BaseInterface
     from .config import InterfaceConfig
     from .discord import DiscordConfig, DiscordInterface
     from .errors import (
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BaseInterface",
+    "Accept",
     "InterfaceConfig",
     "InterfaceMessage",
     "InterfaceResponse",
@@ -69,6 +70,7 @@ __getattr__: GetAttribute = lazy_exports(
     __name__,
     {
         "BaseInterface": ".base",
+        "Accept": ".base",
         "InterfaceConfig": ".config",
         "InterfaceMessage": ".message",
         "InterfaceResponse": ".message",

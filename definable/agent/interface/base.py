@@ -58,7 +58,7 @@ class BaseInterface(ABC):
         agent: The agent that answers; the one that serves the interface when None.
         session_manager: The open conversations; one of its own when None. It may be shared.
         hooks: Called around every message; see `InterfaceHook`.
-        identity_resolver: Knows one person on several platforms; None: every platform's user is somebody else.
+        identity_resolver: Knows one person on several platforms; None: a user of each platform is another person.
         auth: Who may write to the agent; False lets in everybody. None asks the agent's own provider, if that speaks on
             this platform: `APIKeyAuth` and `JWTAuth` guard HTTP alone, and leave the chat open.
         settings: Fields of the config, by name: in place of a config, or beside it, and then they count.

@@ -29,7 +29,7 @@ class InterfaceConfig:
     max_concurrent_requests: int = 10
     """Chats that are answered at once."""
     error_message: str = "Sorry, something went wrong. Please try again."
-    """What the user is told when the agent fails."""
+    """Sent to the user when the agent fails."""
     typing_indicator: bool = True
     """Whether the platform shows that the agent is at work."""
     stream_replies: bool = True

@@ -38,7 +38,7 @@ class InterfaceError(DefinableError):
 
     status: int | None = None
     retry_after: float | None = None
-    """Seconds after which the platform wants to be asked again, where it says so."""
+    """Seconds after which the platform may be asked again, where it says so."""
 
     def __init__(
         self, message: str, *, status: int | None = None, platform: str = "", status_code: int | None = None
@@ -61,7 +61,7 @@ class InterfaceAuthenticationError(InterfaceError):
 
 
 class InterfaceRateLimitError(InterfaceError):
-    """The platform, or the interface's own limit, wants a slower pace.
+    """The rate limit of the platform, or of the interface itself, is exceeded.
 
     Args:
         message: What happened.

@@ -29,7 +29,7 @@ class InterfaceHook:
     """
 
     holds_back_replies: ClassVar[bool] = True
-    """Of a hook with `on_after_respond`: whether nobody may see any of a reply before it was called. Set it to False
+    """Of a hook with `on_after_respond`: whether no part of a reply may be shown before it was called. Set it to False
     where it only looks on: replies are then shown while they are written."""
 
     async def on_message_received(self, message: InterfaceMessage) -> bool | None:
@@ -107,7 +107,7 @@ class HookChain:
 
 
 def check_hook(hook: object) -> None:
-    """Refuse what would never be called, and might be there to keep somebody out.
+    """Refuse what would never be called: it might be there to refuse messages.
 
     Raises:
         ConfigurationError: It has none of a hook's methods, or is a class.
@@ -130,7 +130,7 @@ def _may_replace_response(hook: object) -> bool:
 class AllowlistHook(InterfaceHook):
     """Stops the messages of everybody who is not listed, without a word to them.
 
-    What is given restricts, and an empty list lets nobody in. `AllowlistAuth` does the same and says who the user is.
+    What is given restricts; an empty list refuses everybody. `AllowlistAuth` does the same and says who the user is.
 
     Args:
         allowed_user_ids: The platform's ids of the only users; None for any user.

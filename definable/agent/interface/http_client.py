@@ -1,4 +1,4 @@
-"""One HTTP client for every chat platform: requests, bounded downloads, proxies, and a token that nobody sees.
+"""One HTTP client for every chat platform: requests, bounded downloads, proxies, and a token that is never shown.
 
 A platform's own client is built on it: it says what an answer means (a result, or an `InterfaceError`), which rate
 limits hold, and with `errors.retried` which failures are tried again.

@@ -44,7 +44,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 
 class RunAgent(Protocol):
-    """Makes a run of the agent, and tells the listener what happens in it."""
+    """Makes a run of the agent, and reports its events to the listener."""
 
     async def __call__(self, request: RunRequest, listener: Listener | None = None) -> RunOutput: ...
 
@@ -70,7 +70,7 @@ class AgentHandle:
     """A place for a run among those that may be under way. A message waits for it, before its session's turn, and holds
     it to the end of its run."""
     name: str | None = None
-    """What tells the interface from others that keep conversations in the same place; None: its platform does."""
+    """Distinguishes the interface from others that keep conversations in the same store; None: its platform does."""
 
 
 class Pipeline:
@@ -144,7 +144,7 @@ class Pipeline:
         refusal = self._rate_limit.take(identity_of(message), anyio.current_time())
         if refusal is None:
             return True
-        if refusal.is_first:  # once: whoever floods is neither answered nor logged at every message
+        if refusal.is_first:  # a flood is answered and logged once, not at every message
             wait = max(1, round(refusal.retry_after))
             error = InterfaceRateLimitError(f"too many messages: wait {wait} s", retry_after=refusal.retry_after)
             logger.warning("%s: user %s sent %s", message.platform, message.platform_user_id, error)
@@ -186,7 +186,7 @@ class Pipeline:
         turn: SessionTurn | None,
     ) -> RunOutput:
         metadata = {"message": message, "auth": None if caller is None else caller.metadata}
-        # A chat's own users are nobody else's, whatever the `sub` of a token says.
+        # A chat's users have a namespace of their own: a token's `sub` may be the same text.
         namespace = CHAT_NAMESPACE if session.user_id == identity_of(message) else ""
         request = RunRequest(
             run_input(message),

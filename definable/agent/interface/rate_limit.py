@@ -16,7 +16,7 @@ class Refusal:
     retry_after: float
     """Seconds until the next one is let through."""
     is_first: bool
-    """Whether the message before was let through: the user should be told once."""
+    """Whether the message before was let through: the user is notified once."""
 
 
 class _Window:

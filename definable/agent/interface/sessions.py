@@ -75,7 +75,7 @@ class SessionManager:
     Args:
         session_ttl_seconds: Seconds of silence after which a conversation begins anew.
         max_sessions: How many are open at once; beyond it the least recently used one is closed.
-        clock: Tells Unix seconds.
+        clock: Returns Unix seconds.
 
     Raises:
         ConfigurationError: A value is out of its range.
@@ -127,7 +127,7 @@ class SessionManager:
         return session
 
     def touch(self, session: InterfaceSession) -> None:
-        """Note that a conversation goes on: what takes long in it is no silence."""
+        """Note that a conversation is active: a long run is no silence."""
         key = (session.platform, session.platform_user_id, session.platform_chat_id)
         session.last_activity_at = self._clock()
         if self._sessions.get(key) is session:
@@ -165,7 +165,7 @@ class ChatSessions:
         place: A place for a run among those that may be under way; taken before the session's turn, as every run does.
         max_messages: How many messages of a conversation an interface without `sessions` keeps.
         ttl: Seconds of silence after which a conversation begins anew.
-        name: What tells the interface from others that have its chats; None where no other has.
+        name: Distinguishes the interface from others that serve the same chats; None where there are none.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class ChatSessions:
                 user's.
 
         Raises:
-            SessionNotFound: The session belongs to somebody else.
+            SessionNotFound: The session belongs to another user.
             RunTimeout: The turn did not come in time.
             StorageError: The store failed.
         """
@@ -268,7 +268,7 @@ class ChatSessions:
             await sessions.keep_pointer(key, session.session_id)
         else:
             turn = await self._enter_former(stack, sessions, key, owners)
-            if turn is None:  # nobody else can know the new id
+            if turn is None:  # no other caller can know the new id
                 if user_id == platform_identity(session.platform, session.platform_user_id):
                     session.session_id = CHAT_NAMESPACE + session.session_id.removeprefix(CHAT_NAMESPACE)
                 turn = await stack.enter_async_context(sessions.turn(session.session_id))

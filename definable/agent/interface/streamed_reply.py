@@ -120,7 +120,7 @@ class StreamedReply:
             await self._delete(posted)
         await send_response(self._interface, self._message, response, shown=draft.count)
 
-    # --- while the run goes on
+    # --- during the run
 
     async def _hear(self, event: RunEvent) -> None:
         self._draft.hear(event, anyio.current_time())
@@ -187,7 +187,11 @@ class StreamedReply:
         try:
             await self._make_sure(partial(self._interface.delete, self._message, posted))
         except Exception as error:  # the reply itself is there
-            logger.warning("%s: a message could not be taken back: %s", self._interface.name, error_text(error))
+            logger.warning(
+                "%s: a message that the reply no longer needs could not be deleted: %s",
+                self._interface.name,
+                error_text(error),
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,8 +97,9 @@ async def open_websocket(url: str, timeout: float, close_code: int = 1000) -> As
         "ping_interval": None,  # the gateway has heartbeats of its own
         "compression": None,
         "max_size": MAX_PAYLOAD,
-        # On trio a connection (websockets 17.4) that stopped reading, since nobody takes what came, never ends. Missing
-        # acknowledgements end one that is not read from long before the queue is large.
+        # A connection that has stopped reading, since its queue is full, is not closed in time, on trio never (17.4):
+        # https://github.com/python-websockets/websockets/issues/1555. What a peer sends unread is bounded by its
+        # platform's heartbeats: one that is not acknowledged ends the connection.
         "max_queue": None,
         "logger": _logger,
     }
@@ -134,7 +135,7 @@ def _closed(closed: ConnectionClosed) -> SocketClosed:
 
 async def _close(connection: TrioConnection | AsyncioConnection, code: int) -> None:
     # Shielded: on asyncio a cancelled close would leave the transport open, on either a session that could be resumed
-    # would not be told apart from one that is over.
+    # would look like one that is over.
     with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
         if isinstance(connection, TrioConnection):
             await connection.aclose(code)  # cuts the stream by itself when it is cancelled
@@ -142,5 +143,5 @@ async def _close(connection: TrioConnection | AsyncioConnection, code: int) -> N
             await connection.close(code)
     if not isinstance(connection, TrioConnection):
         connection.transport.abort()
-        with anyio.move_on_after(HANDSHAKE_TIMEOUT, shield=True):  # aborted: the next turn of the loop tells
+        with anyio.move_on_after(HANDSHAKE_TIMEOUT, shield=True):  # aborted: the loop reports it in its next iteration
             await connection.wait_closed()

@@ -221,7 +221,7 @@ async def test_a_message_that_cannot_be_taken_back_is_a_warning(caplog: pytest.L
     board.faults["delete"] = [ValueError("oh")] * 10
     call = ModelReply(COUNTING, tool_calls=(ToolCall("look_up", {}),))
     assert await board.ask(Agent(SlowTypist(call, "It is 7"), tools=[look_up]))
-    assert board.texts()[0] == "It is 7" and "could not be taken back" in caplog.text
+    assert board.texts()[0] == "It is 7" and "could not be deleted" in caplog.text
 
 
 async def test_a_platform_without_deletion_leaves_an_ellipsis() -> None:

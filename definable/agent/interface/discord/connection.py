@@ -63,7 +63,7 @@ class GatewayConnection:
     Args:
         connect: Opens the socket.
         protocol: The protocol.
-        session: Told which events were dealt with.
+        session: Notes which events were handled.
         handle: Deals with events, one after the other.
         alive: Called for every payload while the session is established.
         timeout: Seconds until the bot must be on line.
@@ -92,7 +92,7 @@ class GatewayConnection:
     async def run(self) -> CloseResult:
         """Talk until either side hangs up, and deal with all events that came before.
 
-        The socket is closed first: one that nobody reads from, and no heart beats on, would cost the session.
+        The socket is closed first: one without reads and heartbeats would cost the session.
         """
         send, receive = anyio.create_memory_object_stream[Payload](EVENT_BUFFER)
         async with anyio.create_task_group() as tasks:
@@ -127,7 +127,7 @@ class GatewayConnection:
                 while True:
                     payload = decode(await socket.receive())
                     await self._act(self._protocol.receive(payload), socket, events, tasks)
-                    if self._established:  # one that greets and lets nobody in leaves the bot mute
+                    if self._established:  # a gateway that says hello and never starts a session is not alive
                         self._alive()
             except SocketClosed as closed:
                 self._hang_up(resume_action(closed.code), explain(closed.code, closed.reason))

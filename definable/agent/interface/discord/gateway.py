@@ -64,11 +64,11 @@ class ReconnectPolicy:
 
 @dataclass(frozen=True, slots=True)
 class GatewayInfo:
-    """Where the gateway is, and whether a session may be begun there."""
+    """Where the gateway is, and whether a session may be started there."""
 
     url: str
     remaining: int
-    """Sessions that may be begun still."""
+    """Sessions that may still be started."""
     reset_after: float
     """Seconds until there are more."""
 
@@ -101,7 +101,7 @@ open_gateway_socket: OpenSocket = partial(open_websocket, close_code=RESUMABLE_C
 
 
 class Intent(IntFlag):
-    """What to be told of (Discord's "Gateway", Gateway Intents)."""
+    """Which events to receive (Discord's "Gateway", Gateway Intents)."""
 
     GUILD_MESSAGES = 1 << 9
     DIRECT_MESSAGES = 1 << 12

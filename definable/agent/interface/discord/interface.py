@@ -37,7 +37,7 @@ class DiscordInterface(BaseInterface):
     Receives over the gateway (v10) and answers over the HTTP API (v10). A connection that breaks is resumed, and
     Discord replays what came meanwhile; so does a service that serves the same interface again within the few minutes
     for which Discord keeps a session. A new process begins a new one: what was written while none ran does not reach
-    it. Replies are shown as such, and ping nobody.
+    it. Replies are shown as such, and ping no one.
 
     `metadata` of a message has `guild_id` (None in direct messages), `display_name`, `is_bot`, and for a reply
     `reply_to`: the `text` and the `user_id` of what was replied to.

@@ -196,7 +196,7 @@ async def with_images(message: InterfaceMessage, rest: DiscordRest) -> Interface
     """A message with the content of its images; one that is too large is a file.
 
     Discord's addresses are good for a day, and until the message is deleted (Discord's "Reference", Signed Attachment
-    CDN URLs); a provider that is told an address asks there again whenever the conversation goes on.
+    CDN URLs); a provider that gets an address fetches it again with every later request of the conversation.
 
     Raises:
         InterfaceError: An image could not be fetched.
@@ -237,7 +237,7 @@ def outgoing(response: InterfaceResponse, reply_to: str | None) -> Iterator[Outg
 
 def edited(content: str) -> dict[str, Any]:
     """What a message is changed into (Discord's "Message" resource, Edit Message)."""
-    return {"content": content, "allowed_mentions": {"parse": []}}  # what a model writes must ping nobody
+    return {"content": content, "allowed_mentions": {"parse": []}}  # what a model writes must not ping anyone
 
 
 def without_reference(body: Mapping[str, Any]) -> dict[str, Any]:

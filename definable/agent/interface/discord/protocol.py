@@ -132,7 +132,7 @@ def explain(code: int | None, reason: str) -> str:
 
 
 MAX_FAILED_RESUMES = 3
-"""In a row: then a new session is begun, lest the bot be mute for as long as Discord hesitates."""
+"""In a row; then a new session is started, or the bot would stay mute for as long as the resumes fail."""
 
 
 class GatewaySession:
@@ -176,7 +176,7 @@ class GatewaySession:
             self.sequence = max(sequence, self.sequence or 0)
 
     def resumed(self) -> None:
-        """The session goes on."""
+        """The session was resumed."""
         self._failed_resumes = 0
 
     def resume_failed(self) -> None:
@@ -238,7 +238,7 @@ class GatewayProtocol:
     """One connection's side of the protocol.
 
     Args:
-        session: Resumed where it can be, else begun anew.
+        session: Resumed where that is possible, else a new one is started.
         token: The bot's.
         identify: The data of the identify payload, less the token.
     """

@@ -1,5 +1,5 @@
-"""When a request may be sent: Discord's rate limits, pure. `rest.py` asks it before every request and tells it every
-answer. Source: Discord's "Rate Limits".
+"""When a request may be sent: Discord's rate limits, pure. `rest.py` asks before every request and reports
+every answer. Source: Discord's "Rate Limits".
 """
 
 from __future__ import annotations

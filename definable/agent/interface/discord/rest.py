@@ -92,7 +92,7 @@ class DiscordRest:
         self._limits = RateLimits()
 
     async def gateway(self) -> GatewayInfo:
-        """Where the gateway is, and how many sessions may be begun still (`GET /gateway/bot`)."""
+        """Where the gateway is, and how many sessions may still be started (`GET /gateway/bot`)."""
         response = await self._request(Route("GET", "/gateway/bot"))
         try:
             body: Any = response.json()
@@ -204,8 +204,8 @@ def error_of(where: str, status: int, headers: Mapping[str, str], body: bytes) -
         case 401:
             return InterfaceAuthenticationError(f"Discord refuses the bot's token ({words})")
         case 429:
-            told = number(document.get("retry_after")), number(headers.get("retry-after")), DEFAULT_RETRY_AFTER
-            retry_after = next(seconds for seconds in told if seconds is not None)
+            asked = number(document.get("retry_after")), number(headers.get("retry-after")), DEFAULT_RETRY_AFTER
+            retry_after = next(seconds for seconds in asked if seconds is not None)
             # A proxy's 429 is no JSON: it has shut out the address, whatever is asked.
             is_global = document.get("global") is True or "x-ratelimit-global" in headers or not document
             return DiscordRateLimitError(words, retry_after, is_global=is_global)

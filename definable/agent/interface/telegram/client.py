@@ -167,7 +167,7 @@ class BotAPI:
         return await self.call(method, {"chat_id": chat_id, **parameters}, uploads=uploads)
 
     async def fetch(self, file_id: str) -> bytes | None:
-        """Fetch a file; None when it is larger than a bot can fetch, or Telegram tells no path.
+        """Fetch a file; None when it is larger than a bot can fetch, or Telegram gives no path.
 
         Raises:
             InterfaceError: It could not be fetched.

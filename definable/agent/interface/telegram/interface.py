@@ -30,9 +30,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 class TelegramInterface(BaseInterface):
     """A Telegram bot: by long polling, or with updates sent to this service's own HTTP server.
 
-    In text, captions, photos, voice, audio, video and documents; the model sees text and images, and is told of the
-    rest. Out goes text, formatted from Markdown, and the media of the response. In private chats a reply that takes the
-    model long is shown while it is written.
+    Text, captions, photos, voice, audio, video and documents come in; the model sees text and images, and a line for
+    each of the rest. Text, formatted from Markdown, and the media of the response go out. In private chats a reply that
+    takes the model long is shown while it is written.
 
     A message is acknowledged to Telegram once it has been answered, or once a durable event bus keeps it: over a
     graceful restart none is lost and none is answered twice. After a crash, those that were being answered come again.
@@ -48,7 +48,7 @@ class TelegramInterface(BaseInterface):
     config: TelegramConfig  # pyright: ignore[reportIncompatibleVariableOverride] - set once
 
     username: str | None = None
-    """The bot's own, once Telegram has told it."""
+    """The bot's own, known once the interface receives."""
     _api: BotAPI | None = None
     _accept: Accept | None = None
     """Takes messages in, while the interface receives."""

@@ -164,7 +164,7 @@ class Poller:
     async def _hand_on(self, update: Any, update_id: int, take: Callable[[Any], Awaitable[None]]) -> None:
         try:
             await take(update)
-        except BaseException:  # not accepted, or nobody knows
+        except BaseException:  # not accepted, or that is unknown
             self._offsets.give_back(update_id)
             raise
 

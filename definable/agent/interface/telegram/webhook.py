@@ -47,7 +47,7 @@ class TelegramSecret:
         return "TelegramSecret(...)"
 
     def authenticate(self, request: AuthRequest) -> AuthContext | None:
-        """Telegram; None for whoever does not know the secret."""
+        """Telegram; None for a request without the secret."""
         presented = (request.header(SECRET_HEADER) or "").encode("utf-8", "surrogatepass")
         return AuthContext("telegram") if hmac.compare_digest(presented, self._secret) else None
 
@@ -63,16 +63,16 @@ class _WebhookInfo(BaseModel):
 
 
 async def keep_webhook(api: BotAPI, config: TelegramConfig, secret: str, alive: Callable[[], None]) -> NoReturn:
-    """Have Telegram send the updates here, and ask now and then whether it does: nobody else would notice.
+    """Have Telegram send the updates here, and check once a minute that it does.
 
     Args:
         api: The Bot API.
         config: Where to send them.
         secret: What they must bear.
-        alive: Told whenever Telegram has the webhook and reaches it.
+        alive: Called whenever a check finds the webhook set and reached.
 
     Raises:
-        InterfaceError: Telegram refuses, cannot be reached at first, or somebody has taken the webhook away.
+        InterfaceError: Telegram refuses, cannot be reached at first, or another program has changed the webhook.
     """
     address = webhook_address(config)
     wanted = {
