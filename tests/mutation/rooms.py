@@ -75,18 +75,14 @@ ROOMS = {
     "runtime": Room(
         "definable/agent/runtime",
         "tests/agent/runtime",
-        not_mutated=("dev_*.py",),
         not_run=("test_dev_reload.py", "test_serve_process.py"),
         not_selected="forty_nine or ten_thousand or a_year_of or that_will_not_end or ends_with_the_context",
         of_module=(
             ("entry", ("test_entry.py", "test_runtime.py", "test_signals.py")),
-            ("fired_times", ("test_cron_loop.py",)),
-            ("log_context", ("test_logs.py",)),
-            ("log_json", ("test_logs.py",)),
-            ("log_text", ("test_logs.py",)),
-            ("logs", ("test_show_logs.py", "test_logs.py")),
-            ("mailbox", ("test_mailbox.py", "test_lost_lease.py")),
-            ("run_registry", ("test_run_registry.py", "test_queued_runs.py")),
+            ("cron", ("test_cron_loop.py", "test_cron_source.py")),
+            ("logging", ("test_show_logs.py", "test_logs.py")),
+            ("message_queue", ("test_mailbox.py", "test_lost_lease.py")),
+            ("runs", ("test_run_registry.py", "test_queued_runs.py")),
             ("signals", ("test_signals.py", "test_serve_process.py")),
             ("workers", ("test_workers.py", "test_lost_lease.py")),
         ),
@@ -99,15 +95,9 @@ ROOMS = {
         of_module=(
             ("app", ("test_run.py", "test_webhooks.py", "test_asgi.py", "test_guard.py")),
             ("body", ("test_webhooks.py", "test_run.py")),
-            ("disconnect", ("test_run.py", "test_streamed_run.py")),
+            ("auth", ("test_guard.py", "test_identity.py")),
             ("documents", ("test_runs.py", "test_openapi_answers.py")),
-            ("failure", ("test_run.py", "test_webhook_answers.py")),
-            ("gatekeeper", ("test_guard.py", "test_identity.py")),
-            ("lifespan", ("test_asgi.py",)),
-            *(
-                (f"openapi{part}", ("test_openapi.py", "test_openapi_answers.py"))
-                for part in ("", "_names", "_operations", "_responses", "_schemas", "_security", "_webhooks")
-            ),
+            ("openapi", ("test_openapi.py", "test_openapi_answers.py")),
             ("request", ("test_webhooks.py", "test_run.py")),
             ("response", ("test_run.py", "test_problem.py")),
             ("routes", ("test_webhooks.py", "test_run.py")),
@@ -121,8 +111,7 @@ ROOMS = {
         not_run=HTTP_NOT_RUN,
         not_selected=HTTP_NOT_SELECTED,
         of_module=(
-            ("base", ("test_identity.py", "test_run.py", "test_runs.py")),
-            ("health", ("test_run.py", "test_guard.py", "test_openapi_answers.py")),
+            ("service", ("test_run.py", "test_guard.py", "test_openapi_answers.py")),
             ("run", ("test_run.py", "test_streamed_run.py", "test_runs.py")),
             ("sessions", ("test_runs.py", "test_identity.py")),
             ("webhook", ("test_webhooks.py", "test_webhook_answers.py", "test_webhook_acceptance.py")),
@@ -156,13 +145,12 @@ ROOMS = {
         ),
     ),
     "dev": Room(
-        "definable/agent/runtime",
+        "definable/agent/runtime/dev",
         "tests/agent/runtime",
-        mutated=("dev_*.py",),
         run=("test_dev_*.py",),
         of_module=(
-            ("dev_process", ("test_dev_process.py", "test_dev_generations.py")),
-            ("dev_reload", ("test_dev_command.py", "test_dev_generations.py")),
+            ("child", ("test_dev_process.py", "test_dev_generations.py")),
+            ("reload", ("test_dev_command.py", "test_dev_generations.py")),
         ),
     ),
     "redis": Room(
@@ -171,8 +159,6 @@ ROOMS = {
         mutated=("redis*.py",),
         run=REDIS,
         not_selected="memory or sqlite or lost_lease_cancels",
-        of_module=tuple(
-            (f"redis{part}", REDIS[:2]) for part in ("", "_hands", "_line", "_scripts", "_taker", "_turn", "_writer")
-        ),
+        of_module=(("redis", REDIS[:2]),),
     ),
 }
