@@ -92,7 +92,6 @@ ROOMS = {
         ["workers", "http"],
         ["message_queue"],
         ["supervisor"],
-        ["interfaces", "final_account"],
         ["runtime"],
         ["dev"],
         ["entry"],
@@ -109,7 +108,7 @@ BACKEND_MODULES = {
     "definable.concurrency.event_loop",
     "definable.server.asyncio_stream",
     "definable.server.trio_stream",
-    "definable.testing.virtual_backends",
+    "definable.testing.virtual",
 }
 """All that import a backend by name."""
 

@@ -15,7 +15,7 @@ import click
 
 from definable.agent import Agent
 from definable.agent.bus import DeadLetter, EventBus, MemoryBus
-from definable.agent.runtime.interfaces import all_interfaces, with_webhooks
+from definable.agent.runtime.triggers import all_interfaces, with_webhooks
 from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.cron import TimeTrigger
 from definable.agent.trigger.webhook import Webhook

@@ -6,6 +6,7 @@ Dispatch, `POST /run` and the interfaces start their runs here; `/runs` lists th
 from __future__ import annotations
 
 import copy
+import logging
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,17 +14,19 @@ from typing import TypeAlias
 
 import anyio
 
-from definable.agent.bus.base import WaitingRun
+from definable.agent.bus.base import EventBus, RemembersRuns
 from definable.agent.memory_size import output_size
 from definable.agent.run.output import Listener, RunEnded, RunOutput, RunStatus
 from definable.agent.run.runner import Runner, RunRequest
 from definable.concurrency.clock import current_clock
 from definable.concurrency.event_loop import Cancellable, cancel_scopes
 from definable.concurrency.isolation import contain_errors, error_message
-from definable.errors import RunCancelled, RunError
+from definable.errors import RunCancelled, RunError, StorageError
 
 from .run_log import RecentRuns, RunLog, RunRecord, TooManyRuns
 from .settings import DEFAULT_MAX_MEMORY
+
+logger: logging.Logger = logging.getLogger("definable")
 
 RUN = contain_errors("a run")
 
@@ -104,10 +107,21 @@ class RunRegistry:
             raise TooManyRuns(f"runs that wait hold {self._queued_bytes} bytes already (max_memory_queued)")
         return self._queue(self._record(request, source, QUEUED), size)
 
-    def recall(self, run: WaitingRun) -> None:
-        """Know a run again that was promised before this process began, and that the bus still holds."""
-        if self.find(run.run_id) is None:
-            self._queue(RunRecord(run.run_id, run.source, None, run.user_id, run.accepted_at, QUEUED), 0)
+    async def recall(self, bus: EventBus, names: Sequence[str]) -> None:
+        """List runs again that were promised before this process began and still wait in the bus, under these names.
+
+        As many as fill half of the places, so that new ones can be queued too.
+        """
+        if not isinstance(bus, RemembersRuns):
+            return
+        try:
+            runs = await bus.waiting_runs(names, self._max_concurrent // 2)
+        except StorageError as error:
+            logger.warning("runs accepted before this start are not listed until they begin: %s", error)
+            return
+        for run in runs:
+            if self.find(run.run_id) is None:
+                self._queue(RunRecord(run.run_id, run.source, None, run.user_id, run.accepted_at, QUEUED), 0)
 
     def _queue(self, record: RunRecord, size: int) -> RunRecord:
         record.is_logged, record.size, record.is_kept = True, size, self._durable

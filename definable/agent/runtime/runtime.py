@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Unpack
@@ -20,7 +20,6 @@ from definable.agent.agent import Agent
 from definable.agent.arguments import check_auth
 from definable.agent.auth.base import RefusalLog
 from definable.agent.bus.accepted_work import is_in_work_of
-from definable.agent.bus.base import RemembersRuns
 from definable.agent.bus.memory import MemoryBus
 from definable.agent.interface.base import BaseInterface
 from definable.agent.options import ServeOptions
@@ -30,31 +29,27 @@ from definable.agent.trigger.webhook import Webhook
 from definable.concurrency.call import open_scopes
 from definable.concurrency.clock import current_clock
 from definable.concurrency.event_loop import EventLoopHandle, plain_errors
-from definable.errors import ConfigurationError, EventBusClosed, ServeError, StorageError
+from definable.errors import ConfigurationError, EventBusClosed, ServeError
 
-from .banner import banner, warnings
+from .banner import ServedChat, ServiceSummary, banner, warnings
 from .cron import CronLoop, CronSource
 from .dispatch import Dispatcher
-from .final_account import ShutdownAccounting
 from .ingress import Ingress
-from .interfaces import all_interfaces, supervised, with_webhooks
-from .lifespan import agent_lifespan, model_lifetime
+from .lifespan import agent_lifespan, model_lifetime, run_child
 from .runs import RunRegistry
 from .settings import ServeSettings, settings_of
-from .shutdown import Draining, WorkTracker
+from .shutdown import Draining, WorkTracker, stuck_threads
 from .signals import Watchdog
-from .supervisor import InterfaceState, health_of, run_child
-from .triggers import TriggerTable
-from .workers import Workers
+from .supervisor import InterfaceState, Supervisor, health_of, supervised
+from .triggers import TriggerTable, all_interfaces, with_webhooks
+from .workers import Workers, source_kind
 
 if TYPE_CHECKING:
     from quart import Quart
 
     from definable.agent.bus.base import EventBus
-    from definable.concurrency.worker_thread import RunningThread
 
     from .http.service import HTTPService
-    from .supervisor import Supervisor
 
 logger: logging.Logger = logging.getLogger("definable")
 
@@ -91,7 +86,7 @@ class AgentRuntime:
         self.url: str | None = None
         """Where HTTP is served; None without a server, or before it is bound."""
         self.report: ShutdownReport | None = None
-        """The account, once the runtime has ended."""
+        """What became of everything that was accepted, once the runtime has ended."""
         self.tracker: WorkTracker = WorkTracker()
         interfaces = all_interfaces(agent, interfaces or ())
         self.triggers: TriggerTable = TriggerTable(with_webhooks(agent.triggers, interfaces))
@@ -123,9 +118,6 @@ class AgentRuntime:
         )
         source = CronSource(self.bus, self.triggers)
         self.cron_loop: CronLoop = CronLoop(self.triggers.crons, source.fire, source.fire_many)
-        self._account = ShutdownAccounting(
-            self.name, self.tracker, self.triggers, agent.emitter, self.bus, self.workers, self.supervisors
-        )
         self.http: HTTPService | None = None
         """What answers HTTP; None without a server."""
         self._foreign_server = foreign_server
@@ -140,17 +132,12 @@ class AgentRuntime:
         """Seconds of the event loop's clock."""
         self._start_scope: anyio.CancelScope | None = None
         """What a stop cancels until there are children to stop."""
-        self._stopped_early = False
-        """A stop came, maybe before the event loop was known."""
-        self._forced_early = False
-        """So did one that cuts off what is under way."""
+        self._stop_requested = False
+        """`stop` was called, maybe before the event loop was known."""
+        self._forced = False
+        """So it was with `force`: cut off what is under way."""
         self._has_started = False
         """Whoever starts it was told so."""
-        self._stuck: Sequence[RunningThread] | None = None
-        """Threads that nobody waits for; known once the account of what was open is closed."""
-        self._forced = False
-        self._forced_by_us = False
-        """Its children were cancelled by a stop that cuts off what is under way."""
         self.outlives_its_work: bool = False
         """Whether it goes on when nothing is left to serve: somebody else says when it ends."""
         self._nothing_left = False
@@ -165,20 +152,35 @@ class AgentRuntime:
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Whether all is well, and the state of every child, as `/health` shows them."""
-        well, document = health_of(self.name, bool(self.draining), self.supervisors, has_cron=bool(self.cron_loop.jobs))
-        failing = [name for name, part in self._storage if getattr(part, "failure", None) is not None]
-        if not failing:
-            return well, document
-        document["children"] |= {name: {"state": "failing"} for name in failing}
-        return False, document | {"status": "draining" if self.draining else "degraded"}
+        return health_of(
+            self.name, bool(self.draining), self.supervisors, self._storage, has_cron=bool(self.cron_loop.jobs)
+        )
 
     @property
     def _storage(self) -> Iterable[tuple[str, object]]:
-        """What keeps things, by its name in `/health`; a part of a user's own may say by `failure` that it cannot."""
+        """What keeps things, by its name in `/health`."""
         yield "events", self.bus
         yield "sessions", self.agent.sessions
         for supervisor in self.supervisors:
             yield f"identities of {supervisor.name}", supervisor.interface.identity_resolver
+
+    def summary(self) -> ServiceSummary:
+        """What is served, where and for whom, as the banner shows it."""
+        return ServiceSummary(
+            name=self.name,
+            model=self.agent.model,
+            auth=self.agent.auth,
+            settings=self.settings,
+            url=self.url,
+            takes_requests=self.http is not None,
+            webhooks=self.triggers.webhooks,
+            events=self.triggers.events,
+            jobs=[(job, self.cron_loop.next_firing(job)) for job in self.triggers.crons],
+            chats=[
+                ServedChat(supervisor.name, supervisor.interface, (supervisor.interface.agent or self.agent).auth)
+                for supervisor in self.supervisors
+            ],
+        )
 
     # --- verbs
 
@@ -188,10 +190,10 @@ class AgentRuntime:
         Args:
             force: Cut off what is under way rather than finish it.
         """
-        self._forced_early = self._forced_early or force  # both first, for a `run` that begins in its own thread
-        self._stopped_early = True
+        self._forced = self._forced or force  # both first, for a `run` that begins in its own thread
+        self._stop_requested = True
         if self._loop is not None:
-            self._loop.call_soon(self._stop_now, force)
+            self._loop.call_soon(self._stop_now)
 
     async def fire(self, trigger: BaseTrigger) -> None:
         """Fire one of the agent's triggers by hand, all but webhooks; it goes through the bus as if its time had come.
@@ -225,8 +227,8 @@ class AgentRuntime:
         open_scopes().close_generators_safely()
         self._stopping, self._start_scope = anyio.Event(), anyio.CancelScope()
         self.agent.runtime = self
-        if self._stopped_early:
-            self._stop_now(self._forced_early)
+        if self._stop_requested:
+            self._stop_now()
         try:
             with plain_errors(), Watchdog(self._loop), self._start_scope:
                 await self._serve(task_status)
@@ -234,24 +236,29 @@ class AgentRuntime:
             self.agent.runtime = None
         if not self._has_started:  # it was stopped before it served
             task_status.started(self.url)
-        if self.report is None:
-            self.report = self._account.close_unserved(forced=self._forced)
+        if self.report is None:  # nothing but events can have been accepted
+            self._count_unpublished()
+            self._report(None)
+        assert self.report is not None
         return self.report
 
     # --- start, in order
 
     async def _serve(self, task_status: TaskStatus[str | None]) -> None:
         self.agent.runner.prepare()
+        stuck: tuple[str, ...] | None = None
         try:
             with self._bound():
                 async with self._opened():
                     try:
                         await self._serve_opened(task_status)
                     finally:
-                        await self._finalize()
+                        self._count_unfinished()
+                        stuck = await stuck_threads()
         finally:
-            if self._stuck is not None:  # only now does the bus know what it could not write
-                self.report = self._account.report(self._stop_began, forced=self._forced, stuck=self._stuck)
+            if stuck is not None:
+                self._count_unwritten()
+                self._report(stuck)
         self._check_end()
 
     async def _serve_opened(self, task_status: TaskStatus[str | None]) -> None:
@@ -273,7 +280,7 @@ class AgentRuntime:
             ServeError: It did.
         """
         assert self._start_scope is not None
-        if self._stop_began is None and not self._forced_by_us and not self._start_scope.cancel_called:
+        if self._stop_began is None and not self._forced and not self._start_scope.cancel_called:
             raise ServeError("serving ended by itself: one of its tasks was cancelled from outside")
         failed = [supervisor for supervisor in self.supervisors if supervisor.state is InterfaceState.FAILED]
         if self._nothing_left and failed:
@@ -352,7 +359,7 @@ class AgentRuntime:
             yield
 
     async def _start(self, children: TaskGroup) -> None:
-        await self._recall_runs()
+        await self.registry.recall(self.bus, self.triggers.promising)
         await children.start(run_child, "the event workers", self.workers.run, self._may_end)
         self.agent.emitter.begin()
         if self.http is not None:
@@ -365,18 +372,6 @@ class AgentRuntime:
     def _may_end(self) -> bool:
         return bool(self.draining)
 
-    async def _recall_runs(self) -> None:
-        """Know the runs again that were promised before a restart and still wait in the bus."""
-        if not isinstance(self.bus, RemembersRuns):
-            return
-        try:  # half of the places, so that there is room for new ones
-            runs = await self.bus.waiting_runs(self.triggers.promising, self.settings.max_concurrent_runs // 2)
-        except StorageError as error:
-            logger.warning("runs accepted before this start are not listed until they begin: %s", error)
-            return
-        for run in runs:
-            self.registry.recall(run)
-
     async def _run_cron(self, *, task_status: TaskStatus[anyio.CancelScope]) -> None:
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as loop:
@@ -386,20 +381,19 @@ class AgentRuntime:
         self._cron_ended.set()
 
     def _announce(self) -> None:
-        logger.info("%s", banner(self))
-        for warning in warnings(self):
+        summary = self.summary()
+        logger.info("%s", banner(summary))
+        for warning in warnings(summary):
             logger.warning("%s", warning)
 
     # --- stop, in order
 
-    def _stop_now(self, force: bool) -> None:
+    def _stop_now(self) -> None:
         assert self._stopping is not None and self._start_scope is not None
         self._stopping.set()
-        self._forced = self._forced or force
         if self._children is None:  # nothing was accepted yet, and what is being opened may hang
             self._start_scope.cancel()
-        elif force:
-            self._forced_by_us = True
+        elif self._forced:
             self._children.cancel_scope.cancel()
 
     async def _drain(self) -> None:
@@ -449,11 +443,42 @@ class AgentRuntime:
             self.registry.let_go()
             await self.http.ended()
 
-    async def _finalize(self) -> None:
+    # --- report
+
+    def _count_unpublished(self) -> None:
+        for key, _ in self.agent.emitter.leftovers():
+            self.tracker.never_started(source_kind(self.triggers.by_key[key]))
+
+    def _count_unfinished(self) -> None:
+        """Count what the children left undone, while the bus is still open."""
+        self._count_unpublished()
+        self.workers.finalize()
+        for delivery in self.bus.leftovers():
+            self.workers.count_undone(delivery)
+        for supervisor in self.supervisors:
+            supervisor.mailbox.finalize()
+
+    def _count_unwritten(self) -> None:
+        """Count what a bus could not write before it closed: it is lost."""
+        with suppress(EventBusClosed):  # one that knows of nothing once it is closed
+            for delivery in self.bus.leftovers():
+                self.workers.count_undone(delivery)
+
+    def _report(self, stuck: tuple[str, ...] | None) -> None:
+        """Report; `stuck` names functions that still hold a thread, None where nothing was opened."""
         assert self._start_scope is not None
-        was_served = not self._start_scope.cancel_called
-        self._forced = self._forced or (was_served and self._stop_began is None)
-        self._stuck = await self._account.close()
+        now = anyio.current_time()
+        cut_off = stuck is not None and self._stop_began is None and not self._start_scope.cancel_called
+        self.report = ShutdownReport(
+            duration=now - (now if self._stop_began is None else self._stop_began),
+            sources=self.tracker.counts(),
+            forced=self._forced or cut_off,
+            stuck_threads=stuck or (),
+        )
+        level = logging.INFO if self.report.clean else logging.WARNING
+        logger.log(level, "%s %s", self.name, self.report)
+
+    # --- what is served
 
     @property
     def _agents(self) -> Iterable[Agent]:

@@ -1,39 +1,42 @@
 """One interface: run it, answer its messages, start it again with backoff when it crashes.
 
-The runtime's own children run as long as it serves: one that ends by itself is an error, and never a silent one.
-
-anyio on asyncio takes a child that ends by a cancellation which no scope of anyio's made (`Task.cancel`, an
-`asyncio.timeout` that somebody left open) for one that may end so, and cancels the whole group without an error.
-
-What `/health` says: truthful about every child, silent about secrets.
+The runtime starts a `Supervisor` for each interface that it serves; `/health` shows their states.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Container, Iterable, Sequence
 from enum import StrEnum
 from typing import Any, cast
 
 import anyio
-from anyio.abc import TaskStatus
 
+from definable.agent.agent import DEFAULT_NAME, Agent
+from definable.agent.auth.base import RefusalLog
 from definable.agent.bus.base import EventBus
 from definable.agent.bus.memory import DEFAULT_BUFFER
 from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.errors import InterfaceAuthenticationError
 from definable.agent.interface.message import InterfaceMessage, MessageEnd
 from definable.agent.interface.pipeline import AgentHandle, Pipeline
+from definable.agent.run.output import Listener, RunOutput
+from definable.agent.run.runner import RunRequest
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.call import contained
 from definable.concurrency.event_loop import plain_errors
-from definable.concurrency.isolation import contain_errors, error_message, error_text, failure_of
-from definable.errors import DefinableError, ServeError
+from definable.concurrency.isolation import contain_errors, error_message, error_text
+from definable.errors import DefinableError
 
 from .message_queue import Mailbox
+from .runs import RunRegistry
 from .shutdown import WorkTracker
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+OTHER_CHILDREN = frozenset({"http", "event", "events", "cron"})
+"""What else is in reports and in `/health`."""
 
 
 class InterfaceState(StrEnum):
@@ -109,7 +112,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Run the interface until it ends, fails for good or is stopped; have messages answered until released."""
-        self._tracker.account(self.name)  # in the report also when no message comes
+        self._tracker.counters(self.name)  # in the report also when no message comes
         try:
             with self._isolation:
                 await self._live()
@@ -235,6 +238,67 @@ class Supervisor:
             logger.exception("%s.handled() failed", type(self.interface).__name__)
 
 
+def supervised(
+    interfaces: Sequence[BaseInterface],
+    agent: Agent,
+    registry: RunRegistry,
+    bus: EventBus,
+    tracker: WorkTracker,
+    max_waiting: int,
+    refusals: RefusalLog | None = None,
+) -> list[Supervisor]:
+    """A supervisor for each interface; those that have one name are numbered in their order.
+
+    Args:
+        interfaces: What is served.
+        agent: Answers where an interface has no agent of its own.
+        registry: Makes the runs.
+        bus: Where accepted messages wait.
+        tracker: Counts the messages.
+        max_waiting: How many messages of one interface may wait.
+        refusals: Where it is noted who is not let in.
+    """
+    supervisors: dict[str, Supervisor] = {}
+    for interface in interfaces:
+        name = unused(interface.name, {*OTHER_CHILDREN, *supervisors})
+        handle = handle_for(interface, agent, registry, None if name == interface.name else name, refusals)
+        supervisors[name] = Supervisor(interface, handle, bus, tracker, name=name, max_waiting=max_waiting)
+    return list(supervisors.values())
+
+
+def unused(name: str, taken: Container[str]) -> str:
+    """The name, with a number when it is taken: two bots of one platform are two children."""
+    candidates = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def handle_for(
+    interface: BaseInterface,
+    agent: Agent,
+    registry: RunRegistry,
+    name: str | None = None,
+    refusals: RefusalLog | None = None,
+) -> AgentHandle:
+    """The agent that answers an interface: its own, or the one that is served."""
+    answering = interface.agent or agent
+    runner = answering.runner
+
+    async def run(request: RunRequest, listener: Listener | None = None) -> RunOutput:
+        # A chat waits for a place; a message that holds its session's turn holds one already.
+        has_place = request.turn is not None
+        return await registry.run(request, interface.name, listener, runner=runner, wait=True, has_place=has_place)
+
+    return AgentHandle(
+        run,
+        can_stream=runner.output_type is None,
+        sessions=runner.sessions,
+        place=registry.place,
+        auth=lambda: answering.auth,
+        refusals=RefusalLog() if refusals is None else refusals,
+        name=name if answering.name == DEFAULT_NAME else f"{answering.name}/{name or ''}",
+    )
+
+
 def is_fatal(error: Exception) -> bool:
     """Whether trying again is of no use: the platform refuses the token."""
     if isinstance(error, ExceptionGroup):
@@ -243,14 +307,20 @@ def is_fatal(error: Exception) -> bool:
 
 
 def health_of(
-    name: str, draining: bool, supervisors: Iterable[Supervisor], *, has_cron: bool
+    name: str,
+    draining: bool,
+    supervisors: Iterable[Supervisor],
+    storage: Iterable[tuple[str, object]] = (),
+    *,
+    has_cron: bool,
 ) -> tuple[bool, dict[str, Any]]:
-    """Whether all is well, and the document that says so.
+    """Whether all is well, and the document of `/health`: truthful about every child, silent about secrets.
 
     Args:
         name: The service's name.
         draining: Whether a stop has begun.
         supervisors: Of the interfaces.
+        storage: What keeps things, by name; a part may say by an attribute `failure` that it cannot.
         has_cron: Whether there are cron jobs.
     """
     children: dict[str, dict[str, Any]] = {"events": {"state": "draining" if draining else "running"}}
@@ -260,42 +330,9 @@ def health_of(
     for supervisor in supervisors:
         well = well and supervisor.is_well
         children[supervisor.name] = {"state": supervisor.state.value}
+    for part_name, part in storage:
+        if getattr(part, "failure", None) is not None:
+            well = False
+            children[part_name] = {"state": "failing"}
     status = "draining" if draining else "ok" if well else "degraded"
     return status == "ok", {"status": status, "agent": name, "children": children}
-
-
-async def run_child(
-    name: str,
-    function: Callable[..., Awaitable[object]],
-    may_end: Callable[[], bool],
-    *,
-    task_status: TaskStatus[Any] = anyio.TASK_STATUS_IGNORED,
-) -> None:
-    """Run one of the runtime's children.
-
-    Args:
-        name: Of the child, for the error.
-        function: The child; it is handed `task_status`.
-        may_end: Whether it may end by itself now, since a stop has begun.
-        task_status: The child's own.
-
-    Raises:
-        ServeError: It ended by itself: serving cannot go on.
-        Exception: What it raised; it is logged by then.
-    """
-    try:
-        await function(task_status=task_status)
-    except Exception as error:
-        logger.critical("%s failed, and serving ends: %s", name, error_text(error))
-        raise
-    except anyio.get_cancelled_exc_class() as stray:
-        if anyio.get_current_task().has_pending_cancellation():
-            raise
-        raise _ended(name, "it was cancelled by none of our scopes") from failure_of(stray, name)
-    if not may_end():
-        raise _ended(name, "it returned")
-
-
-def _ended(name: str, how: str) -> ServeError:
-    logger.critical("%s ended by itself (%s): serving ends, since it cannot do without", name, how)
-    return ServeError(f"{name} ended by itself ({how}): serving cannot go on")

@@ -1,4 +1,4 @@
-"""The triggers of a served agent, by what the runtime asks of them: pure."""
+"""The triggers and interfaces of a served agent, by what the runtime asks of them: pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from definable.agent.agent import Agent
+from definable.agent.arguments import check_interface
+from definable.agent.interface.base import BaseInterface
 from definable.agent.trigger.base import BaseTrigger, Handler, TriggerEvent
 from definable.agent.trigger.cron import TimeTrigger
 from definable.agent.trigger.event import EventTrigger
@@ -76,3 +79,27 @@ class TriggerTable:
 
     def _of(self, kind: type[Kind]) -> Sequence[Kind]:
         return tuple(trigger for trigger in self.by_key.values() if isinstance(trigger, kind))
+
+
+def all_interfaces(agent: Agent, others: Sequence[BaseInterface]) -> tuple[BaseInterface, ...]:
+    """The agent's own interfaces and those that it is served with, each once.
+
+    Raises:
+        ConfigurationError: One of the others is no interface.
+    """
+    for other in others:
+        check_interface(other)
+    return tuple({id(interface): interface for interface in (*agent.interfaces, *others)}.values())
+
+
+def with_webhooks(triggers: TriggerRegistry, interfaces: Sequence[BaseInterface]) -> TriggerRegistry:
+    """The agent's triggers and the interfaces' webhooks: a copy, since the webhooks are this serving's alone.
+
+    Raises:
+        RouteConflict: A webhook of an interface has the path of another endpoint.
+    """
+    registry = TriggerRegistry(triggers)
+    for interface in interfaces:
+        for webhook, handler in interface.webhooks():
+            registry.add(webhook, handler)
+    return registry

@@ -33,8 +33,8 @@ from definable.agent.interface.base import Accept
 from definable.agent.interface.message import MessageEnd
 from definable.agent.interface.pipeline import AgentHandle, Pipeline
 from definable.agent.interface.splitting import split_text
-from definable.agent.runtime.interfaces import handle_for
 from definable.agent.runtime.runs import RunRegistry
+from definable.agent.runtime.supervisor import handle_for
 from definable.model import ModelReply, OfflineModel, ToolCall
 from definable.testing import VIRTUAL_BACKENDS, run, virtual_time
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from definable.agent import Agent
-from definable.agent.runtime.lifespan import THRESHOLDS, gc_tuning
+from definable.agent.runtime.lifespan import GC_THRESHOLDS, gc_tuning
 from definable.agent.trigger import EventTrigger
 
 
@@ -20,7 +20,7 @@ def thresholds():
 def test_cycles_are_looked_for_less_often_while_it_is_open():
     gc.set_threshold(700, 10, 10)
     with gc_tuning():
-        assert gc.get_threshold() == THRESHOLDS
+        assert gc.get_threshold() == GC_THRESHOLDS
     assert gc.get_threshold() == (700, 10, 10)
 
 
@@ -48,4 +48,4 @@ def test_of_services_that_overlap_the_last_to_end_puts_back_what_was_there():
         assert agent.runtime is not None
         agent.runtime.stop()
         thread.join(10)
-    assert [*seen, gc.get_threshold()] == [THRESHOLDS, THRESHOLDS, (700, 10, 10)]
+    assert [*seen, gc.get_threshold()] == [GC_THRESHOLDS, GC_THRESHOLDS, (700, 10, 10)]

@@ -15,8 +15,9 @@ from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceM
 from definable.agent.interface.base import Accept
 from definable.agent.run.output import RunEvent
 from definable.agent.run.runner import RunRequest
-from definable.agent.runtime.interfaces import handle_for, unused, with_webhooks
 from definable.agent.runtime.runs import RunRegistry
+from definable.agent.runtime.supervisor import handle_for, unused
+from definable.agent.runtime.triggers import with_webhooks
 from definable.agent.trigger import TriggerEvent, Webhook
 from definable.agent.trigger.base import Handler
 from definable.errors import ConfigurationError, RouteConflict

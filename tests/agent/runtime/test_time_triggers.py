@@ -150,7 +150,7 @@ async def test_one_shots_and_intervals_can_be_fired_by_hand() -> None:
 async def test_the_banner_says_when_each_fires() -> None:
     noted = Noted(Interval(90), OneShot(NINE + HOUR), OneShot(delay=5))
     async with noted.agent.running(enable_server=False) as runtime:
-        lines = banner(runtime).splitlines()[1:4]
+        lines = banner(runtime.summary()).splitlines()[1:4]
     assert lines == [
         "  interval every 90 s  next 2026-01-05 09:01:30 UTC",
         "  once     at 2026-01-05 10:00:00 UTC",

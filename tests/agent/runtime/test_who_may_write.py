@@ -134,7 +134,7 @@ async def test_the_last_program_of_the_documentation_answers_on_telegram_and_say
 
 
 def said(agent: Agent, *interfaces: BaseInterface) -> list[str]:
-    return list(warnings(AgentRuntime(agent, interfaces)))
+    return list(warnings(AgentRuntime(agent, interfaces).summary()))
 
 
 def telegram(**config: Any) -> TelegramInterface:
@@ -182,7 +182,7 @@ async def test_an_interface_whose_own_provider_knows_no_chats_is_warned_of() -> 
 async def test_http_is_closed_and_warned_of_where_no_provider_speaks_there(auth: AuthProvider) -> None:
     agent = Agent("offline", auth=auth)
     async with agent.running(host="127.0.0.1", port=0) as runtime:
-        (line,) = warnings(runtime)
+        (line,) = warnings(runtime.summary())
         async with httpx2.AsyncClient(base_url=runtime.url or "") as client:
             assert (await client.post("/run", json={"input": "hi"})).status_code == 401
     assert "nobody over HTTP" in line

@@ -14,7 +14,7 @@ from definable.agent.runtime.shutdown import WorkTracker
 
 def test_the_usual_sources_are_always_there_and_others_join() -> None:
     tracker = WorkTracker()
-    tracker.account("telegram")
+    tracker.counters("telegram")
     assert dict(tracker.counts()) == {source: WorkCount() for source in ("http", "event", "cron", "telegram")}
 
 
