@@ -184,9 +184,24 @@ def show_logs(log_format: LogFormat | None = None, level: str | None = None, *pr
             logger.setLevel((level or "info").upper())
 
 
+class ConsoleHandler(logging.StreamHandler[TextIO]):
+    """Shows records on standard error; one that cannot be shown takes nothing along.
+
+    The standard library says on standard error that a record could not be shown, and raises where that fails too: into
+    the task that logs, which may be one that the service cannot do without.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say that a record could not be shown, where that can be said."""
+        try:
+            super().handleError(record)
+        except Exception:  # standard error is closed, or no traceback can be made of the exception
+            pass
+
+
 def show_on_console(log_format: LogFormat) -> None:
     """Have one handler show all records on standard error, in place of others that show them on the console."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = ConsoleHandler(sys.stderr)
     handler.addFilter(RunContextFilter())
     handler.setFormatter(JSONFormatter() if log_format == "json" else TextFormatter(colour=is_colourful(sys.stderr)))
     root = logging.getLogger()
@@ -197,7 +212,7 @@ def show_on_console(log_format: LogFormat) -> None:
 
 def is_console(handler: logging.Handler) -> bool:
     """Whether a handler shows records on the console, rather than keep or send them."""
-    return type(handler) is logging.StreamHandler
+    return type(handler) in (logging.StreamHandler, ConsoleHandler)
 
 
 def is_colourful(stream: TextIO) -> bool:

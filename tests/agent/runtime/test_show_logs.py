@@ -112,3 +112,18 @@ def test_colours_are_for_terminals_that_want_them(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert is_colourful(Stream(is_terminal)) is colourful
+
+
+def test_a_record_that_cannot_be_shown_takes_nothing_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    with a_new_process():
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+        show_logs()
+        [handler] = logging.getLogger().handlers
+        assert isinstance(handler, logging.StreamHandler)
+        monkeypatch.setattr(sys, "stderr", closed)
+        handler.stream = closed
+        logging.getLogger("definable").error("lost")
+        show_logs("json")  # which replaces it
+        assert len(logging.getLogger().handlers) == 1
