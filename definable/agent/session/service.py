@@ -1,7 +1,7 @@
-"""The only caller of a session store: a session is loaded, changed and saved by whoever has its turn.
+"""The only caller of a session store: a session is loaded, changed and saved by whoever holds its lock.
 
 Runs, chat messages and the HTTP API come through here, so that nobody overwrites what another has said. Within the
-process turns are taken one after the other; beyond it the store compares versions, and what both have added is merged.
+process one waits for the other; beyond it the store compares versions, and what both have added is merged.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SessionService:
         self.store: SessionStore = store
         self.wait_timeout: float | None = wait_timeout
         self._locks = SessionLocks()
-        self._pointers: OrderedDict[str, str] = OrderedDict()
+        self._pointers = ProcessPointers()
 
     def turn(self, session_id: str) -> SessionTurn:
         """A context that is entered when it is the caller's turn in the session, in arrival order."""
@@ -62,7 +62,7 @@ class SessionService:
         Raises:
             StorageError: The store failed.
         """
-        session = await self._load(session_id)
+        session = await self.read(session_id)
         return None if session is None or is_former_pointer(session) else session
 
     async def forget(self, session_id: str) -> bool:
@@ -107,9 +107,16 @@ class SessionService:
         Raises:
             StorageError: The store failed.
         """
-        if not isinstance(self.store, ConversationStore):
-            return self._pointers.get(key) or await self._find_former(key)
-        return await self.store.find(key) or await self._find_former(key)
+        found = await self._conversations.find(key)
+        if found is not None:
+            return found
+        former = await self.read(key)  # earlier versions kept it among the sessions, under the chat's name: it is moved
+        if former is None or not is_former_pointer(former):
+            return None
+        session_id = str(former.state["session_id"])
+        await self.point(key, session_id)
+        await self.forget(key)
+        return session_id
 
     async def point(self, key: str, session_id: str) -> None:
         """Remember that a chat's conversation is a session.
@@ -121,13 +128,7 @@ class SessionService:
         Raises:
             StorageError: The store failed.
         """
-        if isinstance(self.store, ConversationStore):
-            await self.store.point(key, session_id)
-            return
-        self._pointers[key] = session_id
-        self._pointers.move_to_end(key)
-        if len(self._pointers) > MAX_POINTERS:
-            self._pointers.popitem(last=False)
+        await self._conversations.point(key, session_id)
 
     async def keep_pointer(self, key: str, session_id: str) -> None:
         """Use what leads to a conversation, for a store that forgets what is unused.
@@ -135,41 +136,42 @@ class SessionService:
         Raises:
             StorageError: The store failed.
         """
-        store = self.store
-        if isinstance(store, ConversationStore) and store.ttl is not None and await store.find(key) is None:
+        store = self._conversations
+        if store.ttl is not None and await store.find(key) is None:
             await store.point(key, session_id)
 
-    async def _find_former(self, key: str) -> str | None:
-        """Earlier versions kept it among the sessions, under the chat's name: it is moved."""
-        former = await self._load(key)
-        if former is None or not is_former_pointer(former):
-            return None
-        session_id = str(former.state["session_id"])
-        await self.point(key, session_id)
-        await self.forget(key)
-        return session_id
+    @property
+    def _conversations(self) -> ConversationStore:
+        return self.store if isinstance(self.store, ConversationStore) else self._pointers
 
-    # --- for turns
+    # --- for `SessionTurn`
 
-    async def _load(self, session_id: str) -> Session | None:
+    async def read(self, session_id: str) -> Session | None:
+        """The session as the store has it."""
         session = await closing_what_it_leaves(self.store.load, self.store.load, session_id)
         if session is not None and session.version == NOT_STORED:  # a store without versions gives back what it got
             return replace(session, version=None)
         return session
 
-    async def _save(self, base: Session | None, session: Session) -> None:
+    async def write(self, base: Session | None, session: Session) -> Session:
+        """Save what was made of `base`, on top of what others have saved meanwhile; returns what was saved."""
         append = getattr(self.store, "append", None)  # an `AppendingStore`'s
-        if append is None or base is None or session.version is None:
-            await closing_what_it_leaves(self.store.save, self.store.save, session)
-        else:
-            gone, added = change(base.messages, session.messages)
-            await closing_what_it_leaves(append, append, session, gone, added)
+        try:
+            if append is None or base is None or session.version is None:
+                await closing_what_it_leaves(self.store.save, self.store.save, session)
+            else:
+                gone, added = change(base.messages, session.messages)
+                await closing_what_it_leaves(append, append, session, gone, added)
+        except SessionConflict:
+            if base is None:
+                raise
+            return await self._write_merged(base, session)
+        return session
 
-    async def _save_merged(self, base: Session, mine: Session) -> Session:
-        """Save what was made of `base` on top of what others have saved; returns the session as it was saved."""
+    async def _write_merged(self, base: Session, mine: Session) -> Session:
         session_id = mine.session_id
         for _ in range(MAX_SAVES):
-            theirs = await self._load(session_id)
+            theirs = await self.read(session_id)
             if theirs is not None and theirs.user_id not in (base.user_id, mine.user_id):
                 raise SessionNotFound(f"there is no session {session_id!r}")
             version = NOT_STORED if theirs is None else theirs.version
@@ -177,9 +179,27 @@ class SessionService:
             with suppress(SessionConflict):
                 await closing_what_it_leaves(self.store.save, self.store.save, session)
                 return session
-        raise StorageError(
-            f"the session {session_id!r} was not saved: others have saved it {MAX_SAVES} times meanwhile"
-        )
+        raise StorageError(f"the session {session_id!r} was not saved: others saved it {MAX_SAVES} times meanwhile")
+
+
+class ProcessPointers(ConversationStore):
+    """Which sessions chats' conversations are, for a store that does not remember it."""
+
+    def __init__(self) -> None:
+        self._pointers: OrderedDict[str, str] = OrderedDict()
+
+    @property
+    def ttl(self) -> None:
+        return None
+
+    async def find(self, key: str) -> str | None:
+        return self._pointers.get(key)
+
+    async def point(self, key: str, session_id: str) -> None:
+        self._pointers[key] = session_id
+        self._pointers.move_to_end(key)
+        if len(self._pointers) > MAX_POINTERS:
+            self._pointers.popitem(last=False)
 
 
 class SessionTurn:
@@ -218,18 +238,14 @@ class SessionTurn:
             SessionNotFound: The id names a record that is no session.
             StorageError: The store failed.
         """
-        session = await self._service._load(self.session_id)  # pyright: ignore[reportPrivateUsage]
+        session = await self._service.read(self.session_id)
         if session is None:
             session = Session(self.session_id, user_id, version=NOT_STORED)
         elif is_former_pointer(session):
             raise SessionNotFound(f"there is no session {self.session_id!r}")
         if session.version is not None:  # a run changes its session's state in place
-            self._base = Session(
-                self.session_id,
-                session.user_id,
-                session.messages,
-                copied_state(self.session_id, session.state),
-            )
+            state = copied_state(self.session_id, session.state)
+            self._base = Session(self.session_id, session.user_id, session.messages, state)
         self.session = session
         return session
 
@@ -253,13 +269,7 @@ class SessionTurn:
             SessionNotFound: Another user has begun a session of this id in the meantime.
             StorageError: The store failed.
         """
-        try:
-            await self._service._save(self._base, session)  # pyright: ignore[reportPrivateUsage]
-        except SessionConflict:
-            if self._base is None:
-                raise
-            session = await self._service._save_merged(self._base, session)  # pyright: ignore[reportPrivateUsage]
-        self.session = session
+        self.session = await self._service.write(self._base, session)
         self.is_saved = True
 
 
