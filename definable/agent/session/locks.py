@@ -41,8 +41,8 @@ class _Waiter:
     __slots__ = ("_loop", "called", "has_lock")
 
     def __init__(self) -> None:
-        self.has_lock = anyio.Event()
-        self.called = False
+        self.has_lock: anyio.Event = anyio.Event()
+        self.called: bool = False
         """Whether it was given the lock, whether or not it has noticed yet."""
         self._loop = EventLoopHandle()
 
