@@ -9,7 +9,7 @@ from definable.agent import Agent, RunEnded, RunStatus
 from definable.agent.run.output import RunEvent
 from definable.agent.run.runner import RunRequest
 from definable.agent.runtime import runs
-from definable.agent.runtime.http.endpoints.runs import LoggedEvents
+from definable.agent.runtime.http.sse import LoggedEvents
 from definable.agent.runtime.runs import RunRecord, RunRegistry, TooManyRuns
 from definable.errors import RunCancelled
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from definable.agent.runtime.runs import RunRegistry
     from definable.agent.session.service import SessionService
 
-    from .endpoints.run import StreamedRuns
+    from .endpoints.runs import StreamedRuns
 
 
 @dataclass(frozen=True, slots=True)

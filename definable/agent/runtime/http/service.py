@@ -38,7 +38,7 @@ from .app import AgentApp, Guest, refuse
 from .auth import PublicPaths
 from .body_memory import UnfinishedBodies
 from .browsers import BrowserGate, HostPolicy, OriginPolicy, is_loopback
-from .endpoints.run import StreamedRuns
+from .endpoints.runs import StreamedRuns
 from .forwarded import AccessLog, TrustedProxies
 from .openapi import openapi_document
 from .request import EndpointContext

@@ -1,25 +1,37 @@
 """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): runs as they happen.
 
-The run endpoints send a run's events through here. Each becomes one event with an id, silence becomes a comment, and
-the last event says how the run ended, also when it failed.
+The run endpoints answer with a `LiveRun` or a `FollowedRun`. Each thing that happens becomes one event with an id,
+silence becomes a comment, and the last event says how the run ended, also when it failed.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import anyio
 
 from definable.agent.memory_size import encoded_size
-from definable.agent.run.output import RunEnded, RunEvent, RunStarted, TextDelta, ToolCallEnded, ToolCallStarted
-from definable.agent.runtime.runs import RunRecord
+from definable.agent.run.output import (
+    RunEnded,
+    RunEvent,
+    RunStarted,
+    RunStatus,
+    TextDelta,
+    ToolCallEnded,
+    ToolCallStarted,
+)
+from definable.agent.run.runner import RunRequest
+from definable.agent.run.stream import RunStream, follow_run
+from definable.agent.runtime.runs import RunRecord, RunRegistry
 from definable.json_text import json_bytes
 from definable.server.problem import Problem
 from definable.server.request_cycle import Send
 
 from .documents import ToolCall, ToolExecution, failure_document, record_document, run_document
+from .request import Request, until_gone
 from .response import ResponseSender
 
 logger: logging.Logger = logging.getLogger("definable.http")
@@ -150,3 +162,118 @@ def described(event: StreamedEvent, namespace: str) -> tuple[bytes, dict[str, An
             return b"run_failed", failure_document(failure)
         case RunRecord():
             return b"run_ended", record_document(event)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRun:
+    """A run that is sent as it happens."""
+
+    request: Request
+    runs: RunRegistry
+    asked: RunRequest
+    source: str
+
+    async def send(self, sender: ResponseSender) -> None:
+        """Make the run and send its events; raises what the run raises, also after it was sent as the last event.
+
+        A run that cannot begin raises before anything is sent, unless its session's turn is long in coming.
+        """
+        await until_gone(self.request, lambda: self._stream(sender))
+
+    async def _stream(self, sender: ResponseSender) -> None:
+        async with follow_run(lambda listener: self.runs.run(self.asked, self.source, listener)) as stream:
+            first: RunEvent | None = None
+            with anyio.move_on_after(KEEP_ALIVE):
+                first = await anext(stream)
+            try:
+                await send_events(sender, NumberedEvents(first, stream), namespace=self.asked.namespace)
+            finally:  # a server may say that the client is gone as soon as the last event is out
+                if stream.failure is not None:
+                    raise stream.failure
+
+
+class NumberedEvents:
+    """A run's events with their ids, from 1. No generator, which a cancelled wait would end.
+
+    Args:
+        first: The run's first event, if it was waited for already.
+        stream: The others.
+    """
+
+    def __init__(self, first: RunEvent | None, stream: RunStream) -> None:
+        self._first = first
+        self._stream = stream
+        self._number = 0
+
+    def __aiter__(self) -> NumberedEvents:
+        return self
+
+    async def __anext__(self) -> tuple[int, RunEvent]:
+        first, self._first = self._first, None
+        event = await anext(self._stream) if first is None else first
+        self._number += 1
+        return self._number, event
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedRun:
+    """A run's events, sent to one who only looks on: leaving does not cancel it."""
+
+    request: Request
+    events: LoggedEvents
+    namespace: str
+    """Of the run's caller."""
+
+    async def send(self, sender: ResponseSender) -> None:
+        """Send the events until the run ends or the client leaves; to HEAD, that there are any."""
+        if self.request.method == "HEAD":
+            await send_no_events(sender)
+            return
+        await until_gone(self.request, lambda: self._send(sender))
+
+    async def _send(self, sender: ResponseSender) -> None:
+        events = self.events
+        await send_events(sender, events, events.last_id, self.namespace, will_go_on=lambda: events.will_go_on)
+
+
+class LoggedEvents:
+    """The events that a run's log holds and will hold, and how the run ended, where that is heard of.
+
+    No generator, which a cancelled wait would end.
+
+    Args:
+        record: The run.
+        last_id: The last event that the client has.
+    """
+
+    def __init__(self, record: RunRecord, last_id: int) -> None:
+        self._record = record
+        self._ended = False
+        self.last_id: int = last_id
+        """The last event that was handed out."""
+
+    @property
+    def all_seen(self) -> bool:
+        """Whether the client has the last event there will be."""
+        log = self._record.log
+        return log.ended and not self.will_go_on and self.last_id >= log.last_id + (self._record.output is None)
+
+    @property
+    def will_go_on(self) -> bool:
+        """Whether the run will be made although this process ends."""
+        return self._record.will_go_on
+
+    def __aiter__(self) -> LoggedEvents:
+        return self
+
+    async def __anext__(self) -> tuple[int, RunEvent | RunRecord]:
+        logged = await self._record.log.after(self.last_id)
+        if logged is not None:
+            self.last_id = logged[0]
+            return logged
+        if self._record.output is not None or self._ended:  # its end was an event, or has been told
+            raise StopAsyncIteration
+        if self._record.status in (RunStatus.QUEUED, RunStatus.RUNNING):  # its end will not be heard of here
+            raise StopAsyncIteration
+        self._ended = True
+        return self._record.log.last_id + 1, self._record

@@ -30,7 +30,7 @@ from definable.agent.runtime.http.auth import PublicPaths
 from definable.agent.runtime.http.body import decoded, parsed
 from definable.agent.runtime.http.body_memory import UnfinishedBodies
 from definable.agent.runtime.http.browsers import BrowserGate, HostPolicy, OriginPolicy
-from definable.agent.runtime.http.endpoints.run import accepts_events, prefers_async, run_body
+from definable.agent.runtime.http.endpoints.runs import accepts_events, prefers_async, run_body
 from definable.agent.runtime.http.forwarded import checked_networks, said_of_client
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.router import Router

@@ -20,7 +20,6 @@ from loopback.agent_api import (
 from definable.agent import Agent, tool
 from definable.agent.auth import APIKeyAuth
 from definable.agent.runtime.http import sse
-from definable.agent.runtime.http.endpoints import run
 from definable.errors import ModelConnectionError
 from definable.model import ModelDelta, ModelReply, ModelRequest, OfflineModel, ToolCall
 
@@ -163,7 +162,6 @@ async def test_a_run_whose_turn_is_long_in_coming_keeps_its_client_awake(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sse, "KEEP_ALIVE", 0.02)
-    monkeypatch.setattr(run, "KEEP_ALIVE", 0.02)
     hold = Held("first")
     async with serve(Agent(OfflineModel([hold, "second"]))) as client, anyio.create_task_group() as group:
         group.start_soon(lambda: client.post("/run", json={"input": "1", "session_id": "s"}))
@@ -179,7 +177,6 @@ async def test_a_run_that_is_cancelled_before_its_turn_has_one_event(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sse, "KEEP_ALIVE", 0.02)
-    monkeypatch.setattr(run, "KEEP_ALIVE", 0.02)
     hold = Held("first")
     async with serve(Agent(OfflineModel([hold, "second"]))) as client, anyio.create_task_group() as group:
         group.start_soon(lambda: client.post("/run", json={"input": "1", "session_id": "s"}))

@@ -1,21 +1,207 @@
-"""`/runs` and below: what runs there are, how one stands, its events, and its cancellation."""
+"""`/run` and `/runs`: makes a run of the agent, and tells of the runs that there are.
+
+A run is answered whole, streamed (`Accept: text/event-stream`), or made in the background (`Prefer: respond-async`,
+RFC 7240).
+"""
 
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from hashlib import blake2b
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
-from definable.agent.run.output import RunEvent, RunStatus
-from definable.agent.runtime.http.auth import may_see
-from definable.agent.runtime.http.documents import Parameter, record_document, summary_document
-from definable.agent.runtime.http.request import EndpointContext, Request, until_gone
-from definable.agent.runtime.http.response import Response, ResponseSender, Sendable, json_response
-from definable.agent.runtime.http.sse import send_events, send_no_events
+from pydantic import ValidationError
+
+from definable.agent.run.output import RunOutput
+from definable.agent.run.runner import RunRequest
+from definable.agent.runtime.http.auth import acting_user, may_see
+from definable.agent.runtime.http.body import json_value, media_and_charset
+from definable.agent.runtime.http.documents import Parameter, RunBody, record_document, run_document, summary_document
+from definable.agent.runtime.http.request import ClientGone, EndpointContext, Request, hangup_watch, until_gone
+from definable.agent.runtime.http.response import Response, Sendable, json_response
+from definable.agent.runtime.http.sse import MEDIA_TYPE, FollowedRun, LiveRun, LoggedEvents
 from definable.agent.runtime.runs import FIRST, Place, RunRecord, RunRegistry
+from definable.agent.trigger.content import is_json
+from definable.errors import RunCancelled
 from definable.server.problem import Problem
+
+from .sessions import key_of_session
+
+MAX_RUN_BODY = 1024 * 1024
+"""Bytes of the body."""
+
+SOURCE = "POST /run"
+
+MAX_STREAMED = 1_000
+"""Streamed runs that a reconnecting client is led back to."""
+
+MAX_NAMED = 10
+"""Unknown fields that are named to the client that sent them."""
+
+MAX_NAME = 100
+"""Characters of such a name."""
+
+
+async def run(context: EndpointContext, request: Request) -> Sendable:
+    """Make a run; a client that goes away cancels the run that it waits for, streamed or not."""
+    media, charset = media_and_charset(request.content_type)
+    if not is_json(media):  # other types a page of another origin may send without a preflight
+        said = f", not {media}" if media else "; the request has no Content-Type"
+        raise Problem(415, f"the body must be application/json{said}")
+    body = await request.content(MAX_RUN_BODY)
+    asked = run_request(run_body(body, charset), request)
+    if request.header(b"last-event-id"):
+        raise reconnection(context.streamed, request, asked, body)
+    if asked.session_id is not None:
+        session_id = await key_of_session(context.sessions, request.auth, asked.user_id, asked.session_id)
+        if session_id != asked.session_id:
+            asked = replace(asked, session_id=session_id)
+    request.note_run(asked.run_id)
+    if prefers_async(request):
+        return await accepted_run(context, request, asked)
+    if accepts_events(request):
+        context.streamed.add(asked, body)
+        return LiveRun(request, context.runs, asked, SOURCE)
+    output = await finished_run(context.runs, request, asked)
+    return json_response(run_document(output, asked.namespace))
+
+
+async def finished_run(runs: RunRegistry, request: Request, asked: RunRequest) -> RunOutput:
+    """Make a run that is cancelled when its client goes away.
+
+    Raises:
+        ClientGone: It went away first.
+    """
+    watch = hangup_watch(request)
+    if watch is None:
+        return await until_gone(request, lambda: runs.run(asked, SOURCE))
+    left = False
+
+    def leave() -> None:
+        nonlocal left
+        left = True
+        runs.cancel(asked.run_id)
+
+    try:
+        with watch(leave):  # the run's own scope will do
+            return await runs.run(asked, SOURCE)
+    except RunCancelled:
+        if left:
+            raise ClientGone from None
+        raise
+
+
+async def accepted_run(context: EndpointContext, request: Request, asked: RunRequest) -> Response:
+    """Make a run later: 202."""
+    record = await context.ingress.accept_run(asked, SOURCE)
+    headers = [(b"location", request.link(f"/runs/{asked.run_id}")), (b"preference-applied", b"respond-async")]
+    return json_response(record_document(record), 202, headers)
+
+
+def reconnection(streamed: StreamedRuns, request: Request, asked: RunRequest, body: bytes) -> Problem:
+    """The answer to a client that lost a stream and asks for the rest of it, which another run would not be."""
+    known = streamed.find(asked, body)
+    if known is None:
+        return Problem(409, "a stream goes on at /runs/{run_id}/events, with Last-Event-ID; a new run needs none")
+    events = request.link(f"/runs/{known}/events")
+    detail = "this request began a run already: `events` is where its events are, from Last-Event-ID on"
+    return Problem(409, detail, headers=[(b"location", events)], run_id=known, events=events.decode())
+
+
+class StreamedRuns:
+    """The streamed runs of late, by who asked for what: a client that reconnects sends the same request again."""
+
+    def __init__(self) -> None:
+        self._run_ids: OrderedDict[bytes, str] = OrderedDict()
+
+    def add(self, run: RunRequest, body: bytes) -> None:
+        """Remember a run that is about to begin."""
+        key = self._key(run, body)
+        self._run_ids[key] = run.run_id
+        self._run_ids.move_to_end(key)
+        if len(self._run_ids) > MAX_STREAMED:
+            self._run_ids.popitem(last=False)
+
+    def find(self, run: RunRequest, body: bytes) -> str | None:
+        """The id of the last run that the same caller asked for with the same body."""
+        return self._run_ids.get(self._key(run, body))
+
+    def _key(self, run: RunRequest, body: bytes) -> bytes:
+        caller = (run.namespace, run.user_id, None if run.auth is None else run.auth.user_id)
+        return blake2b(body, key=blake2b(repr(caller).encode(), digest_size=32).digest(), digest_size=16).digest()
+
+
+def run_request(body: RunBody, request: Request) -> RunRequest:
+    """The run that a body asks for.
+
+    Raises:
+        Problem: 403, the caller may not act for the user it names.
+    """
+    auth = request.auth
+    user_id = acting_user(auth, body.user_id)
+    namespace = "" if auth is None else auth.namespace
+    return RunRequest(
+        body.input,
+        session_id=body.session_id,
+        user_id=user_id,
+        metadata=body.metadata,
+        headers=request.headers,
+        auth=auth,
+        namespace=namespace,
+    )
+
+
+def run_body(body: bytes, charset: str | None = None) -> RunBody:
+    """The validated body of `POST /run`.
+
+    Raises:
+        Problem: 400 when it is not JSON, 422 with the names of the fields that are wrong.
+    """
+    value, more = with_few_unknown(json_value(body, charset))
+    try:
+        return RunBody.model_validate(value)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+    errors = [{"field": ".".join(map(shortened, each["loc"])) or "body", "message": each["msg"]} for each in details]
+    fields = ", ".join(each["field"] for each in errors) + (f" and {more:,} more" if more else "")
+    raise Problem(422, f"wrong or missing: {fields}", errors=errors)
+
+
+def with_few_unknown(value: Any) -> tuple[Any, int]:
+    """A body with no more unknown fields than are worth naming, and how many were left out."""
+    if not isinstance(value, dict):
+        return value, 0
+    fields = cast("dict[str, Any]", value)
+    unknown = [name for name in fields if name not in RunBody.model_fields]
+    if len(unknown) <= MAX_NAMED:
+        return fields, 0
+    kept = {*RunBody.model_fields, *unknown[:MAX_NAMED]}
+    return {name: each for name, each in fields.items() if name in kept}, len(unknown) - MAX_NAMED
+
+
+def shortened(name: object) -> str:
+    """A field's name, which whoever sends it may make as long as a body."""
+    text = str(name)
+    return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}…"
+
+
+def accepts_events(request: Request) -> bool:
+    """Whether the client asks for server-sent events."""
+    accepted = request.header(b"accept").lower()
+    return MEDIA_TYPE in accepted and any(part.partition(";")[0].strip() == MEDIA_TYPE for part in accepted.split(","))
+
+
+def prefers_async(request: Request) -> bool:
+    """Whether the client asks not to wait (RFC 7240, 4.1)."""
+    preferred = request.header(b"prefer").lower()
+    return bool(preferred) and any(each.partition(";")[0].strip() == "respond-async" for each in preferred.split(","))
+
+
+# --- the runs that there are
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1_000
 """Runs in one answer of `GET /runs`."""
@@ -110,67 +296,3 @@ async def follow_run(context: EndpointContext, request: Request) -> Sendable:
         raise Problem(400, f"Last-Event-ID is the number of an event, not {last!r}")
     events = LoggedEvents(record, int(last[:MAX_DIGITS]))
     return Response(b"", 204) if events.all_seen else FollowedRun(request, events, record.namespace)
-
-
-@dataclass(frozen=True, slots=True)
-class FollowedRun:
-    """A run's events, sent to one who only looks on: leaving does not cancel it."""
-
-    request: Request
-    events: LoggedEvents
-    namespace: str
-    """Of the run's caller."""
-
-    async def send(self, sender: ResponseSender) -> None:
-        """Send the events until the run ends or the client leaves; to HEAD, that there are any."""
-        if self.request.method == "HEAD":
-            await send_no_events(sender)
-            return
-        await until_gone(self.request, lambda: self._send(sender))
-
-    async def _send(self, sender: ResponseSender) -> None:
-        events = self.events
-        await send_events(sender, events, events.last_id, self.namespace, will_go_on=lambda: events.will_go_on)
-
-
-class LoggedEvents:
-    """The events that a run's log holds and will hold, and how the run ended, where that is heard of.
-
-    No generator, which a cancelled wait would end.
-
-    Args:
-        record: The run.
-        last_id: The last event that the client has.
-    """
-
-    def __init__(self, record: RunRecord, last_id: int) -> None:
-        self._record = record
-        self._ended = False
-        self.last_id: int = last_id
-        """The last event that was handed out."""
-
-    @property
-    def all_seen(self) -> bool:
-        """Whether the client has the last event there will be."""
-        log = self._record.log
-        return log.ended and not self.will_go_on and self.last_id >= log.last_id + (self._record.output is None)
-
-    @property
-    def will_go_on(self) -> bool:
-        """Whether the run will be made although this process ends."""
-        return self._record.will_go_on
-
-    def __aiter__(self) -> LoggedEvents:
-        return self
-
-    async def __anext__(self) -> tuple[int, RunEvent | RunRecord]:
-        logged = await self._record.log.after(self.last_id)
-        if logged is not None:
-            self.last_id = logged[0]
-            return logged
-        if self._record.output is not None or self._ended:  # its end was an event, or has been told
-            raise StopAsyncIteration
-        if self._record.status in (RunStatus.QUEUED, RunStatus.RUNNING):  # its end will not be heard of here
-            raise StopAsyncIteration
-        self._ended = True
-        return self._record.log.last_id + 1, self._record
