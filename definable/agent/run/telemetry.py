@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -28,8 +28,8 @@ NAME = "definable"
 """The instrumentation scope."""
 
 
-class Span:
-    """A span that is open while its context is; what leaves the context is its error. This one records nothing."""
+class Span(Protocol):
+    """A span that is open while its context is; what leaves the context is its error. By default it records nothing."""
 
     __slots__ = ()
 
@@ -51,7 +51,11 @@ class Span:
         """Record what a run came to."""
 
 
-NO_SPAN = Span()
+class UnrecordedSpan(Span):
+    __slots__ = ()
+
+
+NO_SPAN = UnrecordedSpan()
 """Where nobody traces."""
 
 

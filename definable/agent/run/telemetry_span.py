@@ -16,11 +16,10 @@ from definable.concurrency.isolation import UNREADABLE, error_message
 from definable.model.message import ModelReply, Usage
 
 from .output import RunOutput, ToolExecution
-from .telemetry import Span
 
 
-class RecordedSpan(Span):
-    """An OpenTelemetry span, current in its context.
+class RecordedSpan:
+    """An OpenTelemetry span, current in its context: the `telemetry.Span` that records.
 
     Args:
         tracer: What makes it.
@@ -58,15 +57,18 @@ class RecordedSpan(Span):
         self._span.end()
 
     def replied(self, reply: ModelReply) -> None:
+        """Record what a model call came to."""
         self._record_usage(reply.usage, reply.model)
         self._span.set_attribute("gen_ai.response.finish_reasons", (reply.finish_reason,))
 
     def called(self, execution: ToolExecution) -> None:
+        """Record what a tool call came to."""
         if execution.error is not None:  # why is the model's to read, and may hold what users say
             self._span.set_attribute("error.type", "tool_error")
             self._span.set_status(Status(StatusCode.ERROR))
 
     def completed(self, output: RunOutput) -> None:
+        """Record what a run came to."""
         self._record_usage(output.usage, output.model)
 
     def _record_usage(self, usage: Usage, model: str | None) -> None:
