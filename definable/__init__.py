@@ -15,16 +15,17 @@ interface ────▶ InterfaceMessage ──▶ event bus ──▶ session
 What is accepted now and done later (emitted events, cron firings, accepted webhooks) goes through the event bus; what a
 caller waits for goes straight to dispatch. Both end in the same registry of active runs, which a drain waits for.
 
-The rooms, and the direction of imports (left never imports right):
+The rooms, from the ground up; each imports from those above it alone:
 
-`errors, frozen, half_read_body -> model -> agent.(run_context, run_output, tool, session, bus, auth, trigger, hook) ->
-agent.run_loop -> agent.agent -> agent.interface -> agent.runtime -> cli`
+- `errors`, `concurrency`: the error tree; event loops, threads, calls of user code, backoff and clocks.
+- `server`, `storage`, `model`: an ASGI server, files and Redis, models; none of them knows an agent.
+- `agent.tools`, `agent.session`, `agent.bus`, `agent.auth`, `agent.trigger`: its parts.
+- `agent.agent`: `Agent`, which configures, registers, runs and serves.
+- `agent.interface`: chats, with a folder for each platform.
+- `agent.runtime`: the one task group: start, dispatch, drain, report; `http` is the API, `dev` reloads.
+- `testing`, `cli`: tests of one's own in virtual time; the `definable` command.
 
-- `definable.model`: the `Model` protocol, messages, `OpenAIChat`, `OfflineModel`.
-- `definable.agent`: `Agent`, what a run is, tools; below it `trigger`, `auth`, `bus`, `session`, `interface` and
-  `runtime` (the one task group: start, drain, report).
-- `definable.testing`: virtual time for both backends, a served agent as a context.
-- `definable.cli`: the `definable` command.
+The one import back is `Agent.serve`, which loads the runtime when called. `docs/architecture.md` walks through it.
 """
 
 from typing import TYPE_CHECKING

@@ -43,13 +43,6 @@ NOT_OURS = {
 }
 """What is mentioned and is not in this repository, and whose they are."""
 
-BEING_RENAMED = {
-    *("inbox.py", "session.py", "pace.py", "attachment.py", "failure.py", "virtual_time.py"),
-    *("runtime/accepted_request.py", "runtime/cron_loop.py"),
-    *("calling.call_user", "hangups.ClientStream", "http1_exchange.Client"),
-}
-"""Mentions that outlived what they name; to be mended, and never to grow."""
-
 FOREIGN_NAMES = {
     "HTTP": ["Allow", "Authorization", "Date", "Forwarded", "Host", "Location", "Origin", "Upgrade", "_charset_"],
     "JavaScript": ["EventSource", "NaN"],
@@ -119,15 +112,12 @@ def is_mention(word: str) -> bool:
     return "." in word.strip(".") or re.search(r"[A-Z][a-z]", word) is not None or word.startswith("_")
 
 
-KNOWN = {*NOT_OURS, *BEING_RENAMED}
-
-
 def test_the_files_that_are_mentioned_exist() -> None:
     wrong = [
         f"{place}: {name}"
         for place, text in mentions()
         for name in FILE.findall(URL.sub("", text))
-        if re.sub(r"^(\.\.?/)+", "", name) not in files() and name not in KNOWN
+        if re.sub(r"^(\.\.?/)+", "", name) not in files() and name not in NOT_OURS
     ]
     assert wrong == []
 
@@ -137,7 +127,7 @@ def test_the_names_that_are_mentioned_exist() -> None:
         f"{place}: {name}"
         for place, text in mentions()
         for name in QUOTED.findall(text)
-        if is_mention(name) and name not in KNOWN and name not in files() and not FILE.fullmatch(name)
+        if is_mention(name) and name not in NOT_OURS and name not in files() and not FILE.fullmatch(name)
         if not {part for part in name.split(".") if part} <= identifiers()
     ]
     assert wrong == []

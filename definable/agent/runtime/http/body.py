@@ -1,7 +1,7 @@
 """A request's body as the handler of a webhook gets it: pure.
 
 The webhook endpoint parses what comes in. The event bus carries the raw bytes alone, so the workers parse once more
-(see `runtime/accepted_request.py`).
+(see `runtime/ingress.py`).
 
 Multipart forms (RFC 7578): pure, in linear time, and bounded in what a part's header may hold.
 
