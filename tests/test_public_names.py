@@ -40,7 +40,6 @@ FOREIGN = {
     "definable.agent.run.runner": "`RunRequest`, which the runtime hands to the agent",
     "definable.agent.runtime.dispatch": "the arguments of the original library, as dispatch reads them",
     "definable.agent.runtime.http.response": "the problem that a model's error becomes",
-    "definable.agent.runtime.interfaces": "the runtime's handle, for a pipeline without a runtime",
     "definable.agent.runtime.message_queue": "messages of a chat, queued without a bus",
     "definable.agent.runtime.runs": "the registry that a pipeline's runs stand in",
     "definable.agent.runtime.settings": "options of the source document, as they are read",
