@@ -1,7 +1,4 @@
-"""The parts of an agent that can be set until it is served, and overridden in tests; `Agent` derives from them.
-
-`Agent.override`: other parts for an agent while a context is open, for tests of an agent that a module defines.
-"""
+"""The parts of an agent that can be set until it is served, and overridden in tests; `Agent` derives from them."""
 
 from __future__ import annotations
 

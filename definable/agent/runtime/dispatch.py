@@ -1,8 +1,6 @@
 """From a trigger's event to its handler, and from what the handler returns to an agent run.
 
 Webhook endpoints (a caller waits) and workers (nobody waits) both come through here.
-
-How the failure of a piece of work is logged: by its words where they say it all, else with its traceback.
 """
 
 from __future__ import annotations
@@ -30,29 +28,6 @@ from definable.concurrency.isolation import contained_error, error_text
 from definable.errors import ConfigurationError, ModelError, RunCancelled, RunTimeout
 
 from .runs import RunRegistry
-
-
-def log_failure(logger: logging.Logger, level: int, error: Exception, what: str, *args: object) -> None:
-    """Log a failure.
-
-    Args:
-        logger: Whose it is.
-        level: Of the record.
-        error: Why it failed.
-        what: What failed, a format for `args`, without the reason.
-        args: Of the format.
-    """
-    if not says_it_all(error):
-        logger.log(level, what, *args, exc_info=error)
-        return
-    ids = ids_of(error)
-    logger.log(level, f"{what}: %s", *args, error_text(error), extra=None if ids is None else ids._asdict())  # noqa: G004 - the format is the caller's
-
-
-def says_it_all(error: Exception) -> bool:
-    """Whether a failure's message names what failed and what to do: of a model provider, whose calls are all ours."""
-    return isinstance(error, ModelError)
-
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -235,3 +210,25 @@ def run_arguments(decision: Any) -> dict[str, Any] | None:
         raise ConfigurationError("a handler's dict needs 'input', the agent's input")
     check_run(**arguments)
     return arguments
+
+
+def log_failure(logger: logging.Logger, level: int, error: Exception, what: str, *args: object) -> None:
+    """Log a failure.
+
+    Args:
+        logger: Whose it is.
+        level: Of the record.
+        error: Why it failed.
+        what: What failed, a format for `args`, without the reason.
+        args: Of the format.
+    """
+    if not says_it_all(error):
+        logger.log(level, what, *args, exc_info=error)
+        return
+    ids = ids_of(error)
+    logger.log(level, f"{what}: %s", *args, error_text(error), extra=None if ids is None else ids._asdict())  # noqa: G004 - the format is the caller's
+
+
+def says_it_all(error: Exception) -> bool:
+    """Whether a failure's message names what failed and what to do: of a model provider, whose calls are all ours."""
+    return isinstance(error, ModelError)

@@ -1,12 +1,7 @@
 """Logs of a process that `serve` or the command line owns: visible without any set-up.
 
-A library's host configures its own logging; nothing here happens on import, and nothing when the program has.
-
-Log lines for machines: one JSON object a record.
-
-Log lines for people: plain, or coloured on a terminal, and one line a record whatever is logged.
-
-The ids of the run behind a log record: a filter for any handler, ours or the program's own.
+A library's host configures its own logging; nothing here happens on import, and nothing when the program has. One
+formatter writes lines for people, one JSON for machines; a filter puts the ids of the run on every record.
 """
 
 from __future__ import annotations

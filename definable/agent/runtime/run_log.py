@@ -1,13 +1,7 @@
-"""The events of a run that nobody may be listening to yet: kept, so that one who comes later can follow.
+"""What the service remembers of runs: their records and events, ended runs within bounds, and memory that is in use.
 
-What the service remembers of one run: `run_registry` makes the records, `/runs` shows them.
-
-Ended runs that are remembered, newest last: bounded in number and in bytes, the oldest are forgotten.
-
-What requests and deliveries that are being handled hold in memory: bounded in bytes.
-
-Their number is bounded too, but each may be a MiB of JSON that is 25 MiB of values. The HTTP endpoints refuse what
-finds no room; workers, whose deliveries were accepted, wait for it.
+`runs.py` makes the records, `/runs` shows them. The HTTP endpoints refuse what finds no room in the `ActiveMemory`;
+workers, whose deliveries were accepted, wait for it.
 """
 
 from __future__ import annotations

@@ -1,16 +1,8 @@
-"""Signals: the first drains, the second cancels, the third ends the process; as does a stop that is stuck.
+"""How a process that serves ends: signals, a hard exit where a stop is stuck, and a watchdog of the event loop.
 
-Handlers are Python's own (`signal.signal`) and not the event loop's, so that they count also while the loop is blocked.
-
-A thread that asks the event loop for a sign of life, and logs where the loop is stuck.
-
-A handler that blocks the loop (a sync call in an async function, an endless computation) stops everything at once and
-says nothing. Only another thread can tell.
-
-Sees to it that a process which has served ends: a thread that user code has started must not hold it up for ever.
-
-Python waits at exit for every thread that is no daemon. What the program itself does after `serve()`, and threads that
-it had before, are left alone.
+`entry.py` opens the `SignalWatcher` and the `ExitGuard`, `runtime.py` the `Watchdog`. Signal handlers are Python's own
+(`signal.signal`) and not the event loop's, and the watchdog is a thread, so that they work also while the loop is
+blocked. Python waits at exit for every thread that is no daemon: the guard ends those that user code has started.
 """
 
 from __future__ import annotations
