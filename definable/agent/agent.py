@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, Unpack, cast
 
 import anyio
@@ -31,6 +32,7 @@ from .arguments import (
     lifespan_of,
     run_input,
 )
+from .bus.emitter import When
 from .options import ServeOptions
 from .parts import CLOSE_TIMEOUT, AgentParts
 from .run.hook import HookPoint
@@ -293,7 +295,16 @@ class Agent(AgentParts):
 
     # --- events
 
-    def emit(self, name: str | None = None, data: Any = None, **original: Unpack[OriginalEmit]) -> None:
+    def emit(
+        self,
+        name: str | None = None,
+        data: Any = None,
+        *,
+        delay: float | None = None,
+        at: datetime | float | None = None,
+        key: str | None = None,
+        **original: Unpack[OriginalEmit],
+    ) -> None:
         """Fire an event: every `EventTrigger` that matches gets it, some time later. Never blocks.
 
         May be called from async code, sync code and other threads; before serving starts the event is kept until it
@@ -302,14 +313,38 @@ class Agent(AgentParts):
         Args:
             name: The event's name; `event_name` is another name of it.
             data: A dict becomes the body as it is; anything else becomes `{"data": ...}`; None is no body.
+            delay: Seconds until it is fired: it waits in the bus, on a durable one over restarts.
+            at: When it is fired, in place of a delay: a datetime with a time zone, or Unix seconds.
+            key: What `cancel` knows the event by while it waits; it replaces one that waits under the same key.
 
         Raises:
+            ConfigurationError: The name is none, or the time.
             EventBufferFull: There is no room, nothing was accepted.
             EventBusClosed: The agent is stopping or has stopped, nothing was accepted.
         """
-        self.emitter.emit(event_name(name, original), data)
+        self.emitter.emit(event_name(name, original), data, When.of(delay, at, key))
 
-    async def aemit(self, name: str | None = None, data: Any = None, **original: Unpack[OriginalEmit]) -> None:
+    async def cancel(self, key: str) -> bool:
+        """Withdraw the event that was emitted under this key and waits for its time.
+
+        Returns:
+            False when none waits: it was fired, or never was.
+
+        Raises:
+            StorageError: What keeps the events of a durable bus failed.
+        """
+        return await self.emitter.cancel(key)
+
+    async def aemit(
+        self,
+        name: str | None = None,
+        data: Any = None,
+        *,
+        delay: float | None = None,
+        at: datetime | float | None = None,
+        key: str | None = None,
+        **original: Unpack[OriginalEmit],
+    ) -> None:
         """Fire an event as `emit` does, but wait for room. When it returns, the bus has accepted the event.
 
         Raises:
@@ -318,7 +353,7 @@ class Agent(AgentParts):
             EventBufferFull: Before serving starts: the buffer is full.
             StorageError: What keeps the events of a durable bus failed; none was accepted, as far as is known.
         """
-        await self.emitter.aemit(event_name(name, original), data)
+        await self.emitter.aemit(event_name(name, original), data, When.of(delay, at, key))
 
     async def fire(self, trigger: BaseTrigger) -> None:
         """Fire a trigger by hand, as if its time had come. Only while the agent serves.

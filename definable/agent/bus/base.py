@@ -115,6 +115,15 @@ class PublishesMany(Protocol):
         """
         ...
 
+    def submit_nowait(self, submissions: Sequence[Submission]) -> Sequence[bool]:
+        """Accept them at once, from the event loop's own thread; False for each that was refused as a repeat.
+
+        Raises:
+            EventBufferFull: There is no room; nothing was accepted.
+            EventBusClosed: The bus is not open.
+        """
+        ...
+
     async def cancel(self, key: str) -> bool:
         """Withdraw what waits for its time under this key; False when nothing does."""
         ...

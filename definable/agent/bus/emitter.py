@@ -12,11 +12,14 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeAlias, cast
 
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint
 
+from definable.concurrency.clock import current_clock
 from definable.concurrency.event_loop import EventLoopHandle
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, EventBusError, StorageError
 
@@ -29,10 +32,45 @@ logger: logging.Logger = logging.getLogger(__name__)
 RETRY_PAUSE = 1.0
 """Seconds until an event is offered again to a bus whose storage failed."""
 
-Publication: TypeAlias = tuple[str, Mapping[str, Any]]
-"""What the bus is given: the name of whom it is for, and the data."""
+Publication: TypeAlias = tuple[str, Mapping[str, Any]] | Submission
+"""What the bus is given: the name of whom it is for, and the data; a submission for what waits for its time."""
 
-Route: TypeAlias = Callable[[str, Any], Sequence[Publication]]
+LATER_KEY = "later event"
+"""The name of events that wait for their time: which triggers they are for is found out then."""
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """When an event is to be handled."""
+
+    at: float
+    """Unix seconds."""
+    key: str | None = None
+    """What `cancel` knows it by while it waits; it replaces one that waits under the same key."""
+
+    @classmethod
+    def of(cls, delay: float | None, at: datetime | float | None, key: str | None) -> When | None:
+        """The time that a caller means; None for at once.
+
+        Raises:
+            ConfigurationError: It is no time, or two.
+        """
+        if delay is None and at is None and key is None:
+            return None
+        now = current_clock().now()
+        if delay is not None and at is not None:
+            raise ConfigurationError("an event has a delay, or a time `at` which it is handled, not both")
+        if isinstance(at, datetime):
+            if at.tzinfo is None:
+                raise ConfigurationError(f"at={at!r}: with a time zone, such as datetime.now(UTC) + timedelta(hours=1)")
+            at = at.timestamp()
+        moment = now + (delay or 0.0) if at is None else at
+        if not math.isfinite(moment) or (delay is not None and delay < 0):
+            raise ConfigurationError(f"delay={delay!r}, at={at!r}: seconds from now, or Unix seconds, and finite")
+        return cls(moment, key)
+
+
+Route: TypeAlias = Callable[[str, Any], Sequence[tuple[str, Mapping[str, Any]]]]
 """From an event's name and body to one publication for every trigger that it is for; called from any thread."""
 
 
@@ -67,7 +105,7 @@ class Emitter:
         self._refusal: str | None = None
         """Why events from outside of accepted work are refused; None while they are welcome."""
         self._ended = False
-        self._early: list[tuple[str, Any]] = []
+        self._early: list[tuple[str, Any, When | None]] = []
         """Events from before serving."""
         self._line: deque[Publication] = deque()
         """What the pump has to bring to the bus: from before serving, and from other threads."""
@@ -86,33 +124,36 @@ class Emitter:
         """
         with self._lock:
             if bus is not None:
-                for name, body in self._early:
+                for name, body, _ in self._early:
                     bus.check(f"event({name})", {"body": body})
             self._bus = bus
 
-    def emit(self, name: str, data: Any = None) -> None:
+    def emit(self, name: str, data: Any = None, when: When | None = None) -> None:
         """Accept an event or raise at once; see `Agent.emit`."""
         body = event_body(name, data)
         with self._lock:
             connection = self._welcome()
             if connection is None:
-                self._keep_until_serving(name, body)
+                self._keep_until_serving(name, body, when)
                 return
-            publications = connection.route(name, body)
+            publications = _publications(connection, name, body, when)
             if not publications:
                 return
             if self._line or not connection.loop.is_current_thread:
                 self._check_room(name, len(self._line) + len(publications), connection)
-                for key, payload in publications:
-                    connection.bus.check(key, payload)
+                for publication in publications:
+                    connection.bus.check(publication[0], publication[1])
                 self._line_up(publications, connection)
                 return
         if len(publications) > 1:
             self._check_room(name, len(publications), connection)
-        for key, payload in publications:
-            connection.bus.publish_nowait(key, payload)
+        for publication in publications:
+            if isinstance(publication, Submission):
+                _keeping_later(connection.bus).submit_nowait([publication])
+            else:
+                connection.bus.publish_nowait(*publication)
 
-    async def aemit(self, name: str, data: Any = None) -> None:
+    async def aemit(self, name: str, data: Any = None, when: When | None = None) -> None:
         """Accept an event, waiting for room; see `Agent.aemit`."""
         body = event_body(name, data)
         with self._lock:
@@ -123,18 +164,33 @@ class Emitter:
                     "buffers it until serving begins"
                 )
             if connection is None:
-                self._keep_until_serving(name, body)
+                self._keep_until_serving(name, body, when)
         if connection is None:
             await cancel_shielded_checkpoint()  # accepted is accepted: no cancellation may say otherwise
             return
         if not connection.loop.is_current_thread:
             raise EventBusError("aemit() belongs to the event loop that serves: call emit() in other threads")
-        publications = connection.route(name, body)
+        publications = _publications(connection, name, body, when)
+        if when is not None:
+            await _keeping_later(connection.bus).publish_many(_submissions(publications))
+            return
         if len(publications) > 1 and isinstance(connection.bus, PublishesMany) and not self._is_on_worker(connection):
-            await connection.bus.publish_many([Submission(*publication) for publication in publications])
+            await connection.bus.publish_many(_submissions(publications))
             return
         for publication in publications:
             await self._publish(publication, connection)
+
+    async def cancel(self, key: str) -> bool:
+        """Withdraw the event that waits under this key; see `Agent.cancel`."""
+        with self._lock:
+            connection = self._connection
+            early = [event for event in self._early if event[2] is None or event[2].key != key]
+            was_early = len(early) < len(self._early)
+            self._early = early
+        if connection is None:
+            await cancel_shielded_checkpoint()
+            return was_early
+        return await _keeping_later(connection.bus).cancel(key) or was_early
 
     async def publish(self, key: str, payload: Mapping[str, Any]) -> None:
         """Accept work for one trigger, waiting for room; also on a worker, which never waits for itself.
@@ -192,7 +248,8 @@ class Emitter:
         with self._lock:
             self._connection, self._refusal, self._ended = connection, None, False
             early, self._early = self._early, []
-            self._line.extend(publication for name, body in early for publication in route(name, body))
+            for name, body, when in early:
+                self._line.extend(_publications(connection, name, body, when))
         try:
             async with anyio.create_task_group() as pump:
                 pump.start_soon(self._pump, connection)
@@ -241,7 +298,7 @@ class Emitter:
         return not connection.bus.durable and work_on_worker(connection.owner) is not None
 
     async def _publish(self, publication: Publication, connection: _Connection) -> None:
-        key, payload = publication
+        key, payload = publication[0], publication[1]
         work = None if connection.bus.durable else work_on_worker(connection.owner)
         if work is None or connection.bus.room == math.inf:
             await connection.bus.publish(key, payload)
@@ -267,7 +324,10 @@ class Emitter:
 
     async def _pass_on(self, publication: Publication, connection: _Connection) -> None:
         try:
-            await connection.bus.publish(*publication)
+            if isinstance(publication, Submission):
+                await _keeping_later(connection.bus).publish_many([publication])
+            else:
+                await connection.bus.publish(*publication)
         except StorageError as error:
             logger.warning("an event for %s waits, the bus does not take it: %s", publication[0], error)
             await anyio.sleep(RETRY_PAUSE)
@@ -289,12 +349,14 @@ class Emitter:
             raise EventBusClosed(f"{self._refusal}: the event was not accepted")
         return connection
 
-    def _keep_until_serving(self, name: str, body: Any) -> None:
+    def _keep_until_serving(self, name: str, body: Any, when: When | None) -> None:
         if len(self._early) >= DEFAULT_BUFFER:
             raise buffer_full(name)
         if self._bus is not None:
             self._bus.check(f"event({name})", {"body": body})
-        self._early.append((name, body))
+        if when is not None and when.key is not None:
+            self._early = [event for event in self._early if event[2] is None or event[2].key != when.key]
+        self._early.append((name, body, when))
 
     def _check_room(self, name: str, needed: int, connection: _Connection) -> None:
         if needed > connection.bus.room:
@@ -329,3 +391,23 @@ def buffer_full(name: str) -> EventBufferFull:
 
 def _wake(connection: _Connection) -> None:
     connection.wake.set()
+
+
+def _publications(connection: _Connection, name: str, body: Any, when: When | None) -> Sequence[Publication]:
+    if when is None:
+        return connection.route(name, body)
+    now = current_clock().now()
+    data = {"body": {"event": name, "data": body}, "source": f"event({name})", "timestamp": now}
+    return [Submission(LATER_KEY, data, delay=max(when.at - now, 0.0), key=when.key)]
+
+
+def _submissions(publications: Sequence[Publication]) -> Sequence[Submission]:
+    return [each if isinstance(each, Submission) else Submission(*each) for each in publications]
+
+
+def _keeping_later(bus: EventBus) -> PublishesMany:
+    if not isinstance(bus, PublishesMany):
+        raise ConfigurationError(
+            f"{bus!r} keeps no events for later: it lacks `publish_many`, `submit_nowait`, `cancel`"
+        )
+    return bus

@@ -92,6 +92,10 @@ class MemoryStore:
         limited = sum(map(len, self._limited.values())) if self._limited else 0
         return len(self._ready) + len(self._later) + limited
 
+    def waits_until(self, deadline: float) -> bool:
+        """Whether something waits that is due by then (seconds of the event loop's clock)."""
+        return self.waiting > len(self._later) or bool(self._later and self._later[0][0] <= deadline)
+
     def describe_waiting(self) -> str:
         return f", {len(self._later)} of them for their next attempt" if self._later else ""
 

@@ -210,6 +210,34 @@ class QueueSession:
             self._check_outcome(publication)
         return [publication.outcome is True for publication in publications]
 
+    async def publish_one(self, submission: Submission) -> bool:
+        """As `publish`, at less cost where nothing need be waited for before it can be written."""
+        if submission.dedupe_key is not None or self._publishers or self.capacity < 1:
+            return (await self.publish([submission]))[0]
+        if self._memory is not None:
+            await checkpoint()
+            if self.publish_now(submission.name, submission.data):
+                return True
+            return (await self.publish([submission]))[0]
+        publication = self._publication(submission, is_awaited=True)
+        self._append([publication])
+        if self._timeout < math.inf:
+            with anyio.move_on_after(self._timeout):
+                await self._written_down(publication)
+        else:
+            await self._written_down(publication)
+        self._check_outcome(publication)
+        return publication.outcome is True
+
+    async def _written_down(self, publication: Publication) -> None:
+        try:
+            while publication.outcome is None:
+                assert publication.batch is not None
+                await publication.batch.done.wait()
+        finally:
+            if publication.outcome is None:
+                self._withdraw([publication])
+
     def publish_nowait(self, items: Sequence[Submission]) -> Sequence[bool]:
         """Accept messages at once.
 
@@ -309,6 +337,7 @@ class QueueSession:
         self._capacity_grew()
 
     def _append(self, publications: Sequence[Publication]) -> None:
+        """Add them to the last batch, or to new ones where it would be too large."""
         count, limit = len(publications), self.store.max_publications
         size = sum(len(each.data) for each in publications) if self.store.durable else 0
         batch = self._batches[-1]
@@ -813,8 +842,9 @@ class QueueSession:
 
     async def drain(self) -> None:
         """See `QueueBus.drain`."""
-        if not self.store.durable:
-            while not (self._is_at_rest and not self.store.waiting and not self._publishers):
+        if self._memory is not None:
+            deadline = anyio.current_effective_deadline()
+            while self._held or self._ready or self._publishers or self._memory.waits_until(deadline):
                 await self._next_progress()
             return
         grace = anyio.current_effective_deadline() - anyio.current_time()
@@ -1005,7 +1035,7 @@ class QueueBus(EventBus):
     async def publish(
         self, name: str, data: Mapping[str, Any], *, dedupe_key: str | None = None, dedupe_ttl: float = DEDUPE_TTL
     ) -> bool:
-        return (await self._opened().publish([Submission(name, data, dedupe_key, dedupe_ttl)]))[0]
+        return await self._opened().publish_one(Submission(name, data, dedupe_key, dedupe_ttl))
 
     def publish_nowait(
         self, name: str, data: Mapping[str, Any], *, dedupe_key: str | None = None, dedupe_ttl: float = DEDUPE_TTL
@@ -1018,6 +1048,10 @@ class QueueBus(EventBus):
     async def publish_many(self, items: Sequence[Submission]) -> Sequence[bool]:
         """Accept messages together: in one transaction, up to 500 of them and 1 MiB; see `PublishesMany`."""
         return await self._opened().publish(items)
+
+    def submit_nowait(self, submissions: Sequence[Submission]) -> Sequence[bool]:
+        """Accept messages at once; see `PublishesMany`."""
+        return self._opened().publish_nowait(submissions)
 
     async def cancel(self, key: str) -> bool:
         """Withdraw the message that waits for its time under this key; False when none does."""

@@ -315,3 +315,7 @@ class ImmediateStore(Store, Protocol):
     def claim_now(self, claim: Claim) -> Sequence[Message]:
         """Claim what is asked for."""
         ...
+
+    def waits_until(self, deadline: float) -> bool:
+        """Whether something waits that is due by then (seconds of the event loop's clock)."""
+        ...

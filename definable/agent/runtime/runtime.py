@@ -89,7 +89,7 @@ class AgentRuntime:
         """What became of everything that was accepted, once the runtime has ended."""
         self.tracker: WorkTracker = WorkTracker()
         interfaces = all_interfaces(agent, interfaces or ())
-        self.triggers: TriggerTable = TriggerTable(with_webhooks(agent.triggers, interfaces))
+        self.triggers: TriggerTable = TriggerTable(with_webhooks(agent.triggers, interfaces), agent.emitter.aemit)
         self.bus: EventBus = MemoryBus(self.settings.event_buffer) if agent.bus is None else agent.bus
         self.registry: RunRegistry = RunRegistry(
             agent.runner,
@@ -446,8 +446,8 @@ class AgentRuntime:
     # --- report
 
     def _count_unpublished(self) -> None:
-        for key, _ in self.agent.emitter.leftovers():
-            self.tracker.never_started(source_kind(self.triggers.by_key[key]))
+        for publication in self.agent.emitter.leftovers():
+            self.tracker.never_started(source_kind(self.triggers.by_key[publication[0]]))
 
     def _count_unfinished(self) -> None:
         """Count what the children left undone, while the bus is still open."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from definable.agent.agent import Agent
 from definable.agent.arguments import check_interface
+from definable.agent.bus.emitter import LATER_KEY
 from definable.agent.interface.base import BaseInterface
 from definable.agent.trigger.base import BaseTrigger, Handler, TriggerEvent
 from definable.agent.trigger.cron import TimeTrigger
@@ -23,6 +24,9 @@ Kind = TypeVar("Kind", bound=BaseTrigger)
 
 
 RUNS_KEY = "POST /run"
+
+LATER_RETRIES = 8
+"""Of an event that waited for its time, when the bus does not take it then."""
 
 
 class AcceptedRuns(BaseTrigger):
@@ -42,11 +46,39 @@ async def run_as_asked(event: TriggerEvent) -> dict[str, Any]:
     return event.body
 
 
-class TriggerTable:
-    """Triggers by key and by kind."""
+class LaterEvents(BaseTrigger):
+    """The built-in trigger of events that waited for their time: emits them again, to whatever matches then.
 
-    def __init__(self, registry: TriggerRegistry) -> None:
-        self.by_key: Mapping[str, BaseTrigger] = {RUNS_KEY: AcceptedRuns(), **registry.by_key()}
+    Args:
+        emit: Emits an event, as `Agent.aemit`.
+    """
+
+    def __init__(self, emit: Callable[[str, Any], Awaitable[None]]) -> None:
+        super().__init__(retries=LATER_RETRIES)
+        self._emit = emit
+        self.handler: Handler | None = self._emit_now
+
+    @property
+    def source(self) -> str:
+        return LATER_KEY
+
+    async def _emit_now(self, event: TriggerEvent) -> None:
+        await self._emit(event.body["event"], event.body["data"])
+
+
+class TriggerTable:
+    """Triggers by key and by kind.
+
+    Args:
+        registry: The agent's triggers.
+        emit: Emits events that waited for their time; None where nothing is served.
+    """
+
+    def __init__(self, registry: TriggerRegistry, emit: Callable[[str, Any], Awaitable[None]] | None = None) -> None:
+        built_in: dict[str, BaseTrigger] = {RUNS_KEY: AcceptedRuns()}
+        if emit is not None:
+            built_in[LATER_KEY] = LaterEvents(emit)
+        self.by_key: Mapping[str, BaseTrigger] = built_in | dict(registry.by_key())
         self._keys = {id(trigger): key for key, trigger in self.by_key.items()}
         self.webhooks: Sequence[Webhook] = self._of(Webhook)
         self.crons: Sequence[TimeTrigger] = self._of(TimeTrigger)

@@ -190,7 +190,7 @@ class Workers:
             if self._claims is not None and limit.max_active is not None and not limit.skip_when_busy:
                 self._claims.grant_name(delivery.name, 1)
             following = limit.release()
-            if isinstance(following, Parkable):
+            if following is not None and isinstance(following, Parkable):
                 following.begin()
 
     async def _handle(self, trigger: BaseTrigger, delivery: Delivery) -> None:
