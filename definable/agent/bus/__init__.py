@@ -1,11 +1,14 @@
-"""Events accepted now and handled later: the `EventBus` protocol and its homes.
+"""Events accepted now and handled later: the `EventBus` protocol, one queue engine, and its stores.
 
 ```
 base.py      the protocol: a bus, its deliveries, its dead letters
 emitter.py   where `agent.emit` enters, from any thread
-memory.py    in this process
-sqlite.py    in a file (loads sqlite3 when first used)
-redis.py     in Redis, shared by replicas (loads coredis when first used)
+store.py     what the engine asks of a store: write a batch, claim what is due
+queue.py     the engine, written once: batches, prefetch, retry, dedupe, leases, drain, close
+queue_bus.py the bus that an engine and a store make
+memory.py    the store in this process
+sqlite.py    the store in a file (loads sqlite3 when first used)
+redis.py     the store in Redis, shared by replicas (loads coredis when first used); redis.lua is its server's part
 ```
 """
 

@@ -1,7 +1,7 @@
 """Where `agent.emit` enters: from any thread, before serving, while serving, and refused after it.
 
-The runtime connects the emitter to the open bus when it starts and disconnects it when it stops; `_pump` is a child of
-its task group. Which triggers an event is for is decided by the `route` that the runtime hands in.
+The runtime connects the emitter to the open bus when it starts and disconnects it when it stops; `_forward` is a child
+of its task group. Which triggers an event is for is decided by the `route` that the runtime hands in.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class _Connection:
         """Whose accepted work may emit while a stop drains."""
         self.loop = EventLoopHandle()
         self.wake = anyio.Event()
-        """Set when the pump has something to do."""
+        """Set when the forwarder has something to do."""
         self.idle = anyio.Event()
-        """Set when the pump has nothing left to do."""
+        """Set when the forwarder has nothing left to do."""
 
 
 class Emitter:
@@ -105,12 +105,12 @@ class Emitter:
         self._refusal: str | None = None
         """Why events from outside of accepted work are refused; None while they are welcome."""
         self._ended = False
-        self._early: list[tuple[str, Any, When | None]] = []
+        self._pre_start: list[tuple[str, Any, When | None]] = []
         """Events from before serving."""
-        self._line: deque[Publication] = deque()
-        """What the pump has to bring to the bus: from before serving, and from other threads."""
+        self._queued: deque[Publication] = deque()
+        """What the forwarder has to bring to the bus: from before serving, and from other threads."""
         self._lost: list[Publication] = []
-        """What the bus did not take from the pump."""
+        """What the bus did not take from the forwarder."""
         self._blocked = 0
         """Workers that wait behind a trigger's limit."""
         self._blocked_calls: dict[AcceptedWork, int] = {}
@@ -124,7 +124,7 @@ class Emitter:
         """
         with self._lock:
             if bus is not None:
-                for name, body, _ in self._early:
+                for name, body, _ in self._pre_start:
                     bus.check(f"event({name})", {"body": body})
             self._bus = bus
 
@@ -132,18 +132,18 @@ class Emitter:
         """Accept an event or raise at once; see `Agent.emit`."""
         body = event_body(name, data)
         with self._lock:
-            connection = self._welcome()
+            connection = self._check_open()
             if connection is None:
                 self._keep_until_serving(name, body, when)
                 return
             publications = _publications(connection, name, body, when)
             if not publications:
                 return
-            if self._line or not connection.loop.is_current_thread:
-                self._check_room(name, len(self._line) + len(publications), connection)
+            if self._queued or not connection.loop.is_current_thread:
+                self._check_room(name, len(self._queued) + len(publications), connection)
                 for publication in publications:
                     connection.bus.check(publication[0], publication[1])
-                self._line_up(publications, connection)
+                self._enqueue(publications, connection)
                 return
         if len(publications) > 1:
             self._check_room(name, len(publications), connection)
@@ -157,7 +157,7 @@ class Emitter:
         """Accept an event, waiting for room; see `Agent.aemit`."""
         body = event_body(name, data)
         with self._lock:
-            connection = self._welcome()
+            connection = self._check_open()
             if connection is None and self._bus is not None and self._bus.durable:
                 raise EventBusClosed(
                     f"aemit({name!r}) before serving: {self._bus!r} is not open, and cannot keep the event yet; `emit` "
@@ -184,13 +184,13 @@ class Emitter:
         """Withdraw the event that waits under this key; see `Agent.cancel`."""
         with self._lock:
             connection = self._connection
-            early = [event for event in self._early if event[2] is None or event[2].key != key]
-            was_early = len(early) < len(self._early)
-            self._early = early
+            early = [event for event in self._pre_start if event[2] is None or event[2].key != key]
+            was_pre_start = len(early) < len(self._pre_start)
+            self._pre_start = early
         if connection is None:
             await cancel_shielded_checkpoint()
-            return was_early
-        return await _keeping_later(connection.bus).cancel(key) or was_early
+            return was_pre_start
+        return await _keeping_later(connection.bus).cancel(key) or was_pre_start
 
     async def publish(self, key: str, payload: Mapping[str, Any]) -> None:
         """Accept work for one trigger, waiting for room; also on a worker, which never waits for itself.
@@ -247,16 +247,16 @@ class Emitter:
         connection = _Connection(bus, route, workers, owner)
         with self._lock:
             self._connection, self._refusal, self._ended = connection, None, False
-            early, self._early = self._early, []
+            early, self._pre_start = self._pre_start, []
             for name, body, when in early:
-                self._line.extend(_publications(connection, name, body, when))
+                self._queued.extend(_publications(connection, name, body, when))
         try:
-            async with anyio.create_task_group() as pump:
-                pump.start_soon(self._pump, connection)
+            async with anyio.create_task_group() as forwarder:
+                forwarder.start_soon(self._forward, connection)
                 try:
                     yield
                 finally:
-                    pump.cancel_scope.cancel()
+                    forwarder.cancel_scope.cancel()
         finally:
             with self._lock:
                 self._connection, self._ended = None, True
@@ -264,7 +264,7 @@ class Emitter:
     def begin(self) -> None:
         """Bring the events from before serving to the bus: serving has begun."""
         with self._lock:
-            if self._line and self._connection is not None:
+            if self._queued and self._connection is not None:
                 self._connection.wake.set()
 
     def refuse(self, reason: str) -> None:
@@ -275,11 +275,11 @@ class Emitter:
     @property
     def is_flushed(self) -> bool:
         """Whether no accepted event is on its way to the bus."""
-        return not self._line
+        return not self._queued
 
     async def flushed(self) -> None:
         """Return once no accepted event is on its way to the bus."""
-        while (connection := self._connection) is not None and self._line:
+        while (connection := self._connection) is not None and self._queued:
             if connection.idle.is_set():
                 connection.idle = anyio.Event()
             await connection.idle.wait()
@@ -288,9 +288,9 @@ class Emitter:
         """Take out what never came to the bus, for the last account; from now on every event is refused."""
         with self._lock:
             self._ended = True
-            left = [*self._lost, *self._line]
+            left = [*self._lost, *self._queued]
             self._lost.clear()
-            self._line.clear()
+            self._queued.clear()
         return left
 
     def _is_on_worker(self, connection: _Connection) -> bool:
@@ -311,18 +311,18 @@ class Emitter:
                 connection.bus.publish_nowait(key, payload)
             except EventBufferFull:
                 with self._lock:
-                    self._line_up([publication], connection)
+                    self._enqueue([publication], connection)
             await cancel_shielded_checkpoint()  # accepted is accepted: no cancellation may say otherwise
 
-    async def _pump(self, connection: _Connection) -> None:
+    async def _forward(self, connection: _Connection) -> None:
         while True:
             await connection.wake.wait()
             connection.wake = anyio.Event()
-            while self._line:
-                await self._pass_on(self._line[0], connection)
+            while self._queued:
+                await self._forward_one(self._queued[0], connection)
             connection.idle.set()
 
-    async def _pass_on(self, publication: Publication, connection: _Connection) -> None:
+    async def _forward_one(self, publication: Publication, connection: _Connection) -> None:
         try:
             if isinstance(publication, Submission):
                 await _keeping_later(connection.bus).publish_many([publication])
@@ -336,11 +336,11 @@ class Emitter:
             if not self._ended:  # else it is in the last account already
                 logger.exception("an event for %s is lost: the bus did not take it", publication[0])
                 self._lost.append(publication)
-        with self._lock:  # `_line_up` counts on it that a line with something in it is looked at again
-            if self._line:
-                self._line.popleft()
+        with self._lock:  # `_enqueue` counts on it that a line with something in it is looked at again
+            if self._queued:
+                self._queued.popleft()
 
-    def _welcome(self) -> _Connection | None:
+    def _check_open(self) -> _Connection | None:
         """The connection, None before serving; raises when the event is not welcome."""
         if self._ended:
             raise EventBusClosed("the agent has stopped serving: the event was not accepted")
@@ -350,22 +350,22 @@ class Emitter:
         return connection
 
     def _keep_until_serving(self, name: str, body: Any, when: When | None) -> None:
-        if len(self._early) >= DEFAULT_BUFFER:
+        if len(self._pre_start) >= DEFAULT_BUFFER:
             raise buffer_full(name)
         if self._bus is not None:
             self._bus.check(f"event({name})", {"body": body})
         if when is not None and when.key is not None:
-            self._early = [event for event in self._early if event[2] is None or event[2].key != when.key]
-        self._early.append((name, body, when))
+            self._pre_start = [event for event in self._pre_start if event[2] is None or event[2].key != when.key]
+        self._pre_start.append((name, body, when))
 
     def _check_room(self, name: str, needed: int, connection: _Connection) -> None:
         if needed > connection.bus.room:
             raise buffer_full(name)
 
-    def _line_up(self, publications: Sequence[Publication], connection: _Connection) -> None:
-        is_pumping = bool(self._line)
-        self._line.extend(publications)
-        if self._line and not is_pumping:
+    def _enqueue(self, publications: Sequence[Publication], connection: _Connection) -> None:
+        is_forwarding = bool(self._queued)
+        self._queued.extend(publications)
+        if self._queued and not is_forwarding:
             connection.loop.call_soon(_wake, connection)
 
 

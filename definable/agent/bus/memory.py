@@ -15,7 +15,8 @@ from typing import Any
 import anyio
 
 from .base import DeadLetter
-from .queue import DEFAULT_BUFFER, QueueBus
+from .queue import DEFAULT_BUFFER
+from .queue_bus import QueueBus
 from .store import Applied, Claim, Handle, Message, Publication, Queue, WriteBatch
 
 MAX_DEAD_LETTERS = 1_000

@@ -137,7 +137,7 @@ local function move_due()
 end
 
 local deaths = 0
-local function bury(id, name, data, attempts, why)
+local function dead_letter(id, name, data, attempts, why)
   deaths = deaths + 1
   call('HSET', dead, id, cmsgpack.pack({name, data, attempts, why, now}))
   call('ZADD', order, time[1] * 1000000 + time[2] + deaths, id)
@@ -243,7 +243,7 @@ function functions.apply()
     local e = claims(handle) and fields(handle)
     if e then
       forget({handle})
-      bury(e.i, e.n, e.d, tries, why)
+      dead_letter(e.i, e.n, e.d, tries, why)
     end
   end
 
@@ -326,7 +326,7 @@ function functions.sweep()
     if now - call('HGET', unknown, name) >= ttl then
       for _, packed in ipairs(call('LRANGE', parked .. ':' .. name, 0, -1)) do
         local e = cmsgpack.unpack(packed)
-        bury(e[1], e[2], e[3], e[4], "no handler is registered for '" .. name .. "'")
+        dead_letter(e[1], e[2], e[3], e[4], "no handler is registered for '" .. name .. "'")
       end
       call('DEL', parked .. ':' .. name)
       call('HDEL', parked, name)

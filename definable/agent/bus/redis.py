@@ -34,7 +34,8 @@ from definable.storage.redis_address import (
 
 from .base import MAX_SCANNED, DeadLetter, WaitingRun
 from .codec import decode_data
-from .queue import DEFAULT_BUFFER, MAX_DELIVERIES, UNKNOWN_TTL, QueueBus
+from .queue import DEFAULT_BUFFER, MAX_DELIVERIES, UNKNOWN_TTL
+from .queue_bus import QueueBus
 from .store import Applied, BatchRefused, Claim, Handle, Message, Queue, WriteBatch
 
 if TYPE_CHECKING:

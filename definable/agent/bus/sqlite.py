@@ -23,7 +23,8 @@ from definable.storage.sqlite_file import create_private
 from .base import MAX_SCANNED, DeadLetter, WaitingRun
 from .codec import decode_data
 from .dedupe import digest, is_digest
-from .queue import DEFAULT_BUFFER, MAX_DELIVERIES, UNKNOWN_TTL, QueueBus
+from .queue import DEFAULT_BUFFER, MAX_DELIVERIES, UNKNOWN_TTL
+from .queue_bus import QueueBus
 from .store import Applied, BatchRefused, Claim, Handle, Message, Queue, WriteBatch
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -366,7 +367,7 @@ class SQLiteStore:
                 SELECT ?, id, name, attempt, data, claims - 1 FROM definable_event WHERE position = ?"""
             connection.executemany(copy, delayed)
         if batch.dead:
-            _bury(connection, [(_text(why), now, attempts, position) for position, why, attempts in batch.dead])
+            _dead_letter(connection, [(_text(why), now, attempts, position) for position, why, attempts in batch.dead])
         gone = [(position,) for position in batch.acked] + [row[-1:] for row in later] + [row[-1:] for row in delayed]
         if gone:
             connection.executemany("DELETE FROM definable_event WHERE position = ?", gone)
@@ -410,7 +411,7 @@ class SQLiteStore:
                 logger.error("the event %s is a dead letter: %s", id, error)
                 unread.append((_text(str(error)), now, attempts + claims + 1, position))
         if unread:
-            _bury(connection, unread)
+            _dead_letter(connection, unread)
         return claimed
 
     def _find(self, connection: sqlite3.Connection, claim: Claim, now: float) -> _Found:
@@ -486,7 +487,7 @@ class SQLiteStore:
                     "SELECT position, attempt + claims FROM definable_event WHERE name = ?", (name,)
                 )
                 dead = [(_text(why), now, attempt, position) for position, attempt in rows.fetchall()]
-                _bury(connection, dead)
+                _dead_letter(connection, dead)
                 connection.execute("DELETE FROM definable_event_unknown WHERE name = ?", (name,))
                 self._unclaimed -= len(dead)
                 self._unknown_rows -= len(dead)
@@ -502,7 +503,7 @@ def _next(connection: sqlite3.Connection, cursor: int, count: int, condition: st
     ).fetchall()
 
 
-def _bury(connection: sqlite3.Connection, dead: Sequence[tuple[str, float, int, Handle]]) -> None:
+def _dead_letter(connection: sqlite3.Connection, dead: Sequence[tuple[str, float, int, Handle]]) -> None:
     """Make dead letters of rows: why, when (Unix seconds), attempts, position."""
     copy = """INSERT INTO definable_event_dead (why, died_at, attempt, id, name, data)
         SELECT ?, ?, ?, id, name, data FROM definable_event WHERE position = ?"""

@@ -145,15 +145,15 @@ class Workers:
             if taker is not None:
                 await taker.take(delivery)
             elif limit is None:
-                await self._bury_unknown(delivery)
+                await self._dead_letter_unknown(delivery)
             elif await self._admitted(limit, delivery):
                 await self._handle_in_turn(limit, delivery)
 
-    async def _bury_unknown(self, delivery: Delivery) -> None:
+    async def _dead_letter_unknown(self, delivery: Delivery) -> None:
         with self._tracker.work("event") as work:
             work.failed = True
-            logger.error("nothing here is called %r (any more): delivery %s is dead", delivery.name, delivery.id)
-            await settled(delivery, delivery.dead(f"nothing here is called {delivery.name!r}"))
+            logger.error("no handler is registered for %r: delivery %s is a dead letter", delivery.name, delivery.id)
+            await settled(delivery, delivery.dead(f"no handler is registered for {delivery.name!r}"))
 
     async def _admitted(self, limit: ConcurrencyLimit, delivery: Delivery) -> bool:
         """Whether the delivery is to be handled now."""

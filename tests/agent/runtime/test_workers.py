@@ -255,7 +255,7 @@ async def test_a_delivery_for_nobody_is_a_dead_letter_and_accounted_for() -> Non
         with anyio.fail_after(LIMIT):
             await runtime.bus.drain()
         [letter] = await runtime.bus.dead_letters()
-    assert letter.why == "nothing here is called 'nobody'"
+    assert letter.why == "no handler is registered for 'nobody'"
     assert (runtime.report.completed, runtime.report.failed) == (1, 1)
 
 
