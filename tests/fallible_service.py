@@ -12,6 +12,7 @@ from quart import current_app
 from definable.agent import Agent, RunContext
 from definable.agent.auth import AuthContext, AuthRequest
 from definable.agent.interface import (
+    Accept,
     BaseInterface,
     IdentityResolver,
     InterfaceConfig,
@@ -19,7 +20,6 @@ from definable.agent.interface import (
     InterfaceMessage,
     InterfaceResponse,
 )
-from definable.agent.interface.base import Accept
 from definable.agent.session import MemorySessionStore
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 from definable.model import ModelReply, ModelRequest, OfflineModel, ToolCall

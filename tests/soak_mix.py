@@ -18,8 +18,7 @@ from orphans import living_tasks
 
 from definable.agent import Agent
 from definable.agent.bus import SQLiteBus
-from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
-from definable.agent.interface.base import Accept
+from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.session import MemorySessionStore
 from definable.agent.trigger import Cron, EventTrigger, Reply, TriggerEvent, Webhook
 from definable.model import OfflineModel

@@ -11,8 +11,7 @@ import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
-from definable.agent.interface.base import Accept
+from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 
 LONGEST_LINE = 10_000
 

@@ -14,6 +14,8 @@ from definable.errors import ConfigurationError
 from .message import InterfaceMessage, InterfaceResponse
 from .sessions import InterfaceSession
 
+__all__ = ["InterfaceHook", "LoggingHook", "AllowlistHook"]
+
 logger: logging.Logger = logging.getLogger(__name__)
 
 ON_ERROR = contain_errors("an on_error hook")
@@ -198,6 +200,3 @@ class LoggingHook(InterfaceHook):
             type(error).__name__,
             error,
         )
-
-
-__all__ = ["InterfaceHook", "LoggingHook", "AllowlistHook"]

@@ -154,6 +154,7 @@ class _Transport(httpx2.AsyncBaseTransport):
 
     def __init__(self, token: str) -> None:
         self._token = token.encode()
+        self._proxies = getproxies()
         self._by_proxy: dict[str | None, httpx2.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -172,8 +173,9 @@ class _Transport(httpx2.AsyncBaseTransport):
         )
 
     def _transport_for(self, url: httpx2.URL) -> httpx2.AsyncHTTPTransport:
-        proxies = {} if proxy_bypass(url.host) else getproxies()
-        proxy = proxies.get(url.scheme) or proxies.get("all")
+        proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
+        if proxy is not None and proxy_bypass(url.host):
+            proxy = None
         transport = self._by_proxy.get(proxy)
         if transport is None:
             address = f"http://{proxy}" if proxy and "://" not in proxy else proxy

@@ -11,12 +11,9 @@ from typing import Protocol, Self, runtime_checkable
 
 import anyio
 
-from definable.lazy_exports import GetAttribute, lazy_exports
 from definable.storage import SQLiteFile, from_sqlite, to_sqlite
 
 __all__ = ["PlatformIdentity", "IdentityResolver", "SQLiteIdentityResolver"]
-
-__getattr__: GetAttribute = lazy_exports("definable.agent.interface", {"SQLiteIdentityResolver": ".identity"})
 
 
 class PlatformIdentity(tuple[str, str]):

@@ -10,6 +10,7 @@ import pytest
 
 from definable.agent import Agent
 from definable.agent.interface import (
+    Accept,
     AllowlistHook,
     BaseInterface,
     InterfaceAuthenticationError,
@@ -21,7 +22,6 @@ from definable.agent.interface import (
     InterfaceRateLimitError,
     InterfaceResponse,
 )
-from definable.agent.interface.base import Accept
 from definable.errors import ConfigurationError, DefinableError
 from definable.model import OfflineModel
 

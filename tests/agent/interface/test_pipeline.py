@@ -20,6 +20,7 @@ from definable.agent import Agent, RunContext
 from definable.agent.auth import AllowlistAuth, AuthContext, AuthRequest
 from definable.agent.bus import MemoryBus
 from definable.agent.interface import (
+    Accept,
     AllowlistHook,
     BaseInterface,
     InterfaceConfig,
@@ -32,7 +33,6 @@ from definable.agent.interface import (
     SessionManager,
     SQLiteIdentityResolver,
 )
-from definable.agent.interface.base import Accept
 from definable.agent.interface.pipeline import AgentHandle
 from definable.agent.runtime.shutdown import WorkTracker
 from definable.agent.runtime.supervisor import InterfaceState, Supervisor

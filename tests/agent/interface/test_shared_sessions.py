@@ -12,9 +12,15 @@ import pytest
 from loopback.redis import has_redis, own_redis, redis, shared_redis
 
 from definable.agent import Agent, RunContext
-from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceHook, InterfaceMessage, InterfaceResponse
+from definable.agent.interface import (
+    Accept,
+    BaseInterface,
+    InterfaceConfig,
+    InterfaceHook,
+    InterfaceMessage,
+    InterfaceResponse,
+)
 from definable.agent.interface import InterfaceSession as ChatSession
-from definable.agent.interface.base import Accept
 from definable.agent.session import MemorySessionStore, RedisSessionStore, Session, SessionStore, SQLiteSessionStore
 from definable.agent.trigger import EventTrigger
 from definable.errors import ModelError

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from definable.agent import Agent
 from definable.agent.interface import (
+    Accept,
     BaseInterface,
     InterfaceConfig,
     InterfaceConnectionError,
@@ -29,7 +30,6 @@ from definable.agent.interface import (
     LoggingHook,
     Media,
 )
-from definable.agent.interface.base import Accept
 from definable.agent.interface.message import MessageEnd
 from definable.agent.interface.pipeline import AgentHandle, Pipeline
 from definable.agent.interface.splitting import split_text

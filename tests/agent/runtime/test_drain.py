@@ -9,8 +9,7 @@ import anyio
 import pytest
 
 from definable.agent import Agent, RunContext
-from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
-from definable.agent.interface.base import Accept
+from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.runtime import WorkCount
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent
 from definable.concurrency.clock import current_clock

@@ -11,13 +11,13 @@ import pytest
 
 from definable.agent import Agent
 from definable.agent.interface import (
+    Accept,
     BaseInterface,
     InterfaceAuthenticationError,
     InterfaceConfig,
     InterfaceMessage,
     InterfaceResponse,
 )
-from definable.agent.interface.base import Accept
 from definable.agent.runtime import AgentRuntime
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent
 from definable.errors import ServeError

@@ -9,8 +9,7 @@ import pytest
 
 from definable.agent import Agent
 from definable.agent.bus import MemoryBus
-from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
-from definable.agent.interface.base import Accept
+from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.runtime.supervisor import health_of, unused
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent
 from definable.testing import VIRTUAL_BACKENDS, virtual_time

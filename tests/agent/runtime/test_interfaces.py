@@ -11,8 +11,7 @@ from pydantic import BaseModel
 
 from definable.agent import Agent
 from definable.agent.auth import APIKeyAuth
-from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
-from definable.agent.interface.base import Accept
+from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.run.output import RunEvent
 from definable.agent.run.runner import RunRequest
 from definable.agent.runtime.runs import RunRegistry
@@ -118,7 +117,7 @@ async def test_an_interface_that_is_given_twice_is_served_once() -> None:
         assert [supervisor.name for supervisor in runtime.supervisors] == ["chat"]
 
 
-@pytest.mark.parametrize("wrong", ["telegram", Chat], ids=str)
+@pytest.mark.parametrize("wrong", [7, Chat], ids=str)
 async def test_what_is_no_interface_is_refused_where_it_is_given(wrong: Any) -> None:
     agent = Agent("offline")
     with pytest.raises(ConfigurationError, match="is no interface: an object such as TelegramInterface"):

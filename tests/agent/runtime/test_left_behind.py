@@ -14,8 +14,7 @@ from anyio.abc import TaskGroup
 
 from definable.agent import Agent
 from definable.agent.bus import EventBusClosed, SQLiteBus
-from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
-from definable.agent.interface.base import Accept
+from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.runtime import AgentRuntime
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.testing import VIRTUAL_BACKENDS, virtual_time

@@ -12,8 +12,7 @@ import pytest
 
 from definable.agent import Agent
 from definable.agent.bus import Delivery, MemoryBus
-from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
-from definable.agent.interface.base import Accept
+from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.runtime import AgentRuntime, WorkCount
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.model import OfflineModel

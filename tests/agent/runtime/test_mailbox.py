@@ -13,6 +13,7 @@ import pytest
 from definable.agent import Agent, RunContext
 from definable.agent.bus import EventBus, MemoryBus, SQLiteBus
 from definable.agent.interface import (
+    Accept,
     BaseInterface,
     InterfaceAuthenticationError,
     InterfaceConfig,
@@ -21,7 +22,6 @@ from definable.agent.interface import (
     InterfaceResponse,
     Media,
 )
-from definable.agent.interface.base import Accept
 from definable.agent.interface.message import message_from_json, message_to_json
 from definable.agent.runtime import AgentRuntime, WorkCount
 from definable.agent.runtime.supervisor import InterfaceState

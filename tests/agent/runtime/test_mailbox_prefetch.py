@@ -12,8 +12,7 @@ import pytest
 
 from definable.agent import Agent
 from definable.agent.bus import SQLiteBus
-from definable.agent.interface import BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
-from definable.agent.interface.base import Accept
+from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.interface.message import message_to_json
 from definable.agent.runtime import AgentRuntime
 from definable.agent.trigger import EventTrigger, TriggerEvent

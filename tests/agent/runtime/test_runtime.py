@@ -15,13 +15,13 @@ from loopback.openai_server import Fault, OpenAIServer
 
 from definable.agent import Agent
 from definable.agent.interface import (
+    Accept,
     BaseInterface,
     InterfaceMessage,
     InterfaceResponse,
     TelegramConfig,
     TelegramInterface,
 )
-from definable.agent.interface.base import Accept
 from definable.agent.runtime import AgentRuntime, ShutdownReport
 from definable.agent.runtime.settings import ServeSettings
 from definable.agent.session import MemorySessionStore

@@ -14,6 +14,7 @@ import pytest
 from definable.agent import Agent, RunOutput
 from definable.agent.bus import MemoryBus
 from definable.agent.interface import (
+    Accept,
     BaseInterface,
     InterfaceAuthenticationError,
     InterfaceConfig,
@@ -21,7 +22,6 @@ from definable.agent.interface import (
     InterfaceMessage,
     InterfaceResponse,
 )
-from definable.agent.interface.base import Accept
 from definable.agent.interface.message import MessageEnd
 from definable.agent.interface.pipeline import AgentHandle, Pipeline
 from definable.agent.run.runner import RunRequest

@@ -22,6 +22,7 @@ from definable.agent.auth import (
     JWTAuth,
 )
 from definable.agent.interface import (
+    Accept,
     BaseInterface,
     DiscordConfig,
     DiscordInterface,
@@ -31,7 +32,6 @@ from definable.agent.interface import (
     TelegramConfig,
     TelegramInterface,
 )
-from definable.agent.interface.base import Accept
 from definable.agent.runtime import AgentRuntime, ShutdownReport, WorkCount
 from definable.agent.runtime.banner import warnings
 from definable.agent.session import MemorySessionStore, Session, SQLiteSessionStore
