@@ -1,4 +1,4 @@
-"""What everything above stands on: the event loop, worker threads, calls of user code, time.
+"""The ground floor: the event loop, worker threads, calls of user code, time.
 
 Running user code so that what it raises and what it leaves behind stay its own (`call`, `isolation`), waiting
 between attempts (`backoff`), the clock, the rate of a `token_bucket`. It knows no agent, model, server or store; every

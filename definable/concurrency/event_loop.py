@@ -1,16 +1,7 @@
-"""A handle on a running event loop for code in other threads.
+"""The running event loop: into it from sync code and other threads, and what it says of a task.
 
-anyio's own `from_thread.run_sync` waits for the result; here the caller must never block, so the backend's own
-thread-safe scheduling is used. Both forms are also safe to call from a signal handler.
-
-The way from sync code into the event loop: `Agent.run` and `Agent.serve`.
-
-A handler that forks: its child ends with the call, and is no second server.
-
-The child of `os.fork` in a handler has a copy of the event loop, with all that it serves. `sys.exit` there is caught
-where user code is kept apart, and a return goes on where the parent does. So the child is ended where the call ends.
-
-Errors reach the user once, as what they are: no `ExceptionGroup` around a single cause.
+`run_blocking` is the way in for `Agent.run` and `Agent.serve`; an `EventLoopHandle` schedules calls from other threads
+and signal handlers. `plain_errors` gives users an error as what it is, without an `ExceptionGroup` around it.
 """
 
 from __future__ import annotations
@@ -28,50 +19,6 @@ from typing import Any, Literal, NoReturn, Protocol, TypeVar, cast
 import anyio
 import sniffio
 from anyio.lowlevel import current_token
-
-
-@contextmanager
-def plain_errors() -> Generator[None, None, None]:
-    """Unwrap a group of one exception that leaves the context; a group of several stays what it is."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        error = sole_cause(group)
-        if error is None:
-            raise
-        raise error from error.__cause__
-
-
-def sole_cause(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """The one exception within nested groups; None when there are several."""
-    if len(group.exceptions) != 1:
-        return None
-    error = group.exceptions[0]
-    return (
-        sole_cause(cast("BaseExceptionGroup[BaseException]", error)) if isinstance(error, BaseExceptionGroup) else error
-    )
-
-
-def end_child(error: BaseException | None) -> NoReturn:
-    """End a process that was forked within a call of user code, as the interpreter would.
-
-    Args:
-        error: What ended the call; None: it returned.
-    """
-    status = 0 if error is None else 1
-    if isinstance(error, SystemExit):
-        status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        if isinstance(error.code, str):
-            sys.stderr.write(f"{error.code}\n")
-    elif error is not None:
-        traceback.print_exception(error)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):  # closed, or there is none
-            continue
-    os._exit(status & 0xFF)
-
 
 Result = TypeVar("Result")
 
@@ -118,7 +65,11 @@ def _own_context() -> Context:
 
 
 class EventLoopHandle:
-    """The event loop that is running in the constructing thread."""
+    """The event loop that is running in the constructing thread.
+
+    anyio's own `from_thread.run_sync` waits for the result; here the caller must never block, so the backend's own
+    thread-safe scheduling is used. It may be called from a signal handler too.
+    """
 
     __slots__ = ("_schedule", "thread_id")
 
@@ -182,3 +133,49 @@ def is_cancelled() -> bool:
 def current_backend() -> Literal["asyncio", "trio"]:
     """Of the event loop that is running in this thread."""
     return "asyncio" if hasattr(current_token().native_token, "call_soon_threadsafe") else "trio"
+
+
+@contextmanager
+def plain_errors() -> Generator[None, None, None]:
+    """Unwrap a group of one exception that leaves the context; a group of several stays what it is."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error = sole_cause(group)
+        if error is None:
+            raise
+        raise error from error.__cause__
+
+
+def sole_cause(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """The one exception within nested groups; None when there are several."""
+    if len(group.exceptions) != 1:
+        return None
+    error = group.exceptions[0]
+    return (
+        sole_cause(cast("BaseExceptionGroup[BaseException]", error)) if isinstance(error, BaseExceptionGroup) else error
+    )
+
+
+def end_child(error: BaseException | None) -> NoReturn:
+    """End a process that was forked within a call of user code, as the interpreter would.
+
+    It has a copy of the event loop, with all that it serves: `sys.exit` in it would be caught where user code is
+    contained, and a return would go on where the parent does.
+
+    Args:
+        error: What ended the call; None: it returned.
+    """
+    status = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        if isinstance(error.code, str):
+            sys.stderr.write(f"{error.code}\n")
+    elif error is not None:
+        traceback.print_exception(error)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # closed, or there is none
+            continue
+    os._exit(status & 0xFF)

@@ -1,13 +1,11 @@
-"""A lock on a file that SQLite has open, by another descriptor, which must not be closed while SQLite uses the file.
+"""The file beneath an `SQLiteFile`: whether it is still the one that was opened, and an exclusive lock on it.
+
+An open file can be written after its name was taken from it, and what is written is lost when it is closed. So
+`FileIdentity` compares device and inode number (Windows has both; there a file in use cannot be taken away).
 
 POSIX drops all `fcntl` locks that a process has on a file as soon as it closes any descriptor of it
 (https://www.sqlite.org/howtocorrupt.html, section 2.2), and SQLite's are such locks. So `SQLiteFile` notes here which
-files it has open, and a lock's descriptor is closed with the last of them.
-
-Which file on disk a path names: notices that a file which is in use was deleted, moved, replaced or emptied.
-
-An open file can be written after its name was taken from it, and what is written is lost when it is closed. POSIX names
-a file by its device and inode number; so does Windows, where a file in use cannot be taken away in the first place.
+files it has open, and the descriptor of a `FileLock` is closed with the last of them.
 """
 
 from __future__ import annotations
@@ -114,7 +112,7 @@ class FileLock:
         path: The file, which SQLite has open.
 
     Raises:
-        BlockingIOError: Somebody else holds it, in this process or in another.
+        BlockingIOError: It is held already, in this process or in another.
         OSError: The file cannot be locked.
     """
 

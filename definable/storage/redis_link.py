@@ -1,9 +1,7 @@
 """One connection to Redis, made again whenever it is lost: what the Redis bus and the Redis session store stand on.
 
-Many tasks share it: coredis sends what has come together in one write and hands out the answers in their order. A
-caller that is cancelled leaves its answer to be dropped, and the connection in order.
-
-A Lua script that a Redis server runs whole, known to it by its digest.
+Many tasks share it: coredis sends their commands in one write and returns the answers in order. The answer to a caller
+that was cancelled is dropped, and the connection stays in order.
 """
 
 from __future__ import annotations
@@ -29,14 +27,12 @@ Answer_co = TypeVar("Answer_co", covariant=True)
 
 
 class Script(Generic[Answer_co]):
-    """A script.
+    """A Lua script, which a Redis server knows by its digest and runs as one command.
 
     Args:
         source: In Lua 5.1 (https://redis.io/docs/latest/develop/programmability/eval-intro/).
         read: What its answer says; raises `ValueError` at one that is not of its shape.
     """
-
-    __slots__ = ("digest", "read", "source")
 
     def __init__(self, source: str, read: Callable[[Any], Answer_co]) -> None:
         self.source: str = source
@@ -59,11 +55,11 @@ _STALE = (MovedError, NoScriptError, ReadOnlyError)
 
 
 logging.getLogger("coredis").addFilter(lambda record: record.msg != "Connection attempt failed unexpectedly!")
-"""With a traceback each time, also when the attempt was cancelled: what failed is ours to say, once."""
+"""Logged with a traceback each time, also when the attempt was cancelled; `RedisLink` logs a failure once."""
 
 
 class RedisLink:
-    """A connection that lasts.
+    """A connection that is made again when it is lost.
 
     Args:
         address: Where to.
@@ -126,7 +122,7 @@ class RedisLink:
             self._connection = None
             _close_buffers(connection)
         await checkpoint_if_cancelled()  # coredis turns a cancelled attempt into a failed one
-        self._tell(RedisAway(f"Redis at {self._address}: {cause or 'the connection was lost'}"))
+        self._set_failure(RedisAway(f"Redis at {self._address}: {cause or 'the connection was lost'}"))
         if not ready.was_up:
             self._address.unfollow()
         return ready.was_up
@@ -142,14 +138,14 @@ class RedisLink:
         if self.client_id:
             logger.warning("Redis at %s: connected again", self._address)
         else:
-            # From now on it outlives the cancellation of those who use it, so that their last words are heard.
+            # From now on it outlives the cancellation of its users, so that their last commands are sent.
             self._scope.shield = True
             self._tried.set()
         self._connection, self.client_id = connection, connection.client_id
         self._up_since = anyio.current_time()
-        self._tell(None)
+        self._set_failure(None)
 
-    def _tell(self, failure: StorageError | None) -> None:
+    def _set_failure(self, failure: StorageError | None) -> None:
         self.failure = failure
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
@@ -197,8 +193,8 @@ class RedisLink:
         try:
             return read(answer)
         except ValueError as error:
-            told = f"an unexpected answer to {command.decode()}, {reprlib.repr(answer)}: {error}"
-            raise self._lost(connection, told) from error
+            why = f"an unexpected answer to {command.decode()}, {reprlib.repr(answer)}: {error}"
+            raise self._lost(connection, why) from error
 
     def _lost(self, connection: Any, why: str) -> RedisAway:
         """The connection is of no more use; known from now on, not when its tasks have ended."""
@@ -206,7 +202,7 @@ class RedisLink:
         failure = RedisAway(f"Redis at {self._address}: {why}")
         if connection is self._connection:
             self._connection = None
-            self._tell(failure)
+            self._set_failure(failure)
         return failure
 
     async def script(self, script: Script[Answer], keys: Sequence[Any], args: Sequence[Any]) -> Answer:

@@ -8,11 +8,7 @@ async with file.open():
 
 A transaction begins, works and ends within one call in one thread, under one lock. So a caller that is cancelled leaves
 a whole transaction or none, and event loops in several threads (`Agent.run` brings its own) take turns on the one
-connection, which exists while somebody holds the file open, or else for one transaction.
-
-What an SQLite error means to whoever runs the service: pure.
-
-Any text as SQLite keeps it, and back: pure.
+connection, which exists while the file is held open (`open`), or else for one transaction.
 """
 
 from __future__ import annotations
@@ -38,53 +34,6 @@ from definable.errors import ConfigurationError, StorageError
 
 from .file_lock import FileIdentity, Inode, connected, disconnected
 
-
-def to_sqlite(text: str) -> str | bytes:
-    """The text; as bytes where it holds half of a surrogate pair, which SQLite's UTF-8 lacks."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")
-    return text
-
-
-def from_sqlite(kept: str | bytes) -> str:
-    """The text of what `to_sqlite` made of it."""
-    return kept if isinstance(kept, str) else kept.decode("utf-8", "surrogatepass")
-
-
-_PRIMARY = 0xFF
-"""An extended result code holds its primary code in the low byte (https://www.sqlite.org/rescode.html)."""
-
-_MEANINGS = {
-    sqlite3.SQLITE_BUSY: "it stayed locked, something else keeps a transaction open on it",
-    sqlite3.SQLITE_LOCKED: "it stayed locked, something else keeps a transaction open on it",
-    sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_NOTADB: "it is not an SQLite database, or it is encrypted",
-    sqlite3.SQLITE_CORRUPT: "it is damaged: restore a backup, or try `sqlite3 FILE .recover`",
-    sqlite3.SQLITE_READONLY: "it cannot be written: see the permissions of the file and of its directory",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: see that it is a file, and the permissions of its directory",
-    sqlite3.SQLITE_PERM: "access is denied: see the permissions of the file and of its directory",
-    sqlite3.SQLITE_IOERR: "the disk failed, or the file system does not support what SQLite needs",
-}
-
-
-def is_busy(error: sqlite3.Error) -> bool:
-    """Whether somebody else's lock was in the way."""
-    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def storage_error(path: Path, error: sqlite3.Error) -> StorageError:
-    """The error of our tree that says what happened to which file, and what to do."""
-    meaning = _MEANINGS.get(_primary_code(error))
-    return StorageError(f"SQLite file {path}: {meaning} ({error})" if meaning else f"SQLite file {path}: {error}")
-
-
-def _primary_code(error: sqlite3.Error) -> int:
-    code: int = getattr(error, "sqlite_errorcode", 0)  # the module's own errors have none
-    return code & _PRIMARY
-
-
 logger: logging.Logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
@@ -105,11 +54,24 @@ CLOSE_TIMEOUT = 5.0
 _PREPARE_PAUSE = 0.01
 """Seconds between two tries to prepare a file that others prepare as well."""
 
+_PRIMARY = 0xFF
+"""An extended result code holds its primary code in the low byte (https://www.sqlite.org/rescode.html)."""
+
+_MEANINGS = {
+    sqlite3.SQLITE_BUSY: "it stayed locked, something else keeps a transaction open on it",
+    sqlite3.SQLITE_LOCKED: "it stayed locked, something else keeps a transaction open on it",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_NOTADB: "it is not an SQLite database, or it is encrypted",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: restore a backup, or try `sqlite3 FILE .recover`",
+    sqlite3.SQLITE_READONLY: "it cannot be written: see the permissions of the file and of its directory",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: see that it is a file, and the permissions of its directory",
+    sqlite3.SQLITE_PERM: "access is denied: see the permissions of the file and of its directory",
+    sqlite3.SQLITE_IOERR: "the disk failed, or the file system does not support what SQLite needs",
+}
+
 
 class _Lease:
-    """Somebody's wish to have the file open."""
-
-    __slots__ = ("ended",)
+    """One `open` of the file."""
 
     def __init__(self) -> None:
         self.ended = False
@@ -163,7 +125,7 @@ class SQLiteFile:
         """Of the file that is held open."""
         self._connected_to: Inode | None = None
         self._damage: str | None = None
-        """What was last said to have happened to it."""
+        """What was logged last of it."""
         self._leases: set[_Lease] = set()
 
     @property
@@ -190,10 +152,8 @@ class SQLiteFile:
         finally:
             # Shielded, or a cancelled service would leave the file open.
             with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                own_limiter = anyio.CapacityLimiter(
-                    1
-                )  # a transaction that hangs must not keep the thread from starting
-                await to_thread.run_sync(self._end, lease, abandon_on_cancel=True, limiter=own_limiter)
+                limiter = anyio.CapacityLimiter(1)  # its own: a transaction that hangs must not keep it from starting
+                await to_thread.run_sync(self._end, lease, abandon_on_cancel=True, limiter=limiter)
 
     async def read(self, work: Work[Result]) -> Result:
         """Do a transaction that only reads: all its statements see the same state of the file.
@@ -355,3 +315,33 @@ def _checked_path(path: str | os.PathLike[str]) -> Path:
     if not name or name == ":memory:" or name.startswith("file:"):
         raise ConfigurationError(f"{name!r}: the path of a file on disk is needed, not SQLite's memory or a URI")
     return Path(name).expanduser().absolute()
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether the lock of another connection was in the way."""
+    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def storage_error(path: Path, error: sqlite3.Error) -> StorageError:
+    """The error of our tree that says what happened to which file, and what to do."""
+    meaning = _MEANINGS.get(_primary_code(error))
+    return StorageError(f"SQLite file {path}: {meaning} ({error})" if meaning else f"SQLite file {path}: {error}")
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    code: int = getattr(error, "sqlite_errorcode", 0)  # the module's own errors have none
+    return code & _PRIMARY
+
+
+def to_sqlite(text: str) -> str | bytes:
+    """The text; as bytes where it holds half of a surrogate pair, which SQLite's UTF-8 lacks."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+    return text
+
+
+def from_sqlite(kept: str | bytes) -> str:
+    """The text of what `to_sqlite` made of it."""
+    return kept if isinstance(kept, str) else kept.decode("utf-8", "surrogatepass")
