@@ -33,7 +33,6 @@ PUBLIC = {
 FOREIGN = {
     "definable.agent.auth.providers": "the user id of a key, which a caller's sessions bear",
     "definable.agent.bus.accepted_work": "what the work tracker makes of a piece of work, seen from the bus",
-    "definable.agent.interface.base": "`Accept`, the annotation of what `receive` gets",
     "definable.agent.interface.message": "a message as the bus keeps it",
     "definable.agent.interface.pipeline": "what the supervisor builds for an interface",
     "definable.agent.run.output": "events and tool executions",
