@@ -279,6 +279,16 @@ def test_backends_are_imported_by_name_only_where_they_differ() -> None:
     assert naming == BACKEND_MODULES
 
 
+def test_the_server_could_be_released_alone() -> None:
+    allowed = ("definable.server", "definable.concurrency", "definable.errors")
+    for name, path, tree in modules():
+        if name.startswith("definable.server"):
+            assert not re.search(r"\bagents?\b", path.read_text(), re.IGNORECASE), f"{name} speaks of agents"
+            for node in ast.walk(tree):
+                ours = [each for each in foreign_names(node) if each.startswith("definable")]
+                assert all(each.startswith(allowed) for each in ours), f"{name} imports {ours}"
+
+
 def test_all_names_what_a_package_exports() -> None:
     for info in pkgutil.walk_packages([str(PACKAGE)], "definable."):
         module = importlib.import_module(info.name)

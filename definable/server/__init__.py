@@ -1,4 +1,4 @@
-"""An ASGI server for anyio, the same on trio and asyncio: HTTP/1.1, HTTP/2 over TLS, WebSockets. It knows no agent.
+"""An ASGI server for anyio, the same on trio and asyncio: HTTP/1.1, HTTP/2 over TLS, WebSockets.
 
 - `bind` and `ssl_context` fail early, before anything of the service has started.
 - `HTTPServer` accepts connections within its `ServerLimits` and drains them.
