@@ -35,14 +35,9 @@ local function arg()
   return ARGV[at]
 end
 
-local any_parked = call('EXISTS', parked) == 1
-
--- Behind all that waits; names with a list of their own keep their order in it.
-local function add(id, name, data, attempts, force)
-  if any_parked and not force and call('HEXISTS', parked, name) == 1 then
-    call('RPUSH', parked .. ':' .. name, cmsgpack.pack({id, name, data, attempts}))
-    call('HINCRBY', parked, name, 1)
-  elseif attempts == 0 then
+-- Behind all that waits.
+local function add(id, name, data, attempts)
+  if attempts == 0 then
     last = call('XADD', line, '*', 'i', id, 'n', name, 'd', data)
   else
     last = call('XADD', line, '*', 'i', id, 'n', name, 'd', data, 'a', attempts)
@@ -156,7 +151,6 @@ local function park(handle)
   local push = split(handle) == limited and 'LPUSH' or 'RPUSH'
   call(push, parked .. ':' .. e.n, cmsgpack.pack({e.i, e.n, e.d, e.a + count - 1}))
   call('HINCRBY', parked, e.n, 1)
-  any_parked = true
 end
 
 -- Claim out of the list of a name; the entries have no other way into the stream, so the next read has them all.

@@ -429,7 +429,9 @@ class RedisStore:
                 continue
             name = message.name
             is_known = known is None or name in known
-            if not is_known or grants.get(name, math.inf) - used.get(name, 0) < 1:
+            # What waits in the list of its name comes before what is new, and behind what was given back.
+            is_behind = name in self._parked and due is None
+            if not is_known or is_behind or grants.get(name, math.inf) - used.get(name, 0) < 1:
                 if not is_known and name not in self._parked:
                     logger.warning(
                         "no handler is registered for %r: its deliveries wait for a process that has one", name
