@@ -13,7 +13,7 @@ __all__ = ["has_redis", "redis", "shared_redis"]  # fixtures of these tests
 TRIES = 3
 """The shortest walk counts: a timer that fires meanwhile is not on the way."""
 
-MOST_FILES = {"webhook": 43, "event": 23, "chat": 50}
+MOST_FILES = {"webhook": 43, "event": 24, "chat": 50}
 """Wanted: 25, 12 and 30. A change that shortens a journey lowers its bound."""
 
 
