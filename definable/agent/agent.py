@@ -34,7 +34,7 @@ from .arguments import (
 )
 from .bus.emitter import When
 from .options import ServeOptions
-from .parts import CLOSE_TIMEOUT, AgentParts
+from .parts import CLOSE_TIMEOUT, DEFAULT_NAME, AgentParts
 from .run.hook import HookPoint
 from .run.output import RunOutput
 from .run.runner import Instructions, Runner, RunRequest
@@ -60,7 +60,6 @@ HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., Any])
 MAX_HISTORY = 100
 """Messages of a session that are kept and sent to the model."""
 
-DEFAULT_NAME = "agent"
 
 Lifespan: TypeAlias = Callable[["Agent"], AbstractAsyncContextManager[Any] | AsyncGenerator[Any]]
 """What opens what the user's code shares while the agent serves."""
@@ -123,7 +122,6 @@ class Agent(AgentParts):
         check_parts(instructions, sessions, bus, auth)
         if run_timeout is not None and not run_timeout > 0:
             raise ConfigurationError(f"run_timeout={run_timeout!r}: seconds, greater than 0, or None")
-        self.name: str = name or DEFAULT_NAME
         runner = Runner(
             model=resolve_model(model),
             instructions=instructions,
@@ -133,9 +131,9 @@ class Agent(AgentParts):
             max_turns=max_turns,
             max_history=max_history,
             run_timeout=run_timeout,
-            name=self.name,
+            name=name or DEFAULT_NAME,
         )
-        super().__init__(runner, bus, auth)
+        super().__init__(name, runner, bus, auth)
         self.triggers: TriggerRegistry = TriggerRegistry()
         self.lifespan: Callable[[Agent], AbstractAsyncContextManager[Any]] | None = lifespan_of(lifespan)
         """What is open around serving, as a function of the agent; None for nothing."""

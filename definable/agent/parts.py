@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypedDict, TypeVar, Unpack, runtime_checkable
 
 import anyio
 
@@ -72,6 +72,7 @@ def _exchange(agent: AgentParts, parts: Overrides) -> None:
             check_interface(interface)
         agent.interfaces = list(parts["interfaces"])
     bus = parts.get("bus", agent.bus)
+    agent.own(bus)
     agent.emitter = Emitter(bus)  # what one test emits is no other's, and an emitter ends with its serving
     agent.bus = bus
 
@@ -90,16 +91,31 @@ class Parts(NamedTuple):
     emitter: Emitter
 
 
+DEFAULT_NAME = "agent"
+"""Of an agent that was given no name."""
+
+
+@runtime_checkable
+class NamedByAgent(Protocol):
+    """A store or bus whose names at a shared server follow the agent's."""
+
+    def belongs_to(self, agent: str | None) -> None:
+        """Follow this name; None for an agent without one."""
+        ...
+
+
 class AgentParts:
     """What an agent is made of.
 
     Args:
+        name: The agent's name, or None.
         runner: Makes its runs.
         bus: Carries work that is done later; None: a `MemoryBus` of each serving's own.
         auth: Who may call.
     """
 
-    def __init__(self, runner: Runner, bus: EventBus | None, auth: AuthProvider | None) -> None:
+    def __init__(self, name: str | None, runner: Runner, bus: EventBus | None, auth: AuthProvider | None) -> None:
+        self.name: str = name or DEFAULT_NAME
         self.runner = runner
         self.interfaces: list[BaseInterface] = []
         self.emitter: Emitter = Emitter(bus)
@@ -107,6 +123,8 @@ class AgentParts:
         """What serves the agent now; None while nothing does."""
         self._bus = bus
         self._auth = auth
+        self.own(runner.sessions.store)
+        self.own(bus)
 
     if not TYPE_CHECKING:  # a type checker would take every name for an attribute of an agent's
 
@@ -132,6 +150,7 @@ class AgentParts:
     def sessions(self, sessions: SessionStore) -> None:
         check_parts(None, sessions, None, None)
         self._check_not_served("sessions")
+        self.own(sessions)
         self.runner.sessions.store = sessions
 
     @property
@@ -143,6 +162,7 @@ class AgentParts:
     def bus(self, bus: EventBus | None) -> None:
         check_parts(None, None, bus, None)
         self._check_not_served("bus")
+        self.own(bus)
         self.emitter.expect(bus)
         self._bus = bus
 
@@ -155,6 +175,11 @@ class AgentParts:
     def auth(self, auth: AuthProvider | None) -> None:
         check_auth(auth)
         self._auth = auth
+
+    def own(self, part: object) -> None:
+        """Let a store or bus that keeps its names at a server follow the agent's name."""
+        if isinstance(part, NamedByAgent):
+            part.belongs_to(None if self.name == DEFAULT_NAME else self.name)
 
     def _check_not_served(self, part: str) -> None:
         if self.runtime is not None:

@@ -21,6 +21,7 @@ from anyio.lowlevel import checkpoint
 
 from definable.errors import ConfigurationError, StorageError
 from definable.storage.redis_address import (
+    KeyPrefix,
     RedisAddress,
     RedisAway,
     anything,
@@ -100,7 +101,8 @@ class RedisBus(QueueBus):
     Args:
         url: `redis://[user:password@]host[:port][/db]`, `rediss://...` for TLS, `unix:///path`. Any node of a cluster:
             all keys are on one, which is found.
-        prefix: Replicas that share events have it in common; services that share a Redis do not.
+        prefix: Replicas that share events have it in common; services that share a Redis do not. None: `"definable"`,
+            followed by the agent's name where it has one.
         lease: Seconds after which the work of a process that has died moves on.
         timeout: Seconds for which callers wait for a Redis that does not answer, and after which it counts as away.
         buffer: How many publications may wait to be sent to Redis; beyond it `publish_nowait` raises and `publish`
@@ -123,22 +125,20 @@ class RedisBus(QueueBus):
         self,
         url: str = "redis://localhost:6379",
         *,
-        prefix: str = "definable",
+        prefix: str | None = None,
         lease: float = DEFAULT_LEASE,
         timeout: float = DEFAULT_TIMEOUT,
         buffer: int = DEFAULT_BUFFER,
         max_deliveries: int = MAX_DELIVERIES,
         unknown_ttl: float = UNKNOWN_TTL,
     ) -> None:
-        if not prefix or "{" in prefix or "}" in prefix:
-            raise ConfigurationError(f"prefix={prefix!r}: not empty, without braces")
         for name, seconds in (("lease", lease), ("timeout", timeout)):
             if not (seconds > 0 and math.isfinite(seconds)):
                 raise ConfigurationError(f"{name}={seconds!r}: seconds, greater than 0")
         super().__init__(buffer=buffer, timeout=timeout, max_deliveries=max_deliveries, waiting="wait for Redis")
         self._address = RedisAddress(url, "RedisBus")
+        self._prefix = KeyPrefix(prefix, "RedisBus")
         self._store_options: dict[str, Any] = {
-            "prefix": prefix,
             "lease": lease,
             "timeout": timeout,
             "unknown_ttl": unknown_ttl,
@@ -148,7 +148,15 @@ class RedisBus(QueueBus):
         return f"RedisBus({self._address!r})"
 
     def new_store(self) -> RedisStore:
-        return RedisStore(self._address, **self._store_options)
+        return RedisStore(self._address, prefix=str(self._prefix), **self._store_options)
+
+    def belongs_to(self, agent: str | None) -> None:
+        """Keep events under an agent's name, where no prefix was given; called when an agent is given the bus.
+
+        Raises:
+            ConfigurationError: Agents of several names share it.
+        """
+        self._prefix.follow(agent)
 
     @property
     def durable(self) -> bool:
@@ -178,7 +186,7 @@ class RedisStore:
 
     Args:
         address: Where Redis is.
-        prefix: What every key begins with.
+        prefix: What every key begins with, in braces: a cluster keeps all keys on one node.
         lease: Seconds.
         timeout: Seconds for Redis to answer.
         unknown_ttl: Seconds after which messages without a handler are dead letters.
@@ -196,7 +204,7 @@ class RedisStore:
         self.is_taking: bool = False
         """Whether messages may be on their way from Redis."""
         self._address = address
-        self._prefix = f"{{{prefix}}}"
+        self._prefix = prefix
         self._stream = f"{self._prefix}:line"
         self._lease, self._timeout, self._unknown_ttl = lease, timeout, unknown_ttl
         self._links: tuple[RedisLink, RedisLink] | None = None

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import anyio
 
-from definable.agent.agent import DEFAULT_NAME, Agent
+from definable.agent.agent import Agent
 from definable.agent.auth.base import RefusalLog
 from definable.agent.bus.base import EventBus
 from definable.agent.bus.memory import DEFAULT_BUFFER
@@ -21,6 +21,7 @@ from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.errors import InterfaceAuthenticationError
 from definable.agent.interface.message import InterfaceMessage, MessageEnd
 from definable.agent.interface.pipeline import AgentHandle, Pipeline
+from definable.agent.parts import DEFAULT_NAME
 from definable.agent.run.output import Listener, RunOutput
 from definable.agent.run.runner import RunRequest
 from definable.concurrency.backoff import Backoff

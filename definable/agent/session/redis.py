@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from anyio.lowlevel import RunVar
 
 from definable.errors import ConfigurationError, StorageError
-from definable.storage.redis_address import RedisAddress, data, integer, items, list_of, optional_data
+from definable.storage.redis_address import KeyPrefix, RedisAddress, data, integer, items, list_of, optional_data
 from definable.storage.redis_link import Script
 
 from .base import Session, conflict
@@ -146,7 +146,8 @@ class RedisSessionStore(DurableStore):
 
     Args:
         url: As for `RedisBus`, which may use the same server and prefix.
-        prefix: Replicas that share sessions have it in common; services that share a Redis do not.
+        prefix: Replicas that share sessions have it in common; services that share a Redis do not. None:
+            `"definable"`, followed by the agent's name where it has one.
         ttl: Seconds since its last use (load or save) after which a session is forgotten; None for never.
         timeout: Seconds for which callers wait for a Redis that does not answer.
 
@@ -159,24 +160,28 @@ class RedisSessionStore(DurableStore):
         self,
         url: str = "redis://localhost:6379",
         *,
-        prefix: str = "definable",
+        prefix: str | None = None,
         ttl: float | None = None,
         timeout: float = 5.0,
     ) -> None:
         super().__init__(ttl)
-        if not prefix or "{" in prefix or "}" in prefix:
-            raise ConfigurationError(f"prefix={prefix!r}: not empty, without braces")
         if not (timeout > 0 and math.isfinite(timeout)):
             raise ConfigurationError(f"timeout={timeout!r}: seconds, greater than 0")
         self._address = RedisAddress(url, "RedisSessionStore")
-        self._prefix = f"{{{prefix}}}:session:".encode()  # the hash tag: a cluster keeps all of them on one node
-        self._messages = f"{{{prefix}}}:messages:".encode()
-        self._pointers = f"{{{prefix}}}:conversation:".encode()
+        self._prefix = KeyPrefix(prefix, "RedisSessionStore")
         self._ttl_ms = math.ceil((ttl or 0) * 1000)
         self._timeout = timeout
 
     def __repr__(self) -> str:
         return f"RedisSessionStore({self._address!r})"
+
+    def belongs_to(self, agent: str | None) -> None:
+        """Keep sessions under an agent's name, where no prefix was given; called when an agent is given the store.
+
+        Raises:
+            ConfigurationError: Agents of several names share it.
+        """
+        self._prefix.follow(agent)
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None, None]:
@@ -225,15 +230,18 @@ class RedisSessionStore(DurableStore):
         return bool(await self._ask(_DELETE, session_id))
 
     async def find(self, key: str) -> str | None:
-        found = await self._ask_at([self._pointers + _bytes(key)], _FIND, self._ttl_ms)
+        found = await self._ask_at([self._key("conversation", key)], _FIND, self._ttl_ms)
         return None if found is None else found.decode("utf-8", "surrogatepass")
 
     async def point(self, key: str, session_id: str) -> None:
-        await self._ask_at([self._pointers + _bytes(key)], _POINT, self._ttl_ms, _bytes(session_id))
+        await self._ask_at([self._key("conversation", key)], _POINT, self._ttl_ms, _bytes(session_id))
 
     async def _ask(self, script: Script[Answer], session_id: str, *args: Any) -> Answer:
-        name = _bytes(session_id)
-        return await self._ask_at([self._prefix + name, self._messages + name], script, *args)
+        keys = [self._key("session", session_id), self._key("messages", session_id)]
+        return await self._ask_at(keys, script, *args)
+
+    def _key(self, kind: str, name: str) -> bytes:
+        return f"{self._prefix}:{kind}:".encode() + _bytes(name)
 
     async def _ask_at(self, keys: list[bytes], script: Script[Answer], *args: Any) -> Answer:
         from definable.storage.redis_link import linked  # loads coredis
