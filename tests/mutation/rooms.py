@@ -57,7 +57,7 @@ ROOMS = {
     "trigger": Room(
         "definable/agent/trigger",
         "tests/agent/trigger",
-        of_module=(("cron_expression", ("test_schedule.py",)),),
+        of_module=(("cron_expression", ("test_cron_expression.py", "test_schedule.py")),),
     ),
     "bus": Room(
         "definable/agent/bus",

@@ -156,7 +156,9 @@ class Cron(TimeTrigger):
     as `*/2`, both must match (crontab(5)).
 
     Args:
-        schedule: croniter's syntax: 5 fields, a sixth for seconds at the end, or `@daily` and friends.
+        schedule: croniter's syntax: 5 fields, a sixth for seconds at the end, or `@daily` and friends. A range that
+            ends before it begins goes on at the start of its field, with its step: hours `23-5/2` are 23, 1, 3 and 5.
+            Every part of a list counts: `mon#1,fri` is the first Monday and every Friday.
         timezone: An IANA name such as `"Europe/Berlin"`.
         options: `overlap`, `misfire_grace`, `jitter`, `timeout`, `max_concurrency`, `retries`: see `TimeOptions`.
 

@@ -1,18 +1,20 @@
 """Which wall-clock times a cron expression names: pure, and blind to time zones.
 
-`Cron` asks here for wall times and maps them to instants. croniter reads the fields, one at a time, so that its
-whole syntax is understood and ten thousand expressions share the few hundred field texts that they are made of; the
-matching is ours, because croniter's own handling of DST is not Debian's.
+`Cron` asks here for wall times and maps them to instants. croniter reads the parts of the fields' lists, one at a time,
+so that its syntax is understood, no part changes what another means, and ten thousand expressions share the few hundred
+parts that they are made of. Ranges are ours, because croniter takes `9-9` for every hour and loses the step of `23-5/2`
+at midnight; so is the matching, because its handling of DST is not Debian's.
 """
 
 from __future__ import annotations
 
 import calendar
+import re
 from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, reduce
+from typing import Any, NamedTuple
 
 from definable.errors import ConfigurationError
 
@@ -27,21 +29,37 @@ NICKNAMES = {
 }
 """Of crontab(5); `@reboot` names no time."""
 
+
+class Field(NamedTuple):
+    """What one field of an expression takes."""
+
+    name: str
+    low: int
+    high: int
+    allowed: str
+
+
 FIELDS = (
-    ("minute", "0-59"),
-    ("hour", "0-23"),
-    ("day of month", "1-31, L for the last, 15W for the weekday nearest to the 15th"),
-    ("month", "1-12 or jan-dec"),
-    ("day of week", "0-7 or sun-sat, mon#2 for the second Monday, L5 for the last Friday"),
-    ("second", "0-59"),
+    Field("minute", 0, 59, "0-59"),
+    Field("hour", 0, 23, "0-23"),
+    Field("day of month", 1, 31, "1-31, L for the last, 15W for the weekday nearest to the 15th"),
+    Field("month", 1, 12, "1-12 or jan-dec"),
+    Field("day of week", 0, 6, "0-7 or sun-sat, mon#2 for the second Monday, L5 for the last Friday"),
+    Field("second", 0, 59, "0-59"),
 )
-"""Name and range of each field, in croniter's order: the optional seconds come last."""
+"""In croniter's order: the optional seconds come last."""
+
+DAY = 2
+"""Index of the day of month."""
+
+RANGE = re.compile(r"(?P<first>\w+)-(?P<final>\w+)(?:/(?P<step>[0-9]+))?(?P<nth>#[0-9]+)?")
+"""`mon-fri`, `fri-mon/2`, `mon-wed#1`."""
 
 CALENDAR_CYCLE = 400 * 12
 """Months after which the Gregorian calendar repeats, weekdays included (146,097 days are whole weeks)."""
 
 SECOND = timedelta(seconds=1)
-DAY = timedelta(days=1)
+ONE_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +69,13 @@ class MonthDays:
     numbers: frozenset[int]
     last: bool
     """`L`: the last day of the month."""
-    nearest_weekday_to: int | None
+    nearest_weekdays_to: frozenset[int]
     """`15W`: the Monday to Friday nearest to the 15th within the month."""
 
     def __contains__(self, day: date) -> bool:
-        if self.nearest_weekday_to is not None:
-            return day.day == _nearest_weekday(day.year, day.month, self.nearest_weekday_to)
-        return day.day in self.numbers or (self.last and day.day == _month_length(day))
+        if day.day in self.numbers or (self.last and day.day == _month_length(day)):
+            return True
+        return any(day.day == _nearest_weekday(day.year, day.month, number) for number in self.nearest_weekdays_to)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +117,17 @@ class CronExpression:
         Raises:
             ConfigurationError: It is not valid, or names no day that ever comes.
         """
-        minute, hour, day, month, weekday, second = texts = _split(expression)
+        minute, hour, day, month, weekday, second = texts = [*_split(expression), "0"][:6]
         minutes, hours, days, months, weekdays, seconds = (
             _read(expression, index, text) for index, text in enumerate(texts)
         )
         parsed = cls(
-            seconds=seconds.within(0, 59),
-            minutes=minutes.within(0, 59),
-            hours=hours.within(0, 23),
-            months=frozenset(months.within(1, 12)),
-            month_days=MonthDays(frozenset(days.within(1, 31)), days.last, days.nearest_weekday_to),
-            weekdays=Weekdays(frozenset() if weekdays.nth else frozenset(weekdays.within(0, 6)), *_nth(weekdays)),
+            seconds=tuple(sorted(seconds.numbers)),
+            minutes=tuple(sorted(minutes.numbers)),
+            hours=tuple(sorted(hours.numbers)),
+            months=months.numbers,
+            month_days=MonthDays(days.numbers, days.last, days.nearest_weekdays_to),
+            weekdays=Weekdays(weekdays.numbers, *_nth(weekdays)),
             needs_both_days=day.startswith(("*", "?")) or weekday.startswith(("*", "?")),
             is_fixed_time=not any(text.startswith("*") for text in (minute, hour, second)),
         )
@@ -128,7 +146,7 @@ class CronExpression:
             clock = self._time_from(wall.hour, wall.minute, wall.second)
             if clock is not None:
                 return datetime.combine(today, clock)
-            today += DAY
+            today += ONE_DAY
         day = self._day_from(today)
         if day is None:
             raise OverflowError("the next firing lies beyond the year 9999")
@@ -163,19 +181,21 @@ class CronExpression:
 
 @dataclass(frozen=True, slots=True)
 class FieldValues:
-    """One field as croniter reads it."""
+    """What a field names, or one part of its list."""
 
-    numbers: tuple[int, ...]
-    """Sorted; without meaning where `everything`."""
-    everything: bool
-    last: bool
-    nth: tuple[tuple[int, int | str], ...]
+    numbers: frozenset[int] = frozenset()
+    last: bool = False
+    nth: frozenset[tuple[int, int | str]] = frozenset()
     """Weekday and which one of the month, `"l"` for the last."""
-    nearest_weekday_to: int | None
+    nearest_weekdays_to: frozenset[int] = frozenset()
 
-    def within(self, low: int, high: int) -> tuple[int, ...]:
-        """The numbers, with `*` written out."""
-        return tuple(range(low, high + 1)) if self.everything else self.numbers
+    def __or__(self, other: FieldValues) -> FieldValues:
+        return FieldValues(
+            self.numbers | other.numbers,
+            self.last or other.last,
+            self.nth | other.nth,
+            self.nearest_weekdays_to | other.nearest_weekdays_to,
+        )
 
 
 def _split(expression: str) -> list[str]:
@@ -185,27 +205,57 @@ def _split(expression: str) -> list[str]:
             f"cron expression {expression!r} has {len(texts)} fields: it takes 5 (minute, hour, day of month, month, "
             f"day of week), a sixth for seconds, or one of {', '.join(NICKNAMES)}"
         )
-    return [*texts, "0"][:6]
+    return texts
 
 
 def _read(expression: str, index: int, text: str) -> FieldValues:
-    name, allowed = FIELDS[index]
-    if any(part.startswith(("h", "H", "r", "R")) for part in text.split(",")):
+    field = FIELDS[index]
+    parts = text.lower().split(",")
+    if any(part.startswith(("h", "r")) for part in parts):
         raise ConfigurationError(
-            f"cron expression {expression!r}: {name} {text!r} is hashed or random, which would differ between restarts "
-            "and replicas; write the time out, and spread the load with jitter="
+            f"cron expression {expression!r}: {field.name} {text!r} is hashed or random, which would differ between "
+            "restarts and replicas; write the time out, and spread the load with jitter="
         )
     try:
-        return _expand(index, text.lower())
+        if len(parts) > 1 and not {"", "?"}.isdisjoint(parts):
+            raise ValueError("croniter drops an empty part, and takes ? alone only")
+        return reduce(FieldValues.__or__, (_read_part(index, part) for part in parts))
     except ValueError as error:
         raise ConfigurationError(
-            f"cron expression {expression!r}: {name} {text!r} is not valid; it takes {allowed}, with lists (1,2), "
-            "ranges (1-5) and steps (*/5)"
+            f"cron expression {expression!r}: {field.name} {text!r} is not valid; it takes {field.allowed}, with lists "
+            "(1,2), ranges (1-5) and steps (*/5)"
         ) from error
 
 
 @lru_cache(maxsize=8192)
-def _expand(index: int, text: str) -> FieldValues:
+def _read_part(index: int, text: str) -> FieldValues:
+    found = RANGE.fullmatch(text)
+    return _read_range(index, **found.groupdict()) if found else _ask_croniter(index, text)
+
+
+def _read_range(index: int, first: str, final: str, step: str | None, nth: str | None) -> FieldValues:
+    """A range, which goes on at the start of the field where it ends before it begins: `23-5/2` is 23, 1, 3, 5."""
+    _, low, high, _ = FIELDS[index]
+    begin, end = _read_end(index, first), high if (index, final) == (DAY, "l") else _read_end(index, final)
+    if end < begin:
+        end += high - low + 1
+    # Modulo, since a week may also end with its Sunday, as 7.
+    numbers = frozenset(
+        low + (number - low) % (high - low + 1) for number in range(begin, end + 1, 1 if step is None else int(step))
+    )
+    if nth is None:
+        return FieldValues(numbers)
+    return reduce(FieldValues.__or__, (_ask_croniter(index, f"{number}{nth}") for number in numbers))
+
+
+def _read_end(index: int, text: str) -> int:
+    values = _ask_croniter(index, text)
+    if values != FieldValues(values.numbers) or len(values.numbers) != 1:
+        raise ValueError(f"{text!r} is no single value")
+    return int(text) if text.isdecimal() else next(iter(values.numbers))
+
+
+def _ask_croniter(index: int, text: str) -> FieldValues:
     # Deferred: croniter takes 0.1 s to import, and `import definable.agent` does without it.
     from croniter import croniter  # pyright: ignore[reportMissingTypeStubs]
 
@@ -213,14 +263,14 @@ def _expand(index: int, text: str) -> FieldValues:
     texts[index] = text
     expand: Any = croniter.expand  # pyright: ignore[reportUnknownMemberType]  # croniter ships no types
     fields, nth = expand(" ".join(texts))
+    if nth:
+        return FieldValues(nth=frozenset((weekday, which) for weekday, some in nth.items() for which in some))
+    if index == DAY and "w" in text:
+        return FieldValues(nearest_weekdays_to=frozenset({int(text.strip("w"))}))
     values: list[int | str] = fields[index]
-    return FieldValues(
-        numbers=tuple(sorted(value for value in values if isinstance(value, int))),
-        everything="*" in values,
-        last="l" in values,
-        nth=tuple((weekday, which) for weekday, some in nth.items() for which in some),
-        nearest_weekday_to=int(text.strip("w")) if index == 2 and "w" in text else None,
-    )
+    if "*" in values:
+        return FieldValues(frozenset(range(FIELDS[index].low, FIELDS[index].high + 1)))
+    return FieldValues(frozenset(value for value in values if isinstance(value, int)), last="l" in values)
 
 
 def _nth(values: FieldValues) -> tuple[frozenset[tuple[int, int]], frozenset[int]]:
