@@ -162,6 +162,9 @@ class Cron(TimeTrigger):
         timezone: An IANA name such as `"Europe/Berlin"`.
         options: `overlap`, `misfire_grace`, `jitter`, `timeout`, `max_concurrency`, `retries`: see `TimeOptions`.
 
+    Warns:
+        UserWarning: Six fields look as if the seconds came first (`0 0 9 * * *`); it names both readings.
+
     Raises:
         ConfigurationError: The expression is not valid or can never fire, there is no such time zone, or another value
             is out of its range.

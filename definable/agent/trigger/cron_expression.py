@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import calendar
 import re
+import warnings
 from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -112,12 +113,33 @@ class CronExpression:
 
     @classmethod
     def parse(cls, expression: str) -> CronExpression:
-        """Reads `expression`.
+        """Reads `expression`, and warns where its author probably put the seconds first, as Quartz and Spring do.
 
         Raises:
             ConfigurationError: It is not valid, or names no day that ever comes.
         """
-        minute, hour, day, month, weekday, second = texts = [*_split(expression), "0"][:6]
+        texts = _split(expression)
+        first, *others = texts
+        seconds_first = [*others, first]
+        try:
+            parsed = cls._of(expression, texts)
+        except ConfigurationError as error:
+            if len(texts) == 6 and cls._is_valid(seconds_first):
+                raise ConfigurationError(
+                    f"{error}; the seconds are the last of six fields: did you mean {' '.join(seconds_first)!r}?"
+                ) from error
+            raise
+        if parsed._seems_seconds_first(texts) and cls._is_valid(seconds_first):
+            warnings.warn(
+                f"cron expression {expression!r} is read with the seconds last: {_in_words(texts)}. With the seconds "
+                f"first it would be second {first!r}, {_in_words(others)}; for that write {' '.join(seconds_first)!r}",
+                stacklevel=3,
+            )
+        return parsed
+
+    @classmethod
+    def _of(cls, expression: str, texts: list[str]) -> CronExpression:
+        minute, hour, day, month, weekday, second = texts = [*texts, "0"][:6]
         minutes, hours, days, months, weekdays, seconds = (
             _read(expression, index, text) for index, text in enumerate(texts)
         )
@@ -137,6 +159,22 @@ class CronExpression:
                 f"month {month!r} and day of week {weekday!r}; change one of them"
             )
         return parsed
+
+    @classmethod
+    def _is_valid(cls, texts: list[str]) -> bool:
+        try:
+            cls._of(" ".join(texts), texts)
+        except ConfigurationError:
+            return False
+        return True
+
+    def _seems_seconds_first(self, texts: list[str]) -> bool:
+        """Whether six fields look like it: few want a burst of seconds, or one day of each month to the second."""
+        if len(texts) < 6:
+            return False
+        _, _, day, month, weekday, _ = texts
+        is_burst = len(self.seconds) > 1 and len(self.minutes) < 60
+        return is_burst or (day not in ("*", "?") and month == weekday == "*")
 
     def first_after(self, wall: datetime) -> datetime:
         """The first wall time of the expression strictly after `wall` (naive, whole seconds)."""
@@ -206,6 +244,10 @@ def _split(expression: str) -> list[str]:
             f"day of week), a sixth for seconds, or one of {', '.join(NICKNAMES)}"
         )
     return texts
+
+
+def _in_words(texts: list[str]) -> str:
+    return ", ".join(f"{field.name} {text!r}" for field, text in zip(FIELDS, texts, strict=False))
 
 
 def _read(expression: str, index: int, text: str) -> FieldValues:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zoneinfo
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -133,6 +134,69 @@ def days(fields: str) -> set[float]:
     """The days of three years, which hold every weekday of most dates."""
     start = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
     return {at for at in Cron(f"0 0 {fields}").upcoming(1100, start) if at < start + 3 * 365 * 86400}
+
+
+# Seconds first
+
+
+@pytest.mark.parametrize(
+    ("expression", "instead"),
+    [
+        ("0 0 9 * * *", "0 9 * * * 0"),
+        ("0 0 9 * * 1", "0 9 * * 1 0"),
+        ("0 0 9 * * 1-5", "0 9 * * 1-5 0"),
+        ("0 * * * * *", "* * * * * 0"),
+        ("*/5 * * * * *", "* * * * * */5"),
+        ("0 0 1 1 * *", "0 1 1 * * 0"),
+    ],
+)
+def test_warns_where_the_seconds_were_probably_put_first(expression: str, instead: str) -> None:
+    with pytest.warns(UserWarning) as caught:
+        Cron(expression)
+    [warning] = caught
+    assert warning.filename == __file__
+    said = str(warning.message)
+    fields = expression.split()
+    assert f"cron expression {expression!r}" in said
+    assert f"minute {fields[0]!r}, hour {fields[1]!r}" in said
+    assert f"second {fields[5]!r}" in said
+    assert f"second {fields[0]!r}, minute {fields[1]!r}, hour {fields[2]!r}" in said
+    assert repr(instead) in said
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "* * * * * *",
+        "* * * * * */15",
+        "30 2 * * * 5",
+        "0 9 * * mon 0,30",
+        "0 9 * * * 0",
+        "10 * * * * 0,30",
+        "0 9 1 * *",
+    ],
+)
+def test_does_not_warn_where_the_seconds_are_last(expression: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Cron(expression)
+
+
+@pytest.mark.parametrize(
+    ("expression", "instead"),
+    [
+        ("0 30 9 * * *", "30 9 * * * 0"),
+        ("0 0 9 ? * mon-fri", "0 9 ? * mon-fri 0"),
+        ("0 0 0 1 1 *", "0 0 1 1 * 0"),
+        ("0 0 12 31 3 ?", "0 12 31 3 ? 0"),
+    ],
+)
+def test_an_expression_that_is_valid_only_with_seconds_first_is_refused_with_the_right_one(
+    expression: str, instead: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Cron(expression)
+    assert repr(instead) in str(caught.value)
 
 
 # Every minute around a change of the clock

@@ -120,6 +120,7 @@ def test_names_the_zone_that_was_probably_meant() -> None:
         Cron("@daily", timezone="Europe/Berln")
 
 
+@pytest.mark.filterwarnings("ignore:cron expression .* is read with the seconds last")
 @given(st.lists(st.text("0123456789*,-/#?@LWHRlwmonfrijan", min_size=1, max_size=7), min_size=1, max_size=7))
 @settings(max_examples=300, deadline=None)
 def test_any_text_is_either_a_schedule_or_a_configuration_error(fields: list[str]) -> None:
@@ -397,6 +398,7 @@ def test_agrees_with_cronsim_on_fixed_times_in_odd_zones(
     compare(ours, theirs, zone, start)
 
 
+@pytest.mark.filterwarnings("ignore:cron expression .* is read with the seconds last")
 @given(
     second=field(0, 59),
     hour=st.sampled_from(["*", "*/2", "*/5"]),
