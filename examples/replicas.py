@@ -25,7 +25,8 @@ from definable.agent.bus import RedisBus
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent
 
 name = sys.argv[1] if len(sys.argv) > 1 else "the parent"
-agent = Agent("offline", name=name, bus=RedisBus(os.environ.get("REDIS_URL", "redis://localhost:6379"), lease=3))
+# The agent's name is that of the service, the same in each replica: it names the keys in Redis.
+agent = Agent("offline", name="orders", bus=RedisBus(os.environ.get("REDIS_URL", "redis://localhost:6379"), lease=3))
 
 
 @agent.on(Cron("* * * * * *"))
