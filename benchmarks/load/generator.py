@@ -20,6 +20,9 @@ LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 END_OF_CHUNKS = b"0\r\n\r\n"
 OK = re.compile(rb"HTTP/1\.1 2\d\d ")
 
+FIRST_ANSWER_TIMEOUT = 30.0
+"""Seconds until the first answer, however short the time of asking: a rate needs one answer at least."""
+
 
 @dataclass(slots=True)
 class Load:
@@ -72,8 +75,9 @@ def ask_for(seconds: float, port: int, request: bytes, connections: int) -> Load
         for caller in callers:
             selector.register(caller.sock, selectors.EVENT_READ, caller)
             caller.ask()
-        while (now := time.perf_counter()) < began + seconds and len(selector.get_map()):
-            for key, _ in selector.select(began + seconds - now):
+        limit = began + max(seconds, FIRST_ANSWER_TIMEOUT)
+        while (now := time.perf_counter()) < limit and len(selector.get_map()):
+            for key, _ in selector.select(limit - now):
                 caller: Caller = key.data
                 took = caller.answered()
                 if took is None:
@@ -83,6 +87,7 @@ def ask_for(seconds: float, port: int, request: bytes, connections: int) -> Load
                     selector.unregister(caller.sock)
                     continue
                 times.append(took)
+                limit = began + seconds
                 caller.ask()
         lasted = time.perf_counter() - began
         for caller in callers:
