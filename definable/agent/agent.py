@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .bus.base import EventBus
     from .interface.base import BaseInterface
     from .report import ShutdownReport
-    from .runtime.http.service import LifespanApp
+    from .runtime.http.asgi import LifespanApp
     from .runtime.runtime import AgentRuntime
     from .session.base import SessionStore
     from .trigger.base import BaseTrigger

@@ -28,7 +28,7 @@ from .settings import settings_of
 from .signals import STUCK_MARGIN, ExitGuard, SignalWatcher
 
 if TYPE_CHECKING:
-    from .http.service import LifespanApp
+    from .http.asgi import LifespanApp
 
 Backend: TypeAlias = Literal["asyncio", "trio"]
 
@@ -174,7 +174,7 @@ async def _running(runtime: AgentRuntime) -> AsyncGenerator[AgentRuntime, None]:
 
 def asgi(agent: Agent, interfaces: Sequence[BaseInterface], options: ServeOptions) -> LifespanApp:
     """The agent as an ASGI application; see `Agent.asgi`."""
-    from .http.service import LifespanApp  # an agent without HTTP never needs it
+    from .http.asgi import LifespanApp  # an agent without HTTP never needs it
 
     options["handle_signals"] = False  # they are the server's
     settings = settings_of(options)

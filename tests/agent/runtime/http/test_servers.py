@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -109,6 +110,7 @@ def check(client: httpx2.Client, inner: str = "", outer: str = "") -> None:
         connection.send("echo")
         assert connection.recv() == "echo"
     assert_cancelled_by_leaving(client, inner)
+    assert_kept_or_ended_aloud(client, inner)
     evil = {"origin": "https://evil.example"}
     assert client.post(f"{inner}/run", json={"input": "hi"}, headers=evil).status_code == 403
 
@@ -120,6 +122,27 @@ def assert_cancelled_by_leaving(client: httpx2.Client, inner: str) -> None:
         sock.sendall(head.encode() + b"\r\n\r\n" + body)
         until_the_run_is(client, inner, "running")
     until_the_run_is(client, inner, "cancelled")
+
+
+def assert_kept_or_ended_aloud(client: httpx2.Client, inner: str) -> None:
+    """An answer to a request whose body nobody read either leaves the connection usable, or says that it ends it."""
+    for head, body in (
+        ("content-length: 2", b"{}"),
+        ("transfer-encoding: chunked", b"2\r\n{}\r\n0\r\n\r\n"),
+        ("content-length: 9000000", b"{}"),
+        ("transfer-encoding: chunked", b"2\r\n{}\r\n"),
+    ):
+        with socket.create_connection(("127.0.0.1", client.base_url.port or 80), timeout=SECONDS) as sock:
+            sock.sendall(f"POST {inner}/nowhere HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n".encode())
+            time.sleep(0.1)  # the application answers, if it does not wait for the body
+            sock.sendall(body)
+            answered = http.client.HTTPResponse(sock)
+            answered.begin()
+            answered.read()
+            assert answered.status == 404
+            if answered.getheader("connection", "") != "close":
+                sock.sendall(f"GET {inner}/health HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+                assert sock.recv(12) == b"HTTP/1.1 200"
 
 
 def until_the_run_is(client: httpx2.Client, inner: str, status: str) -> None:
