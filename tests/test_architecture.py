@@ -33,12 +33,9 @@ LAYERS = [
     [
         "definable.agent.run.context",
         "definable.agent.run.output",
-        "definable.agent.run.hook",
         "definable.agent.run.telemetry",
         "definable.agent.run.telemetry_span",
         "definable.agent.arguments",
-        "definable.agent.random_id",
-        "definable.agent.memory_size",
         "definable.agent.options",
         "definable.agent.report",
         "definable.agent.tools",

@@ -35,9 +35,9 @@ from .arguments import (
 from .bus.emitter import When
 from .options import ServeOptions
 from .parts import CLOSE_TIMEOUT, DEFAULT_NAME, AgentParts
-from .run.hook import HookPoint
+from .run.context import RunRequest
 from .run.output import RunOutput
-from .run.runner import Instructions, Runner, RunRequest
+from .run.runner import HookPoint, Instructions, Runner
 from .run.stream import FollowedRun, RunStream, follow_run
 from .session.memory import MemorySessionStore
 from .trigger.registry import TriggerRegistry

@@ -1,6 +1,6 @@
 """The ground floor: the event loop, worker threads, calls of user code, time.
 
 Running user code so that what it raises and what it leaves behind stay its own (`call`, `isolation`), waiting
-between attempts (`backoff`), the clock, the rate of a `token_bucket`. It knows no agent, model, server or store; every
+between attempts (`backoff`), the clock. It knows no agent, model, server or store; every
 other package calls it.
 """

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from sys import getsizeof
 from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 from definable.frozen import frozen
+from definable.json_text import OVERHEAD
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
@@ -238,3 +240,22 @@ def _mapping(value: object) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"an object was expected, not {type(value).__name__}")
     return cast("dict[str, Any]", value)
+
+
+def messages_size(messages: Iterable[Message]) -> int:
+    """Bytes of messages, their images and tool calls included."""
+    size = 0
+    for message in messages:  # every run comes through here: most messages are a text alone
+        size += OVERHEAD + getsizeof(message.content)
+        if message.images or message.tool_calls:
+            size += _attachments_size(message)
+    return size
+
+
+def _attachments_size(message: Message) -> int:
+    size = 0
+    for image in message.images:
+        size += OVERHEAD + len(image.data or b"") + len(image.url or "")
+    for call in message.tool_calls:
+        size += OVERHEAD + getsizeof(call.arguments)
+    return size

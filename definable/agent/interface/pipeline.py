@@ -25,8 +25,8 @@ from definable.agent.auth.base import (
     speaks_on,
     why_refused,
 )
+from definable.agent.run.context import RunRequest
 from definable.agent.run.output import Listener, RunOutput
-from definable.agent.run.runner import RunRequest
 from definable.agent.session.locks import called_in_turn
 from definable.agent.session.service import SessionService, SessionTurn
 from definable.concurrency.isolation import contain_errors, error_text

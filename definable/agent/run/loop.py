@@ -6,9 +6,9 @@ The runner hands it a conversation and gets back what was added to it. It knows 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import anyio
 
@@ -27,17 +27,10 @@ from definable.model.message import (
 )
 
 from .context import RunContext
-from .output import Listener, TextDelta, ToolCallEnded, ToolCallStarted, ToolExecution
+from .output import CheckReply, Listener, RejectedReply, TextDelta, ToolCallEnded, ToolCallStarted, ToolExecution
 from .telemetry import chat_span, tool_span
 
 NO_USAGE = Usage()
-
-CheckReply: TypeAlias = Callable[[ModelReply], Any]
-"""Turns a final reply into the run's content; raises `RejectedReply` to have the model try once more."""
-
-
-class RejectedReply(Exception):
-    """A reply that does not fit; its message tells the model what is wrong."""
 
 
 @dataclass(slots=True)
@@ -66,7 +59,7 @@ class RunLoop:
         tools: The tools by name.
         context: Injected into tools that want it.
         max_turns: How many requests the model gets.
-        check: Turns a final reply into the run's content.
+        check: Turns a final reply into the run's content; None: its text is.
         output_schema: What a final reply must fit, for the model to know.
         listener: Told what happens as it happens; the model then streams. None: nobody listens.
     """
@@ -88,7 +81,7 @@ class RunLoop:
         tools: Mapping[str, Tool],
         context: RunContext,
         max_turns: int,
-        check: CheckReply,
+        check: CheckReply | None = None,
         output_schema: OutputSchema | None = None,
         listener: Listener | None = None,
     ) -> None:
@@ -105,7 +98,7 @@ class RunLoop:
         """Go on until a reply is final.
 
         Returns:
-            What `check` makes of the final reply.
+            What `check` makes of the final reply; its text without one.
 
         Raises:
             MaxTurnsExceeded: The model still asked for tools at the last turn.
@@ -119,6 +112,8 @@ class RunLoop:
                 rejection = None
                 await self._call_tools(reply.tool_calls, conversation)
                 continue
+            if self._check is None:
+                return reply.content
             try:
                 return self._check(reply)
             except RejectedReply as rejected:

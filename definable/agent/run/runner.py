@@ -5,63 +5,39 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import field
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import anyio
 
-from definable.agent.random_id import random_id
-from definable.agent.session.base import Session, SessionStore
-from definable.agent.session.history import bounded
+from definable.agent.session.base import Session, SessionStore, bounded
 from definable.agent.session.service import SessionService, SessionTurn
 from definable.agent.tools.tool import Tool, index_tools
-from definable.concurrency.call import call_user
+from definable.concurrency.call import call_user, is_generator_function, takes
 from definable.concurrency.isolation import is_failure
 from definable.errors import ConfigurationError, RunTimeout, SessionNotFound
-from definable.frozen import frozen
 from definable.model.message import Message, Model
 
-from .context import RunContext, current_run, mark
-from .hook import HookPoint
+from .context import RunContext, RunRequest, current_run, mark, random_id
 from .loop import Conversation, RunLoop
-from .output import Listener, RunEnded, RunOutput, RunStarted, RunStatus
-from .output_type import OutputType, plain_text
+from .output import Listener, OutputType, RunEnded, RunOutput, RunStarted, RunStatus
 from .telemetry import run_span
 
 if TYPE_CHECKING:
-    from definable.agent.auth.base import AuthContext
-    from definable.agent.trigger.base import TriggerEvent
+    pass
+
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 COMPLETED = RunStatus.COMPLETED
 
+Hook: TypeAlias = Callable[..., Any]
+HookFunction = TypeVar("HookFunction", bound=Hook)
+
 Instructions: TypeAlias = str | Callable[[RunContext], Any] | None
-
-
-@frozen
-class RunRequest:
-    """What a run is started with."""
-
-    input: str | Message
-    session_id: str | None = None
-    """None begins a session of its own."""
-    user_id: str | None = None
-    metadata: Mapping[str, Any] | None = None
-    trigger: TriggerEvent | None = None
-    headers: Mapping[str, str] | None = None
-    """Of the HTTP request that asks for it, looked up case-insensitively: they may name a trace."""
-    run_id: str = field(default_factory=lambda: f"run_{random_id(12)}")
-    auth: AuthContext | None = None
-    """Who asks for it; None where nobody was asked."""
-    namespace: str = ""
-    """Tells its caller's runs and sessions from others' (`AuthContext.namespace`): a session that it begins without an
-    id gets one that begins with it. Empty: the service's own."""
-    turn: SessionTurn | None = None
-    """The turn in the session that its caller holds already, loaded; None: the run takes its own."""
-    max_history: int | None = None
-    """How many messages of the session are kept at most, where that is fewer than the agent keeps."""
 
 
 class Runner:
@@ -205,7 +181,7 @@ class Runner:
         self, request: RunRequest, turn: SessionTurn, context: RunContext, listener: Listener | None
     ) -> RunOutput:
         session, created_at, started = turn.session, time.time(), time.perf_counter()
-        if self.before_request:
+        if self.before_request.hooks:
             await self.before_request.fire(context)
         if listener is not None:
             await listener(RunStarted(request.run_id, session.session_id))
@@ -217,7 +193,7 @@ class Runner:
                 await self.on_error.fire(context, error)
             raise
         output = _output(request, session, content, conversation, created_at, time.perf_counter() - started)
-        if self.after_response:
+        if self.after_response.hooks:
             await self.after_response.fire(output)
         if listener is not None:
             await listener(RunEnded(output))
@@ -231,7 +207,7 @@ class Runner:
         conversation = Conversation(messages, begin=len(messages))
         messages.append(request.input if isinstance(request.input, Message) else Message("user", request.input))
         output_type = self.output_type
-        check = plain_text if output_type is None else output_type.checker()
+        check = None if output_type is None else output_type.checker()
         schema = None if output_type is None else output_type.schema
         loop = RunLoop(self.model, self.tools, context, self._max_turns, check, schema, listener)
         return await loop.run(conversation), conversation
@@ -295,3 +271,50 @@ def _output(
         created_at=created_at,
         duration=duration,
     )
+
+
+class HookPoint:
+    """One moment of a run, whatever its source, at which users' functions are called, in the order of registration.
+
+    The point itself is the decorator, with or without parentheses: `@agent.before_request`. A hook's failure is logged
+    and goes no further: it never cancels the run.
+
+    Args:
+        name: What it is called on the agent.
+        arguments: What its functions are called with, in words.
+    """
+
+    __slots__ = ("_arguments", "hooks", "name")
+
+    def __init__(self, name: str, *arguments: str) -> None:
+        self.name: str = name
+        self._arguments = arguments
+        self.hooks: Sequence[Hook] = ()
+
+    @overload
+    def __call__(self, function: HookFunction) -> HookFunction: ...
+
+    @overload
+    def __call__(self, function: None = None) -> Callable[[HookFunction], HookFunction]: ...
+
+    def __call__(self, function: HookFunction | None = None) -> HookFunction | Callable[[HookFunction], HookFunction]:
+        if function is None:
+            return self.__call__
+        if not callable(function):
+            raise TypeError(f"{self.name} takes a function, not {function!r}")
+        if not takes(function, len(self._arguments)):
+            raise TypeError(f"{self.name} takes a function of {' and '.join(self._arguments)}, not {function!r}")
+        if is_generator_function(function):
+            raise TypeError(f"{self.name}: {function!r} has a yield and would never run")
+        self.hooks = (*self.hooks, function)
+        return function
+
+    async def fire(self, *args: object) -> None:
+        """Call every hook; what one raises is logged."""
+        for hook in self.hooks:
+            try:
+                await call_user(hook, *args)
+            except BaseException as error:
+                if not is_failure(error):
+                    raise
+                logger.exception("%s hook %s failed", self.name, getattr(hook, "__qualname__", hook))

@@ -18,8 +18,8 @@ from .logging import Block
 if TYPE_CHECKING:
     from definable.agent.auth.base import AuthProvider
     from definable.agent.interface.base import BaseInterface
+    from definable.agent.trigger.base import EventTrigger
     from definable.agent.trigger.cron import TimeTrigger
-    from definable.agent.trigger.event import EventTrigger
     from definable.agent.trigger.webhook import Webhook
     from definable.model.message import Model
 

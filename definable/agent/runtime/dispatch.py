@@ -15,9 +15,8 @@ import anyio
 
 from definable.agent.arguments import check_run
 from definable.agent.auth.base import AuthContext
-from definable.agent.run.context import current_trigger, ids_of, mark
+from definable.agent.run.context import RunRequest, current_trigger, ids_of, mark
 from definable.agent.run.output import RunOutput
-from definable.agent.run.runner import RunRequest
 from definable.agent.run.telemetry import trigger_span
 from definable.agent.trigger.base import BaseTrigger, TriggerEvent
 from definable.agent.trigger.content import own_body

@@ -19,8 +19,7 @@ import anyio
 from definable.agent.auth.base import AuthContext
 from definable.agent.bus.base import EventBus
 from definable.agent.bus.dedupe import digest
-from definable.agent.memory_size import OVERHEAD, UNCOUNTED_BODY, parsed_size
-from definable.agent.run.runner import RunRequest
+from definable.agent.run.context import RunRequest
 from definable.agent.run.telemetry import trace_headers
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.request import Headers, RawRequest
@@ -28,6 +27,7 @@ from definable.agent.trigger.webhook import Webhook
 from definable.concurrency.call import call_user
 from definable.concurrency.clock import current_clock
 from definable.errors import EventBufferFull, EventBusError, StorageError
+from definable.json_text import OVERHEAD, UNCOUNTED_BODY, parsed_size
 
 from .dispatch import Dispatcher, Outcome, is_success, namespace_of
 from .http.body import parsed

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from definable.agent.memory_size import event_size
-from definable.agent.run.output import Listener, RunEvent, RunOutput, RunStatus
+from definable.agent.run.output import Listener, RunEvent, RunOutput, RunStatus, event_size
 from definable.concurrency.event_loop import Cancellable
 from definable.errors import ServeError
 

@@ -15,9 +15,9 @@ from typing import TypeAlias
 import anyio
 
 from definable.agent.bus.base import EventBus, RemembersRuns
-from definable.agent.memory_size import output_size
-from definable.agent.run.output import Listener, RunEnded, RunOutput, RunStatus
-from definable.agent.run.runner import Runner, RunRequest
+from definable.agent.run.context import RunRequest
+from definable.agent.run.output import Listener, RunEnded, RunOutput, RunStatus, output_size
+from definable.agent.run.runner import Runner
 from definable.concurrency.clock import current_clock
 from definable.concurrency.event_loop import Cancellable, cancel_scopes
 from definable.concurrency.isolation import contain_errors, error_message

@@ -22,8 +22,8 @@ from definable.agent.interface.errors import InterfaceAuthenticationError
 from definable.agent.interface.message import InterfaceMessage, MessageEnd
 from definable.agent.interface.pipeline import AgentHandle, Pipeline
 from definable.agent.parts import DEFAULT_NAME
+from definable.agent.run.context import RunRequest
 from definable.agent.run.output import Listener, RunOutput
-from definable.agent.run.runner import RunRequest
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.call import contained
 from definable.concurrency.event_loop import plain_errors

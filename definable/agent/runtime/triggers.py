@@ -10,9 +10,8 @@ from definable.agent.agent import Agent
 from definable.agent.arguments import check_interface
 from definable.agent.bus.emitter import LATER_KEY
 from definable.agent.interface.base import BaseInterface
-from definable.agent.trigger.base import BaseTrigger, Handler, TriggerEvent
+from definable.agent.trigger.base import BaseTrigger, EventTrigger, Handler, TriggerEvent
 from definable.agent.trigger.cron import TimeTrigger
-from definable.agent.trigger.event import EventTrigger
 from definable.agent.trigger.registry import TriggerRegistry
 from definable.agent.trigger.webhook import Webhook
 from definable.concurrency.clock import current_clock

@@ -8,7 +8,6 @@ sqlite.py    in a file (loads sqlite3 when first used)
 redis.py     in Redis, shared by replicas (loads coredis when first used)
 service.py   the only caller of a store: a run's turn in its session, one load and one save each
 locks.py     runs of one session one after the other
-history.py   how much of a conversation is kept and sent; what becomes of two runs that replicas made at once
 ```
 """
 

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections import OrderedDict
 from typing import Any, NamedTuple, cast
 
-from definable.agent.random_id import random_id
+from definable.agent.run.context import random_id
 from definable.errors import ConfigurationError, StorageError
 from definable.model.message import Message, message_from_json, message_to_json
 

@@ -11,9 +11,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from definable.agent.memory_size import OVERHEAD, messages_size, value_size
 from definable.errors import ConfigurationError
-from definable.model.message import Message
+from definable.json_text import OVERHEAD, value_size
+from definable.model.message import Message, messages_size
 
 from .base import ConversationStore, Session, SessionStore, checked_ttl, conflict, copied_state
 

@@ -18,8 +18,7 @@ import anyio
 from definable.concurrency.call import closing_what_it_leaves
 from definable.errors import RunTimeout, SessionConflict, SessionNotFound, StorageError
 
-from .base import NOT_STORED, ConversationStore, Session, SessionStore, copied_state
-from .history import change, merged
+from .base import NOT_STORED, ConversationStore, Session, SessionStore, change, copied_state, merged
 from .locks import SessionLock, SessionLocks
 
 MAX_POINTERS = 100_000

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
-    from .base import BaseTrigger, TriggerEvent
+    from .base import BaseTrigger, EventTrigger, TriggerEvent
     from .challenge import MetaChallenge, ZoomChallenge
     from .cron import Cron
-    from .event import EventTrigger
     from .interval import Interval, OneShot
     from .request import Headers, RawRequest, Reply
     from .webhook import Webhook
@@ -35,7 +34,7 @@ __getattr__: GetAttribute = lazy_exports(
         "Cron": ".cron",
         "Interval": ".interval",
         "OneShot": ".interval",
-        "EventTrigger": ".event",
+        "EventTrigger": ".base",
         "TriggerEvent": ".base",
         "BaseTrigger": ".base",
         "Reply": ".request",

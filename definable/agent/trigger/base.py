@@ -2,21 +2,25 @@
 
 Webhooks, time triggers and event triggers derive from `BaseTrigger`; `runtime/dispatch.py` calls the handler with a
 `TriggerEvent` and acts on what it returns.
+
+Triggers of programmatic events: `agent.emit(name, data)` reaches every `EventTrigger` whose pattern matches.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import field
+from fnmatch import translate
 from importlib.machinery import ModuleSpec
 from os.path import basename, splitext
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict, Unpack
 
-from definable.agent.random_id import random_id
+from definable.agent.run.context import random_id
 from definable.errors import ConfigurationError
 from definable.frozen import frozen, made_when_asked_for
 
@@ -129,3 +133,41 @@ def program_name(module: str) -> str:
         return spec.name.removesuffix(".__main__")
     file: str | None = getattr(main, "__file__", None)
     return module if file is None else splitext(basename(file))[0]
+
+
+class EventTrigger(BaseTrigger):
+    """Fires for emitted events.
+
+    Args:
+        event_name: An event's name, or a glob over names: `*`, `?` and `[...]`, with regard to case (`fnmatch`).
+        pattern: The same as `event_name`.
+        options: `timeout`, `max_concurrency`, `retries`: see `TriggerOptions`.
+
+    Raises:
+        ConfigurationError: The pattern is empty, or a value is out of its range.
+
+    Example:
+        >>> EventTrigger("user.*").matches("user.signup")
+        True
+    """
+
+    def __init__(self, event_name: str = "", *, pattern: str | None = None, **options: Unpack[TriggerOptions]) -> None:
+        super().__init__(**options)
+        pattern = event_name if pattern is None else pattern
+        if not isinstance(pattern, str) or not pattern.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"EventTrigger({pattern!r}): the name of an event, or a glob such as 'user.*'")
+        self.pattern: str = pattern
+        self._glob = re.compile(translate(pattern))
+
+    @property
+    def source(self) -> str:
+        return f"event({self.pattern})"
+
+    @property
+    def event_name(self) -> str:
+        """The same as `pattern`."""
+        return self.pattern
+
+    def matches(self, name: str) -> bool:
+        """Whether events of this name fire the trigger."""
+        return name == self.pattern or self._glob.match(name) is not None

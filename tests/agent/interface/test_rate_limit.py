@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from definable.agent.interface import rate_limit
-from definable.agent.interface.rate_limit import UserRateLimit
-from definable.concurrency.token_bucket import TokenBucket
+from definable.agent.interface.rate_limit import TokenBucket, UserRateLimit
 
 GAPS = st.lists(st.floats(0, 20), max_size=100)
 

@@ -12,7 +12,7 @@ import pytest
 from definable.agent import Agent
 from definable.agent.auth import AuthContext
 from definable.agent.bus import Delivery, EventBufferFull, MemoryBus
-from definable.agent.run.runner import RunRequest
+from definable.agent.run.context import RunRequest
 from definable.agent.runtime.dispatch import Dispatcher
 from definable.agent.runtime.ingress import DEDUPE_TTL, Duplicate, InFlight, Ingress
 from definable.agent.runtime.runs import RunRegistry

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from definable.agent import Agent
 from definable.agent.auth import APIKeyAuth
 from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
+from definable.agent.run.context import RunRequest
 from definable.agent.run.output import RunEvent
-from definable.agent.run.runner import RunRequest
 from definable.agent.runtime.runs import RunRegistry
 from definable.agent.runtime.supervisor import handle_for, unused
 from definable.agent.runtime.triggers import with_webhooks

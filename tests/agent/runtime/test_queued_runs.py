@@ -6,8 +6,8 @@ import anyio
 import pytest
 
 from definable.agent import Agent, RunEnded, RunStatus
+from definable.agent.run.context import RunRequest
 from definable.agent.run.output import RunEvent
-from definable.agent.run.runner import RunRequest
 from definable.agent.runtime import runs
 from definable.agent.runtime.http.sse import LoggedEvents
 from definable.agent.runtime.runs import RunRecord, RunRegistry, TooManyRuns

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from definable.agent import Agent, RunContext, TextDelta
-from definable.agent.run.runner import RunRequest
+from definable.agent.run.context import RunRequest
 from definable.agent.runtime import run_log
 from definable.agent.runtime.run_log import RunLog
 from definable.agent.runtime.runs import RunRegistry, without_traceback

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from definable.agent import Agent, RunContext, RunStatus
-from definable.agent.run.runner import RunRequest
+from definable.agent.run.context import RunRequest
 from definable.agent.runtime import runs
 from definable.agent.runtime.runs import RunRegistry, TooManyRuns
 from definable.errors import RunCancelled

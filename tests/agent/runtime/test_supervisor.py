@@ -24,7 +24,7 @@ from definable.agent.interface import (
 )
 from definable.agent.interface.message import MessageEnd
 from definable.agent.interface.pipeline import AgentHandle, Pipeline
-from definable.agent.run.runner import RunRequest
+from definable.agent.run.context import RunRequest
 from definable.agent.runtime import WorkCount
 from definable.agent.runtime.shutdown import WorkTracker
 from definable.agent.runtime.supervisor import InterfaceState, Supervisor, health_of

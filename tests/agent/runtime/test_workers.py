@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 
 from definable.agent import Agent, RunOutput, RunStatus
 from definable.agent.bus import EventBufferFull, EventBusClosed
-from definable.agent.run.runner import RunRequest
+from definable.agent.run.context import RunRequest
 from definable.agent.trigger import Cron, EventTrigger, Reply, TriggerEvent, Webhook
 from definable.model import OfflineModel
 

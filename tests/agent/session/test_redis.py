@@ -12,7 +12,7 @@ from loopback.redis import RedisServer
 
 from definable.agent import Agent, RunContext
 from definable.agent.session import RedisSessionStore, Session
-from definable.agent.session.history import merged
+from definable.agent.session.base import merged
 from definable.agent.session.redis import _SAVE, _links
 from definable.errors import ConfigurationError, MissingExtra, SessionNotFound, StorageError
 from definable.model import Message, ModelReply, ModelRequest, OfflineModel, ToolCall

@@ -35,8 +35,8 @@ from definable.agent.interface.errors import (
     retried,
 )
 from definable.agent.interface.http_client import TOKEN, PlatformClient, open_client
+from definable.agent.interface.rate_limit import TokenBucket
 from definable.concurrency.backoff import Backoff
-from definable.concurrency.token_bucket import TokenBucket
 
 from .config import TelegramConfig
 

@@ -13,9 +13,9 @@ from urllib.parse import parse_qsl, quote
 import anyio
 
 from definable.agent.auth.base import AuthContext
-from definable.agent.memory_size import UNCOUNTED_BODY, parsed_size
 from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.trigger.request import UndecodedHeaders, request_url
+from definable.json_text import UNCOUNTED_BODY, parsed_size
 from definable.server.problem import Problem
 from definable.server.request_cycle import ON_DISCONNECT, WHOLE_BODY, Message, OnDisconnect, Receive, Scope
 

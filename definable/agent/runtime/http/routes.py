@@ -19,8 +19,7 @@ from definable.agent.trigger.webhook import DEFAULT_MAX_BODY, Webhook
 
 from .documents import CompletedRun, Document, Health, Parameter, Run, RunBody, RunList, RunState, Session
 from .endpoints.runs import AFTER, LAST_EVENT_ID, LIMIT, cancel_run, follow_run, list_runs, run, show_run
-from .endpoints.service import docs_files, health, show_docs, show_openapi
-from .endpoints.sessions import ACTING_FOR, forget_session, show_session
+from .endpoints.service import ACTING_FOR, docs_files, forget_session, health, show_docs, show_openapi, show_session
 from .endpoints.webhook import answer_handshake, answer_webhook, unsigned_answer
 from .request import EndpointContext, Request
 from .response import Sendable

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import anyio
 
-from definable.agent.memory_size import encoded_size
+from definable.agent.run.context import RunRequest
 from definable.agent.run.output import (
     RunEnded,
     RunEvent,
@@ -22,8 +22,8 @@ from definable.agent.run.output import (
     TextDelta,
     ToolCallEnded,
     ToolCallStarted,
+    encoded_size,
 )
-from definable.agent.run.runner import RunRequest
 from definable.agent.run.stream import RunStream, follow_run
 from definable.agent.runtime.runs import RunRecord, RunRegistry
 from definable.json_text import json_bytes

@@ -16,8 +16,8 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from definable.agent.run.context import RunRequest
 from definable.agent.run.output import RunOutput
-from definable.agent.run.runner import RunRequest
 from definable.agent.runtime.http.auth import acting_user, may_see
 from definable.agent.runtime.http.body import json_value, media_and_charset
 from definable.agent.runtime.http.documents import Parameter, RunBody, record_document, run_document, summary_document
@@ -29,7 +29,7 @@ from definable.agent.trigger.content import is_json
 from definable.errors import RunCancelled
 from definable.server.problem import Problem
 
-from .sessions import key_of_session
+from .service import key_of_session
 
 MAX_RUN_BODY = 1024 * 1024
 """Bytes of the body."""
