@@ -14,7 +14,7 @@ from loopback.redis_proxy import RedisProxy, whole_answer
 
 from definable.agent import Agent
 from definable.agent.bus import RedisBus
-from definable.agent.bus.redis import READERS
+from definable.agent.bus.redis_script import READERS
 from definable.agent.session import RedisSessionStore, Session
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.errors import StorageError

@@ -58,18 +58,18 @@ def store_of(bus: RedisBus) -> RedisStore:
 
 async def hang(bus: RedisBus) -> Callable[[], None]:
     """As a process that is stuck: its lease is not renewed any more, until what is returned is called."""
-    store, back = store_of(bus), anyio.Event()
-    renew = store.renew
+    consumer, back = store_of(bus).consumer, anyio.Event()
+    renew = consumer.renew
 
     async def when_back() -> None:
         await back.wait()
         await renew()
 
     def go_on() -> None:
-        store.renew = renew  # type: ignore[method-assign]
+        consumer.renew = renew  # type: ignore[method-assign]
         back.set()
 
-    store.renew = when_back  # type: ignore[method-assign]
+    consumer.renew = when_back  # type: ignore[method-assign]
     with anyio.fail_after(LIMIT):
         await anyio.sleep(LEASE / 2)
     return go_on
@@ -111,7 +111,7 @@ async def test_a_heartbeat_does_not_take_back_what_somebody_else_has(redis: Redi
     async with slow.open(), slow.consume() as deliveries:
         await slow.publish("job", {})
         [lost] = await take(deliveries, 1)
-        renew = store_of(slow).renew
+        renew = store_of(slow).consumer.renew
         await hang(slow)
         async with other.open(), other.consume() as others:
             [delivery] = await take(others, 1)
@@ -456,7 +456,8 @@ async def test_two_hundred_cancelled_reads_cost_no_connection(redis: RedisServer
             with anyio.move_on_after(0.002):
                 await anext(deliveries)
         store = store_of(bus)
-        for link in (store._commands, store._reads):
+        for link in (store._commands, store.consumer._reads):
+            assert link is not None
             with anyio.fail_after(LIMIT):
                 assert await link.call(b"PING") in (b"PONG", "PONG")
         assert redis.ask("CLIENT", "LIST").count(b"cmd=") == before

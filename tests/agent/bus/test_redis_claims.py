@@ -73,7 +73,7 @@ async def test_what_a_process_that_dies_had_claimed_from_a_limited_name_moves_on
             await eventually(lambda: redis.number("XLEN", "{definable}:limited"))
             group.cancel_scope.cancel()
         assert bus._queue is not None
-        bus._queue.store.renew = anyio.sleep_forever  # type: ignore[attr-defined]
+        bus._queue.store.consumer.renew = anyio.sleep_forever  # type: ignore[attr-defined]
         async with other.open(), other.consume() as others:
             [again] = await take(others)
             assert (again.attempt, again.data) == (2, {"n": 1})
@@ -142,7 +142,7 @@ async def test_a_message_of_which_nothing_comes_is_a_dead_letter(redis: RedisSer
                 assert delivery.attempt == claims
                 assert dying._queue is not None
                 store = dying._queue.store
-                store.renew = anyio.sleep_forever  # type: ignore[attr-defined]
+                store.consumer.renew = anyio.sleep_forever  # type: ignore[attr-defined]
 
                 async def die(held: Any) -> None: ...
 

@@ -296,17 +296,18 @@ async def test_a_batch_whose_answer_got_lost_is_written_once(own_redis: RedisSer
     bus = RedisBus(own_redis.url)
     async with bus.open(), bus.consume() as deliveries:
         store = store_of(bus)
-        link, call, lost = store._commands, store._call, [3]
+        link, call, lost = store._commands, store._script.call, [3]
 
         async def losing(function: str, *args: Any, **options: Any) -> Any:
             answer = await call(function, *args, **options)
             if function == "apply" and lost[0]:
                 lost[0] -= 1
+                assert link is not None
                 link._connection.invalidate()
                 raise RedisAway("the answer got lost")
             return answer
 
-        store._call = losing  # type: ignore[method-assign]
+        store._script.call = losing  # type: ignore[method-assign]
         assert await bus.publish("job", {"n": 1}, dedupe_key="k")
         assert not await bus.publish("job", {"n": 1}, dedupe_key="k")
         assert lost == [0]

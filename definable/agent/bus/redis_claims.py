@@ -1,0 +1,247 @@
+"""What one replica claims out of Redis: entries that come, what others have left, and the leases of what it holds."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+import anyio
+
+from definable.errors import StorageError
+from definable.storage.redis_address import RedisAway, data, integer, list_of, stream_entry
+from definable.storage.redis_link import RedisLink
+
+from .codec import decode_data
+from .redis_script import BusScript, due_time, milliseconds, passed_answer, readable, storable, swept_answer
+from .store import Claim, Message, Queue
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+MAX_BLOCK = 1.0
+"""Seconds between two looks for what no process cares for any more."""
+
+BEATS = 3
+"""Heartbeats in the time of a lease."""
+
+HELD_AT_ONCE = 500
+"""Leases that are renewed in one call."""
+
+
+class RedisConsumer:
+    """Claims for one opening of a bus, and renews the leases of what is claimed.
+
+    Args:
+        script: What Redis does.
+        commands: The connection of the script.
+        reads: A connection that is blocked most of the time, waiting for what comes.
+        queue: The engine.
+        opening: The name of this consumer in Redis.
+        lease: Seconds.
+        unknown_ttl: Seconds after which messages without a handler are dead letters.
+    """
+
+    def __init__(
+        self,
+        script: BusScript,
+        commands: RedisLink,
+        reads: RedisLink,
+        queue: Queue,
+        *,
+        opening: str,
+        lease: float,
+        unknown_ttl: float,
+    ) -> None:
+        self.last_entry: bytes = b"0-0"
+        """The last that this opening has brought into the stream."""
+        self.is_taking: bool = False
+        """Whether messages may be on their way from Redis."""
+        self._script, self._commands, self._reads = script, commands, reads
+        self._queue = queue
+        self._opening, self._lease, self._unknown_ttl = opening, lease, unknown_ttl
+        self._parked: set[str] = set()
+        """Names with a list of their own, as far as is known."""
+        self._held_in_redis = False
+        self._next_sweep = self._last_beat = 0.0
+        self._cursor = b"0-0"
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why nothing can be read at present; None while it can."""
+        return self._reads.failure
+
+    def wanted(self, claim: Claim) -> Sequence[tuple[str, int]]:
+        """From which lists of names a batch claims, and how many."""
+        left, wanted = claim.demand, list[tuple[str, int]]()
+        for name in self._parked:
+            count = int(min(claim.grants.get(name, left), left))
+            if count > 0 and (claim.known is None or name in claim.known):
+                wanted.append((name, count))
+                left -= count
+        return wanted
+
+    def claimed(self, answer: Sequence[Any], claim: Claim) -> tuple[Sequence[Message], bool]:
+        """What a batch claimed, as `applied_answer` read it, and whether more could be claimed."""
+        _, _, _, last, claimed, empty, _, _ = answer
+        self.last_entry = last or self.last_entry
+        self._parked -= {readable(name) for name in empty}
+        messages = [message for entry in claimed if (message := self._message(*entry)) is not None]
+        has_more = any(
+            (claim.known is None or name in claim.known)
+            and claim.grants.get(name, math.inf) - sum(message.name == name for message in messages) >= 1
+            for name in self._parked
+        )
+        return messages, has_more
+
+    async def run(self) -> None:
+        """Claim what comes, and renew leases, until cancelled."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._beat)
+            while await self._queue.demanded():
+                self.is_taking = True
+                try:
+                    await self._take()
+                except RedisAway:
+                    await self._reads.is_up()
+                    self._let_others_renew()
+                except StorageError as refusal:
+                    logger.warning("nothing can be claimed at present: %s", refusal)
+                    with suppress(StorageError):
+                        await self._script.prepare()
+                    await anyio.sleep(MAX_BLOCK)
+                    self._let_others_renew()
+                finally:
+                    self.is_taking = False
+
+    # --- claims
+
+    async def _take(self) -> None:
+        pause = self._next_sweep - anyio.current_time()
+        if pause <= 0:
+            await self._sweep()
+        else:
+            await self._await_new(pause)
+
+    async def _sweep(self) -> None:
+        """What others have left, and what others could not begin."""
+        if anyio.current_time() - self._last_beat > self._lease / 2:
+            await self.renew()  # its own are not others'
+        known = self._queue.claim.known
+        unknown = [] if known is None else [storable(name) for name in self._parked if name not in known]
+        args = (self._cursor, max(self._queue.demand, 1), milliseconds(self._unknown_ttl), len(unknown), *unknown)
+        self._cursor, swept, due, parked = await self._script.call("sweep", *args, read=swept_answer)
+        self._parked = {readable(name) for name in parked}
+        if self._cursor == b"0-0":
+            # By chance: Redis gives to whoever waits longest, and of replicas that began anew each second that would be
+            # the same one for all that comes each second.
+            pause = min(MAX_BLOCK, self._lease / BEATS) * random.uniform(0.5, 1.0)
+            self._next_sweep = anyio.current_time() + pause
+        has_more = any(known is None or name in known for name in self._parked)
+        self._arrived([entry for entry in swept if entry[0] not in self._queue.held], due, has_more=has_more)
+
+    async def _await_new(self, seconds: float) -> None:
+        count = max(self._queue.demand, 1)
+        words = ("GROUP", "workers", self._opening, "COUNT", count, "BLOCK", milliseconds(seconds), "STREAMS")
+        entries = await self._reads.call(
+            b"XREADGROUP", *words, self._script.stream, ">", read=self._new_entries, blocks=seconds
+        )
+        self._arrived([(entry, fields, 1, 0) for entry, fields in entries])
+
+    def _new_entries(self, answer: Any) -> list[tuple[bytes, list[bytes]]]:
+        """What XREADGROUP answers: nothing, or the entries by the stream's name."""
+        if answer is None or answer == {}:
+            return []
+        if not isinstance(answer, dict):
+            raise ValueError("a stream was expected")
+        return list_of(stream_entry)(cast("dict[object, Any]", answer).get(self._script.stream.encode()))
+
+    def _arrived(
+        self, entries: Sequence[tuple[bytes, list[bytes], int, int]], due: int | None = None, *, has_more: bool = False
+    ) -> None:
+        """Pass on what can be begun; all else goes to the list of its name, for whoever can."""
+        _, grants, known = self._queue.claim
+        messages: list[Message] = []
+        used: dict[str, int] = {}
+        for entry in entries:
+            message = self._message(*entry)
+            if message is None:
+                continue
+            name = message.name
+            is_known = known is None or name in known
+            # What waits in the list of its name comes before what is new, and behind what was given back.
+            is_behind = name in self._parked and due is None
+            if not is_known or is_behind or grants.get(name, math.inf) - used.get(name, 0) < 1:
+                if not is_known and name not in self._parked:
+                    logger.warning(
+                        "no handler is registered for %r: its deliveries wait for a process that has one", name
+                    )
+                self._parked.add(name)
+                self._queue.dismiss(message.handle, by_name=True)
+                continue
+            used[name] = used.get(name, 0) + 1
+            messages.append(message)
+        self._queue.arrived(messages, next_due=None if due is None else due_time(due), has_more=has_more)
+
+    def _message(self, handle: bytes, fields: Sequence[bytes], claims: int, extra: int) -> Message | None:
+        found = dict(zip(fields[::2], fields[1::2], strict=True))
+        try:
+            earlier = int(found.get(b"a", 0)) + extra + claims - 1
+            name, decoded = readable(found[b"n"]), decode_data(found[b"d"])
+            return Message(handle, found[b"i"].decode(), name, decoded, earlier, claims)
+        except (StorageError, KeyError, ValueError, TypeError):
+            logger.exception("the entry %s is no event of ours: it is dropped", handle)
+            self._queue.dismiss(handle, by_name=False)
+            return None
+
+    def _let_others_renew(self) -> None:
+        """Those who hold something renew their leases first: they were not dead, Redis was not to be had."""
+        self._next_sweep = anyio.current_time() + self._lease / BEATS
+
+    async def _beat(self) -> None:
+        """Renew leases until cancelled, and as soon as Redis is back."""
+        while True:
+            pause = self._lease / BEATS
+            try:
+                await self.renew()
+            except RedisAway:
+                pass
+            except StorageError:  # it is there, and will not say when it takes writes again
+                pause = min(pause, MAX_BLOCK)
+            with anyio.move_on_after(pause):
+                await self._commands.is_down()
+                await self._commands.is_up()
+
+    async def renew(self) -> None:
+        """Renew the leases of what is held, and let go of what was lost."""
+        held = [*self._queue.held]
+        for begin in range(0, max(len(held), 1), HELD_AT_ONCE):
+            some = held[begin : begin + HELD_AT_ONCE]
+            for handle in await self._script.call("heartbeat", len(some), *some, read=list_of(data)):
+                self._queue.lease_lost(handle)
+        self._last_beat = anyio.current_time()
+
+    # --- come to rest
+
+    async def is_drained(self) -> bool:
+        try:
+            passed, held, parked = await self._script.call("passed", self.last_entry, read=passed_answer)
+        except RedisAway:
+            return False
+        except StorageError as refusal:  # somebody has removed the stream: what is held is finished all the same
+            logger.warning("what is left cannot be told at present: %s", refusal)
+            with suppress(StorageError):
+                await self._script.prepare()
+            return False
+        self._held_in_redis = held
+        known = self._queue.claim.known
+        self._parked = {readable(name) for name in parked}
+        return passed and not any(known is None or name in known for name in self._parked)
+
+    async def rest(self) -> bool:
+        if self.is_taking:  # a read that was cut off rather than ended may have claimed what nobody would know of
+            with suppress(StorageError):
+                await self._commands.call(b"CLIENT UNBLOCK", self._reads.client_id, read=integer)
+        return not (self._held_in_redis or self.is_taking)
