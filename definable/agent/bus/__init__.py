@@ -3,9 +3,12 @@
 ```
 base.py      the protocol: a bus, its deliveries, its dead letters
 emitter.py   where `agent.emit` enters, from any thread
-store.py     what the engine asks of a store: write a batch, claim what is due
-queue.py     the engine, written once: batches, prefetch, retry, dedupe, leases, drain, close
-queue_bus.py the bus that an engine and a store make
+queue.py     the engine, written once: `QueueBus`, and one opening of it: drain, close
+publisher.py where it accepts: capacity, dedupe keys
+writes.py    what it writes: batches, flush, what becomes of those that fail
+claims.py    what it has claimed: prefetch, leases, retry, dead letters
+store.py     what it asks of a store: write a batch, claim what is due
+batch.py     what travels between them
 memory.py    the store in this process
 sqlite.py    the store in a file (loads sqlite3 when first used)
 redis.py     the store in Redis, shared by replicas (loads coredis when first used); redis.lua is its server's part

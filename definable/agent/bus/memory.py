@@ -15,9 +15,9 @@ from typing import Any
 import anyio
 
 from .base import DeadLetter
-from .queue import DEFAULT_BUFFER
-from .queue_bus import QueueBus
-from .store import Applied, Claim, Handle, Message, Publication, Queue, WriteBatch
+from .batch import Applied, Claim, Handle, Message, Publication, WriteBatch
+from .queue import DEFAULT_BUFFER, QueueBus
+from .store import ImmediateStore, Queue
 
 MAX_DEAD_LETTERS = 1_000
 """The oldest are forgotten beyond it."""
@@ -65,7 +65,7 @@ class _Entry:
         return Message(self, self.id, self.name, self.data, self.attempts, 1)
 
 
-class MemoryStore:
+class MemoryStore(ImmediateStore):
     """What one opening holds; batches are applied at once, by `apply_now`.
 
     Args:
@@ -73,11 +73,8 @@ class MemoryStore:
     """
 
     durable: bool = False
-    shared: bool = False
     keeps_trying: bool = False
-    is_taking: bool = False
     max_publications: int = 1_000_000
-    failure: Exception | None = None
 
     def __init__(self, dead: deque[DeadLetter]) -> None:
         self._dead = dead
@@ -87,6 +84,10 @@ class MemoryStore:
         self._later: list[tuple[float, int, _Entry]] = []
         """A heap: when each is due, in the order in which they came."""
         self._order = itertools.count()
+
+    @property
+    def failure(self) -> None:
+        return None
 
     @property
     def waiting(self) -> int:
@@ -108,7 +109,6 @@ class MemoryStore:
         return self.apply_now(batch, claim)
 
     def apply_now(self, batch: WriteBatch, claim: Claim) -> Applied:
-        """As `apply`, without waiting."""
         for name in batch.cancelled:
             if not self._cancel(name):
                 batch.cancelled = {key: None for key in batch.cancelled if key != name}
@@ -192,20 +192,8 @@ class MemoryStore:
             claimed.append(entry.claimed())
         return claimed
 
-    async def run(self) -> None:
-        pass
-
     async def is_drained(self) -> bool:
         return not self.waiting
-
-    async def rest(self) -> bool:
-        return True
-
-    async def claim_key(self, digest: str, ttl: float) -> bool:
-        raise NotImplementedError("decided by the engine: the store is not shared")
-
-    async def release_key(self, digest: str) -> None:
-        raise NotImplementedError("decided by the engine: the store is not shared")
 
     async def dead_letters(self) -> Sequence[DeadLetter]:
         return tuple(self._dead)

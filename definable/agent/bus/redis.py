@@ -19,9 +19,9 @@ from definable.errors import ConfigurationError, StorageError
 from definable.storage.redis_address import KeyPrefix, RedisAddress, RedisAway, integer, list_of, nothing
 
 from .base import MAX_SCANNED, DeadLetter, WaitingRun
-from .codec import decode_data
-from .queue import DEFAULT_BUFFER, MAX_DELIVERIES, UNKNOWN_TTL
-from .queue_bus import QueueBus
+from .batch import Applied, BatchRefused, Claim, Handle, Message, WriteBatch, decode_data
+from .claims import MAX_DELIVERIES
+from .queue import DEFAULT_BUFFER, UNKNOWN_TTL, QueueBus
 from .redis_script import (
     BusScript,
     applied_answer,
@@ -33,7 +33,7 @@ from .redis_script import (
     readable,
     storable,
 )
-from .store import Applied, BatchRefused, Claim, Handle, Message, Queue, WriteBatch
+from .store import Queue, SharedStore
 
 if TYPE_CHECKING:
     from definable.storage.redis_link import RedisLink
@@ -151,7 +151,7 @@ class RedisBus(QueueBus):
     async def dead_letters(self) -> Sequence[DeadLetter]:
         queue = self._opened()
         with suppress(StorageError):  # while Redis refuses what is new, it still lists what it has
-            await queue.flushed()
+            await queue.writes.all_written()
         return await queue.store.dead_letters()
 
     async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
@@ -161,7 +161,7 @@ class RedisBus(QueueBus):
         return await store.waiting_runs(names, limit)
 
 
-class RedisStore:
+class RedisStore(SharedStore):
     """The messages in Redis, for one opening.
 
     Args:
@@ -173,10 +173,8 @@ class RedisStore:
     """
 
     durable: bool = True
-    shared: bool = True
     keeps_trying: bool = True
     max_publications: int = MAX_PUBLICATIONS
-    waiting: int = 0
 
     def __init__(self, address: RedisAddress, *, prefix: str, lease: float, timeout: float, unknown_ttl: float) -> None:
         self.opening: str = os.urandom(8).hex()
@@ -207,9 +205,6 @@ class RedisStore:
     def is_taking(self) -> bool:
         """Whether messages may be on their way from Redis."""
         return self.consumer.is_taking
-
-    def describe_waiting(self) -> str:
-        return ""
 
     def take_all(self) -> Sequence[Message]:
         return ()

@@ -15,9 +15,9 @@ from definable.errors import StorageError
 from definable.storage.redis_address import RedisAway, data, integer, list_of, stream_entry
 from definable.storage.redis_link import RedisLink
 
-from .codec import decode_data
+from .batch import Claim, Message, decode_data
 from .redis_script import BusScript, due_time, milliseconds, passed_answer, readable, storable, swept_answer
-from .store import Claim, Message, Queue
+from .store import Queue
 
 logger: logging.Logger = logging.getLogger(__name__)
 

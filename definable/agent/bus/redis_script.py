@@ -14,7 +14,7 @@ import anyio
 
 from definable.storage.redis_address import anything, data, integer, items, list_of, nothing, stream_entry
 
-from .store import WriteBatch
+from .batch import WriteBatch
 
 if TYPE_CHECKING:
     from definable.storage.redis_link import RedisLink, Script

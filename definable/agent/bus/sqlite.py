@@ -21,11 +21,11 @@ from definable.storage.file_lock import FileLock
 from definable.storage.sqlite_file import create_private
 
 from .base import MAX_SCANNED, DeadLetter, WaitingRun
-from .codec import decode_data
+from .batch import Applied, BatchRefused, Claim, Handle, Message, WriteBatch, decode_data
+from .claims import MAX_DELIVERIES
 from .dedupe import digest, is_digest
-from .queue import DEFAULT_BUFFER, MAX_DELIVERIES, UNKNOWN_TTL
-from .queue_bus import QueueBus
-from .store import Applied, BatchRefused, Claim, Handle, Message, Queue, WriteBatch
+from .queue import DEFAULT_BUFFER, UNKNOWN_TTL, QueueBus
+from .store import Queue, Store
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class _Found(NamedTuple):
     """Whether nothing more may be claimed."""
 
 
-class SQLiteStore:
+class SQLiteStore(Store):
     """The messages of a file, for one opening.
 
     A message is in one of three tables: in the queue by its position, later until it is due, dead. Claiming it only
@@ -181,11 +181,8 @@ class SQLiteStore:
     """
 
     durable: bool = True
-    shared: bool = False
     keeps_trying: bool = False
-    is_taking: bool = False
     max_publications: int = 5_000
-    waiting: int = 0
 
     def __init__(self, file: SQLiteFile, clock: Callable[[], float], unknown_ttl: float) -> None:
         self._file = file
@@ -217,9 +214,6 @@ class SQLiteStore:
     def failure(self) -> Exception | None:
         return self._file.failure
 
-    def describe_waiting(self) -> str:
-        return ""
-
     @asynccontextmanager
     async def opened(self, queue: Queue) -> AsyncGenerator[Sequence[tuple[str, float]], None]:
         async with self._file.open(), _owned(self._file.path):
@@ -243,21 +237,9 @@ class SQLiteStore:
         self._has_failed = False
         return applied
 
-    async def run(self) -> None:
-        pass
-
     async def is_drained(self) -> bool:
         waits = self._unclaimed > self._unknown_rows
         return self.failure is not None or not (waits or (self._next_due or self._now() + 1) <= self._now())
-
-    async def rest(self) -> bool:
-        return True
-
-    async def claim_key(self, digest: str, ttl: float) -> bool:
-        raise NotImplementedError("decided by the engine: the store is not shared")
-
-    async def release_key(self, digest: str) -> None:
-        raise NotImplementedError("decided by the engine: the store is not shared")
 
     async def dead_letters(self) -> Sequence[DeadLetter]:
         return await self._file.read(list_dead)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.agent.bus.codec import decode_data, encode_data
+from definable.agent.bus.batch import decode_data, encode_data
 from definable.errors import ConfigurationError, StorageError
 
 JSON = st.recursive(

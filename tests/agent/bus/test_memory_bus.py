@@ -11,8 +11,8 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from definable.agent.bus import Delivery, EventBufferFull, EventBusClosed, MemoryBus
+from definable.agent.bus.claims import YIELD_EVERY
 from definable.agent.bus.memory import MAX_DEAD_LETTERS
-from definable.agent.bus.queue import YIELD_EVERY
 from definable.errors import ConfigurationError
 
 pytestmark = pytest.mark.anyio

@@ -141,13 +141,13 @@ async def test_what_is_lost_before_anybody_takes_it_is_not_handed_out_any_more(
             await anyio.sleep(0.05)  # the read has come to Redis
             group.cancel_scope.cancel()  # who has asked goes, and what comes stays in hand
         await slow.publish("job", {"n": 1})
-        await eventually(lambda: queue.held)
-        [untaken] = queue._held.values()
+        await eventually(lambda: queue.claims.held)
+        [untaken] = queue.claims._held.values()
         go_on = await hang(slow)
         [taken] = await take(others, 1)
         assert (taken.id, taken.attempt) == (untaken.id, 2)
         go_on()
-        await eventually(lambda: not queue.held)
+        await eventually(lambda: not queue.claims.held)
         assert f"the lease of delivery {taken.id} (job) is lost" in caplog.text
         assert untaken.lease is not None and untaken.lease.cancel_called
         await other.publish("job", {"n": 2})

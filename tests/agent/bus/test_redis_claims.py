@@ -13,7 +13,7 @@ from loopback.redis import RedisServer
 from definable.agent import Agent
 from definable.agent.bus import Delivery, RedisBus
 from definable.agent.bus.base import Parkable, Submission
-from definable.agent.bus.queue import MAX_BATCH_BYTES
+from definable.agent.bus.writes import MAX_BATCH_BYTES
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.errors import StorageError
 

@@ -21,7 +21,7 @@ from loopback.redis import RedisServer, free_port
 
 from definable.agent import Agent
 from definable.agent.bus import Delivery, RedisBus
-from definable.agent.bus.queue import QueueDelivery
+from definable.agent.bus.claims import QueueDelivery
 from definable.agent.bus.redis import RedisStore
 from definable.agent.session import RedisSessionStore, Session
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook

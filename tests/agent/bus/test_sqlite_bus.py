@@ -17,7 +17,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from definable.agent.bus import Delivery, EventBufferFull, EventBusClosed, MemoryBus, SQLiteBus, dedupe, sqlite
-from definable.agent.bus.queue import QueueDelivery
+from definable.agent.bus.claims import QueueDelivery
 from definable.agent.session import Session, SQLiteSessionStore
 from definable.errors import ConfigurationError, StorageError
 
@@ -248,7 +248,7 @@ async def test_a_long_queue_is_not_read_into_memory(path: Path) -> None:
         queue = bus._queue
         assert queue is not None
         assert len(held) == 3
-        assert not queue._ready
+        assert not queue.claims.ready
         with closing(sqlite3.connect(path)) as connection:
             counted = connection.execute("SELECT count(*) FROM definable_event WHERE claims > 0").fetchone()[0]
         assert counted == 3
@@ -285,9 +285,9 @@ async def test_while_something_is_at_hand_for_nobody_no_more_is_read(path: Path)
         queue = bus._queue
         assert queue is not None
         assert isinstance(delivery, QueueDelivery)
-        queue._ready.append(delivery)
+        queue.claims.ready.append(delivery)
         await bus.dead_letters()  # a flush, while the consumer for whom it was claimed has left
-        assert len(queue.held) == 1
+        assert len(queue.claims.held) == 1
 
 
 async def test_the_file_may_be_shared_with_a_session_store(path: Path) -> None:

@@ -303,7 +303,7 @@ async def test_a_bus_that_cannot_settle_does_not_take_the_worker_along(caplog: p
         raise ConnectionError("the broker is away")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("definable.agent.bus.queue.QueueDelivery.ack", refuse)
+        patch.setattr("definable.agent.bus.claims.QueueDelivery.ack", refuse)
         async with serve(agent, event_workers=1) as runtime:
             for _ in range(3):
                 agent.emit("job")
