@@ -1,4 +1,4 @@
-"""The file beneath an `SQLiteFile`: whether it is still the one that was opened, and an exclusive lock on it.
+"""The file beneath an `SQLiteFile`: whether it is still the one that was opened, and exclusive locks on it.
 
 An open file can be written after its name was taken from it, and what is written is lost when it is closed. So
 `FileIdentity` compares device and inode number (Windows has both; there a file in use cannot be taken away).
@@ -11,14 +11,25 @@ files it has open, and the descriptor of a `FileLock` is closed with the last of
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import anyio
+from anyio import to_thread
+
+from definable.errors import StorageError
+
 Inode: TypeAlias = tuple[int, int]
 """Device and inode number."""
+
+RELEASE_TIMEOUT = 5.0
+"""Seconds for which giving up the file's lock may hold up a shutdown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,3 +150,62 @@ class FileLock:
                 _unclosed.setdefault(file, []).append(descriptor)
             else:
                 os.close(descriptor)
+
+
+def create_private(path: Path) -> None:
+    """Make an empty file that its owner alone may read, unless there is a file: it will hold what people have said.
+
+    SQLite gives its logs the permissions of the database.
+    """
+    with suppress(FileExistsError, IsADirectoryError, PermissionError):  # of the others SQLite says what is wrong
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+@asynccontextmanager
+async def owned(path: Path) -> AsyncGenerator[None, None]:
+    """Be the only owner of a file, which SQLite has open, while the context is open.
+
+    There are two locks. One is on the database's own file, for as long as that file is the one of its name. The other
+    is an exclusive transaction of SQLite's on an empty file beside, so it works wherever SQLite does, among threads as
+    well. The operating system ends both with their process. The empty file stays: removing it would race.
+
+    Raises:
+        StorageError: Another process or bus is, or the lock cannot be had.
+    """
+    release = await to_thread.run_sync(_acquire, path)
+    try:
+        yield
+    finally:
+        # Shielded, or a cancelled service would keep the lock for as long as its process lives.
+        with anyio.move_on_after(RELEASE_TIMEOUT, shield=True):
+            await to_thread.run_sync(release, abandon_on_cancel=True)
+
+
+def _acquire(path: Path) -> Callable[[], None]:
+    """Get both locks; returns what lets go of them."""
+    lock_path = path.resolve().with_name(f"{path.resolve().name}-owner")
+    with ExitStack() as locks:
+        try:
+            locks.callback(_locked(lock_path).close)
+            locks.callback(FileLock(path).release)
+        except (sqlite3.Error, OSError) as error:
+            busy = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY or isinstance(error, BlockingIOError)
+            if not busy:
+                raise StorageError(f"SQLite file {path}: its lock {lock_path.name} cannot be had ({error})") from error
+            raise StorageError(
+                f"SQLite file {path}: another SQLiteBus has it open, in this or in another process, and each needs a "
+                "file of its own; RedisBus is for events that processes share"
+            ) from error
+        return locks.pop_all().close
+
+
+def _locked(path: Path) -> sqlite3.Connection:
+    create_private(path)
+    lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        lock.execute("PRAGMA journal_mode = OFF")  # nothing is written, and no journal shall be left behind
+        lock.execute("BEGIN EXCLUSIVE")
+    except BaseException:
+        lock.close()
+        raise
+    return lock

@@ -20,7 +20,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
@@ -32,7 +32,7 @@ from anyio.lowlevel import RunVar
 
 from definable.errors import ConfigurationError, StorageError
 
-from .file_lock import FileIdentity, Inode, connected, disconnected
+from .file_lock import FileIdentity, Inode, connected, create_private, disconnected
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -299,15 +299,6 @@ def _limiter(file: SQLiteFile) -> anyio.CapacityLimiter:
     if (limiter := limiters.get(file)) is None:
         limiter = limiters[file] = anyio.CapacityLimiter(1)
     return limiter
-
-
-def create_private(path: Path) -> None:
-    """Make an empty file that its owner alone may read, unless there is a file: it will hold what people have said.
-
-    SQLite gives its logs the permissions of the database.
-    """
-    with suppress(FileExistsError, IsADirectoryError, PermissionError):  # of the others SQLite says what is wrong
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _checked_path(path: str | os.PathLike[str]) -> Path:

@@ -16,7 +16,16 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from definable.agent.bus import Delivery, EventBufferFull, EventBusClosed, MemoryBus, SQLiteBus, dedupe, sqlite
+from definable.agent.bus import (
+    Delivery,
+    EventBufferFull,
+    EventBusClosed,
+    MemoryBus,
+    SQLiteBus,
+    dedupe,
+    sqlite,
+    sqlite_rows,
+)
 from definable.agent.bus.claims import QueueDelivery
 from definable.agent.session import Session, SQLiteSessionStore
 from definable.errors import ConfigurationError, StorageError
@@ -190,7 +199,7 @@ async def test_a_key_that_is_forgotten_for_its_age_does_not_hold_up_a_drain(path
 
 
 async def test_dead_letters_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "MAX_DEAD_LETTERS", 3)
+    monkeypatch.setattr(sqlite_rows, "MAX_DEAD_LETTERS", 3)
     bus = SQLiteBus(path)
     async with bus.open(), bus.consume() as deliveries:
         for n in range(5):
