@@ -11,26 +11,23 @@ import ssl
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, TypeVar, cast
-from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from definable.errors import ConfigurationError, MissingExtra, StorageError
+
+from .service_name import ServiceName
 
 Value = TypeVar("Value")
 
 DEFAULT_PORT = 6379
-
-DEFAULT_PREFIX = "definable"
-"""What keys begin with; followed by the agent's name where it has one."""
 
 
 class RedisAway(StorageError):
     """Redis cannot be reached, or does not answer: whether it did what it was asked to is not known."""
 
 
-class KeyPrefix:
+class KeyPrefix(ServiceName):
     """What the keys of one service begin with, in Redis.
-
-    Services that share a Redis do not read each other's keys: where no prefix is given, it follows the agent's name.
 
     Args:
         given: The user's `prefix=`; None to follow the agent's name.
@@ -43,24 +40,10 @@ class KeyPrefix:
     def __init__(self, given: str | None, owner: str) -> None:
         if given is not None and (not given or "{" in given or "}" in given):
             raise ConfigurationError(f"prefix={given!r}: not empty, without braces")
-        self._given = given
-        self._owner = owner
-        self._agents: set[str | None] = set()
+        super().__init__(given, owner, "prefix")
 
     def __str__(self) -> str:
-        name = self._given or next((f"{DEFAULT_PREFIX}:{quote(name)}" for name in self._agents if name), DEFAULT_PREFIX)
-        return f"{{{name}}}"
-
-    def follow(self, agent: str | None) -> None:
-        """Follow an agent's name, None where it was given none.
-
-        Raises:
-            ConfigurationError: Agents of several names share these keys, and nobody said under which prefix.
-        """
-        if self._given is None and self._agents - {agent}:
-            names = " and ".join(sorted(repr(name) if name else "no name" for name in {*self._agents, agent}))
-            raise ConfigurationError(f"{self._owner} is shared by agents of several names ({names}): give it a prefix=")
-        self._agents.add(agent)
+        return f"{{{super().__str__()}}}"
 
 
 class RedisAddress:

@@ -12,6 +12,7 @@ batch.py     what travels between them
 memory.py    the store in this process
 sqlite.py    the store in a file (loads sqlite3 when first used)
 redis.py     the store in Redis, shared by replicas (loads coredis when first used); redis.lua is its server's part
+postgres.py  the store in PostgreSQL, shared by replicas (loads psycopg when first used)
 ```
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from .base import DeadLetter, Delivery, EventBus
     from .memory import MemoryBus
+    from .postgres import PostgresBus
     from .redis import RedisBus
     from .sqlite import SQLiteBus
 
@@ -34,6 +36,7 @@ __all__ = [
     "MemoryBus",
     "SQLiteBus",
     "RedisBus",
+    "PostgresBus",
     "EventBufferFull",
     "EventBusClosed",
 ]
@@ -47,6 +50,7 @@ __getattr__: GetAttribute = lazy_exports(
         "MemoryBus": ".memory",
         "SQLiteBus": ".sqlite",
         "RedisBus": ".redis",
+        "PostgresBus": ".postgres",
         "EventBufferFull": "definable.errors",
         "EventBusClosed": "definable.errors",
     },

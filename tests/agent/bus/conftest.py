@@ -5,11 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from loopback.postgres import has_postgres, own_postgres, postgres, shared_postgres
 from loopback.redis import has_redis, own_redis, redis, shared_redis
 
-from definable.agent.bus import EventBus, MemoryBus, RedisBus, SQLiteBus
+from definable.agent.bus import EventBus, MemoryBus, PostgresBus, RedisBus, SQLiteBus
 
-__all__ = ["bus", "has_redis", "own_redis", "path", "redis", "shared_redis"]
+__all__ = [
+    "bus",
+    "has_postgres",
+    "has_redis",
+    "own_postgres",
+    "own_redis",
+    "path",
+    "postgres",
+    "redis",
+    "shared_postgres",
+    "shared_redis",
+]
 
 
 @pytest.fixture
@@ -18,9 +30,11 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "events.db"
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres"])
 def bus(request: pytest.FixtureRequest, path: Path) -> EventBus:
     """A bus that is not open yet."""
     if request.param == "redis":
         return RedisBus(request.getfixturevalue("redis").url)
+    if request.param == "postgres":
+        return PostgresBus(request.getfixturevalue("postgres"))
     return MemoryBus() if request.param == "memory" else SQLiteBus(path)

@@ -9,11 +9,11 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from definable.agent.bus import Delivery, EventBus, EventBusClosed, MemoryBus, RedisBus
+from definable.agent.bus import Delivery, EventBus, EventBusClosed, MemoryBus, PostgresBus, RedisBus
 
 pytestmark = pytest.mark.anyio
 
-LIMIT = 10.0
+LIMIT = 60.0
 """Seconds that a test may hang."""
 
 
@@ -25,7 +25,7 @@ async def take(deliveries: AsyncIterator[Delivery], count: int) -> list[Delivery
 async def test_is_an_event_bus_and_says_what_kind_of_one(bus: EventBus) -> None:
     assert isinstance(bus, EventBus)
     assert bus.durable is not isinstance(bus, MemoryBus)
-    assert bus.shared is isinstance(bus, RedisBus)
+    assert bus.shared is isinstance(bus, RedisBus | PostgresBus)
 
 
 async def test_what_is_published_is_handed_out_in_order(bus: EventBus) -> None:

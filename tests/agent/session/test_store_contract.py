@@ -12,10 +12,18 @@ from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
+import psycopg
 import pytest
 from loopback.redis import RedisServer
 
-from definable.agent.session import MemorySessionStore, RedisSessionStore, Session, SessionStore, SQLiteSessionStore
+from definable.agent.session import (
+    MemorySessionStore,
+    PostgresSessionStore,
+    RedisSessionStore,
+    Session,
+    SessionStore,
+    SQLiteSessionStore,
+)
 from definable.agent.session.base import NOT_STORED, AppendingStore, ConversationStore
 from definable.errors import ConfigurationError, SessionConflict
 from definable.model import Image, Message, ToolCall
@@ -75,8 +83,27 @@ class RedisHome:
         assert self.server.number("EVAL", script, "0", f"{seconds * 1000:.0f}") == 1
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+class PostgresHome:
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+
+    def store(self, ttl: float | None = None) -> SessionStore:
+        return PostgresSessionStore(self.dsn, ttl=ttl)
+
+    def pass_time(self, seconds: float) -> None:
+        """PostgreSQL keeps its own time: every use was longer ago."""
+        with psycopg.connect(self.dsn) as connection:
+            for table in ("definable_session", "definable_conversation"):
+                connection.execute(
+                    f"UPDATE {table} SET used_at = used_at - make_interval(secs => %s)",  # type: ignore[arg-type]
+                    (seconds,),
+                )
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres"])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> StoreHome:
+    if request.param == "postgres":
+        return PostgresHome(request.getfixturevalue("postgres"))
     if request.param == "redis":
         return RedisHome(request.getfixturevalue("redis"))
     return MemoryHome() if request.param == "memory" else SQLiteHome(tmp_path)
@@ -348,7 +375,7 @@ async def test_of_saves_of_one_version_at_once_one_is_done(home: StoreHome) -> N
 # --- what a run adds
 
 
-APPENDING = pytest.mark.parametrize("home", ["sqlite", "redis"], indirect=True)
+APPENDING = pytest.mark.parametrize("home", ["sqlite", "redis", "postgres"], indirect=True)
 """Memory keeps the messages as they are given."""
 
 

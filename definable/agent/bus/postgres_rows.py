@@ -1,0 +1,204 @@
+"""The tables of the PostgreSQL bus, and its statements. Times are the server's, which all replicas share.
+
+Names, reasons and keys for `cancel` are bytes: text of PostgreSQL has neither NUL nor halves of surrogate pairs.
+"""
+
+from __future__ import annotations
+
+MAX_DEAD_LETTERS = 10_000
+"""Of a service's deliveries that died, so many of the last ones are kept."""
+
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS definable_event (
+        position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        service text NOT NULL,
+        id text NOT NULL,
+        name bytea NOT NULL,
+        data bytea NOT NULL,
+        due_at timestamptz NOT NULL,
+        key bytea,
+        attempt integer NOT NULL DEFAULT 0,
+        claims integer NOT NULL DEFAULT 0,
+        owner text
+    )""",
+    # `owner` is the opening that has claimed it. What waits is found by name, in the order in which it is due.
+    """CREATE INDEX IF NOT EXISTS definable_event_waiting ON definable_event (service, name, due_at, position)
+        WHERE owner IS NULL""",
+    "CREATE INDEX IF NOT EXISTS definable_event_owned ON definable_event (owner) WHERE owner IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS definable_event_key ON definable_event (service, key) WHERE key IS NOT NULL",
+    """CREATE TABLE IF NOT EXISTS definable_event_dead (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        service text NOT NULL,
+        id text NOT NULL,
+        name bytea NOT NULL,
+        data bytea NOT NULL,
+        attempt integer NOT NULL,
+        why bytea NOT NULL,
+        died_at timestamptz NOT NULL DEFAULT now()
+    )""",
+    "CREATE INDEX IF NOT EXISTS definable_event_dead_by_service ON definable_event_dead (service, number)",
+    """CREATE TABLE IF NOT EXISTS definable_event_dedupe (
+        service text NOT NULL,
+        digest text NOT NULL,
+        expires_at timestamptz NOT NULL,
+        claim text,
+        owner text,
+        PRIMARY KEY (service, digest)
+    )""",
+    # `owner` is the opening that has claimed the key without a publication: it is forgotten with a process that dies.
+    "CREATE INDEX IF NOT EXISTS definable_event_dedupe_expiry ON definable_event_dedupe (expires_at)",
+    """CREATE TABLE IF NOT EXISTS definable_event_unknown (
+        service text NOT NULL,
+        name bytea NOT NULL,
+        since timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (service, name)
+    )""",
+    """CREATE TABLE IF NOT EXISTS definable_event_opening (
+        opening text PRIMARY KEY,
+        service text NOT NULL,
+        alive_until timestamptz NOT NULL,
+        batch bigint NOT NULL DEFAULT 0,
+        outcome text NOT NULL DEFAULT ''
+    )""",
+    # `batch` is the last that it has written, `outcome` what came of it: one whose answer got lost is written once.
+)
+
+BEGIN_BATCH = "SELECT batch, outcome FROM definable_event_opening WHERE opening = %s FOR UPDATE"
+
+END_BATCH = "UPDATE definable_event_opening SET batch = %s, outcome = %s WHERE opening = %s"
+
+HEARTBEAT = """UPDATE definable_event_opening SET alive_until = now() + make_interval(secs => %s)
+WHERE opening = %s RETURNING opening"""
+
+REGISTER = """INSERT INTO definable_event_opening (opening, service, alive_until)
+VALUES (%s, %s, now() + make_interval(secs => %s))"""
+
+TAKE_KEYS = """INSERT INTO definable_event_dedupe (service, digest, expires_at)
+SELECT %(service)s, digest, now() + make_interval(secs => ttl)
+FROM unnest(%(digests)s::text[], %(ttls)s::float8[]) AS new (digest, ttl) ORDER BY digest
+ON CONFLICT (service, digest) DO UPDATE SET expires_at = excluded.expires_at, claim = NULL, owner = NULL
+WHERE definable_event_dedupe.expires_at <= now() RETURNING digest"""
+
+CLAIM_KEY = """INSERT INTO definable_event_dedupe AS kept (service, digest, expires_at, claim, owner)
+VALUES (%(service)s, %(digest)s, now() + make_interval(secs => %(ttl)s), %(claim)s, %(owner)s)
+ON CONFLICT (service, digest) DO UPDATE
+SET expires_at = excluded.expires_at, claim = excluded.claim, owner = excluded.owner
+WHERE kept.expires_at <= now() OR kept.claim = excluded.claim RETURNING digest"""
+
+RELEASE_KEYS = """DELETE FROM definable_event_dedupe AS kept
+USING unnest(%s::text[], %s::text[]) AS gone (digest, claim)
+WHERE kept.service = %s AND kept.digest = gone.digest AND (gone.claim = '' OR kept.claim = gone.claim)"""
+
+FORGET_EXPIRED = """DELETE FROM definable_event_dedupe WHERE (service, digest) IN (
+SELECT service, digest FROM definable_event_dedupe WHERE expires_at <= now() LIMIT 1000 FOR UPDATE SKIP LOCKED)"""
+
+REPLACE = "DELETE FROM definable_event WHERE service = %s AND key = ANY(%s) AND owner IS NULL AND due_at > now()"
+
+PUBLISH = """INSERT INTO definable_event (service, id, name, data, due_at, key)
+SELECT %s, id, name, data, now() + make_interval(secs => delay), key
+FROM unnest(%s::text[], %s::bytea[], %s::bytea[], %s::float8[], %s::bytea[])
+WITH ORDINALITY AS new (id, name, data, delay, key, number) ORDER BY number RETURNING position"""
+
+NOTIFY = "SELECT pg_notify('definable_event', %s)"
+"""The payload is the service, a space and the opening."""
+
+ACK = "DELETE FROM definable_event WHERE position = ANY(%s) AND owner = %s"
+
+NACK = """UPDATE definable_event SET owner = NULL, claims = 0, attempt = ended.attempts,
+due_at = now() + make_interval(secs => ended.delay), key = NULL
+FROM unnest(%s::bigint[], %s::float8[], %s::integer[]) AS ended (position, delay, attempts)
+WHERE definable_event.position = ended.position AND owner = %s"""
+
+RELEASE = """UPDATE definable_event SET owner = NULL, claims = claims - 1,
+due_at = CASE WHEN gone.delay > 0 THEN now() + make_interval(secs => gone.delay) ELSE due_at END
+FROM unnest(%s::bigint[], %s::float8[]) AS gone (position, delay)
+WHERE definable_event.position = gone.position AND owner = %s"""
+
+COUNT_CLAIMS = "UPDATE definable_event SET claims = claims + %s WHERE position = ANY(%s) AND owner = %s"
+
+DEAD_LETTER = """WITH ended AS (
+    DELETE FROM definable_event USING unnest(%s::bigint[], %s::bytea[], %s::integer[]) AS gone (position, why, attempts)
+    WHERE definable_event.position = gone.position AND owner = %s
+    RETURNING service, id, name, data, gone.attempts, gone.why
+) INSERT INTO definable_event_dead (service, id, name, data, attempt, why) SELECT * FROM ended"""
+
+FORGET_DEAD = """DELETE FROM definable_event_dead WHERE service = %(service)s AND number <= (
+SELECT number FROM definable_event_dead WHERE service = %(service)s ORDER BY number DESC OFFSET %(kept)s LIMIT 1)"""
+
+REPLAY = """WITH letter AS (
+    DELETE FROM definable_event_dead WHERE service = %s AND id = ANY(%s) RETURNING service, id, name, data
+) INSERT INTO definable_event (service, id, name, data, due_at)
+SELECT service, id, name, data, now() FROM letter RETURNING id"""
+
+LIST_DEAD = """SELECT id, name, data, attempt, why, extract(epoch FROM died_at)::float8 FROM definable_event_dead
+WHERE service = %s ORDER BY number"""
+
+WAITING_NAMES = """WITH RECURSIVE waiting AS (
+    (SELECT name FROM definable_event WHERE service = %(service)s AND owner IS NULL ORDER BY name LIMIT 1)
+    UNION ALL SELECT (
+        SELECT more.name FROM definable_event AS more
+        WHERE more.service = %(service)s AND owner IS NULL AND more.name > waiting.name ORDER BY more.name LIMIT 1
+    ) FROM waiting WHERE waiting.name IS NOT NULL
+) SELECT name FROM waiting WHERE name IS NOT NULL"""
+"""One step into the index for each name (https://wiki.postgresql.org/wiki/Loose_indexscan), not one for each row."""
+
+CLAIM = """UPDATE definable_event AS kept SET owner = %(opening)s, claims = claims + 1
+FROM (
+    SELECT position FROM definable_event WHERE owner IS NULL AND position IN (
+        SELECT first.position FROM unnest(%(names)s::bytea[], %(counts)s::bigint[]) AS wanted (name, count)
+        CROSS JOIN LATERAL (
+            SELECT position FROM definable_event AS waits
+            WHERE waits.service = %(service)s AND waits.name = wanted.name AND owner IS NULL AND due_at <= now()
+            ORDER BY due_at, position LIMIT wanted.count
+        ) AS first
+    ) ORDER BY due_at, position LIMIT %(demand)s FOR UPDATE SKIP LOCKED
+) AS found
+WHERE kept.position = found.position
+RETURNING kept.position, kept.id, kept.name, kept.data, kept.attempt, kept.claims, kept.due_at"""
+
+NEXT_DUE = """SELECT extract(epoch FROM min(first.due_at) - now())::float8
+FROM unnest(%(names)s::bytea[]) AS wanted (name) CROSS JOIN LATERAL (
+    SELECT due_at FROM definable_event AS waits
+    WHERE waits.service = %(service)s AND waits.name = wanted.name AND owner IS NULL ORDER BY due_at LIMIT 1
+) AS first"""
+
+OWNED = """SELECT position, id, name, data, attempt, claims, due_at FROM definable_event
+WHERE owner = %s AND position <> ALL(%s) ORDER BY due_at, position"""
+
+PASSED = """SELECT DISTINCT name FROM definable_event
+WHERE service = %s AND owner IS NULL AND due_at <= now() AND position <= %s"""
+
+SWEEP = """WITH gone AS (
+    DELETE FROM definable_event_opening WHERE opening IN (
+        SELECT opening FROM definable_event_opening WHERE alive_until < now() AND opening <> %s FOR UPDATE SKIP LOCKED
+    ) RETURNING opening
+), forgotten AS (
+    DELETE FROM definable_event_dedupe USING gone WHERE definable_event_dedupe.owner = gone.opening
+) UPDATE definable_event SET owner = NULL FROM gone WHERE definable_event.owner = gone.opening"""
+
+LEAVE_UNKNOWN = """INSERT INTO definable_event_unknown (service, name)
+SELECT %s, name FROM unnest(%s::bytea[]) AS new (name) ON CONFLICT DO NOTHING RETURNING name"""
+
+FOUND_UNKNOWN = "SELECT name FROM definable_event_unknown WHERE service = %s"
+
+FORGET_UNKNOWN = "DELETE FROM definable_event_unknown WHERE service = %s AND name = ANY(%s)"
+
+EXPIRED_UNKNOWN = """WITH gone AS (
+    DELETE FROM definable_event_unknown WHERE service = %s AND since <= now() - make_interval(secs => %s) RETURNING name
+), ended AS (
+    DELETE FROM definable_event USING gone
+    WHERE definable_event.service = %s AND definable_event.name = gone.name AND owner IS NULL
+    RETURNING service, id, definable_event.name, data, attempt + claims AS attempt
+) INSERT INTO definable_event_dead (service, id, name, data, attempt, why)
+SELECT service, id, name, data, attempt, 'no handler is registered for '''::bytea || name || ''''::bytea
+FROM ended RETURNING id"""
+
+GIVE_BACK = """UPDATE definable_event SET owner = NULL,
+attempt = attempt + CASE WHEN position = ANY(%(held)s) THEN 1 ELSE 0 END,
+claims = claims - CASE WHEN position = ANY(%(held)s) THEN 1 ELSE 0 END WHERE owner = %(opening)s"""
+
+KEEP_KEYS = "UPDATE definable_event_dedupe SET owner = NULL WHERE owner = %s"
+
+DEREGISTER = "DELETE FROM definable_event_opening WHERE opening = %s"
+
+WAITING_RUNS = "SELECT data FROM definable_event WHERE service = %s AND name = ANY(%s) ORDER BY position LIMIT %s"
