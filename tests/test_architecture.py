@@ -62,11 +62,13 @@ HEAVY = [
     "watchfiles",
     "httpx2",
     "websockets",
+    "coredis",
+    "psycopg",
     "jwt",
     "opentelemetry",
 ]
 
-FEATURES = ("jwt", "telegram", "discord", "uvloop", "redis", "otel")
+FEATURES = ("jwt", "telegram", "discord", "uvloop", "redis", "postgres", "otel")
 """The extras that a user installs."""
 
 ROOMS = {
