@@ -10,6 +10,8 @@ from collections import deque
 import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 from anyio.streams.buffered import BufferedByteReceiveStream
+from chaos.misbehaviour import raise_mistake
+from chaos.plan import RAISED
 
 from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 
@@ -120,3 +122,5 @@ class LineChat(BaseInterface):
             raise ConnectionResetError(f"a planned crash in {where}")
         if fault == "exit":
             sys.exit(9)
+        if fault == "mistake":
+            raise_mistake(self._chance.choice(RAISED))

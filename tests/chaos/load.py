@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import anyio
 import httpx2
 from chaos.line_chat import LineServer
-from chaos.plan import ENDLESS, HARMLESS, MODEL_FAULTS
+from chaos.plan import ENDLESS, HARMLESS, MODEL_FAULTS, RAISED
 
 TIMEOUT = 5.0
 """Seconds that a client waits for an answer."""
@@ -98,7 +98,7 @@ class Load:
 
     async def wait(self, client: httpx2.AsyncClient) -> None:
         if self._chance.random() < 0.3:
-            deed = self._chance.choice(("thread", "exit thread"))
+            deed = self._chance.choice(("thread", "exit thread", *RAISED))
             await self._post(client, "/thread", {"id": self._id("t"), "do": deed})
             return
         id = self._id("w")
@@ -117,7 +117,8 @@ class Load:
     async def run_in_background(self, client: httpx2.AsyncClient) -> None:
         run = self._run()
         status, answer = await self._post(client, "/run", run, {"Prefer": "respond-async"}, counts=True)
-        if status == 202 and not str(run["input"]).endswith("exit"):  # of that no hook is told, so it is not noted down
+        # Of what is no `Exception` no hook is told, so it is not noted down.
+        if status == 202 and not str(run["input"]).endswith(("exit", "mistake")):
             self._tally.promised.add(answer.json()["run_id"])
 
     async def stream(self, client: httpx2.AsyncClient) -> None:

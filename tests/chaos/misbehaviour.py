@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
 import time
@@ -13,6 +14,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import anyio
 import anyio.lowlevel
 import sniffio
+from anyio import to_thread
+from chaos.plan import RAISED
 
 from definable.concurrency.clock import SystemClock
 from definable.errors import EventBufferFull
@@ -67,13 +70,45 @@ class Speechless(Exception):
     __repr__ = __str__
 
 
-async def make_mistake(deed: str) -> None:
-    """What each handler does sooner or later."""
+class Wordless(Exception):
+    """Its message is no string."""
+
+    def __str__(self) -> str:
+        return 42  # type: ignore[return-value]
+
+
+def raise_mistake(deed: str) -> None:
+    """What is raised by sync code and async code alike."""
     if deed == "panic":
         raise Panic("called `Option::unwrap()` on a `None` value")
+    if deed == "panic group":
+        raise BaseExceptionGroup("several", [Panic("one"), ValueError("two")])
+    if deed == "generator exit":
+        raise GeneratorExit
     if deed == "speechless":
         raise Speechless
-    if deed == "leave client":
+    if deed == "wordless":
+        raise Wordless
+    if deed == "stray cancellation":
+        raise asyncio.CancelledError
+
+
+async def make_mistake(deed: str) -> None:
+    """What each handler does sooner or later."""
+    raise_mistake(deed)
+    if deed == "fork":
+        await to_thread.run_sync(os.waitpid, fork_child_that_exits(), 0)
+    elif deed == "leave scope":
+        scope = anyio.CancelScope()
+        scope.__enter__()
+        scope.cancel()
+    elif deed == "leave failing group":
+        failing = anyio.create_task_group()
+        KEPT.append(failing)
+        await failing.__aenter__()
+        failing.start_soon(misbehave, "raise", None)
+        await anyio.sleep_forever()
+    elif deed == "leave client":
         stack = AsyncExitStack()
         KEPT.append(stack)
         group = await stack.enter_async_context(anyio.create_task_group())
@@ -86,6 +121,14 @@ async def make_mistake(deed: str) -> None:
         await asyncio.timeout(0.2).__aenter__()
 
 
+def fork_child_that_exits() -> int:
+    """A child that leaves as a program does, from within the handler."""
+    child = os.fork()
+    if child == 0:
+        sys.exit(0)
+    return child
+
+
 async def numbers() -> AsyncGenerator[int]:
     """Has a time-out open around its `yield`."""
     with anyio.fail_after(0.2):
@@ -96,6 +139,7 @@ def misbehave_in_thread(deed: str) -> None:
     """The same, of a sync handler."""
     if deed == "exit thread":
         sys.exit(7)
+    raise_mistake(deed)
     time.sleep(0.05)
 
 
@@ -127,6 +171,8 @@ class ChaosModel(OfflineModel):
             raise ConnectionResetError("the provider hung up")
         elif deed == "exit":
             sys.exit(8)
+        elif deed == "mistake":
+            raise_mistake(random.choice(RAISED))
         elif deed == "flood":
             return ModelReply("word " * 20_000)
         return await super().reply(request)

@@ -25,7 +25,11 @@ class End(StrEnum):
     """A handler raises KeyboardInterrupt."""
 
 
-MISTAKES = ("panic", "speechless", "leave client", "leave generator", "leave time-out")
+RAISED = ("panic", "panic group", "generator exit", "speechless", "wordless", "stray cancellation")
+
+LEFT_OPEN = ("leave client", "leave generator", "leave scope", "leave failing group", "leave time-out")
+
+MISTAKES = (*RAISED, *LEFT_OPEN, "fork")
 """What user code should not do, and the service survives."""
 
 HARMLESS = ("fine", "fine", "fine", "nap", "raise", "raise group", "exit", "storm", "block", *MISTAKES)
@@ -34,9 +38,9 @@ HARMLESS = ("fine", "fine", "fine", "nap", "raise", "raise group", "exit", "stor
 ENDLESS = ("hang", "swallow")
 """What handlers do until they are cut off."""
 
-MODEL_FAULTS = ("none", "none", "stall", "drop", "refuse", "flood", "exit")
+MODEL_FAULTS = ("none", "none", "none", "stall", "drop", "refuse", "flood", "exit", "mistake")
 
-CHAT_FAULTS = ("receive", "accept", "send", "typing", "complete", "handled", "exit", "none", "none")
+CHAT_FAULTS = ("receive", "accept", "send", "typing", "complete", "handled", "exit", "mistake", "none", "none")
 """Where the interface crashes."""
 
 
