@@ -135,6 +135,16 @@ def current_backend() -> Literal["asyncio", "trio"]:
     return "asyncio" if hasattr(current_token().native_token, "call_soon_threadsafe") else "trio"
 
 
+def loop_clock() -> Callable[[], float]:
+    """The running event loop's clock, in seconds: `anyio.current_time` looks for the loop at each call."""
+    native: Any = current_token().native_token
+    if current_backend() == "asyncio":
+        return native.time
+    import trio  # it runs, so it is loaded
+
+    return trio.lowlevel.current_clock().current_time
+
+
 @contextmanager
 def plain_errors() -> Generator[None, None, None]:
     """Unwrap a group of one exception that leaves the context; a group of several stays what it is."""

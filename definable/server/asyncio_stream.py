@@ -13,20 +13,14 @@ from typing import cast
 
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 
-from .transport import ClientStream
-
-READ_SIZE = 65_536
-"""Bytes that are read from one connection before the others have their turn."""
-
-HIGH_WATER = 65_536
-"""Bytes that wait to be received before the system's buffer, and then the peer, has to wait."""
+from .transport import READ_SIZE, ClientStream, FullReads
 
 
 class AsyncioStreams:
     """The accepted sockets of one server; see `listener.Streams`."""
 
     def __init__(self) -> None:
-        self.clock: Callable[[], float] = asyncio.get_running_loop().time
+        self._full_reads = FullReads(asyncio.get_running_loop().call_soon)
         self._read_buffer = memoryview(bytearray(READ_SIZE))
         """All connections read into it, one after the other: the event loop would make 256 KiB for each read."""
 
@@ -36,7 +30,7 @@ class AsyncioStreams:
     async def open(self, sock: socket.socket) -> AsyncioStream:
         """The stream of a connected socket, which it owns from here on."""
         _, stream = await asyncio.get_running_loop().create_connection(
-            partial(AsyncioStream, self._read_buffer), sock=sock
+            partial(AsyncioStream, self._read_buffer, self._full_reads), sock=sock
         )
         return stream
 
@@ -46,13 +40,17 @@ class AsyncioStream(asyncio.BufferedProtocol, ClientStream):
 
     Args:
         read_buffer: What is read goes through it; it may be shared by the connections of an event loop.
+        full_reads: Says when a connection of which more waits is read from again.
     """
 
-    def __init__(self, read_buffer: memoryview) -> None:
+    def __init__(self, read_buffer: memoryview, full_reads: FullReads) -> None:
         self._read_buffer = read_buffer
+        self._full_reads = full_reads
         self._transport: asyncio.Transport | None = None
-        self._received = bytearray()
+        self._received: bytes | bytearray = b""
+        """What waits to be received: bytes if they came in one read, as they mostly do."""
         self._paused = False
+        """Whether the system's buffer, and then the peer, has to wait: as much waits here as one read takes."""
         self._eof = False
         self._lost: Exception | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -71,8 +69,13 @@ class AsyncioStream(asyncio.BufferedProtocol, ClientStream):
         return self._read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._received += self._read_buffer[:nbytes]
-        if len(self._received) >= HIGH_WATER and not self._paused and self._transport is not None:
+        if not self._received:
+            self._received = bytes(self._read_buffer[:nbytes])
+        elif isinstance(self._received, bytes):
+            self._received = bytearray(self._received) + self._read_buffer[:nbytes]
+        else:
+            self._received += self._read_buffer[:nbytes]
+        if len(self._received) >= READ_SIZE and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
         _wake(self._reader)
@@ -103,7 +106,7 @@ class AsyncioStream(asyncio.BufferedProtocol, ClientStream):
         return bool(self._received)
 
     def on_disconnect(self, callback: Callable[[], object] | None) -> None:
-        """See `ClientStream`. A peer that sends ahead more than `HIGH_WATER` may hang up unnoticed."""
+        """See `ClientStream`. A peer that sends ahead more than `READ_SIZE` may hang up unnoticed."""
         self._disconnect_callback = callback
         if callback is not None and (self._eof or self._lost is not None):
             asyncio.get_running_loop().call_soon(self._disconnected)
@@ -113,26 +116,24 @@ class AsyncioStream(asyncio.BufferedProtocol, ClientStream):
         if callback is not None:
             callback()
 
-    async def receive(self, max_bytes: int = 65_536) -> bytes:
+    async def receive(self, max_bytes: int = READ_SIZE) -> bytes:
         """The next bytes; raises `EndOfStream` once the peer has closed its side."""
-        received = self._received
-        while not received:
+        while not self._received:
             if self._eof:
                 raise EndOfStream
             if self._lost is not None:
                 raise self._lost
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
-        if len(received) > max_bytes:
-            data = bytes(memoryview(received)[:max_bytes])
-            del received[:max_bytes]
-        else:
-            data = bytes(received)
-            received.clear()
-        if self._paused and len(received) < HIGH_WATER and self._transport is not None and self._lost is None:
+        data, self._received = bytes(self._received[:max_bytes]), self._received[max_bytes:]
+        if self._paused and len(self._received) < READ_SIZE:
+            self._full_reads.take(self._go_on)
+        return data
+
+    def _go_on(self) -> None:
+        if self._paused and self._transport is not None and self._lost is None:
             self._paused = False
             self._transport.resume_reading()
-        return data
 
     async def send(self, item: bytes) -> None:
         """Sends bytes; returns when the system has taken the last of them. Cancelled, it has sent them all the same."""

@@ -10,7 +10,6 @@ import errno
 import socket
 import ssl
 import sys
-from collections.abc import Callable
 from os import PathLike, fspath
 from typing import Protocol, TypeAlias
 
@@ -160,9 +159,6 @@ def _has_certificate(certfile: str) -> bool:
 
 class Streams(Protocol):
     """The accepted sockets of one server, on the backend that is running."""
-
-    clock: Callable[[], float]
-    """The event loop's clock, in seconds: `anyio.current_time` looks for the loop each time, twice a request."""
 
     async def run(self) -> None:
         """What its streams need while there is one; returns at once where they need nothing."""

@@ -19,6 +19,8 @@ import anyio
 from anyio import ClosedResourceError
 from anyio.abc import TaskGroup, TaskStatus
 
+from definable.concurrency.event_loop import loop_clock
+
 from .connection import ServerConnection
 from .hypercorn.request_cycle import MessageMemory
 from .limits import Evictions, ServerLimits, refuse_connection
@@ -83,6 +85,7 @@ class HTTPServer:
         self._draining = False
         self._accepts = True
         self._streams: Streams | None = None
+        self._clock: Callable[[], float] = anyio.current_time
         self._evictions: Evictions | None = None
         self._is_draining: Callable[[], bool] = lambda: self._draining
         self._connected = anyio.Event()
@@ -147,7 +150,8 @@ class HTTPServer:
     async def _watched(self) -> AsyncGenerator[None]:
         """Ends the connections whose clients keep them waiting for too long, while the context is open."""
         self._streams = streams()
-        self._evictions = Evictions(self._connections, self._streams.clock)
+        self._clock = loop_clock()
+        self._evictions = Evictions(self._connections, self._clock)
         # Shielded: connections that are cut off still wait for their clients to close. It ends right after them.
         with_connections = anyio.CancelScope(shield=True)
         async with anyio.create_task_group() as watch:
@@ -237,7 +241,6 @@ class HTTPServer:
             sock.close()
 
     async def _serve_connection(self, sock: socket.socket, address: Address) -> None:
-        assert self._streams is not None
         connection: ServerConnection | None = None
         try:
             stream = await self._opened(sock)
@@ -249,7 +252,7 @@ class HTTPServer:
                 sock,
                 self._limits,
                 self._is_draining,
-                self._streams.clock,
+                self._clock,
                 messages=self._messages,
                 client=address,
                 server=_address(sock.getsockname()),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from math import inf
@@ -32,6 +33,44 @@ MAX_LINGER = 32 * 1024 * 1024
 
 CLOSE_TIMEOUT = 1.0
 """Seconds for the last response of a connection that must end, and for its delivery."""
+
+
+READ_SIZE = 65_536
+"""Bytes that are read from one connection before the others have their turn."""
+
+FULL_READS_A_TURN = 4
+"""Reads of `READ_SIZE` that all connections together get before everybody else has a turn: a millisecond's work."""
+
+
+class FullReads:
+    """Lets the connections of which more waits than one read takes go on, `FULL_READS_A_TURN` in a turn of the loop.
+
+    Hundreds of clients that upload at once would otherwise all be read from in each turn, and whoever sends a small
+    request would wait for all of them.
+
+    Args:
+        call_soon: Has the event loop call a function in its next turn.
+    """
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self._call_soon = call_soon
+        self._left = FULL_READS_A_TURN
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def take(self, go_on: Callable[[], None]) -> None:
+        """Calls `go_on` in this turn, or in a later one."""
+        if self._left == FULL_READS_A_TURN:
+            self._call_soon(self._begin_turn)
+        if self._left:
+            self._left -= 1
+            go_on()
+        else:
+            self._waiting.append(go_on)
+
+    def _begin_turn(self) -> None:
+        waiting, self._left = self._waiting, FULL_READS_A_TURN
+        for _ in range(min(FULL_READS_A_TURN, len(waiting))):
+            self.take(waiting.popleft())
 
 
 class ClientStream(ByteStream):

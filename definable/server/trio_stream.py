@@ -18,7 +18,7 @@ from anyio import ClosedResourceError, EndOfStream
 
 from definable.concurrency.event_loop import EventLoopHandle
 
-from .transport import ClientStream
+from .transport import READ_SIZE, ClientStream, FullReads
 
 HAS_EPOLL = hasattr(select, "epoll")
 
@@ -27,7 +27,7 @@ class TrioStreams:
     """The accepted sockets of one server; see `listener.Streams`."""
 
     def __init__(self) -> None:
-        self.clock: Callable[[], float] = trio.lowlevel.current_clock().current_time
+        self._full_reads = FullReads(trio.lowlevel.current_trio_token().run_sync_soon)
         self._epoll: select.epoll | None = select.epoll() if HAS_EPOLL else None
         self._streams: dict[int, TrioStream] = {}
 
@@ -44,9 +44,9 @@ class TrioStreams:
     async def open(self, sock: socket.socket) -> TrioStream:
         """The stream of a non-blocking socket, which it owns from here on."""
         if self._epoll is None:
-            return TrioStream(sock, None)
+            return TrioStream(sock, None, self._full_reads)
         self._epoll.register(sock, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
-        stream = self._streams[sock.fileno()] = TrioStream(sock, self._forget)
+        stream = self._streams[sock.fileno()] = TrioStream(sock, self._forget, self._full_reads)
         return stream
 
     def _forget(self, sock: socket.socket) -> None:
@@ -61,11 +61,17 @@ class TrioStream(ClientStream):
     Args:
         sock: Non-blocking; owned from here on.
         forget: Called before the socket is closed; None where no epoll reports its events.
+        full_reads: Says when a connection of which more waits is read from again.
     """
 
-    def __init__(self, sock: socket.socket, forget: Callable[[socket.socket], None] | None) -> None:
+    def __init__(
+        self, sock: socket.socket, forget: Callable[[socket.socket], None] | None, full_reads: FullReads
+    ) -> None:
         self._sock = sock
         self._forget = forget
+        self._full_reads = full_reads
+        self._pauses = False
+        """Whether others are read from first."""
         self._readable = False
         """Whether a read may bring something."""
         self._ends = False
@@ -79,7 +85,8 @@ class TrioStream(ClientStream):
         if events & ~select.EPOLLIN:
             self._ends = True
             self._disconnected()
-        self._wake()
+        if not self._pauses:
+            self._wake()
 
     @property
     def detects_disconnects(self) -> bool:
@@ -95,16 +102,16 @@ class TrioStream(ClientStream):
         if callback is not None:
             callback()
 
-    async def receive(self, max_bytes: int = 65_536) -> bytes:
+    async def receive(self, max_bytes: int = READ_SIZE) -> bytes:
         """The next bytes; raises `EndOfStream` once the peer has closed its side."""
         while True:
             if self._sock.fileno() < 0:  # epoll reports nothing of it
                 raise ClosedResourceError
-            if self._readable or self._forget is None:
-                await self._wait_readable()
-            else:
+            if self._pauses or not (self._readable or self._forget is None):
                 self._reader = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._give_up)
+            else:
+                await self._wait_readable()
             try:
                 data = self._sock.recv(max_bytes)
             except BlockingIOError:
@@ -116,9 +123,16 @@ class TrioStream(ClientStream):
                 raise
             if not data:
                 raise EndOfStream
-            if len(data) < max_bytes and not self._ends:  # all there was (epoll(7), "Do I need to ... until EAGAIN")
+            if len(data) == max_bytes:
+                self._pauses = True
+                self._full_reads.take(self._go_on)
+            elif not self._ends:  # all there was (epoll(7), "Do I need to ... until EAGAIN")
                 self._readable = False
             return data
+
+    def _go_on(self) -> None:
+        self._pauses = False
+        self._wake()
 
     async def _wait_readable(self) -> None:
         if self._forget is not None:

@@ -2,17 +2,20 @@
 
 import socket
 import struct
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio import ClosedResourceError, EndOfStream
 
 from definable.server import trio_stream
 from definable.server.listener import streams
-from definable.server.transport import ClientStream, DisconnectWatch
+from definable.server.transport import READ_SIZE, ClientStream, DisconnectWatch
 
 pytestmark = pytest.mark.anyio
 
@@ -239,3 +242,40 @@ async def test_a_hangup_after_the_context_is_not_told():
         with pytest.raises(EndOfStream):
             await pair.stream.receive()
         assert told == []
+
+
+async def test_whoever_sends_little_does_not_wait_for_all_who_send_much() -> None:
+    opened, count = streams(), 50
+    with ExitStack() as sockets, anyio.fail_after(TIMEOUT):
+        pairs = [tuple(map(sockets.enter_context, socket.socketpair())) for _ in range(count + 1)]
+        for each in chain.from_iterable(pairs):
+            each.setblocking(False)
+        received: Counter[int] = Counter()
+
+        async def read_on(number: int, stream: ClientStream, peer: socket.socket) -> None:
+            while True:
+                await anyio.lowlevel.checkpoint()
+                peer.send(bytes(READ_SIZE))
+                received[number] += len(await stream.receive())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(opened.run)
+            small, *large = [await opened.open(ours) for ours, _ in pairs]
+            small_peer, *large_peers = [peer for _, peer in pairs]
+            async with anyio.create_task_group() as readers:
+                for number, (stream, peer) in enumerate(zip(large, large_peers, strict=True)):
+                    peer.send(bytes(READ_SIZE))  # so that always more than one read waits
+                    readers.start_soon(read_on, number, stream, peer)
+                for _ in range(10):
+                    while received.total() < count * READ_SIZE:
+                        await anyio.lowlevel.checkpoint()
+                    received.clear()
+                    small_peer.send(b"x")
+                    assert await small.receive() == b"x"
+                    assert received.total() / READ_SIZE < count
+                while any(received[number] < READ_SIZE for number in range(count)):  # and none of them waits for ever
+                    await anyio.lowlevel.checkpoint()
+                readers.cancel_scope.cancel()
+            for stream in (small, *large):
+                await stream.aclose()
+            group.cancel_scope.cancel()

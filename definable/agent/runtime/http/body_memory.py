@@ -13,11 +13,12 @@ them nothing, must not add up to more than the bound.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 
+from definable.concurrency.event_loop import loop_clock
 from definable.errors import ConfigurationError
 from definable.server.problem import Problem
 
@@ -94,6 +95,9 @@ COARSENESS = 1.0
 STALLED = 1.0
 """Seconds without a byte after which a body gives way to others when the memory for them is used up."""
 
+PIECE = 4096
+"""Bytes of a piece that is kept as it came."""
+
 DEFAULT_MEMORY = 64 * 1024 * 1024
 """Bytes that all unfinished bodies may hold together, unless one endpoint takes larger ones than half of it."""
 
@@ -105,23 +109,23 @@ class UnfinishedBody:
 
     Args:
         bodies: All of them.
+        clock: The event loop's, in seconds.
     """
 
-    __slots__ = ("_bodies", "_data", "_heard_at", "_waiting", "gave_way")
+    __slots__ = ("_bodies", "_clock", "_heard_at", "_pieces", "_tail", "_waiting", "gave_way", "size")
 
-    def __init__(self, bodies: UnfinishedBodies) -> None:
+    def __init__(self, bodies: UnfinishedBodies, clock: Callable[[], float]) -> None:
         self._bodies = bodies
-        self._heard_at = anyio.current_time()
+        self._clock = clock
+        self._heard_at = clock()
         self._waiting = anyio.CancelScope(deadline=self._heard_at + BODY_SILENCE)
-        # A list of pieces would hold many times as much of a body that comes byte by byte.
-        self._data = bytearray()
+        self._pieces: list[bytes] = []
+        self._tail = bytearray()
+        """What came after the last of the pieces, each of which would hold many times as much of single bytes."""
+        self.size: int = 0
+        """Bytes so far."""
         self.gave_way: bool = False
         """Whether it was ended because others needed the memory."""
-
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        return len(self._data)
 
     def add(self, data: bytes) -> None:
         """Some bytes have come in; none are no sign of life.
@@ -130,23 +134,34 @@ class UnfinishedBody:
             Problem: 503, there is no memory for them.
         """
         if data and not self.gave_way:  # its cancellation may not have come yet
-            now = self._heard_at = anyio.current_time()
+            now = self._heard_at = self._clock()
             if self._waiting.deadline < now + BODY_SILENCE:  # each change of it costs the event loop a timer
                 self._waiting.deadline = now + BODY_SILENCE + COARSENESS
-            self._data += data
+            self._keep(data)
             self._bodies.grown(self, len(data))
+
+    def _keep(self, data: bytes) -> None:
+        self.size += len(data)
+        if len(data) < PIECE:
+            self._tail += data
+            return
+        # As it is: a buffer that grows is copied again and again, while every other client waits.
+        if self._tail:
+            self._pieces.append(bytes(self._tail))
+            self._tail = bytearray()
+        self._pieces.append(data)
 
     def whole(self) -> bytes:
         """All that has come in."""
-        return bytes(self._data)
+        return b"".join((*self._pieces, self._tail))
 
     def discard(self) -> None:
         """Drops what has come in, which the traceback of its refusal would hold until a garbage collection."""
-        self._data = bytearray()
+        self._pieces, self._tail, self.size = [], bytearray(), 0
 
-    def gives_way(self, now: float) -> bool:
+    def gives_way(self) -> bool:
         """Ends it, if it has stalled."""
-        if now - self._heard_at < STALLED:
+        if self._clock() - self._heard_at < STALLED:
             return False
         self.gave_way = True
         self._waiting.cancel()
@@ -165,10 +180,11 @@ class UnfinishedBodies:
         limit: Bytes that they may hold together.
     """
 
-    __slots__ = ("_bodies", "_limit", "_size")
+    __slots__ = ("_bodies", "_clock", "_limit", "_size")
 
     def __init__(self, limit: int = DEFAULT_MEMORY) -> None:
         self._limit = limit
+        self._clock: Callable[[], float] | None = None
         self._size = 0
         self._bodies: OrderedDict[UnfinishedBody, None] = OrderedDict()
         """The longest silent first."""
@@ -185,7 +201,9 @@ class UnfinishedBodies:
         Raises:
             Problem: 408 after `BODY_SILENCE`, 503 when there is no memory for it.
         """
-        body = UnfinishedBody(self)
+        if self._clock is None:
+            self._clock = loop_clock()
+        body = UnfinishedBody(self, self._clock)
         self._bodies[body] = None
         try:
             with body.waiting:
@@ -208,10 +226,9 @@ class UnfinishedBodies:
         self._bodies.move_to_end(body)
         if self._size <= self._limit:
             return
-        now = anyio.current_time()
         while self._size > self._limit:
             oldest = next(iter(self._bodies))
-            if oldest is body or not oldest.gives_way(now):
+            if oldest is body or not oldest.gives_way():
                 raise no_memory("try again later")
             self._forget(oldest)
             oldest.discard()
