@@ -9,6 +9,9 @@ import json
 import sys
 from typing import Any
 
+KEEP_ALIVE = 75
+"""Seconds, as ours: with the 5 of the others their first connections would be gone before the last are made."""
+
 ACKNOWLEDGED = b'{"status":"ok"}'
 
 
@@ -31,7 +34,15 @@ def main(port: str, server: str, served: Any = app) -> None:
         case "uvicorn":
             import uvicorn
 
-            uvicorn.run(served, port=int(port), http="httptools", loop="uvloop", lifespan="off", log_level="warning")
+            uvicorn.run(
+                served,
+                port=int(port),
+                http="httptools",
+                loop="uvloop",
+                lifespan="off",
+                log_level="warning",
+                timeout_keep_alive=KEEP_ALIVE,
+            )
         case "hypercorn":
             serve_with_hypercorn(int(port), served)
         case _:
@@ -44,6 +55,7 @@ def serve_with_hypercorn(port: int, served: Any) -> None:
     from hypercorn.config import Config
 
     config = Config()
+    config.keep_alive_timeout = KEEP_ALIVE
     config.bind, config.accesslog, config.errorlog = [f"127.0.0.1:{port}"], None, None
     uvloop.run(serve(served, config))
 

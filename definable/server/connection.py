@@ -14,6 +14,7 @@ import anyio
 from anyio.streams.tls import TLSStream
 
 from .http1_connection import HTTP1Connection
+from .http1_parser import RequestParsers
 from .hypercorn.adapter import ProtocolFactory
 from .hypercorn.connection import HypercornConnection
 from .hypercorn.h2 import H2
@@ -36,6 +37,7 @@ class ServerConnection:
         draining: Tells whether the server drains.
         clock: The event loop's, in seconds.
         messages: What the messages of all WebSockets take.
+        parsers: Those of the server.
         client: The peer's address.
         server: Our address.
     """
@@ -50,6 +52,7 @@ class ServerConnection:
         clock: Callable[[], float],
         *,
         messages: MessageMemory,
+        parsers: RequestParsers,
         client: Address,
         server: Address,
     ) -> None:
@@ -60,25 +63,33 @@ class ServerConnection:
         self._draining = draining
         self._clock = clock
         self._messages = messages
+        self._parsers = parsers
         self._client = client
         self._server = server
         self._head_due = clock() + limits.header_timeout
         self._handshaking: anyio.CancelScope | None = None
         self._connection: HTTP1Connection | HypercornConnection | None = None
 
-    async def run(self, tls: ssl.SSLContext | None = None) -> None:
-        """Serves the client, and closes its connection however that ends."""
-        if tls is None:
-            await self._speak_http1(Transport(self._stream, self._limits.write_timeout, self._sock), "http")
-            return
-        secured = await self._secured(tls)
-        if secured is None:
-            return
-        transport = Transport(secured, self._limits.write_timeout)
-        if negotiated(secured) == "h2":
-            await self._speak(transport, H2)
-        else:
-            await self._speak_http1(transport, "https")
+    async def run(self, cancel: Callable[[], None], tls: ssl.SSLContext | None = None) -> None:
+        """Serves the client, and closes its connection however that ends.
+
+        Args:
+            cancel: Cancels the task that runs it.
+            tls: Serves TLS instead of cleartext.
+        """
+        transport, scheme = Transport(self._stream, self._limits.write_timeout, self._sock), "http"
+        if tls is not None:
+            secured = await self._secured(tls)
+            if secured is None:
+                return
+            transport, scheme = Transport(secured, self._limits.write_timeout), "https"
+            if negotiated(secured) == "h2":
+                await self._speak(transport, H2)
+                return
+        handover = await self._http1(transport, scheme, cancel).run()
+        if handover is not None:  # the client asks for a WebSocket
+            self._head_due = self._clock() + self._limits.header_timeout
+            await self._speak(transport, WebSocketProtocol, scheme, handover)
 
     def drain(self) -> None:
         """The server drains: ends the connection with the request in progress, or after a last wait for one."""
@@ -136,27 +147,26 @@ class ServerConnection:
                 await LingeringClose(Transport(self._stream, self._limits.write_timeout)).close()
         return secured
 
-    async def _speak_http1(self, transport: Transport, scheme: str) -> None:
-        """HTTP/1.1, until the client asks for a WebSocket."""
+    def _http1(self, transport: Transport, scheme: str, cancel: Callable[[], None]) -> HTTP1Connection:
+        """The connection, for as long as it speaks HTTP/1.1."""
         # Over TLS an end is a message (`close_notify`), after which a client may keep its connection open until it gets
         # ours: somebody has to read it.
         detects_disconnects = scheme == "http" and self._stream.detects_disconnects
-        connection = self._connection = HTTP1Connection(
+        self._connection = connection = HTTP1Connection(
             self._app,
             transport,
             self._limits,
             self._draining,
             self._clock,
+            parsers=self._parsers,
+            cancel=cancel,
             scheme=scheme,
             client=self._client,
             server=self._server,
             head_due=self._head_due,
             stream=self._stream if detects_disconnects else None,
         )
-        handover = await connection.run()
-        if handover is not None:
-            self._head_due = self._clock() + self._limits.header_timeout
-            await self._speak(transport, WebSocketProtocol, scheme, handover)
+        return connection
 
     async def _speak(
         self, transport: Transport, protocol: ProtocolFactory, scheme: str = "https", data: bytes = b""

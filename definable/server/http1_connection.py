@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import anyio
 import anyio.lowlevel
 
-from .http1_parser import IncomingRequest, RequestParser
+from .http1_parser import IncomingRequest, RequestParser, RequestParsers
 from .http1_response import whole_response
 from .limits import HeadWait, ServerLimits
 from .listener import Address
@@ -43,6 +43,8 @@ class HTTP1Connection:
         limits: The server's bounds.
         draining: Tells whether the server drains.
         clock: The event loop's, in seconds.
+        parsers: The server's.
+        cancel: Cancels the task that runs the connection.
         scheme: `"http"` or `"https"`.
         client: The peer's address.
         server: Our address.
@@ -58,6 +60,8 @@ class HTTP1Connection:
         draining: Callable[[], bool],
         clock: Callable[[], float],
         *,
+        parsers: RequestParsers,
+        cancel: Callable[[], None],
         scheme: str,
         client: Address,
         server: Address,
@@ -73,13 +77,17 @@ class HTTP1Connection:
         self._client = client
         self._server = server
         self._stream = stream
-        self._parser = RequestParser(limits.max_header_bytes)
+        self._parsers = parsers
+        self._parser: RequestParser | None = None
+        """None before the first byte of a request."""
         self._unparsed = b""
         self._requests: list[IncomingRequest] = []
         self._lingering_close = LingeringClose(transport)
-        self._waiting = anyio.CancelScope()
-        """Around everything; cancelled only while no cycle is in progress."""
+        self._cancel = cancel
         self._idle = True
+        """Whether no cycle is in progress."""
+        self._ended = False
+        """Whether the task was cancelled, while idle."""
         self._asked = False
         """Whether there has been a request."""
         self._awaits_head = False
@@ -101,45 +109,49 @@ class HTTP1Connection:
         if self._draining():
             self.drain()
         try:
-            with self._waiting:
-                try:
-                    handover = await self._answer_all()
-                except Exception:
-                    log.exception("a connection failed")
-            overdue = self._waiting.cancelled_caught and self.due <= self._clock()
-            if overdue and self._parser.head_begun:  # silence is not answered, nor one that is evicted
-                await self._refuse(408)
+            handover = await self._answer_all()
+        except Exception:
+            log.exception("a connection failed")
         finally:
-            self._parser.close()
+            is_overdue = self._ended and self._head_begun and self.due <= self._clock()
+            if self._parser is not None:
+                self._parser.close()
             if handover is None:
-                await self._lingering_close.close()
+                # Silence is not answered, nor one that is evicted.
+                await self._lingering_close.close(whole_response(refusal(408)) if is_overdue else b"")
         return handover
 
     def drain(self) -> None:
         """The server drains: what is in progress has to go on coming, and for a new request there is a moment left."""
         if self._idle:
             self.due = min(self.due, self._last_due())
-        elif self._pulling is not None and self._parser.in_body:
+        elif self._pulling is not None and self._parser is not None and self._parser.in_body:
             silence = self._clock() + self._limits.last_silence_timeout
             self._pulling.deadline = min(self._pulling.deadline, silence)
 
     def end(self) -> None:
         """Ends the connection now, unless a request is being answered."""
         if self._idle:
-            self._waiting.cancel()
+            self._ended = True
+            self._cancel()
+
+    @property
+    def _head_begun(self) -> bool:
+        """Whether some of a request's head waits for the rest."""
+        return self._parser is not None and self._parser.head_begun
 
     def _last_due(self) -> float:
         limits = self._limits
-        return self._clock() + (limits.last_silence_timeout if self._parser.head_begun else limits.last_request_timeout)
+        return self._clock() + (limits.last_silence_timeout if self._head_begun else limits.last_request_timeout)
 
     @property
     def head_wait(self) -> HeadWait | None:
         """See `ServerConnection`."""
-        if not self._idle or self._waiting.cancel_called:
+        if not self._idle or self._ended:
             return None
         limits = self._limits
         patience = limits.keep_alive_timeout if self._awaits_head else limits.header_timeout
-        return HeadWait(self._parser.head_begun, self.due - patience, not self._asked)
+        return HeadWait(self._head_begun, self.due - patience, not self._asked)
 
     # `request_cycle.Connection`
 
@@ -152,12 +164,13 @@ class HTTP1Connection:
 
         Returns when something may have changed. One task reads at a time, and not past the next request.
         """
-        if self._pulling is not None or self._requests or self._parser.handover is not None:
+        parser = self._parser
+        assert parser is not None  # of the request in progress
+        if self._pulling is not None or self._requests or parser.handover is not None:
             if self._news is None:
                 self._news = anyio.Event()
             await self._news.wait()
             return
-        parser = self._parser
         until = self._clock() + self._body_timeout() if parser.in_body else inf
         try:
             with anyio.CancelScope(deadline=until) as self._pulling:
@@ -189,20 +202,24 @@ class HTTP1Connection:
             self.answered()
 
     async def _answer_all(self) -> bytes | None:
-        requests, parser = self._requests, self._parser
+        requests = self._requests
         while True:
+            parser = self._parser
             if requests:
                 if not await self._answer(requests.pop(0)):
                     return None
-            elif parser.handover is not None:
+            elif parser is not None and parser.handover is not None:
                 return parser.handover
-            elif parser.refusal is not None:
+            elif parser is not None and parser.refusal is not None:
                 await self._refuse(parser.refusal)
                 return None
             elif self.gone:
                 return None
             else:
-                await self._next_head()
+                self._parse(self._unparsed or await self._transport.receive())
+                if self._ended:  # too late: it came in the moment of the end
+                    await anyio.lowlevel.checkpoint()
+                self._note_head()
 
     async def _answer(self, request: IncomingRequest) -> bool:
         """Answers one request; says whether the connection goes on."""
@@ -221,21 +238,21 @@ class HTTP1Connection:
     def _await_head(self) -> None:
         self._lingering_close.lingers = False
         self._idle = self._asked = True
-        begun = self._parser.head_begun
+        if self._parser is not None and self._parsers.give_back(self._parser):
+            self._parser = None
+        begun = self._head_begun
         self._awaits_head = not begun
         limits = self._limits
         self.due = self._clock() + (limits.header_timeout if begun else limits.keep_alive_timeout)
         if self._draining():
             self.drain()
 
-    async def _next_head(self) -> None:
-        self._parse(self._unparsed or await self._transport.receive())
-        if self._waiting.cancel_called:  # too late: it came in the moment of the end
-            await anyio.lowlevel.checkpoint()
+    def _note_head(self) -> None:
+        """Something has come in while no cycle was in progress."""
         if self._requests:
             self._idle = False
             self.due = inf
-        elif self._parser.head_begun:
+        elif self._head_begun:
             if self._awaits_head:
                 self._awaits_head = False
                 self.due = self._clock() + self._limits.header_timeout
@@ -247,13 +264,16 @@ class HTTP1Connection:
         if not data:
             self.gone = True
             return
-        if len(data) > PIECE and not self._parser.in_body:
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = self._parsers.take()
+        if len(data) > PIECE and not parser.in_body:
             data, self._unparsed = data[:PIECE], data[PIECE:]
         else:
             self._unparsed = b""
-        self._requests += self._parser.feed(data)
-        if self._parser.handover is not None:
-            self._parser.feed(self._unparsed)
+        self._requests += parser.feed(data)
+        if parser.handover is not None:
+            parser.feed(self._unparsed)
 
     async def _refuse(self, status: int) -> None:
         await self._transport.write(whole_response(refusal(status)))

@@ -20,6 +20,9 @@ UNKNOWN_METHOD = re.compile(rb"(?:\r?\n)*[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e]
 LINE_OVERHEAD = 4
 """Bytes of a header line beyond its name and value."""
 
+MAX_FREE_PARSERS = 64
+"""Parsers that are kept for the next requests."""
+
 
 class IncomingRequest:
     """A request whose head is complete, and as much of its body as has come in.
@@ -108,7 +111,6 @@ class RequestParser:
         self.handover: bytes | None = None
         """What a client has sent, from the head on with which it asks for a WebSocket."""
         self._parser: HttpRequestParser | None = None
-        """Made when the first bytes come: it weighs a kilobyte, and connections may wait long."""
         self._closed = False
 
     def feed(self, data: bytes) -> list[IncomingRequest]:
@@ -169,6 +171,13 @@ class RequestParser:
         self.handover = head_of(request) + rest
         self.close()
         return b""
+
+    def forget(self) -> bool:
+        """Forgets what it has parsed, if it is between two requests; False if some of a next one has come."""
+        if self.head_begun or self._current or self._closed or self._ended or self._unproductive:
+            return False
+        self._url, self._headers, self._begun = b"", [], []
+        return True
 
     @property
     def in_body(self) -> bool:
@@ -325,3 +334,29 @@ def has_body(request: IncomingRequest) -> bool:
         name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0") != b"")
         for name, value in request.headers
     )
+
+
+class RequestParsers:
+    """Parsers for all connections of a server: a kilobyte and a half each, and most connections wait for a request.
+
+    Args:
+        max_head: See `RequestParser`.
+    """
+
+    def __init__(self, max_head: int) -> None:
+        self._max_head = max_head
+        self._free: list[RequestParser] = []
+
+    def take(self) -> RequestParser:
+        """One that has seen nothing of the connection."""
+        return self._free.pop() if self._free else RequestParser(self._max_head)
+
+    def give_back(self, parser: RequestParser) -> bool:
+        """Takes a parser between two requests; False if it has seen some of the next one, or will take none."""
+        if not parser.forget():
+            return False
+        if len(self._free) < MAX_FREE_PARSERS:
+            self._free.append(parser)
+        else:
+            parser.close()
+        return True

@@ -16,12 +16,13 @@ from contextlib import asynccontextmanager, closing
 from weakref import WeakSet
 
 import anyio
-from anyio import ClosedResourceError
+from anyio import ClosedResourceError, TaskHandle
 from anyio.abc import TaskGroup, TaskStatus
 
 from definable.concurrency.event_loop import loop_clock
 
 from .connection import ServerConnection
+from .http1_parser import RequestParsers
 from .hypercorn.request_cycle import MessageMemory
 from .limits import Evictions, ServerLimits, refuse_connection
 from .listener import Address, Streams, streams
@@ -75,7 +76,9 @@ class HTTPServer:
         self._ssl_context = ssl_context
         self._limits = limits or ServerLimits()
         self._messages = MessageMemory(self._limits.max_websocket_bytes)
+        self._parsers = RequestParsers(self._limits.max_header_bytes)
         self._connections: set[ServerConnection] = set()
+        self._addresses: dict[Address, Address] = {}
         self._unowned: set[socket.socket] = set()
         """Accepted sockets whose task has not started: an asyncio task that is cancelled before never does, as all are
         when a `KeyboardInterrupt` ends the event loop."""
@@ -232,7 +235,9 @@ class HTTPServer:
         if self._accepted < self._limits.max_connections or self._evict():
             self._accepted += 1
             self._unowned.add(sock)
-            connections.start_soon(self._serve_connection, sock, client, name="connection")
+            # Its own cancel scope ends the connection while it is idle: one more would weigh half a kilobyte.
+            task: list[TaskHandle[None]] = []
+            task.append(connections.create_task(self._serve_connection(sock, client, task), name="connection"))
         elif self._ssl_context is None and self._refused < MAX_REFUSED:
             self._refused += 1
             self._unowned.add(sock)
@@ -240,7 +245,7 @@ class HTTPServer:
         else:
             sock.close()
 
-    async def _serve_connection(self, sock: socket.socket, address: Address) -> None:
+    async def _serve_connection(self, sock: socket.socket, address: Address, task: list[TaskHandle[None]]) -> None:
         connection: ServerConnection | None = None
         try:
             stream = await self._opened(sock)
@@ -254,14 +259,15 @@ class HTTPServer:
                 self._is_draining,
                 self._clock,
                 messages=self._messages,
+                parsers=self._parsers,
                 client=address,
-                server=_address(sock.getsockname()),
+                server=self._own_address(sock),
             )
             self._connections.add(connection)
             self._connected.set()
             if self._draining:
                 connection.drain()
-            await connection.run(self._ssl_context)
+            await connection.run(task.pop().cancel, self._ssl_context)
         except anyio.get_cancelled_exc_class() as cancelled:
             # Its task keeps it in a cycle. With the traceback, all that the connection held would wait there for the
             # garbage collector, which takes a quarter of a millisecond for each, thousands at once at a forced stop.
@@ -272,6 +278,11 @@ class HTTPServer:
             self._accepted -= 1
             if connection is not None:
                 self._connections.discard(connection)
+
+    def _own_address(self, sock: socket.socket) -> Address:
+        """The address that a client has reached, in the same object for all that have reached the same."""
+        address = _address(sock.getsockname())
+        return self._addresses.setdefault(address, address)
 
     async def _opened(self, sock: socket.socket) -> ClientStream | None:
         """An accepted socket as a stream; None if its client has gone already."""

@@ -310,11 +310,14 @@ class LingeringClose:
         self._deadline = min(self._deadline, anyio.current_time() + CLOSE_TIMEOUT)
         return self._deadline
 
-    async def close(self) -> None:
-        """Closes the connection, also when it is cancelled."""
+    async def close(self, last: bytes = b"") -> None:
+        """Closes the connection, also when it is cancelled, after sending `last`."""
         # Shielded, so that the last response arrives; the deadline bounds it.
         with anyio.CancelScope(shield=True, deadline=self.deadline()):
             try:
+                if last:
+                    await self._transport.write(last)
+                    self.lingers = True
                 if self.lingers:
                     await self._transport.linger()
             finally:
