@@ -278,6 +278,15 @@ def test_backends_are_imported_by_name_only_where_they_differ() -> None:
     assert naming == BACKEND_MODULES
 
 
+def test_every_logger_of_ours_is_one_whose_calls_raise_nothing() -> None:
+    # Loggers by these names; what configures logging names them too, and writes nothing.
+    made = re.compile(r"[lL]ogg?(?:er)?\b.*\blogging\.getLogger\((?:__name__|\"definable[.\w]*\")\)")
+    found = [
+        module for module, path, _ in modules() if made.search(path.read_text()) and "runtime.logging" not in module
+    ]
+    assert found == []
+
+
 def test_the_server_could_be_released_alone() -> None:
     allowed = ("definable.server", "definable.concurrency", "definable.errors")
     for name, path, tree in modules():

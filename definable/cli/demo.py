@@ -14,6 +14,7 @@ import click
 
 from definable.agent import Agent
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
+from definable.concurrency.logs import logger_named
 
 STARTER = '''"""An agent as a service: `python {file}`, or `definable serve {file} --dev` to reload at every save."""
 
@@ -73,7 +74,7 @@ def init(path: Path) -> None:
     click.echo(f'or ask it something:\n\n  definable run {name} "hello"')
 
 
-logger: logging.Logger = logging.getLogger("definable.demo")
+logger: logging.Logger = logger_named("definable.demo")
 
 
 def demo_agent() -> Agent:

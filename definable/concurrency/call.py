@@ -26,13 +26,14 @@ from typing import Any, Protocol, TypeVar
 
 from sniffio import current_async_library
 
+from definable.concurrency.logs import logger_named
 from definable.errors import ScopeLeftOpen
 
 from .event_loop import end_child, is_cancelled
 from .isolation import is_cut_off
 from .worker_thread import function_name, run_sync
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 Result = TypeVar("Result")
 

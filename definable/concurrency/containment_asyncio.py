@@ -17,9 +17,11 @@ from typing import Any, TypeVar, cast
 import anyio
 from anyio._backends import _asyncio as backend
 
+from definable.concurrency.logs import logger_named
+
 Result = TypeVar("Result")
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 _states: Any = getattr(backend, "_task_states", None)
 _TaskState: Any = getattr(backend, "TaskState", None)

@@ -24,9 +24,11 @@ from typing import Any, TypeVar, cast
 
 import trio
 
+from definable.concurrency.logs import logger_named
+
 from .isolation import error_text
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 Result = TypeVar("Result")
 

@@ -14,9 +14,11 @@ from typing import cast
 
 import anyio
 
+from definable.concurrency.logs import logger_named
+
 from .event_loop import is_cancelled
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 UNREADABLE = "<its message cannot be shown: its __str__ failed>"
 

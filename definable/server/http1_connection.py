@@ -15,6 +15,8 @@ from urllib.parse import unquote
 import anyio
 import anyio.lowlevel
 
+from definable.concurrency.logs import logger_named
+
 from .http1_parser import IncomingRequest, RequestParser, RequestParsers
 from .http1_response import whole_response
 from .limits import HeadWait, ServerLimits
@@ -23,7 +25,7 @@ from .problem import refusal
 from .request_cycle import ON_DISCONNECT, WHOLE_BODY, WHOLE_RESPONSE, ASGIApp, HTTP1RequestCycle, Scope
 from .transport import ClientStream, DisconnectWatch, LingeringClose, Transport
 
-log: logging.Logger = logging.getLogger("definable.http")
+log: logging.Logger = logger_named("definable.http")
 
 PIECE = 16_384
 """Bytes of heads that are parsed at once: so many pipelined requests are held at most, behind a body those that came in

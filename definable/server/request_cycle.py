@@ -17,12 +17,14 @@ from typing import Any, Protocol, TypeAlias, cast
 import anyio
 import anyio.lowlevel
 
+from definable.concurrency.logs import logger_named
+
 from .http1_parser import IncomingRequest
 from .http1_response import CONTINUE, ResponseWriter, whole_response
 from .problem import Problem, refusal, send_problem
 from .transport import Transport
 
-log: logging.Logger = logging.getLogger("definable.http")
+log: logging.Logger = logger_named("definable.http")
 
 Scope: TypeAlias = MutableMapping[str, Any]
 """What one request or WebSocket is: its type, method, path, headers and so on."""

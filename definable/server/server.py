@@ -20,6 +20,7 @@ from anyio import ClosedResourceError, TaskHandle
 from anyio.abc import TaskGroup, TaskStatus
 
 from definable.concurrency.event_loop import loop_clock
+from definable.concurrency.logs import logger_named
 
 from .connection import ServerConnection
 from .http1_parser import RequestParsers
@@ -29,7 +30,7 @@ from .listener import Address, Streams, streams
 from .request_cycle import ASGIApp
 from .transport import ClientStream
 
-log: logging.Logger = logging.getLogger("definable.http")
+log: logging.Logger = logger_named("definable.http")
 
 ACCEPT_BACKOFF = 0.1
 """Seconds to wait when the system has no more file descriptors or memory for a connection."""

@@ -23,12 +23,13 @@ from anyio import to_thread
 from anyio.lowlevel import RunVar
 
 from definable.concurrency.backoff import Backoff
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError, MissingExtra, StorageError
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 Result = TypeVar("Result")
 

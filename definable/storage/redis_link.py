@@ -19,6 +19,7 @@ from coredis.exceptions import ConnectionError as RedisConnectionError
 from coredis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError
 
 from definable.concurrency.backoff import Backoff
+from definable.concurrency.logs import logger_named
 from definable.errors import StorageError
 
 from .redis_address import RedisAddress, RedisAway, anything, data
@@ -40,7 +41,7 @@ class Script(Generic[Answer_co]):
         self.read: Callable[[Any], Answer_co] = read
 
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 Answer = TypeVar("Answer")
 

@@ -30,11 +30,12 @@ import anyio
 from anyio import to_thread
 from anyio.lowlevel import RunVar
 
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError, StorageError
 
 from .file_lock import FileIdentity, Inode, connected, create_private, disconnected
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 Result = TypeVar("Result")
 

@@ -26,10 +26,11 @@ from urllib.parse import quote
 import anyio
 
 from definable.concurrency.call import call_user
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError
 from definable.frozen import frozen, made_when_asked_for
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 CHAT_NAMESPACE = "chat~"
 """What the ids of chats' sessions begin with, unless their user is somebody whom other platforms know as well."""

@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 from anyio.lowlevel import checkpoint
 
+from definable.concurrency.logs import logger_named
 from definable.errors import EventBusClosed
 
 from .base import Delivery
@@ -22,7 +23,7 @@ from .batch import BY_NAME, Applied, Claim, Handle, Message
 from .store import Queue
 from .writes import Writes
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 YIELD_EVERY = 32
 """Deliveries that are handed out before other tasks run."""

@@ -21,13 +21,14 @@ from anyio.lowlevel import cancel_shielded_checkpoint
 
 from definable.concurrency.clock import current_clock
 from definable.concurrency.event_loop import EventLoopHandle
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, EventBusError, StorageError
 
 from .accepted_work import AcceptedWork, is_in_work_of, work_on_worker
 from .base import EventBus, PublishesMany, Submission
 from .queue import DEFAULT_BUFFER
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 RETRY_PAUSE = 1.0
 """Seconds until an event is offered again to a bus whose storage failed."""

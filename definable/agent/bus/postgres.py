@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 from anyio import to_thread
 
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError, StorageError
 from definable.storage.postgres_database import (
     DEFAULT_TIMEOUT,
@@ -39,7 +40,7 @@ from .store import Queue, SharedStore
 if TYPE_CHECKING:
     from psycopg import Connection
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 Result = TypeVar("Result")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 
+from definable.concurrency.logs import logger_named
 from definable.errors import StorageError
 
 from . import postgres_rows as sql
@@ -18,7 +19,7 @@ from .batch import Applied, Claim, Handle, Message, WriteBatch, decode_data
 if TYPE_CHECKING:
     from psycopg import Connection
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 AHEAD = 4
 """Candidates for each message that is asked for: some are being claimed by other replicas."""

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import anyio
 
+from definable.concurrency.logs import logger_named
 from definable.errors import StorageError
 from definable.storage.redis_address import RedisAway, data, integer, list_of, stream_entry
 from definable.storage.redis_link import RedisLink
@@ -19,7 +20,7 @@ from .batch import Claim, Message, decode_data
 from .redis_script import BusScript, due_time, milliseconds, passed_answer, readable, storable, swept_answer
 from .store import Queue
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 MAX_BLOCK = 1.0
 """Seconds between two looks for what no process cares for any more."""

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from definable.concurrency.logs import logger_named
 from definable.storage import SQLiteFile, Synchronous
 from definable.storage.file_lock import owned
 
@@ -33,7 +34,7 @@ from .sqlite_rows import (
 )
 from .store import Queue, Store
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 MOVED_AT_ONCE = 1_000
 """Deliveries that have come due and join the queue in one transaction."""

@@ -8,12 +8,13 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from definable.concurrency.logs import logger_named
 from definable.errors import StorageError
 
 from .batch import Claim, Handle, Message, decode_data
 from .sqlite_rows import Row, dead_letter, next_rows, text
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 
 class _Found(NamedTuple):

@@ -14,12 +14,13 @@ from typing import Protocol
 
 import anyio
 
+from definable.concurrency.logs import logger_named
 from definable.errors import StorageError
 
 from .batch import Applied, BatchRefused, Claim, Publication, WriteBatch
 from .store import ImmediateStore, SharedStore, Store
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 MAX_BATCH_BYTES = 1024 * 1024
 """Of publications in one batch, unless a single one is larger: nothing else is written meanwhile."""

@@ -19,9 +19,10 @@ from typing import TypeVar
 import anyio
 
 from definable.concurrency.backoff import Backoff
+from definable.concurrency.logs import logger_named
 from definable.errors import DefinableError
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 Result = TypeVar("Result")
 

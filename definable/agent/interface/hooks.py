@@ -9,6 +9,7 @@ from typing import ClassVar
 from definable.agent.auth.providers import allowed_ids
 from definable.concurrency.call import call_user
 from definable.concurrency.isolation import contain_errors
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError
 
 from .message import InterfaceMessage, InterfaceResponse
@@ -16,7 +17,7 @@ from .sessions import InterfaceSession
 
 __all__ = ["InterfaceHook", "LoggingHook", "AllowlistHook"]
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 ON_ERROR = contain_errors("an on_error hook")
 
@@ -164,7 +165,7 @@ class LoggingHook(InterfaceHook):
     holds_back_replies: ClassVar[bool] = False
 
     def __init__(self, logger: logging.Logger | None = None, level: int = logging.INFO) -> None:
-        self._logger = logging.getLogger("definable.agent.interface") if logger is None else logger
+        self._logger = logger_named("definable.agent.interface") if logger is None else logger
         self._level = level
 
     async def on_message_received(self, message: InterfaceMessage) -> bool | None:

@@ -30,6 +30,7 @@ from definable.agent.run.output import Listener, RunOutput
 from definable.agent.session.locks import called_in_turn
 from definable.agent.session.service import SessionService, SessionTurn
 from definable.concurrency.isolation import contain_errors, error_text
+from definable.concurrency.logs import logger_named
 from definable.errors import DefinableError
 
 from .base import BaseInterface
@@ -40,7 +41,7 @@ from .rate_limit import UserRateLimit
 from .sessions import ChatSessions, InterfaceSession
 from .streamed_reply import StreamedReply, send_response, while_typing
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 
 class RunAgent(Protocol):

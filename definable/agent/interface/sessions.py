@@ -21,10 +21,11 @@ from definable.agent.run.output import RunOutput
 from definable.agent.session.base import NOT_STORED, Session, bounded, copied_state
 from definable.agent.session.service import SessionService, SessionTurn, enter_in_time
 from definable.concurrency.isolation import error_text, is_failure
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError, SessionNotFound
 from definable.model.message import Message
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 MAX_KNOWN = 100_000
 """Chats of which it is remembered which conversation began here last."""

@@ -18,6 +18,7 @@ from definable.agent.run.output import Listener, RunEvent, RunOutput, TextDelta,
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.call import closing_what_it_leaves
 from definable.concurrency.isolation import contain_errors, error_text
+from definable.concurrency.logs import logger_named
 
 from .errors import (
     InterfaceConnectionError,
@@ -32,7 +33,7 @@ from .splitting import split_text
 if TYPE_CHECKING:
     from .base import BaseInterface
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 LAST_EDIT_BACKOFF = Backoff(jitter=0.0, max_tries=5, max_retry_after=120.0)
 """Between the tries of a last edit."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import anyio
 
 from definable.concurrency.event_loop import current_backend
+from definable.concurrency.logs import logger_named
 from definable.errors import MissingExtra
 
 from .errors import InterfaceConnectionError
@@ -75,7 +76,7 @@ class _QuietLogger(logging.LoggerAdapter[logging.Logger]):
         return level > logging.DEBUG and super().isEnabledFor(level)
 
 
-_logger = _QuietLogger(logging.getLogger(__name__), {})
+_logger = _QuietLogger(logger_named(__name__), {})
 
 
 @asynccontextmanager

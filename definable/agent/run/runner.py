@@ -18,6 +18,7 @@ from definable.agent.session.service import SessionService, SessionTurn
 from definable.agent.tools.tool import Tool, index_tools
 from definable.concurrency.call import call_user, is_generator_function, takes
 from definable.concurrency.isolation import is_failure
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError, RunTimeout, SessionNotFound
 from definable.model.message import Message, Model
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     pass
 
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 COMPLETED = RunStatus.COMPLETED
 

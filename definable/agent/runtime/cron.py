@@ -31,6 +31,7 @@ from definable.agent.bus.base import DEDUPE_TTL, EventBus, PublishesMany, Submis
 from definable.agent.trigger.cron import TimeTrigger
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.clock import WallClock, current_clock
+from definable.concurrency.logs import logger_named
 from definable.errors import EventBufferFull
 
 from .triggers import TriggerTable
@@ -76,7 +77,7 @@ class FiredTimes:
         return None
 
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 
 FireMany: TypeAlias = Callable[[Sequence[tuple[TimeTrigger, float]]], Awaitable[None]]

@@ -24,11 +24,12 @@ from definable.agent.trigger.request import Reply
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.call import call_user
 from definable.concurrency.isolation import contained_error, error_text
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError, ModelError, RunCancelled, RunTimeout
 
 from .runs import RunRegistry
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 RETRY_BACKOFF = Backoff(initial=1.0, maximum=60.0, jitter=0.25)
 """Between the attempts at a trigger's event."""

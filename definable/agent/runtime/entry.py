@@ -18,6 +18,7 @@ from definable.agent.interface.base import BaseInterface
 from definable.agent.options import ServeOptions
 from definable.agent.report import ShutdownReport
 from definable.concurrency.event_loop import current_backend, plain_errors, run_blocking
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError
 
 from .dev.child import DevChild
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 Backend: TypeAlias = Literal["asyncio", "trio"]
 
-logger: logging.Logger = logging.getLogger("definable")
+logger: logging.Logger = logger_named("definable")
 
 loading: ContextVar[bool] = ContextVar("definable_loading", default=False)
 """Whether a program is being loaded by somebody who serves its agent himself, such as `definable serve`."""

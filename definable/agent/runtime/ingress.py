@@ -26,6 +26,7 @@ from definable.agent.trigger.request import Headers, RawRequest
 from definable.agent.trigger.webhook import Webhook
 from definable.concurrency.call import call_user
 from definable.concurrency.clock import current_clock
+from definable.concurrency.logs import logger_named
 from definable.errors import EventBufferFull, EventBusError, StorageError
 from definable.json_text import OVERHEAD, UNCOUNTED_BODY, parsed_size
 
@@ -40,7 +41,7 @@ MAX_PARSED = 1024
 PARSED_FACTOR = 25
 """Bytes that a character of JSON may hold once it is parsed: `{},` is a dict of 64 bytes and a reference."""
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 Answer = TypeVar("Answer")
 

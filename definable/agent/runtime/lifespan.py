@@ -19,10 +19,11 @@ from anyio.lowlevel import RunVar
 
 from definable.agent.agent import Agent
 from definable.concurrency.isolation import error_text, failure_of
+from definable.concurrency.logs import logger_named
 from definable.errors import ServeError
 from definable.model.message import Model
 
-logger: logging.Logger = logging.getLogger("definable")
+logger: logging.Logger = logger_named("definable")
 
 LIFESPAN_CLOSE_TIMEOUT = 10.0
 """Seconds that the lifespan may take to close what it has opened."""

@@ -19,6 +19,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from definable.agent.bus.base import ClaimsByName, Delivery, EventBus, Parkable
 from definable.agent.interface.message import InterfaceMessage, MessageEnd, message_from_json, message_to_json
 from definable.concurrency.isolation import error_message
+from definable.concurrency.logs import logger_named
 
 from .shutdown import Work, WorkTracker
 from .workers import settled
@@ -72,7 +73,7 @@ class Inbox(Generic[Item]):
         del self._chats[chat]
 
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 RETURN_DELAY = 5.0
 """Seconds after which a bus hands out again what came for an interface that is closed."""

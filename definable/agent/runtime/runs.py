@@ -21,12 +21,13 @@ from definable.agent.run.runner import Runner
 from definable.concurrency.clock import current_clock
 from definable.concurrency.event_loop import Cancellable, cancel_scopes
 from definable.concurrency.isolation import contain_errors, error_message
+from definable.concurrency.logs import logger_named
 from definable.errors import RunCancelled, RunError, StorageError
 
 from .run_log import RecentRuns, RunLog, RunRecord, TooManyRuns
 from .settings import DEFAULT_MAX_MEMORY
 
-logger: logging.Logger = logging.getLogger("definable")
+logger: logging.Logger = logger_named("definable")
 
 RUN = contain_errors("a run")
 

@@ -29,6 +29,7 @@ from definable.agent.trigger.webhook import Webhook
 from definable.concurrency.call import open_scopes
 from definable.concurrency.clock import current_clock
 from definable.concurrency.event_loop import EventLoopHandle, plain_errors
+from definable.concurrency.logs import OF_EVENT_LOOPS, logger_named
 from definable.errors import ConfigurationError, EventBusClosed, ServeError
 
 from .banner import ServedChat, ServiceSummary, banner, warnings
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
     from .http.service import HTTPService
 
-logger: logging.Logger = logging.getLogger("definable")
+logger: logging.Logger = logger_named("definable")
 
 FOLLOWERS_SHARE = 0.5
 """Of the time that a stop has: the part in which who follows a run that is queued on a durable bus may hold it up."""
@@ -225,6 +226,8 @@ class AgentRuntime:
             raise ServeError("this agent is being served already: one runtime at a time")
         self._loop = EventLoopHandle()
         open_scopes().close_generators_safely()
+        for name in OF_EVENT_LOOPS:
+            logger_named(name)
         self._stopping, self._start_scope = anyio.Event(), anyio.CancelScope()
         self.agent.runtime = self
         if self._stop_requested:

@@ -20,8 +20,9 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from definable.concurrency.event_loop import EventLoopHandle
+from definable.concurrency.logs import logger_named
 
-logger: logging.Logger = logging.getLogger("definable")
+logger: logging.Logger = logger_named("definable")
 
 
 CHECK_INTERVAL = 0.5

@@ -28,13 +28,14 @@ from definable.concurrency.backoff import Backoff
 from definable.concurrency.call import contained
 from definable.concurrency.event_loop import plain_errors
 from definable.concurrency.isolation import contain_errors, error_message, error_text
+from definable.concurrency.logs import logger_named
 from definable.errors import DefinableError
 
 from .message_queue import Mailbox
 from .runs import RunRegistry
 from .shutdown import WorkTracker
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 OTHER_CHILDREN = frozenset({"http", "event", "events", "cron"})
 """What else is in reports and in `/health`."""

@@ -15,9 +15,10 @@ from definable.agent.trigger.cron import TimeTrigger
 from definable.agent.trigger.registry import TriggerRegistry
 from definable.agent.trigger.webhook import Webhook
 from definable.concurrency.clock import current_clock
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 Kind = TypeVar("Kind", bound=BaseTrigger)
 

@@ -21,6 +21,7 @@ from definable.agent.trigger.request import Headers
 from definable.concurrency.call import contained
 from definable.concurrency.clock import current_clock
 from definable.concurrency.isolation import error_message, error_text
+from definable.concurrency.logs import logger_named
 from definable.errors import RunCancelled
 
 from .concurrency_limit import Admission, ConcurrencyLimit
@@ -31,7 +32,7 @@ from .runs import RunRegistry
 from .settings import DEFAULT_MAX_MEMORY
 from .shutdown import Work, WorkTracker
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 
 class DeliveryTaker(Protocol):

@@ -19,9 +19,10 @@ import anyio
 
 from definable.agent.run.context import current_run
 from definable.concurrency.event_loop import EventLoopHandle
+from definable.concurrency.logs import logger_named
 from definable.errors import RunError
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 held_for_message: ContextVar[tuple[str, int] | None] = ContextVar("definable_session_of_message", default=None)
 """The session whose lock a chat message holds while its hooks are called, and the task that calls them."""

@@ -11,13 +11,14 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError
 from definable.json_text import OVERHEAD, value_size
 from definable.model.message import Message, messages_size
 
 from .base import ConversationStore, Session, SessionStore, checked_ttl, conflict, copied_state
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 """Bytes that sessions may hold unless said otherwise."""

@@ -19,6 +19,7 @@ from typing_extensions import ParamSpec, TypeVar
 from definable.agent.run.context import RunContext
 from definable.concurrency.call import call_user
 from definable.concurrency.isolation import is_failure
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError
 from definable.model.message import ToolDefinition
 
@@ -27,7 +28,7 @@ from .result import ToolResult, describe_exception, explain
 if TYPE_CHECKING:
     from .schema import ToolSchema
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 P = ParamSpec("P", default=...)
 R = TypeVar("R", default=Any)

@@ -14,6 +14,7 @@ import httpx2
 import openai
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from definable.concurrency.logs import logger_named
 from definable.errors import ModelConnectionError, ModelResponseError, ModelTimeoutError
 from definable.half_read_body import may_be_half_read
 from definable.model.message import ModelReply
@@ -21,7 +22,7 @@ from definable.model.message import ModelReply
 from .errors import EXPLAINED, Failure, explain, raise_explained, retry_wait
 from .response import read_reply
 
-logger: logging.Logger = logging.getLogger("definable.model")
+logger: logging.Logger = logger_named("definable.model")
 
 Result = TypeVar("Result")
 

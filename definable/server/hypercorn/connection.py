@@ -13,6 +13,7 @@ from math import inf
 import anyio
 from anyio import BrokenResourceError
 
+from definable.concurrency.logs import logger_named
 from definable.server.limits import HeadWait, ServerLimits
 from definable.server.request_cycle import ASGIApp, Message, Scope
 from definable.server.transport import CLOSE_TIMEOUT, LingeringClose, Transport
@@ -21,7 +22,7 @@ from .adapter import ConnectionCallbacks, HTTPProtocol
 from .h2 import H2
 from .request_cycle import AppSend, HypercornRequestCycle, MessageMemory, ReceiveBuffer
 
-log: logging.Logger = logging.getLogger("definable.http")
+log: logging.Logger = logger_named("definable.http")
 
 
 class HypercornConnection:

@@ -29,12 +29,13 @@ from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.typing import Event as IOEvent
 from priority.priority import PriorityError
 
+from definable.concurrency.logs import logger_named
 from definable.server.limits import ServerLimits
 from definable.server.listener import Address
 
 from .adapter import ConnectionCallbacks, protocol_arguments
 
-log: logging.Logger = logging.getLogger("definable.http")
+log: logging.Logger = logger_named("definable.http")
 
 BODY_SIZE = 65_536
 """Bytes of a response body handed to flow control at once: the unit in which a slow client's progress is judged."""

@@ -28,6 +28,7 @@ from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 from wsproto.utilities import ProtocolError
 
+from definable.concurrency.logs import logger_named
 from definable.server.limits import ServerLimits
 from definable.server.listener import Address
 from definable.server.problem import Problem
@@ -36,7 +37,7 @@ from definable.server.request_cycle import Message
 from .adapter import ConnectionCallbacks, protocol_arguments
 from .request_cycle import MemoryExhausted, MessageBuffer, MessageMemory, MessageTooLarge
 
-log: logging.Logger = logging.getLogger("definable.http")
+log: logging.Logger = logger_named("definable.http")
 
 COMPRESSOR_WINDOW_BITS = 12
 """Window of what we send: smaller than agreed is always allowed, and with `COMPRESSOR_MEMORY_LEVEL` a compressor takes

@@ -204,6 +204,22 @@ async def test_what_user_code_raises_fails_alone(place: str, mistake: str, caplo
     await fail_alone(place, RAISED[mistake], caplog)
 
 
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_failure_of_which_no_log_takes_a_line_fails_alone(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: panic())
+    for name in ("definable", "asyncio", "concurrent.futures", "trio"):
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [handler])
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    service = Service(place, panic)
+    chat = Chat(service)
+    with anyio.fail_after(LIMIT):
+        async with served(agent_of(service), chat) as target:
+            await provoke(target, service, chat)
+            await all_is_well(target, service, chat)
+    assert target.runtime.report is not None and target.runtime.report.clean
+
+
 @pytest.mark.parametrize("mistake", LEFT_OPEN)
 @pytest.mark.parametrize("place", [place for place in ASYNC_PLACES if place != "receive"])
 async def test_what_user_code_leaves_open_fails_alone(

@@ -15,6 +15,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from definable.agent.interface.errors import InterfaceConnectionError
 from definable.agent.interface.websocket import SocketClosed, WebSocket
+from definable.concurrency.logs import logger_named
 
 from .protocol import (
     Action,
@@ -33,7 +34,7 @@ from .protocol import (
     resume_action,
 )
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 HandleEvent: TypeAlias = Callable[[Payload], Awaitable[None]]
 """Deals with one event; when it returns, the event need not be replayed."""

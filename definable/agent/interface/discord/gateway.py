@@ -27,6 +27,7 @@ from definable.agent.interface.errors import (
 )
 from definable.agent.interface.websocket import WebSocket, open_websocket
 from definable.concurrency.backoff import Backoff
+from definable.concurrency.logs import logger_named
 
 from .config import DiscordConfig
 from .connection import CloseResult, GatewayConnection, HandleEvent
@@ -86,7 +87,7 @@ def read_gateway_info(body: Any) -> GatewayInfo:
         raise InterfaceConnectionError("GET /gateway/bot: not the answer of Discord's API") from error
 
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 QUERY: Final = {"v": "10", "encoding": "json"}
 

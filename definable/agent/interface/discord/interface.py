@@ -15,6 +15,7 @@ from definable.agent.interface.base import Accept, BaseInterface
 from definable.agent.interface.config import InterfaceConfig
 from definable.agent.interface.errors import InterfaceConnectionError
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
+from definable.concurrency.logs import logger_named
 
 from .config import DiscordConfig
 from .gateway import Gateway, ReconnectPolicy
@@ -22,7 +23,7 @@ from .messages import MessageFilter, NotAMessage, Outgoing, edited, outgoing, wi
 from .protocol import GatewaySession, Payload
 from .rest import DiscordRest, ReplyRefused, open_rest
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 REPLY_WINDOW = 3600.0
 """Seconds for which it is remembered that a message was replied to."""

@@ -16,6 +16,7 @@ from definable.agent.interface.message import InterfaceMessage, InterfaceRespons
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.request import Reply
 from definable.agent.trigger.webhook import Webhook
+from definable.concurrency.logs import logger_named
 
 from .client import BotAPI, bot_api
 from .config import TelegramConfig
@@ -24,7 +25,7 @@ from .sender import Sender, place_in_chat
 from .update import message_of, update_id_of, with_attachments
 from .webhook import CHECK_INTERVAL, TelegramSecret, keep_webhook
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 
 class TelegramInterface(BaseInterface):

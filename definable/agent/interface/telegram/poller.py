@@ -14,6 +14,7 @@ import anyio
 
 from definable.agent.interface.errors import InterfaceConnectionError, InterfaceError, InterfaceRateLimitError
 from definable.concurrency.backoff import Backoff
+from definable.concurrency.logs import logger_named
 
 from .client import BotAPI, TelegramConflict
 from .config import TelegramConfig
@@ -80,7 +81,7 @@ class OffsetTracker:
         self._ended = {ended for ended in self._ended if ended > lowest}
 
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 MAX_UPDATES = 100
 """Of one poll, and so beyond the first that is not ended (https://core.telegram.org/bots/api#getupdates)."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from definable.agent.interface.errors import InterfaceConnectionError
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse, Media
 from definable.agent.interface.splitting import utf16_length
+from definable.concurrency.logs import logger_named
 from definable.json_text import json_bytes
 
 from .client import BotAPI, TelegramRefusal
@@ -23,7 +24,7 @@ from .config import TelegramConfig
 if TYPE_CHECKING:
     from telegramify_markdown.config import RenderConfig
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 VOICE_TYPES = frozenset({"audio/ogg", "audio/opus"})
 """What Telegram plays as a voice message (https://core.telegram.org/bots/api#sendvoice)."""

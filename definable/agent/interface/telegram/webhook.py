@@ -14,12 +14,13 @@ from pydantic import BaseModel, ValidationError
 
 from definable.agent.auth.base import AuthContext, AuthRequest
 from definable.agent.interface.errors import InterfaceConnectionError, InterfaceRateLimitError
+from definable.concurrency.logs import logger_named
 
 from .client import BotAPI
 from .config import TelegramConfig
 from .update import ALLOWED_UPDATES
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
 

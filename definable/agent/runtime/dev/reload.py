@@ -31,11 +31,12 @@ from definable.agent.runtime.logging import Block
 from definable.agent.runtime.settings import ServeSettings
 from definable.agent.runtime.signals import SignalWatcher
 from definable.concurrency.event_loop import EventLoopHandle, plain_errors, run_blocking
+from definable.concurrency.logs import logger_named
 from definable.errors import ServeError
 
 from .child import ENVIRONMENT, FORCE, STOP, BoundAddress, receive, signal_at_close
 
-logger: logging.Logger = logging.getLogger("definable.dev")
+logger: logging.Logger = logger_named("definable.dev")
 
 RELOAD_GRACE = 2.0
 """Seconds that a restart gives to what was accepted."""

@@ -19,6 +19,7 @@ from definable.agent.runtime.settings import DEFAULT_MAX_MEMORY
 from definable.agent.runtime.shutdown import WorkTracker
 from definable.concurrency.call import closing_what_it_leaves, contained
 from definable.concurrency.isolation import contain_errors, contained_error
+from definable.concurrency.logs import logger_named
 from definable.server.problem import Problem, send_problem
 from definable.server.request_cycle import Message, Receive, Scope, Send
 
@@ -30,7 +31,7 @@ from .response import RETRY_AFTER, Response, ResponseSender, is_worth_a_tracebac
 from .router import RouteMatch, Router
 from .routes import AuthSource, Route
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 AUTH_SCOPE_KEY = "definable.auth"
 """Where a route of the user's own finds the `AuthContext` of its caller."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from definable.concurrency.isolation import error_text
+from definable.concurrency.logs import logger_named
 from definable.server import ASGIApp
 from definable.server.problem import Problem, send_problem
 from definable.server.request_cycle import Message, Receive, Scope, Send
@@ -25,7 +26,7 @@ from .app import refuse
 if TYPE_CHECKING:
     from definable.agent.runtime.runtime import AgentRuntime
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 UNREAD_BYTES = 64 * 1024
 """Of a body that the application did not read, which are read for the sake of the connection."""

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError
 from definable.server.problem import Problem
 from definable.server.request_cycle import WHOLE_RESPONSE, Message, Scope, Send
@@ -237,7 +238,7 @@ def foreign_page(headers: Headers) -> Problem:
     return Problem(403, f"{who} may not call this service: its operator allows origins with serve(cors=[...])")
 
 
-logger: logging.Logger = logging.getLogger("definable.http")
+logger: logging.Logger = logger_named("definable.http")
 
 MAX_REPORTED = 20
 """Origins and hosts whose refusal is logged, each once: outsiders write them."""

@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError
 from definable.server.request_cycle import WHOLE_RESPONSE, ASGIApp, Message, Receive, Scope, Send
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from definable.server.request_cycle import ASGIApp, Receive, Scope, Send
 
 
-logger: logging.Logger = logging.getLogger("definable.access")
+logger: logging.Logger = logger_named("definable.access")
 
 RUN_NOTE = "definable.run_note"
 """Where in a scope an endpoint notes down the run that it made: a list of ids."""

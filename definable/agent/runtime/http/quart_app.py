@@ -36,6 +36,7 @@ from werkzeug.routing.exceptions import RequestRedirect
 from definable.concurrency.call import closing_what_it_leaves, contained
 from definable.concurrency.event_loop import current_backend
 from definable.concurrency.isolation import contain_errors
+from definable.concurrency.logs import logger_named
 from definable.concurrency.worker_thread import run_sync
 from definable.server.problem import MEDIA_TYPE, Problem
 from definable.server.request_cycle import Message, Receive, Scope, Send
@@ -117,7 +118,7 @@ class _LastPart:
         raise RuntimeError(f"{self._generator!r} yields more than once")
 
 
-log: logging.Logger = logging.getLogger("definable.http")
+log: logging.Logger = logger_named("definable.http")
 
 MAX_CONTENT_LENGTH = 16 * 1024 * 1024
 """Bytes of a request body that a route may read; a larger one is a 413."""

@@ -17,6 +17,7 @@ from definable.agent.runtime.settings import ServeSettings
 from definable.agent.runtime.shutdown import WorkTracker
 from definable.agent.session.service import SessionService
 from definable.agent.trigger.webhook import Webhook
+from definable.concurrency.logs import logger_named
 from definable.server import (
     ASGIApp,
     HTTPServer,
@@ -40,7 +41,7 @@ from .routes import AuthSource, agent_router
 if TYPE_CHECKING:
     pass
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 
 class HTTPService:

@@ -26,6 +26,7 @@ from definable.agent.run.output import (
 )
 from definable.agent.run.stream import RunStream, follow_run
 from definable.agent.runtime.runs import RunRecord, RunRegistry
+from definable.concurrency.logs import logger_named
 from definable.json_text import json_bytes
 from definable.server.problem import Problem
 from definable.server.request_cycle import Send
@@ -34,7 +35,7 @@ from .documents import ToolCall, ToolExecution, failure_document, record_documen
 from .request import Request, until_gone
 from .response import ResponseSender
 
-logger: logging.Logger = logging.getLogger("definable.http")
+logger: logging.Logger = logger_named("definable.http")
 
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a comment tells proxies and clients that the stream is alive."""
