@@ -32,7 +32,7 @@ PUBLIC = {
 
 FOREIGN = {
     "definable.agent.auth.providers": "the user id of a key, which a caller's sessions bear",
-    "definable.agent.bus.accepted_work": "what the work tracker makes of a piece of work, seen from the bus",
+    "definable.agent.work": "what the work tracker makes of a piece of work, seen from the bus",
     "definable.agent.interface.message": "a message as the bus keeps it",
     "definable.agent.interface.pipeline": "what the supervisor builds for an interface",
     "definable.agent.run.output": "events and tool executions",
@@ -42,7 +42,6 @@ FOREIGN = {
     "definable.agent.runtime.message_queue": "messages of a chat, queued without a bus",
     "definable.agent.runtime.runs": "the registry that a pipeline's runs stand in",
     "definable.agent.runtime.settings": "options of the source document, as they are read",
-    "definable.agent.runtime.shutdown": "the tracker that a pipeline counts with",
     "definable.agent.runtime.supervisor": "a test waits until an interface is up, down or given up",
     "definable.agent.tools.result": "a tool's result as the model is told it",
     "definable.agent.trigger.base": "the type of a handler",

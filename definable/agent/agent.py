@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from .auth.base import AuthProvider
     from .bus.base import EventBus
     from .interface.base import BaseInterface
-    from .report import ShutdownReport
     from .runtime.http.asgi import LifespanApp
     from .runtime.runtime import AgentRuntime
+    from .runtime.shutdown import ShutdownReport
     from .session.base import SessionStore
     from .trigger.base import BaseTrigger
 

@@ -19,12 +19,12 @@ from typing import Any, TypeAlias, cast
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint
 
+from definable.agent.work import AcceptedWork, is_in_work_of, work_on_worker
 from definable.concurrency.clock import current_clock
 from definable.concurrency.event_loop import EventLoopHandle
 from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, EventBusError, StorageError
 
-from .accepted_work import AcceptedWork, is_in_work_of, work_on_worker
 from .base import EventBus, PublishesMany, Submission
 from .queue import DEFAULT_BUFFER
 

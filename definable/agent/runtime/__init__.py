@@ -1,8 +1,9 @@
 """What serves an agent: one task group, its children, and the account at its end."""
 
-from definable.agent.report import ShutdownReport, WorkCount
+from definable.agent.work import WorkCount
 
 from .logging import JSONFormatter, RunContextFilter, TextFormatter
 from .runtime import AgentRuntime
+from .shutdown import ShutdownReport
 
 __all__ = ["AgentRuntime", "ShutdownReport", "WorkCount", "RunContextFilter", "TextFormatter", "JSONFormatter"]

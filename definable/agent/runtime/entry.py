@@ -16,7 +16,6 @@ from anyio.abc import TaskStatus
 from definable.agent.agent import Agent
 from definable.agent.interface.base import BaseInterface
 from definable.agent.options import ServeOptions
-from definable.agent.report import ShutdownReport
 from definable.concurrency.event_loop import current_backend, plain_errors, run_blocking
 from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError
@@ -26,6 +25,7 @@ from .lifespan import gc_tuning
 from .logging import ensure_visible
 from .runtime import AgentRuntime
 from .settings import settings_of
+from .shutdown import ShutdownReport
 from .signals import STUCK_MARGIN, ExitGuard, SignalWatcher
 
 if TYPE_CHECKING:

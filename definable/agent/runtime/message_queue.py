@@ -18,10 +18,10 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from definable.agent.bus.base import ClaimsByName, Delivery, EventBus, Parkable
 from definable.agent.interface.message import InterfaceMessage, MessageEnd, message_from_json, message_to_json
+from definable.agent.work import Work, WorkTracker
 from definable.concurrency.isolation import error_message
 from definable.concurrency.logs import logger_named
 
-from .shutdown import Work, WorkTracker
 from .workers import settled
 
 Item = TypeVar("Item")

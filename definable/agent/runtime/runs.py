@@ -20,7 +20,7 @@ from definable.agent.run.output import Listener, RunEnded, RunOutput, RunStatus,
 from definable.agent.run.runner import Runner
 from definable.concurrency.clock import current_clock
 from definable.concurrency.event_loop import Cancellable, cancel_scopes
-from definable.concurrency.isolation import contain_errors, error_message
+from definable.concurrency.isolation import contained_error, error_message
 from definable.concurrency.logs import logger_named
 from definable.errors import RunCancelled, RunError, StorageError
 
@@ -29,7 +29,6 @@ from .settings import DEFAULT_MAX_MEMORY
 
 logger: logging.Logger = logger_named("definable")
 
-RUN = contain_errors("a run")
 
 QUEUED, RUNNING = RunStatus.QUEUED, RunStatus.RUNNING
 COMPLETED, FAILED, CANCELLED = RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED
@@ -204,8 +203,11 @@ class RunRegistry:
         record = self._unqueue(request.run_id) or self._record(request, source, RUNNING)
         try:
             self._begin(record, request, attempt)
-            with self._scope_of(record), RUN:
-                output = await (runner or self._runner).run(request, self._listener_of(record, listener))
+            with self._scope_of(record):
+                try:
+                    output = await (runner or self._runner).run(request, self._listener_of(record, listener))
+                except BaseException as error:
+                    raise contained_error(error, "a run")  # noqa: B904 - it is the same, or has its cause
                 record.output, record.session_id, record.status = output, output.session_id, COMPLETED
                 return output
             raise cancellation(record)

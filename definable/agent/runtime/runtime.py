@@ -19,13 +19,12 @@ from anyio.abc import TaskGroup, TaskStatus
 from definable.agent.agent import Agent
 from definable.agent.arguments import check_auth
 from definable.agent.auth.base import RefusalLog
-from definable.agent.bus.accepted_work import is_in_work_of
 from definable.agent.bus.memory import MemoryBus
 from definable.agent.interface.base import BaseInterface
 from definable.agent.options import ServeOptions
-from definable.agent.report import ShutdownReport
 from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.webhook import Webhook
+from definable.agent.work import WorkTracker, is_in_work_of
 from definable.concurrency.call import open_scopes
 from definable.concurrency.clock import current_clock
 from definable.concurrency.event_loop import EventLoopHandle, plain_errors
@@ -39,7 +38,7 @@ from .ingress import Ingress
 from .lifespan import agent_lifespan, model_lifetime, run_child
 from .runs import RunRegistry
 from .settings import ServeSettings, settings_of
-from .shutdown import Draining, WorkTracker, stuck_threads
+from .shutdown import Draining, ShutdownReport, stuck_threads
 from .signals import Watchdog
 from .supervisor import InterfaceState, Supervisor, health_of, supervised
 from .triggers import TriggerTable, all_interfaces, with_webhooks

@@ -24,6 +24,7 @@ from definable.agent.interface.pipeline import AgentHandle, Pipeline
 from definable.agent.parts import DEFAULT_NAME
 from definable.agent.run.context import RunRequest
 from definable.agent.run.output import Listener, RunOutput
+from definable.agent.work import WorkTracker
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.call import contained
 from definable.concurrency.event_loop import plain_errors
@@ -33,7 +34,6 @@ from definable.errors import DefinableError
 
 from .message_queue import Mailbox
 from .runs import RunRegistry
-from .shutdown import WorkTracker
 
 logger: logging.Logger = logger_named(__name__)
 

@@ -18,6 +18,7 @@ from definable.agent.trigger.base import BaseTrigger, TriggerEvent
 from definable.agent.trigger.content import own_body
 from definable.agent.trigger.cron import TimeTrigger
 from definable.agent.trigger.request import Headers
+from definable.agent.work import Work, WorkTracker
 from definable.concurrency.call import contained
 from definable.concurrency.clock import current_clock
 from definable.concurrency.isolation import error_message, error_text
@@ -30,7 +31,6 @@ from .ingress import accepted_request, auth_from_json, handling_size
 from .run_log import ActiveMemory
 from .runs import RunRegistry
 from .settings import DEFAULT_MAX_MEMORY
-from .shutdown import Work, WorkTracker
 
 logger: logging.Logger = logger_named(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Literal, TypeAlias, Unpack
 
 from definable.agent.auth.base import AuthProvider, is_provider
@@ -84,7 +85,6 @@ class Webhook(BaseTrigger):
             raise ConfigurationError(f"Webhook(dedupe={dedupe!r}): a header's name, or a callable of the event")
         if max_body < 0:
             raise ConfigurationError(f"Webhook(max_body={max_body!r}): bytes, 0 or more")
-        self._source = f"{self.method} {self.path}"
         self.auth: AuthProvider | Literal[False] | None = auth
         self.respond = respond
         self.dedupe = dedupe
@@ -100,9 +100,9 @@ class Webhook(BaseTrigger):
         """Whether something is asked before a delivery counts as one."""
         self.max_body = max_body
 
-    @property
+    @cached_property
     def source(self) -> str:
-        return self._source
+        return f"{self.method} {self.path}"
 
 
 def checked_path(path: str) -> str:

@@ -16,9 +16,9 @@ from anyio.lowlevel import checkpoint
 
 from definable.agent import Agent
 from definable.agent.bus import EventBufferFull, EventBusClosed, MemoryBus, SQLiteBus
-from definable.agent.bus.accepted_work import AcceptedWork
 from definable.agent.bus.emitter import Emitter, event_body
 from definable.agent.trigger import EventTrigger, TriggerEvent
+from definable.agent.work import AcceptedWork
 from definable.errors import ConfigurationError, EventBusError
 
 pytestmark = pytest.mark.anyio

@@ -34,9 +34,9 @@ from definable.agent.interface import (
     SQLiteIdentityResolver,
 )
 from definable.agent.interface.pipeline import AgentHandle
-from definable.agent.runtime.shutdown import WorkTracker
 from definable.agent.runtime.supervisor import InterfaceState, Supervisor
 from definable.agent.session import Session, SQLiteSessionStore
+from definable.agent.work import WorkTracker
 from definable.errors import ConfigurationError, ModelError, StorageError
 from definable.model import Image, Message, OfflineModel, ToolCall
 from definable.testing import VIRTUAL_BACKENDS, run, virtual_time

@@ -26,7 +26,8 @@ def serve():
     open(f"{{sys.argv[0]}}.serves", "w").close()
 
 def ended():
-    from definable.agent.report import ShutdownReport, WorkCount
+    from definable.agent.runtime.shutdown import ShutdownReport
+    from definable.agent.work import WorkCount
     parent.send(ShutdownReport(1.5, {{"http": WorkCount(4)}}))
 """
 

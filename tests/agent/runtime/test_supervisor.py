@@ -26,8 +26,8 @@ from definable.agent.interface.message import MessageEnd
 from definable.agent.interface.pipeline import AgentHandle, Pipeline
 from definable.agent.run.context import RunRequest
 from definable.agent.runtime import WorkCount
-from definable.agent.runtime.shutdown import WorkTracker
 from definable.agent.runtime.supervisor import InterfaceState, Supervisor, health_of
+from definable.agent.work import WorkTracker
 from definable.concurrency.backoff import Backoff
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 

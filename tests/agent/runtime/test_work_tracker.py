@@ -7,9 +7,8 @@ from contextvars import copy_context
 import anyio
 import pytest
 
-from definable.agent.bus.accepted_work import is_in_work_of, work_on_worker
 from definable.agent.runtime import WorkCount
-from definable.agent.runtime.shutdown import WorkTracker
+from definable.agent.work import WorkTracker, is_in_work_of, work_on_worker
 
 
 def test_the_usual_sources_are_always_there_and_others_join() -> None:

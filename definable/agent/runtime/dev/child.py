@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 from anyio.abc import TaskStatus
 
-from definable.agent.report import ShutdownReport
 from definable.agent.runtime.settings import ServeSettings
+from definable.agent.runtime.shutdown import ShutdownReport
 from definable.agent.runtime.signals import STUCK_MARGIN
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ import anyio.to_thread
 from watchfiles import Change, DefaultFilter, awatch
 
 import definable
-from definable.agent.report import ShutdownReport
 from definable.agent.runtime.logging import Block
 from definable.agent.runtime.settings import ServeSettings
+from definable.agent.runtime.shutdown import ShutdownReport
 from definable.agent.runtime.signals import SignalWatcher
 from definable.concurrency.event_loop import EventLoopHandle, plain_errors, run_blocking
 from definable.concurrency.logs import logger_named

@@ -16,7 +16,7 @@ from definable.agent.auth.base import AuthProvider, RefusalLog
 from definable.agent.runtime.dispatch import log_failure
 from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.runtime.settings import DEFAULT_MAX_MEMORY
-from definable.agent.runtime.shutdown import WorkTracker
+from definable.agent.work import WorkTracker
 from definable.concurrency.call import closing_what_it_leaves, contained
 from definable.concurrency.isolation import contain_errors, contained_error
 from definable.concurrency.logs import logger_named

@@ -14,9 +14,9 @@ from definable.agent.auth.base import RefusalLog
 from definable.agent.runtime.ingress import Ingress
 from definable.agent.runtime.runs import RunRegistry
 from definable.agent.runtime.settings import ServeSettings
-from definable.agent.runtime.shutdown import WorkTracker
 from definable.agent.session.service import SessionService
 from definable.agent.trigger.webhook import Webhook
+from definable.agent.work import WorkTracker
 from definable.concurrency.logs import logger_named
 from definable.server import (
     ASGIApp,
