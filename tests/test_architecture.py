@@ -91,6 +91,7 @@ ROOMS = {
         ["workers", "http"],
         ["message_queue"],
         ["supervisor"],
+        ["served"],
         ["runtime"],
         ["dev"],
         ["entry"],

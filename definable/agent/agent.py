@@ -10,7 +10,7 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
 
 import anyio
 
@@ -24,11 +24,9 @@ from .arguments import (
     NoArguments,
     OriginalEmit,
     OriginalRun,
-    check_interface,
     check_parts,
     check_run,
     event_name,
-    installed_interface,
     lifespan_of,
     run_input,
 )
@@ -37,14 +35,12 @@ from .options import ServeOptions
 from .parts import CLOSE_TIMEOUT, DEFAULT_NAME, AgentParts
 from .run.context import RunRequest
 from .run.output import RunOutput
-from .run.runner import HookPoint, Instructions, Runner
+from .run.runner import Instructions, Runner
 from .run.stream import FollowedRun, RunStream, follow_run
 from .session.memory import MemorySessionStore
-from .trigger.registry import TriggerRegistry
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
-    from quart import Blueprint
 
     from .auth.base import AuthProvider
     from .bus.base import EventBus
@@ -54,8 +50,6 @@ if TYPE_CHECKING:
     from .runtime.shutdown import ShutdownReport
     from .session.base import SessionStore
     from .trigger.base import BaseTrigger
-
-HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., Any])
 
 MAX_HISTORY = 100
 """Messages of a session that are kept and sent to the model."""
@@ -134,10 +128,8 @@ class Agent(AgentParts):
             name=name or DEFAULT_NAME,
         )
         super().__init__(name, runner, bus, auth)
-        self.triggers: TriggerRegistry = TriggerRegistry()
         self.lifespan: Callable[[Agent], AbstractAsyncContextManager[Any]] | None = lifespan_of(lifespan)
         """What is open around serving, as a function of the agent; None for nothing."""
-        self._blueprint: Blueprint | None = None
 
     def __repr__(self) -> str:
         return f"<Agent {self.name!r} on {self.model.id}>"
@@ -221,75 +213,6 @@ class Agent(AgentParts):
                     await self.model.aclose()
 
         return run_blocking(run_and_close, instead="await agent.arun(...)")
-
-    # --- register
-
-    def on(self, trigger: BaseTrigger) -> Callable[[HandlerFunction], HandlerFunction]:
-        """Have a function handle a trigger's events: `@agent.on(Webhook("/github"))`.
-
-        What the function (sync or async) returns decides: a string or a dict of `arun`'s arguments runs the agent, None
-        acknowledges, a `Reply` is a webhook's own response.
-
-        Raises:
-            RouteConflict: Another webhook has the same method and path, or it shadows a built-in route.
-            ConfigurationError: The trigger has a handler already, or the handler cannot be called.
-        """
-
-        def register(handler: HandlerFunction) -> HandlerFunction:
-            self.triggers.add(trigger, handler)
-            return handler
-
-        return register
-
-    def add_interface(self, interface: BaseInterface | str, **settings: Any) -> Self:
-        """Serve a messaging interface along with the agent.
-
-        Args:
-            interface: The interface, or its name: of an entry point in the group `definable.interfaces`.
-            settings: Of an interface that is named: `agent.add_interface("telegram", bot_token=...)`.
-
-        Returns:
-            The agent.
-
-        Raises:
-            ConfigurationError: It is no interface, or none of that name is installed.
-        """
-        if isinstance(interface, str):
-            interface = cast("BaseInterface", installed_interface(interface, settings))
-        elif settings:
-            raise ConfigurationError(f"add_interface(..., {next(iter(settings))}=...): settings go with a name")
-        check_interface(interface)
-        self.interfaces.append(interface)
-        return self
-
-    @property
-    def before_request(self) -> HookPoint:
-        """Registers a function of the `RunContext`, called before every run."""
-        return self.runner.before_request
-
-    @property
-    def after_response(self) -> HookPoint:
-        """Registers a function of the `RunOutput`, called after every run that succeeded."""
-        return self.runner.after_response
-
-    @property
-    def on_error(self) -> HookPoint:
-        """Registers a function of the `RunContext` and the exception, called after every run that failed."""
-        return self.runner.on_error
-
-    @property
-    def blueprint(self) -> Blueprint:
-        """A Quart blueprint for routes and WebSockets of your own, served beside the agent's endpoints."""
-        if self._blueprint is None:
-            from quart import Blueprint  # heavy, and many agents have no routes of their own
-
-            self._blueprint = Blueprint("agent", __name__)
-        return self._blueprint
-
-    @property
-    def has_blueprint(self) -> bool:
-        """Whether anybody asked for the blueprint."""
-        return self._blueprint is not None
 
     # --- events
 

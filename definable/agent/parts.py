@@ -1,32 +1,38 @@
-"""The parts of an agent that can be set until it is served, and overridden in tests; `Agent` derives from them."""
+"""The parts of an agent, which can be set until it is served and overridden in tests, and what is registered on it.
+
+`Agent` derives from them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypedDict, TypeVar, Unpack, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypedDict, TypeVar, Unpack, cast, runtime_checkable
 
 import anyio
 
-from definable.errors import ServeError
+from definable.errors import ConfigurationError, ServeError
 from definable.model.message import Model
 from definable.model.resolve import resolve_model
 from definable.original_library import AGENT_ATTRIBUTES, unknown_arguments, unknown_attribute
 
-from .arguments import check_auth, check_interface, check_parts
+from .arguments import check_auth, check_interface, check_parts, installed_interface
 from .bus.emitter import Emitter
-from .run.runner import Runner
+from .run.runner import HookPoint, Runner
+from .trigger.registry import TriggerRegistry
 
 if TYPE_CHECKING:
-    from definable.model.message import Model
+    from quart import Blueprint
 
     from .auth.base import AuthProvider
     from .bus.base import EventBus
     from .interface.base import BaseInterface
     from .runtime.runtime import AgentRuntime
     from .session.base import SessionStore
+    from .trigger.base import BaseTrigger
 
 
+HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., Any])
 AnyAgent = TypeVar("AnyAgent", bound="AgentParts")
 
 
@@ -118,7 +124,9 @@ class AgentParts:
         self.name: str = name or DEFAULT_NAME
         self.runner = runner
         self.interfaces: list[BaseInterface] = []
+        self.triggers: TriggerRegistry = TriggerRegistry()
         self.emitter: Emitter = Emitter(bus)
+        self._blueprint: Blueprint | None = None
         self.runtime: AgentRuntime | None = None
         """What serves the agent now; None while nothing does."""
         self._bus = bus
@@ -209,6 +217,75 @@ class AgentParts:
     def parts(self) -> Parts:
         """What `override` may change."""
         return Parts(self.model, self.sessions, self._bus, self.interfaces, self.emitter)
+
+    # --- register
+
+    def on(self, trigger: BaseTrigger) -> Callable[[HandlerFunction], HandlerFunction]:
+        """Have a function handle a trigger's events: `@agent.on(Webhook("/github"))`.
+
+        What the function (sync or async) returns decides: a string or a dict of `arun`'s arguments runs the agent, None
+        acknowledges, a `Reply` is a webhook's own response.
+
+        Raises:
+            RouteConflict: Another webhook has the same method and path, or it shadows a built-in route.
+            ConfigurationError: The trigger has a handler already, or the handler cannot be called.
+        """
+
+        def register(handler: HandlerFunction) -> HandlerFunction:
+            self.triggers.add(trigger, handler)
+            return handler
+
+        return register
+
+    def add_interface(self, interface: BaseInterface | str, **settings: Any) -> Self:
+        """Serve a messaging interface along with the agent.
+
+        Args:
+            interface: The interface, or its name: of an entry point in the group `definable.interfaces`.
+            settings: Of an interface that is named: `agent.add_interface("telegram", bot_token=...)`.
+
+        Returns:
+            The agent.
+
+        Raises:
+            ConfigurationError: It is no interface, or none of that name is installed.
+        """
+        if isinstance(interface, str):
+            interface = cast("BaseInterface", installed_interface(interface, settings))
+        elif settings:
+            raise ConfigurationError(f"add_interface(..., {next(iter(settings))}=...): settings go with a name")
+        check_interface(interface)
+        self.interfaces.append(interface)
+        return self
+
+    @property
+    def before_request(self) -> HookPoint:
+        """Registers a function of the `RunContext`, called before every run."""
+        return self.runner.before_request
+
+    @property
+    def after_response(self) -> HookPoint:
+        """Registers a function of the `RunOutput`, called after every run that succeeded."""
+        return self.runner.after_response
+
+    @property
+    def on_error(self) -> HookPoint:
+        """Registers a function of the `RunContext` and the exception, called after every run that failed."""
+        return self.runner.on_error
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """A Quart blueprint for routes and WebSockets of your own, served beside the agent's endpoints."""
+        if self._blueprint is None:
+            from quart import Blueprint  # heavy, and many agents have no routes of their own
+
+            self._blueprint = Blueprint("agent", __name__)
+        return self._blueprint
+
+    @property
+    def has_blueprint(self) -> bool:
+        """Whether anybody asked for the blueprint."""
+        return self._blueprint is not None
 
     # --- for programs of the original library: here nothing has to be opened or closed
 

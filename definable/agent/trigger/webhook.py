@@ -101,7 +101,7 @@ class Webhook(BaseTrigger):
         self.max_body = max_body
 
     @cached_property
-    def source(self) -> str:
+    def source(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] - a property, made once
         return f"{self.method} {self.path}"
 
 

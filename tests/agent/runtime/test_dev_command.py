@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from definable.agent.runtime.dev.reload import own_command, status_of
+from definable.agent.runtime.dev.process import status_of
+from definable.agent.runtime.dev.reload import own_command
 from definable.errors import ServeError
 
 

@@ -23,7 +23,8 @@ from wsproto.events import (
     TextMessage,
 )
 
-from definable.agent.runtime.http.quart_app import create_quart_app, quart_lifespan
+from definable.agent.runtime.http.quart_app import create_quart_app
+from definable.agent.runtime.http.quart_lifespan import quart_lifespan
 from definable.server import HTTPServer, bind
 from definable.server.problem import Problem
 

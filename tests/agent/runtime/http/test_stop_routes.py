@@ -11,7 +11,8 @@ import anyio
 import pytest
 from quart import Blueprint, websocket
 
-from definable.agent.runtime.http.quart_app import create_quart_app, drain_routes, quart_lifespan
+from definable.agent.runtime.http.quart_app import create_quart_app, drain_routes
+from definable.agent.runtime.http.quart_lifespan import quart_lifespan
 
 pytestmark = pytest.mark.anyio
 

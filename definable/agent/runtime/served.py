@@ -1,0 +1,168 @@
+"""What one serving of an agent is made of: its parts, each made from those before it; and how they are.
+
+`AgentRuntime` derives from it: it starts and stops them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from definable.agent.agent import Agent
+from definable.agent.arguments import check_auth
+from definable.agent.auth.base import RefusalLog
+from definable.agent.bus.memory import MemoryBus
+from definable.agent.interface.base import BaseInterface
+from definable.agent.work import WorkTracker
+
+from .banner import ServedChat, ServiceSummary
+from .cron import CronLoop, CronSource
+from .dispatch import Dispatcher
+from .ingress import Ingress
+from .runs import RunRegistry
+from .settings import ServeSettings
+from .shutdown import Draining
+from .supervisor import Supervisor, health_of, supervised
+from .triggers import TriggerTable, all_interfaces, with_webhooks
+from .workers import Workers
+
+if TYPE_CHECKING:
+    from quart import Quart
+
+    from definable.agent.bus.base import EventBus
+
+    from .http.service import HTTPService
+
+
+class ServedAgent:
+    """The parts.
+
+    Args:
+        agent: The agent to serve.
+        interfaces: Messaging interfaces, beside the agent's own.
+        settings: How to serve.
+        foreign_server: Another ASGI server listens for us (`agent.asgi()`).
+    """
+
+    def __init__(
+        self, agent: Agent, interfaces: Sequence[BaseInterface], settings: ServeSettings, *, foreign_server: bool
+    ) -> None:
+        check_auth(agent.auth)
+        self.agent = agent
+        self.settings: ServeSettings = settings
+        self.name: str = self.settings.name or agent.name
+        self.url: str | None = None
+        """Where HTTP is served; None without a server, or before it is bound."""
+        self.tracker: WorkTracker = WorkTracker()
+        interfaces = all_interfaces(agent, interfaces)
+        self.triggers: TriggerTable = TriggerTable(with_webhooks(agent.triggers, interfaces), agent.emitter.aemit)
+        self.bus: EventBus = MemoryBus(self.settings.event_buffer) if agent.bus is None else agent.bus
+        self.registry: RunRegistry = RunRegistry(
+            agent.runner,
+            self.settings.max_concurrent_runs,
+            others_help=self.bus.shared,
+            durable=self.bus.durable,
+            max_queued_bytes=self.settings.max_memory_queued,
+            max_recent_bytes=self.settings.max_memory_runs,
+        )
+        self.dispatcher: Dispatcher = Dispatcher(self.registry)
+        self._refusals = RefusalLog()
+        self.supervisors: list[Supervisor] = supervised(
+            interfaces, agent, self.registry, self.bus, self.tracker, self.settings.event_buffer, self._refusals
+        )
+        self.workers: Workers = Workers(
+            self.bus,
+            self.triggers.by_key,
+            self.dispatcher,
+            self.registry,
+            self.tracker,
+            agent.emitter,
+            count=self.settings.event_workers,
+            max_active_bytes=self.settings.max_memory_active,
+            max_queued=self.settings.event_buffer,
+            takers=[supervisor.mailbox for supervisor in self.supervisors],
+        )
+        source = CronSource(self.bus, self.triggers)
+        self.cron_loop: CronLoop = CronLoop(self.triggers.crons, source.fire, source.fire_many)
+        self.http: HTTPService | None = None
+        """What answers HTTP; None without a server."""
+        self._foreign_server = foreign_server
+        self.draining: Draining = Draining()
+        """Whether a stop has begun: a truth value, and an event to wait for."""
+
+    @property
+    def app(self) -> Quart | None:
+        """The Quart application that serves everything but the agent's endpoints; None without HTTP."""
+        return None if self.http is None else self.http.guest.app
+
+    def health(self) -> tuple[bool, dict[str, Any]]:
+        """Whether all is well, and the state of every child, as `/health` shows them."""
+        return health_of(
+            self.name, bool(self.draining), self.supervisors, self._storage, has_cron=bool(self.cron_loop.jobs)
+        )
+
+    @property
+    def _storage(self) -> Iterable[tuple[str, object]]:
+        """What keeps things, by its name in `/health`."""
+        yield "events", self.bus
+        yield "sessions", self.agent.sessions
+        for supervisor in self.supervisors:
+            yield f"identities of {supervisor.name}", supervisor.interface.identity_resolver
+
+    def summary(self) -> ServiceSummary:
+        """What is served, where and for whom, as the banner shows it."""
+        return ServiceSummary(
+            name=self.name,
+            model=self.agent.model,
+            auth=self.agent.auth,
+            settings=self.settings,
+            url=self.url,
+            takes_requests=self.http is not None,
+            webhooks=self.triggers.webhooks,
+            events=self.triggers.events,
+            jobs=[(job, self.cron_loop.next_firing(job)) for job in self.triggers.crons],
+            chats=[
+                ServedChat(supervisor.name, supervisor.interface, (supervisor.interface.agent or self.agent).auth)
+                for supervisor in self.supervisors
+            ],
+        )
+
+    @property
+    def _agents(self) -> Iterable[Agent]:
+        """The served agent, and those that interfaces brought along."""
+        others = [supervisor.interface.agent for supervisor in self.supervisors]
+        return dict.fromkeys([self.agent, *[other for other in others if isinstance(other, Agent)]])
+
+    @property
+    def serves_http(self) -> bool:
+        """Whether HTTP is served: as `enable_server` says, else when it is wanted or nothing else is there."""
+        if self.settings.enable_server is not None or self._foreign_server:
+            return self._foreign_server or bool(self.settings.enable_server)
+        wanted = bool(self.triggers.webhooks) or self.agent.has_blueprint
+        return wanted or not (self.triggers.crons or self.triggers.events or self.supervisors)
+
+    def _build_http(self) -> HTTPService:
+        # Heavy, and an agent without HTTP never needs them.
+        from .http.body_memory import UnfinishedBodies, memory_for_bodies
+        from .http.quart_app import QuartGuest, create_quart_app
+        from .http.service import HTTPService
+
+        agent = self.agent
+        largest = max((webhook.max_body for webhook in self.triggers.webhooks), default=0)
+        return HTTPService(
+            self.name,
+            self.settings,
+            self.triggers.webhooks,
+            QuartGuest(create_quart_app(agent.name, [agent.blueprint] if agent.has_blueprint else [])),
+            partial(attrgetter("auth"), agent),  # which may be set late
+            runs=self.registry,
+            ingress=Ingress(self.bus, self.triggers, self.registry, self.dispatcher),
+            sessions=agent.runner.sessions,
+            health=self.health,
+            tracker=self.tracker,
+            draining=self.draining.is_set,
+            bodies=UnfinishedBodies(memory_for_bodies(self.settings.max_memory_bodies, largest)),
+            refusals=self._refusals,
+        )
