@@ -51,6 +51,7 @@ FOREIGN = {
     "definable.concurrency.event_loop": "a watchdog watches an event loop",
     "definable.model.message": "messages as session stores keep them",
     "definable.server.problem": "what endpoints raise",
+    "definable.storage.postgres_database": "a PostgreSQL that is away, seen by what uses it",
     "definable.storage.redis_address": "how errors name a Redis",
     "definable.storage.redis_link": "a Redis that is away, seen by what uses it",
     "definable.testing.virtual": "virtual time beside real sockets",
