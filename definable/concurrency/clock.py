@@ -3,10 +3,15 @@
 The event loop's clock is monotonic: it knows no date, and it does not see NTP or a suspended machine step the time of
 day. `current_clock()` is the one place that says what time it is; `definable.testing` puts a virtual clock in its
 place, for one context, so that a test of a year takes a second.
+
+On Linux the kernel says when the clock is set and when a suspended machine resumes: timerfd_create(2),
+`TFD_TIMER_CANCEL_ON_SET`.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -15,8 +20,12 @@ from typing import Protocol
 
 import anyio
 
-MAX_SLEEP = 60.0
-"""Seconds after which a sleeper reads the system's clock again: so late may a step of it be noticed."""
+STEP_CHECK = 5.0
+"""Seconds after which a sleeper reads the system's clock again where nothing says that it was set: a step of it may be
+noticed so late."""
+
+MAX_SLEEP = 30.0
+"""Seconds after which it does so elsewhere too: a process may be shown a time that the kernel does not know."""
 
 
 class WallClock(Protocol):
@@ -38,7 +47,47 @@ class SystemClock(WallClock):
         return time.time()
 
     async def sleep_until(self, when: float) -> None:
-        await anyio.sleep(min(max(when - self.now(), 0.0), MAX_SLEEP))
+        seconds = max(when - self.now(), 0.0)
+        if seconds <= STEP_CHECK:
+            await anyio.sleep(seconds)
+            return
+        with clock_timer(when) as timer:
+            if timer is None:
+                await anyio.sleep(STEP_CHECK)
+                return
+            with anyio.move_on_after(min(seconds, MAX_SLEEP)):
+                await anyio.wait_readable(timer)
+
+
+@contextmanager
+def clock_timer(when: float) -> Generator[int | None]:
+    """A descriptor that is readable once the machine's clock shows `when` (Unix seconds), was set, or went on after a
+    suspend; None where there is no such thing."""
+    timer = _open_timer(when) if sys.platform == "linux" else None
+    try:
+        yield timer
+    finally:
+        if timer is not None:
+            os.close(timer)
+
+
+def _open_timer(when: float) -> int | None:
+    import ctypes  # `os.timerfd_create` came with Python 3.13; a service without cron jobs never loads it
+
+    absolute, cancel_on_set = 1, 2  # TFD_TIMER_ABSTIME, TFD_TIMER_CANCEL_ON_SET
+    libc = ctypes.CDLL(None)
+    try:
+        timer = libc.timerfd_create(time.CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC)
+    except AttributeError:
+        return None
+    if timer < 0:
+        return None
+    seconds = int(when)
+    setting = (ctypes.c_long * 4)(0, 0, seconds, int((when - seconds) * 1e9))  # interval, expiration
+    if libc.timerfd_settime(timer, absolute | cancel_on_set, setting, None) < 0:
+        os.close(timer)
+        return None
+    return timer
 
 
 class LoopClock(WallClock):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 import threading
 import time
 
@@ -9,7 +12,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from definable.concurrency.clock import MAX_SLEEP, LoopClock, SystemClock, current_clock, use_clock
+from definable.concurrency import clock as clock_module
+from definable.concurrency.clock import MAX_SLEEP, STEP_CHECK, LoopClock, SystemClock, current_clock, use_clock
 from definable.testing import VIRTUAL_BACKENDS, run
 
 
@@ -69,12 +73,51 @@ def test_loop_clock_goes_with_the_loop(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
-def test_system_clock_never_sleeps_for_more_than_a_minute(backend: str) -> None:
+@pytest.mark.parametrize(("has_timer", "longest"), [(True, MAX_SLEEP), (False, STEP_CHECK)])
+def test_system_clock_looks_at_the_time_now_and_then(
+    backend: str, has_timer: bool, longest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_timer:
+        monkeypatch.setattr(clock_module, "_open_timer", lambda when: None)
+    elif sys.platform != "linux":
+        pytest.skip("has no timerfd")
+
     async def main() -> None:
         began, clock = anyio.current_time(), SystemClock()
         await clock.sleep_until(clock.now() + 86400)
-        assert anyio.current_time() - began == MAX_SLEEP
+        assert anyio.current_time() - began == longest
         await clock.sleep_until(clock.now() - 10)
-        assert anyio.current_time() - began == MAX_SLEEP
+        assert anyio.current_time() - began == longest
 
     run(main, backend=backend)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has no timerfd")
+@pytest.mark.anyio
+async def test_the_kernels_timer_ends_a_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock_module, "STEP_CHECK", 0.0)
+    monkeypatch.setattr(clock_module, "MAX_SLEEP", math.inf)
+    clock = SystemClock()
+    when = clock.now() + 0.1
+    with anyio.fail_after(30):
+        await clock.sleep_until(when)
+    assert clock.now() >= when - 0.001
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has no timerfd")
+@pytest.mark.anyio
+async def test_a_clock_that_is_set_ends_a_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, says = os.pipe()  # a test may not set the machine's clock: it says what the kernel would say
+    monkeypatch.setattr(clock_module, "_open_timer", lambda when: said)
+    monkeypatch.setattr(clock_module, "MAX_SLEEP", math.inf)
+    clock = SystemClock()
+    try:
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as group:
+                group.start_soon(clock.sleep_until, clock.now() + 86400)
+                await anyio.wait_all_tasks_blocked()
+                os.write(says, b".")
+    finally:
+        os.close(says)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(said)

@@ -190,7 +190,7 @@ class CronLoop:
     - A firing later than its job's `misfire_grace` is skipped. Of several that have come due for one job at once, at
       most the latest fires. What does not fire is counted in `missed` and logged.
     - When the wall clock steps back, no nominal time fires again; times that it now shows and that have not fired,
-      fire. A step of the machine's clock is noticed within 60 seconds.
+      fire. A step of the machine's clock, and the end of a suspend, are noticed within seconds: `SystemClock`.
     - Jitter delays one firing and nothing else; the nominal time stays as the schedule says.
     - A firing that cannot be published is tried again, as long as it is neither too late nor overtaken by a later one.
 
