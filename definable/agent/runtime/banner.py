@@ -18,8 +18,9 @@ from .logging import Block
 if TYPE_CHECKING:
     from definable.agent.auth.base import AuthProvider
     from definable.agent.interface.base import BaseInterface
-    from definable.agent.trigger.base import EventTrigger
+    from definable.agent.trigger.base import BaseTrigger
     from definable.agent.trigger.cron import TimeTrigger
+    from definable.agent.trigger.event import EventTrigger
     from definable.agent.trigger.webhook import Webhook
     from definable.model.message import Model
 
@@ -62,6 +63,8 @@ class ServiceSummary:
     """Whether HTTP is answered, also where another server listens."""
     webhooks: Sequence[Webhook]
     events: Sequence[EventTrigger]
+    alike: Sequence[Sequence[BaseTrigger]]
+    """Triggers that nothing tells apart but the order of their registration."""
     jobs: Sequence[tuple[TimeTrigger, float | None]]
     """Each with its next firing in Unix seconds; None when there is none."""
     chats: Sequence[ServedChat]
@@ -101,6 +104,12 @@ def warnings(service: ServiceSummary) -> Iterator[str]:
         )
     for chat in service.chats:
         yield from _chat_warnings(chat)
+    if service.alike:
+        examples = ", ".join(f"{len(same)} of {same[0].source}" for same in service.alike[:3])
+        yield (
+            f"{sum(map(len, service.alike))} triggers cannot be told apart ({examples}): on a durable bus, restarts "
+            "and replicas tell them by the order of their registration, which may change. Give each a name='...'"
+        )
     if not getattr(service.model, "has_key", True):
         yield f"the model {service.model.id} has no API key: every run will fail until one is set"
 

@@ -330,7 +330,7 @@ class AgentRuntime(ServedAgent):
 
     def _count_unpublished(self) -> None:
         for publication in self.agent.emitter.leftovers():
-            self.tracker.never_started(source_kind(self.triggers.by_key[publication[0]]))
+            self.tracker.never_started(source_kind(self.triggers.by_any_key[publication[0]]))
 
     def _count_unfinished(self) -> None:
         """Count what the children left undone, while the bus is still open."""

@@ -74,7 +74,7 @@ class ServedAgent:
         )
         self.workers: Workers = Workers(
             self.bus,
-            self.triggers.by_key,
+            self.triggers.by_any_key,
             self.dispatcher,
             self.registry,
             self.tracker,
@@ -122,6 +122,7 @@ class ServedAgent:
             takes_requests=self.http is not None,
             webhooks=self.triggers.webhooks,
             events=self.triggers.events,
+            alike=self.triggers.alike,
             jobs=[(job, self.cron_loop.next_firing(job)) for job in self.triggers.crons],
             chats=[
                 ServedChat(supervisor.name, supervisor.interface, (supervisor.interface.agent or self.agent).auth)

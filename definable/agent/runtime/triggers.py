@@ -10,8 +10,10 @@ from definable.agent.agent import Agent
 from definable.agent.arguments import check_interface
 from definable.agent.bus.emitter import LATER_KEY
 from definable.agent.interface.base import BaseInterface
-from definable.agent.trigger.base import BaseTrigger, EventTrigger, Handler, TriggerEvent
+from definable.agent.trigger.base import BaseTrigger, Handler, TriggerEvent
 from definable.agent.trigger.cron import TimeTrigger
+from definable.agent.trigger.event import EventIndex, EventTrigger
+from definable.agent.trigger.identity import keys_of
 from definable.agent.trigger.registry import TriggerRegistry
 from definable.agent.trigger.webhook import Webhook
 from definable.concurrency.clock import current_clock
@@ -78,11 +80,17 @@ class TriggerTable:
         built_in: dict[str, BaseTrigger] = {RUNS_KEY: AcceptedRuns()}
         if emit is not None:
             built_in[LATER_KEY] = LaterEvents(emit)
-        self.by_key: Mapping[str, BaseTrigger] = built_in | dict(registry.by_key())
+        keys = keys_of([*registry])
+        self.by_key: Mapping[str, BaseTrigger] = built_in | dict(keys.by_key)
+        self.by_any_key: Mapping[str, BaseTrigger] = {**keys.former, **self.by_key}
+        """Also by what a delivery may be named that an earlier version of the service published."""
+        self.alike: Sequence[Sequence[BaseTrigger]] = keys.alike
+        """Triggers that nothing tells apart but the order of their registration."""
         self._keys = {id(trigger): key for key, trigger in self.by_key.items()}
         self.webhooks: Sequence[Webhook] = self._of(Webhook)
         self.crons: Sequence[TimeTrigger] = self._of(TimeTrigger)
         self.events: Sequence[EventTrigger] = self._of(EventTrigger)
+        self._index = EventIndex(self.events)
 
     @property
     def promising(self) -> Sequence[str]:
@@ -102,7 +110,7 @@ class TriggerTable:
 
     def route(self, name: str, body: Any) -> Sequence[tuple[str, Mapping[str, Any]]]:
         """What is published for an emitted event: one delivery for every trigger that matches."""
-        keys = [self._keys[id(trigger)] for trigger in self.events if trigger.matches(name)]
+        keys = [self._keys[id(trigger)] for trigger in self._index.matching(name)]
         if not keys:
             logger.debug("the event %r matches no trigger", name)
             return ()

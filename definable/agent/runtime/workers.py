@@ -62,7 +62,7 @@ class Workers:
 
     Args:
         bus: Where deliveries come from.
-        triggers: By the key that a delivery's name holds.
+        triggers: By what a delivery may be named; several names may be one trigger's.
         dispatcher: Handles the event.
         registry: Knows the runs that were promised.
         tracker: Counts what was begun.
@@ -97,7 +97,8 @@ class Workers:
         self._emitter = emitter
         self._count = count
         self._memory = ActiveMemory(max_active_bytes)
-        self._limits = {key: ConcurrencyLimit.of(trigger, max_queued) for key, trigger in triggers.items()}
+        self._by_trigger = {trigger: ConcurrencyLimit.of(trigger, max_queued) for trigger in triggers.values()}
+        self._limits = {key: self._by_trigger[trigger] for key, trigger in triggers.items()}
         self._takers = {taker.key: taker for taker in takers}
         self._sources = {key: source_kind(trigger) for key, trigger in triggers.items()}
         self._sources |= {taker.key: taker.name for taker in takers}
@@ -126,7 +127,7 @@ class Workers:
 
     def finalize(self) -> None:
         """Count what is queued behind a limit, after the workers have ended."""
-        for delivery in (delivery for limit in self._limits.values() for delivery in limit.queue):
+        for delivery in (delivery for limit in self._by_trigger.values() for delivery in limit.queue):
             self._count_unbegun(delivery)
 
     def count_undone(self, delivery: Delivery) -> None:

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
-    from .base import BaseTrigger, EventTrigger, TriggerEvent
+    from .base import BaseTrigger, TriggerEvent
     from .challenge import MetaChallenge, ZoomChallenge
     from .cron import Cron
+    from .event import EventTrigger
     from .interval import Interval, OneShot
     from .request import Headers, RawRequest, Reply
     from .webhook import Webhook
@@ -34,7 +35,7 @@ __getattr__: GetAttribute = lazy_exports(
         "Cron": ".cron",
         "Interval": ".interval",
         "OneShot": ".interval",
-        "EventTrigger": ".base",
+        "EventTrigger": ".event",
         "TriggerEvent": ".base",
         "BaseTrigger": ".base",
         "Reply": ".request",

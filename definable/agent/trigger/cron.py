@@ -160,7 +160,7 @@ class Cron(TimeTrigger):
             ends before it begins goes on at the start of its field, with its step: hours `23-5/2` are 23, 1, 3 and 5.
             Every part of a list counts: `mon#1,fri` is the first Monday and every Friday.
         timezone: An IANA name such as `"Europe/Berlin"`.
-        options: `overlap`, `misfire_grace`, `jitter`, `timeout`, `max_concurrency`, `retries`: see `TimeOptions`.
+        options: those of `TimeOptions`: `overlap`, `misfire_grace`, `jitter`, `timeout`, `max_concurrency`, ...
 
     Warns:
         UserWarning: Six fields look as if the seconds came first (`0 0 9 * * *`); it names both readings.
@@ -196,7 +196,7 @@ class Cron(TimeTrigger):
     @property
     def key(self) -> str:
         """Names the job over restarts and replicas; the time zone tells two jobs of one expression apart."""
-        return f"{super().key}@{self.timezone}"
+        return super().key if self.given_name else f"{super().key}@{self.timezone}"
 
     def next_after(self, unix_seconds: float) -> float:
         """The first firing strictly after an instant; both in Unix seconds, whole ones."""

@@ -22,7 +22,7 @@ class Interval(TimeTrigger):
 
     Args:
         seconds: From one firing to the next; 0.01 or more.
-        options: `overlap`, `misfire_grace`, `jitter`, `timeout`, `max_concurrency`, `retries`: see `TimeOptions`.
+        options: those of `TimeOptions`: `overlap`, `misfire_grace`, `jitter`, `timeout`, `max_concurrency`, ...
 
     Raises:
         ConfigurationError: A value is out of its range.
@@ -82,6 +82,7 @@ class OneShot(TimeTrigger):
         misfire_grace: Seconds that it may come late; later it is skipped and counted.
         timeout: Seconds that handler and run may take together; None for no limit.
         retries: How often it is tried again when it failed, with exponential backoff and jitter; off by default.
+        name: See `TriggerOptions`.
 
     Raises:
         ConfigurationError: Neither or both of `at` and `delay`, an instant without an offset from UTC, or a value that
@@ -103,8 +104,9 @@ class OneShot(TimeTrigger):
         misfire_grace: float = 60,
         timeout: float | None = None,
         retries: int = 0,
+        name: str | None = None,
     ) -> None:
-        super().__init__(misfire_grace=misfire_grace, timeout=timeout, retries=retries)
+        super().__init__(misfire_grace=misfire_grace, timeout=timeout, retries=retries, name=name)
         if math.isinf(misfire_grace):
             raise ConfigurationError("misfire_grace=inf: of a OneShot finite, or every start would fire it")
         if (at is None) == (delay is None):

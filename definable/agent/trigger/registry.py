@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeAlias, get_args
 
 from definable.concurrency.call import is_generator_function, takes
@@ -33,11 +33,12 @@ class TriggerRegistry:
         triggers: Those to begin with.
     """
 
-    __slots__ = ("_routes", "_triggers")
+    __slots__ = ("_named", "_routes", "_triggers")
 
     def __init__(self, triggers: Iterable[BaseTrigger] = ()) -> None:
         self._triggers: list[BaseTrigger] = list(triggers)
         self._routes = {route_of(trigger): trigger for trigger in self._triggers if isinstance(trigger, Webhook)}
+        self._named = {each.given_name: each for each in self._triggers if each.given_name is not None}
 
     def __iter__(self) -> Iterator[BaseTrigger]:
         return iter(tuple(self._triggers))
@@ -59,24 +60,16 @@ class TriggerRegistry:
             raise ConfigurationError(f"the handler of {trigger!r} is a function of the event, not {handler!r}")
         if trigger.handler is not None:
             raise ConfigurationError(f"{trigger!r} has a handler already: a trigger object is registered once")
+        if trigger.given_name in self._named:
+            other = self._named[trigger.given_name]
+            raise ConfigurationError(f"name={trigger.given_name!r} is {other!r}'s already: each trigger has its own")
         if isinstance(trigger, Webhook):
             self._check_route(trigger)
             self._routes[route_of(trigger)] = trigger
+        if trigger.given_name is not None:
+            self._named[trigger.given_name] = trigger
         trigger.handler = handler
         self._triggers.append(trigger)
-
-    def by_key(self) -> Mapping[str, BaseTrigger]:
-        """The triggers by their keys; a repeated key (two handlers of one name) gets a number."""
-        keyed: dict[str, BaseTrigger] = {}
-        numbers: dict[str, int] = {}
-        """The next one of each repeated key: thousands of jobs may have one handler."""
-        for trigger in self._triggers:
-            name = key = trigger.key
-            while key in keyed:
-                number = numbers[name] = numbers.get(name, 1) + 1
-                key = f"{name}#{number}"
-            keyed[key] = trigger
-        return keyed
 
     def _check_route(self, webhook: Webhook) -> None:
         if any(covers(path, webhook.path) for path in BUILT_IN_PATHS):

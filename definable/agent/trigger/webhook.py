@@ -48,7 +48,7 @@ class Webhook(BaseTrigger):
         before_accept: With `respond="accept"`: a function of the event, called before it is queued, that returns a
             `Reply` to send instead, or None.
         max_body: The largest body, in bytes; a larger one is answered 413.
-        options: `timeout`, `max_concurrency`, `retries` (a waiting caller waits): see `TriggerOptions`.
+        options: `timeout`, `max_concurrency`, `retries` (a waiting caller waits), `name`: see `TriggerOptions`.
 
     Raises:
         ConfigurationError: A value is out of its range or cannot be combined.

@@ -43,7 +43,7 @@ class Recorder:
         self.agent.on(EventTrigger("job", **options))(self.on_event)
 
     async def on_event(self, event: TriggerEvent) -> None:
-        """Whatever `handle` does: a trigger is known over restarts by its handler's qualified name."""
+        """Whatever `handle` does."""
         await self.handle(event)
 
     async def handle(self, event: TriggerEvent) -> None:

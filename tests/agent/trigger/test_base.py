@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 import time
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 
 from definable.agent.trigger import BaseTrigger, Headers, RawRequest, Reply, TriggerEvent
-from definable.agent.trigger.base import Handler
 from definable.errors import ConfigurationError
 
 
@@ -23,16 +21,7 @@ class Doorbell(BaseTrigger):
         return "doorbell(front)"
 
 
-async def handle(event: TriggerEvent, greeting: str = "") -> None: ...
-
-
-class Porter:
-    def __init__(self, greeting: str) -> None:
-        self.greeting = greeting
-
-    async def open(self, event: TriggerEvent) -> None: ...
-
-    async def __call__(self, event: TriggerEvent) -> None: ...
+async def handle(event: TriggerEvent) -> None: ...
 
 
 def test_a_trigger_of_ones_own_says_its_source() -> None:
@@ -46,25 +35,12 @@ def test_has_its_defaults() -> None:
     assert (trigger.timeout, trigger.max_concurrency, trigger.retries, trigger.handler) == (None, None, 0, None)
 
 
-def test_the_key_names_source_and_handler() -> None:
+def test_the_key_names_the_source_or_what_it_was_given() -> None:
     trigger = Doorbell()
     trigger.handler = handle
-    assert trigger.key == f"doorbell(front):{__name__}.handle"
-
-
-@pytest.mark.parametrize(
-    ("handler", "name"),
-    [
-        (functools.partial(functools.partial(handle), greeting="hello"), "handle"),
-        (Porter("hello"), "Porter"),
-        (Porter("hello").open, "Porter.open"),
-        (functools.partial(Porter("hello")), "Porter"),
-    ],
-)
-def test_the_key_is_the_same_in_every_process_whatever_the_handler_is(handler: Handler, name: str) -> None:
-    trigger = Doorbell()
-    trigger.handler = handler
-    assert trigger.key == f"doorbell(front):{__name__}.{name}"
+    assert (trigger.key, trigger.name) == ("doorbell(front)", "doorbell(front)")
+    named = Doorbell(name="front door")
+    assert (named.key, named.name, named.source) == ("front door", "front door", "doorbell(front)")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +51,8 @@ def test_the_key_is_the_same_in_every_process_whatever_the_handler_is(handler: H
         ({"timeout": math.nan}, "timeout=nan"),
         ({"max_concurrency": 0}, "max_concurrency=0"),
         ({"retries": -1}, "retries=-1"),
+        ({"name": " "}, "name=' '"),
+        ({"name": 5}, "name=5"),
     ],
 )
 def test_refuses_an_argument_and_names_it(arguments: dict[str, Any], says: str) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from definable.agent.trigger import EventTrigger
+from definable.agent.trigger.event import EventIndex
 from definable.errors import ConfigurationError
 
 
@@ -48,3 +51,36 @@ def test_refuses_a_pattern_and_names_it(pattern: Any) -> None:
 def test_takes_the_options_of_every_trigger() -> None:
     trigger = EventTrigger("x", timeout=5, max_concurrency=2, retries=3)
     assert (trigger.timeout, trigger.max_concurrency, trigger.retries) == (5, 2, 3)
+
+
+@given(st.lists(st.text("ab.*?[]!", min_size=1, max_size=8).filter(str.strip)), st.text("ab.*[]", max_size=8))
+def test_an_index_finds_what_a_look_at_every_trigger_finds_in_their_order(patterns: list[str], name: str) -> None:
+    triggers = [EventTrigger(pattern) for pattern in patterns]
+    assert list(EventIndex(triggers).matching(name)) == [trigger for trigger in triggers if trigger.matches(name)]
+
+
+def test_a_trigger_that_decides_for_itself_is_asked() -> None:
+    class Longer(EventTrigger):
+        def matches(self, name: str) -> bool:
+            return len(name) > len(self.pattern)
+
+    longer, exact = Longer("abc"), EventTrigger("abcd")
+    index = EventIndex([exact, longer])
+    assert list(index.matching("abcd")) == [exact, longer]
+    assert list(index.matching("abc")) == []
+
+
+@pytest.mark.parametrize("kind", ["job-{}", "user.{}.*", "*.topic{}", "a.*.{}", "*x{}x*", "?b[cd]*e{}"])
+def test_few_of_many_triggers_are_tested(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = EventIndex([EventTrigger(kind.format(number)) for number in range(2_000)])
+    tested: list[str] = []
+    matches = EventTrigger.matches
+
+    def counted(self: EventTrigger, name: str) -> bool:
+        tested.append(name)
+        return matches(self, name)
+
+    monkeypatch.setattr(EventTrigger, "matches", counted)
+    name = kind.format(1_234).replace("[cd]", "c").replace("*", "s").replace("?", "t")
+    assert [trigger.pattern for trigger in index.matching(name)] == [kind.format(1_234)]
+    assert len(tested) < 5

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from definable.agent.trigger.base import program_name
+from definable.agent.trigger.identity import program_name
 
 
 def started_as(monkeypatch: pytest.MonkeyPatch, *, spec: str | None = None, file: str | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from definable.agent import Agent
-from definable.agent.trigger import BaseTrigger, EventTrigger, TriggerEvent, Webhook
+from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 from definable.agent.trigger.registry import TriggerRegistry
 from definable.errors import ConfigurationError, RouteConflict
 
@@ -106,52 +106,12 @@ def test_other_paths_are_free(path: str) -> None:
     TriggerRegistry().add(Webhook(path), handle)
 
 
-def test_keys_are_stable_and_a_repeated_one_gets_a_number() -> None:
-    def keys() -> list[str]:
-        registry = TriggerRegistry()
-        for _ in range(3):
-            registry.add(EventTrigger("x"), handle)
-        registry.add(EventTrigger("y"), handle)
-        return list(registry.by_key())
-
-    base = f"event(x):{__name__}.handle"
-    assert keys() == keys() == [base, f"{base}#2", f"{base}#3", f"event(y):{__name__}.handle"]
-
-
-class CountingTrigger(BaseTrigger):
-    """Counts how often its key is asked for."""
-
-    asked = 0
-
-    @property
-    def source(self) -> str:
-        return "counting"
-
-    @property
-    def key(self) -> str:
-        self.asked += 1
-        return "one"
-
-
-def test_thousands_of_triggers_with_one_handler_are_named_by_one_look_at_each() -> None:
-    registry, triggers = TriggerRegistry(), [CountingTrigger() for _ in range(3_000)]
-    for trigger in triggers:
-        registry.add(trigger, handle)
-    assert list(registry.by_key()) == ["one", *(f"one#{number}" for number in range(2, 3_001))]
-    assert {trigger.asked for trigger in triggers} == {1}
-
-
-def test_a_key_that_looks_numbered_is_nobody_elses() -> None:
-    class Named(EventTrigger):
-        key = "x#2"
-
-    class Plain(EventTrigger):
-        key = "x"
-
+def test_a_given_name_is_one_triggers() -> None:
     registry = TriggerRegistry()
-    for trigger in (Named("a"), Plain("b"), Plain("c")):
-        registry.add(trigger, handle)
-    assert list(registry.by_key()) == ["x#2", "x", "x#3"]
+    registry.add(EventTrigger("x", name="greet"), handle)
+    with pytest.raises(ConfigurationError, match=r"name='greet' is <EventTrigger event\(x\)>'s already"):
+        registry.add(Cron("@daily", name="greet"), handle)
+    registry.add(Cron("@daily", name="report"), handle)
 
 
 def yield_one(event: TriggerEvent) -> Iterator[str]:
