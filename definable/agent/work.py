@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 
 import anyio
@@ -114,6 +114,10 @@ class WorkTracker:
         """Count work that was begun before and will not be finished."""
         self.counters(source).cancelled += count
 
+    def skipped(self, source: str, count: int) -> None:
+        """Count firings that came too late to be made."""
+        self.counters(source).skipped += count
+
     def active(self) -> int:
         """How many pieces of work are under way."""
         return sum(counters.active for counters in self._counters.values())
@@ -134,7 +138,7 @@ class WorkTracker:
     def counts(self) -> Mapping[str, WorkCount]:
         """The counts so far, by source; what is under way is in none of the numbers."""
         return {
-            source: WorkCount(each.completed, each.failed, each.cancelled, each.never_started, each.refused)
+            source: WorkCount(**{field.name: getattr(each, field.name) for field in fields(WorkCount)})
             for source, each in self._counters.items()
         }
 
@@ -142,7 +146,7 @@ class WorkTracker:
 class Counters:
     """One source's work: what is under way, and the ends that it came to."""
 
-    __slots__ = ("active", "cancelled", "completed", "failed", "never_started", "refused")
+    __slots__ = ("active", "cancelled", "completed", "failed", "never_started", "refused", "skipped")
 
     def __init__(self) -> None:
         self.active: int = 0
@@ -151,12 +155,13 @@ class Counters:
         self.cancelled: int = 0
         self.never_started: int = 0
         self.refused: int = 0
+        self.skipped: int = 0
 
 
 class Work(AcceptedWork):
     """One piece of accepted work, counted as long as it is under way and by the end that it comes to."""
 
-    __slots__ = ("_counters", "_tracker", "failed", "refused", "will_retry")
+    __slots__ = ("_counters", "_tracker", "failed", "refused", "skipped", "will_retry")
 
     def __init__(self, tracker: WorkTracker, counters: Counters, occupies_worker: bool) -> None:
         super().__init__(tracker, occupies_worker=occupies_worker)
@@ -168,6 +173,8 @@ class Work(AcceptedWork):
         """Set it when this attempt is followed by another: only the last one is counted."""
         self.refused: bool = False
         """Set it when the work came from somebody who is not let in: it was not done."""
+        self.skipped: bool = False
+        """Set it when the work was a firing that its trigger does not want handled beside another."""
 
     def __enter__(self) -> Work:
         self._counters.active += 1
@@ -184,6 +191,8 @@ class Work(AcceptedWork):
             counters.cancelled += 1
         elif self.refused:
             counters.refused += 1
+        elif self.skipped:
+            counters.skipped += 1
         elif not self.will_retry:
             counters.completed += 1
             if error is not None or self.failed:
@@ -206,6 +215,9 @@ class WorkCount:
     """Was accepted and never begun."""
     refused: int = 0
     """Came from somebody who is not let in (messages of chats), and was not answered; in none of the other numbers."""
+    skipped: int = 0
+    """Cron firings that were not handled: the one before was (`overlap="skip"`), or they came too late; in none of the
+    other numbers."""
 
     def __add__(self, other: WorkCount) -> WorkCount:
         return WorkCount(
@@ -214,6 +226,7 @@ class WorkCount:
             self.cancelled + other.cancelled,
             self.never_started + other.never_started,
             self.refused + other.refused,
+            self.skipped + other.skipped,
         )
 
     @property
@@ -230,6 +243,7 @@ class WorkCount:
         return (
             ("failed", self.failed),
             ("refused", self.refused),
+            ("skipped", self.skipped),
             ("cancelled", self.cancelled),
             ("never started", self.never_started),
         )

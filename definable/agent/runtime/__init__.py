@@ -4,6 +4,14 @@ from definable.agent.work import WorkCount
 
 from .logging import JSONFormatter, RunContextFilter, TextFormatter
 from .runtime import AgentRuntime
-from .shutdown import ShutdownReport
+from .shutdown import FiringCount, ShutdownReport
 
-__all__ = ["AgentRuntime", "ShutdownReport", "WorkCount", "RunContextFilter", "TextFormatter", "JSONFormatter"]
+__all__ = [
+    "AgentRuntime",
+    "ShutdownReport",
+    "WorkCount",
+    "FiringCount",
+    "RunContextFilter",
+    "TextFormatter",
+    "JSONFormatter",
+]

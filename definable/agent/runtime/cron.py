@@ -1,15 +1,11 @@
 """Fires cron jobs, intervals and one-shots on time: the next firing, a sleep until then, one call that publishes it.
 
 `runtime.py` starts a `CronLoop` in its task group when there are cron jobs, as a source: it is cancelled first when the
-agent stops, and what it published is drained by the workers. `/health`, the banner and the metrics read its counters.
+agent stops, and what it published is drained by the workers. `/health`, the banner and the report read its counters.
 
-A cron job's firing becomes a delivery of the event bus: once, over all replicas and restarts.
-
-The `CronLoop` calls it, and the workers take from the bus what it publishes.
-
-Which nominal times a cron job has fired, so that a clock that steps back repeats none: pure.
-
-`cron.py` keeps one for each job.
+- `FiredTimes`: which nominal times a job has fired, so that a clock that steps back repeats none. Pure.
+- `CronSource`: a firing becomes a delivery of the event bus, once over all replicas and restarts.
+- `CronLoop`: finds out what is due, calls the source, and counts.
 """
 
 from __future__ import annotations
@@ -203,6 +199,7 @@ class CronLoop:
         fired: Firings handed to `fire` without an exception, by job.
         missed: Firings that were skipped, by job; in one step of the clock at most 10,000 a job are counted.
         failed: Firings for which `fire` raised, also those that were published later, by job.
+        late: Of the fired: more than a second after the time that the schedule and the jitter said, by job.
     """
 
     def __init__(self, jobs: Iterable[TimeTrigger], fire: Fire, fire_many: FireMany | None = None) -> None:
@@ -210,6 +207,7 @@ class CronLoop:
         self.fired: Counter[TimeTrigger] = Counter()
         self.missed: Counter[TimeTrigger] = Counter()
         self.failed: Counter[TimeTrigger] = Counter()
+        self.late: Counter[TimeTrigger] = Counter()
         self._fire = fire
         self._fire_many = fire_many
         self._collected: list[tuple[TimeTrigger, float, int]] = []
@@ -388,7 +386,7 @@ class CronLoop:
             self._push(current_clock().now(), job, nominal, is_delayed=True)
             raise
         else:
-            self.fired[job] += 1
+            self._count_fired([(job, nominal)])
 
     async def _publish_collected(self) -> None:
         if self._fire_many is None or not self._collected:
@@ -406,7 +404,14 @@ class CronLoop:
                 self._push(current_clock().now(), job, nominal, is_delayed=True)
             raise
         else:
-            self.fired.update(job for job, _, _ in collected)
+            self._count_fired([(job, nominal) for job, nominal, _ in collected])
+
+    def _count_fired(self, firings: Sequence[tuple[TimeTrigger, float]]) -> None:
+        now = current_clock().now()
+        for job, nominal in firings:
+            self.fired[job] += 1
+            if now - nominal - job.jitter > ON_TIME:
+                self.late[job] += 1
 
     def _try_again(self, job: TimeTrigger, nominal: float, failures: int) -> None:
         if job in self._unpublished:  # a later one

@@ -350,6 +350,7 @@ class AgentRuntime(ServedAgent):
     def _report(self, stuck: tuple[str, ...] | None) -> None:
         """Report; `stuck` names functions that still hold a thread, None where nothing was opened."""
         assert self._start_scope is not None
+        self.tracker.skipped("cron", self.firings.missed)
         now = anyio.current_time()
         cut_off = stuck is not None and self._stop_began is None and not self._start_scope.cancel_called
         self.report = ShutdownReport(
@@ -357,6 +358,7 @@ class AgentRuntime(ServedAgent):
             sources=self.tracker.counts(),
             forced=self._forced or cut_off,
             stuck_threads=stuck or (),
+            firings=self.firings,
         )
         level = logging.INFO if self.report.clean else logging.WARNING
         logger.log(level, "%s %s", self.name, self.report)

@@ -23,7 +23,7 @@ from .dispatch import Dispatcher
 from .ingress import Ingress
 from .runs import RunRegistry
 from .settings import ServeSettings
-from .shutdown import Draining
+from .shutdown import Draining, FiringCount
 from .supervisor import Supervisor, health_of, supervised
 from .triggers import TriggerTable, all_interfaces, with_webhooks
 from .workers import Workers
@@ -99,9 +99,14 @@ class ServedAgent:
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Whether all is well, and the state of every child, as `/health` shows them."""
-        return health_of(
-            self.name, bool(self.draining), self.supervisors, self._storage, has_cron=bool(self.cron_loop.jobs)
-        )
+        firings = self.firings if self.cron_loop.jobs else None
+        return health_of(self.name, bool(self.draining), self.supervisors, self._storage, firings=firings)
+
+    @property
+    def firings(self) -> FiringCount:
+        """What became of the firings so far."""
+        loop = self.cron_loop
+        return FiringCount(loop.fired.total(), loop.late.total(), self.workers.skipped, loop.missed.total())
 
     @property
     def _storage(self) -> Iterable[tuple[str, object]]:

@@ -16,6 +16,20 @@ from definable.concurrency.worker_thread import worker_threads
 
 
 @dataclass(frozen=True, slots=True)
+class FiringCount:
+    """What became of the firings of cron jobs, intervals and one-shots."""
+
+    fired: int = 0
+    """Were handed to the event bus."""
+    late: int = 0
+    """Of those: more than a second after their time, within the job's `misfire_grace`."""
+    skipped: int = 0
+    """Of those: were not handled, since the one before still was (`overlap="skip"`)."""
+    missed: int = 0
+    """Came too late, or were overtaken by a later one of the same job."""
+
+
+@dataclass(frozen=True, slots=True)
 class ShutdownReport:
     """The account of one `serve`."""
 
@@ -27,6 +41,8 @@ class ShutdownReport:
     """Whether the stop was cut short: by a second signal, by `stop(force=True)` or by a cancelled scope."""
     stuck_threads: tuple[str, ...] = ()
     """Functions of the user's that still held a worker thread at the end."""
+    firings: FiringCount = FiringCount()
+    """Those that this process made or missed."""
 
     @property
     def total(self) -> WorkCount:
@@ -57,6 +73,11 @@ class ShutdownReport:
     def refused(self) -> int:
         """Over all sources: came from somebody who is not let in."""
         return self.total.refused
+
+    @property
+    def skipped(self) -> int:
+        """Over all sources: cron firings that were not handled."""
+        return self.total.skipped
 
     @property
     def clean(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Container, Iterable, Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from typing import Any, cast
 
@@ -34,6 +35,7 @@ from definable.errors import DefinableError
 
 from .message_queue import Mailbox
 from .runs import RunRegistry
+from .shutdown import FiringCount
 
 logger: logging.Logger = logger_named(__name__)
 
@@ -314,7 +316,7 @@ def health_of(
     supervisors: Iterable[Supervisor],
     storage: Iterable[tuple[str, object]] = (),
     *,
-    has_cron: bool,
+    firings: FiringCount | None,
 ) -> tuple[bool, dict[str, Any]]:
     """Whether all is well, and the document of `/health`: truthful about every child, silent about secrets.
 
@@ -323,11 +325,11 @@ def health_of(
         draining: Whether a stop has begun.
         supervisors: Of the interfaces.
         storage: What keeps things, by name; a part may say by an attribute `failure` that it cannot.
-        has_cron: Whether there are cron jobs.
+        firings: What became of cron firings; None where there are no jobs.
     """
     children: dict[str, dict[str, Any]] = {"events": {"state": "draining" if draining else "running"}}
-    if has_cron:
-        children["cron"] = {"state": "stopped" if draining else "running"}
+    if firings is not None:
+        children["cron"] = {"state": "stopped" if draining else "running", **asdict(firings)}
     well = True
     for supervisor in supervisors:
         well = well and supervisor.is_well

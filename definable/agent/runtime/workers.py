@@ -172,7 +172,8 @@ class Workers:
         return admission is Admission.ADMITTED
 
     async def _skip(self, limit: ConcurrencyLimit, delivery: Delivery) -> None:
-        with self._tracker.work(source_kind(limit.trigger)):
+        with self._tracker.work(source_kind(limit.trigger)) as work:
+            work.skipped = True
             self.skipped += 1
             logger.warning("%s skipped: the last one still runs", limit.trigger.source)
             await settled(delivery, delivery.ack())

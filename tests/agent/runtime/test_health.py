@@ -10,6 +10,7 @@ import pytest
 from definable.agent import Agent
 from definable.agent.bus import MemoryBus
 from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
+from definable.agent.runtime import FiringCount
 from definable.agent.runtime.supervisor import health_of, unused
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
@@ -35,19 +36,22 @@ class Bot(BaseInterface):
 
 
 def test_a_service_without_children_is_well() -> None:
-    assert health_of("joe", False, [], has_cron=False) == (
+    assert health_of("joe", False, [], firings=None) == (
         True,
         {"status": "ok", "agent": "joe", "children": {"events": {"state": "running"}}},
     )
 
 
 def test_a_draining_service_is_not() -> None:
-    assert health_of("joe", True, [], has_cron=True) == (
+    assert health_of("joe", True, [], firings=FiringCount(3, 1, 0, 2)) == (
         False,
         {
             "status": "draining",
             "agent": "joe",
-            "children": {"events": {"state": "draining"}, "cron": {"state": "stopped"}},
+            "children": {
+                "events": {"state": "draining"},
+                "cron": {"state": "stopped", "fired": 3, "late": 1, "skipped": 0, "missed": 2},
+            },
         },
     )
 
@@ -80,7 +84,7 @@ async def test_a_served_agent_tells_the_truth_from_start_to_stop() -> None:
                 "agent": "joe",
                 "children": {
                     "events": {"state": "running"},
-                    "cron": {"state": "running"},
+                    "cron": {"state": "running", "fired": 0, "late": 0, "skipped": 0, "missed": 0},
                     "bot": {"state": "running"},
                     "bot#2": {"state": "restarting"},
                 },

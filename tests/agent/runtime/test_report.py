@@ -46,6 +46,12 @@ def test_it_is_one_line_with_what_matters() -> None:
     )
 
 
+def test_skipped_firings_are_no_completed_ones_and_no_work_cut_off() -> None:
+    report = ShutdownReport(1, {"cron": WorkCount(completed=3, skipped=2)})
+    assert (report.completed, report.skipped, report.clean) == (3, 2, True)
+    assert str(report) == "stopped cleanly in 1.00 s (cron: 3 completed, 2 skipped)"
+
+
 def test_an_empty_report_is_clean() -> None:
     assert ShutdownReport().clean
     assert ShutdownReport().total == WorkCount()

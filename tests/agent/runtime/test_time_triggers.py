@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from definable.agent import Agent
 from definable.agent.bus import SQLiteBus
-from definable.agent.runtime import AgentRuntime
+from definable.agent.runtime import AgentRuntime, WorkCount
 from definable.agent.runtime.banner import banner
 from definable.agent.trigger import BaseTrigger, Cron, Interval, OneShot, TriggerEvent
 from definable.concurrency.clock import current_clock
@@ -53,6 +54,22 @@ async def served(noted: Noted, seconds: float) -> AgentRuntime:
     async with noted.agent.running(enable_server=False) as runtime:
         await anyio.sleep(seconds)
     return runtime
+
+
+async def test_late_and_missed_firings_are_counted_apart_in_health_and_in_the_report() -> None:
+    noted = Noted(Cron("0 * * * *"), Cron("0 0 * * *"))
+    async with noted.agent.running(enable_server=False) as runtime:
+        await anyio.sleep(HOUR + 1)
+        virtual_clock().step(HOUR + 30 - 1)
+        await anyio.sleep(HOUR)
+        virtual_clock().step(2 * HOUR + MINUTE)
+        await anyio.sleep(1)
+        counts = {"fired": 3, "late": 1, "skipped": 0, "missed": 2}
+        assert runtime.health()[1]["children"]["cron"] == {"state": "running", **counts}
+    assert runtime.report is not None
+    assert asdict(runtime.report.firings) == counts
+    assert runtime.report.sources["cron"] == WorkCount(completed=3, skipped=2)
+    assert runtime.report.clean
 
 
 async def test_an_interval_fires_through_the_bus_for_as_long_as_the_agent_is_served() -> None:
