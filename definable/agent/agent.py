@@ -143,16 +143,18 @@ class Agent(AgentParts):
         session_id: str | None = None,
         user_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        keep: bool = False,
         **original: Unpack[OriginalRun],
     ) -> RunOutput:
         """Run the agent once.
 
         Args:
             input: What the user says; `instruction` is another name of it.
-            session_id: The conversation to go on with; None begins one. Runs of one session are made one after the
-                other, in arrival order.
+            session_id: The conversation to go on with; None begins one, which is kept if `keep` says so. Runs of one
+                session are made one after the other, in arrival order.
             user_id: Whose run it is. A session belongs to the user who began it.
             metadata: Anything, for tools, hooks and callable instructions.
+            keep: Whether a conversation that it begins is stored, to be gone on with by `output.session_id`.
 
         Raises:
             ConfigurationError: An argument is not what it should be.
@@ -160,8 +162,8 @@ class Agent(AgentParts):
             SessionNotFound: The session belongs to another user.
         """
         input = run_input("arun", input, original)
-        check_run(input, session_id, user_id, metadata)
-        return await self.runner.run(RunRequest(input, session_id, user_id, metadata))
+        check_run(input, session_id, user_id, metadata, keep)
+        return await self.runner.run(RunRequest(input, session_id, user_id, metadata, keep=keep))
 
     def arun_stream(
         self,
@@ -170,6 +172,7 @@ class Agent(AgentParts):
         session_id: str | None = None,
         user_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        keep: bool = False,
         **original: Unpack[OriginalRun],
     ) -> AbstractAsyncContextManager[RunStream]:
         """Run the agent once and follow it: `async with agent.arun_stream("hi") as events`.
@@ -179,13 +182,14 @@ class Agent(AgentParts):
 
         Args:
             input: What the user says; `instruction` is another name of it.
-            session_id: The conversation to go on with; None begins one.
+            session_id: The conversation to go on with; None begins one, which is kept if `keep` says so.
             user_id: Whose run it is.
             metadata: Anything, for tools, hooks and callable instructions.
+            keep: Whether a conversation that it begins is stored, to be gone on with by `output.session_id`.
         """
         input = run_input("arun_stream", input, original)
-        check_run(input, session_id, user_id, metadata)
-        request = RunRequest(input, session_id, user_id, metadata)
+        check_run(input, session_id, user_id, metadata, keep)
+        request = RunRequest(input, session_id, user_id, metadata, keep=keep)
         return FollowedRun(follow_run(lambda listener: self.runner.run(request, listener)))
 
     def run(
@@ -195,6 +199,7 @@ class Agent(AgentParts):
         session_id: str | None = None,
         user_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        keep: bool = False,
         **original: Unpack[OriginalRun],
     ) -> RunOutput:
         """Run the agent once, from code without an event loop; see `arun`.
@@ -207,7 +212,7 @@ class Agent(AgentParts):
 
         async def run_and_close() -> RunOutput:
             try:
-                return await self.arun(checked, session_id=session_id, user_id=user_id, metadata=metadata)
+                return await self.arun(checked, session_id=session_id, user_id=user_id, metadata=metadata, keep=keep)
             finally:
                 with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):  # the connections belong to this loop, which ends
                     await self.model.aclose()

@@ -110,12 +110,12 @@ def check_auth(auth: object) -> None:
     check_platforms(auth)
 
 
-def check_run(input: Any, session_id: Any = None, user_id: Any = None, metadata: Any = None) -> None:
+def check_run(input: Any, session_id: Any = None, user_id: Any = None, metadata: Any = None, keep: Any = False) -> None:
     """Refuse what a run cannot be started with.
 
     Raises:
         ConfigurationError: The input is neither text nor a user's message, an id is no string (a store that keeps text
-            would give back another one), or the metadata is no mapping.
+            would give back another one), the metadata is no mapping, or `keep` is no truth value.
     """
     if not isinstance(input, str) and not (isinstance(input, Message) and input.role == "user"):
         raise ConfigurationError(f"a run's input is a string or a user's Message, not {input!r}")
@@ -125,6 +125,8 @@ def check_run(input: Any, session_id: Any = None, user_id: Any = None, metadata:
         raise ConfigurationError(f"user_id={user_id!r}: a string, such as str(...) of it, or None")
     if metadata is not None and not isinstance(metadata, Mapping):
         raise ConfigurationError(f"metadata={metadata!r}: a mapping, or None")
+    if not isinstance(keep, bool):
+        raise ConfigurationError(f"keep={keep!r}: True or False")
 
 
 def check_interface(interface: Any) -> None:

@@ -173,10 +173,10 @@ async def test_runs_of_one_session_share_its_history_and_state() -> None:
     assert last_texts(model.requests[2]) == ["run 1", "elsewhere"]
 
 
-async def test_a_session_without_an_id_can_be_gone_on_with() -> None:
+async def test_a_session_without_an_id_can_be_gone_on_with_if_it_is_kept() -> None:
     model = OfflineModel()
     agent = Agent(model)
-    first = await agent.arun("one")
+    first = await agent.arun("one", keep=True)
     await agent.arun("two", session_id=first.session_id)
     assert last_texts(model.requests[1]) == ["one", "one", "two"]
 

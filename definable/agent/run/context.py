@@ -66,6 +66,9 @@ class RunRequest:
     """The turn in the session that its caller holds already, loaded; None: the run takes its own."""
     max_history: int | None = None
     """How many messages of the session are kept at most, where that is fewer than the agent keeps."""
+    keep: bool = False
+    """Whether a session that it begins without an id is stored: else nobody goes on with it, and it would only grow the
+    store."""
 
 
 current_run: ContextVar[RunContext | None] = ContextVar("definable_current_run", default=None)

@@ -188,7 +188,8 @@ class Runner:
             await listener(RunStarted(request.run_id, session.session_id))
         try:
             content, conversation = await self._converse(request, context, session, listener)
-            await self._keep(request, turn, conversation, created_at)
+            if request.keep or request.session_id is not None or request.turn is not None:
+                await self._keep(request, turn, conversation, created_at)
         except BaseException as error:
             if is_failure(error):
                 await self.on_error.fire(context, error)

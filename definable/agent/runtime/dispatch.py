@@ -34,7 +34,7 @@ logger: logging.Logger = logger_named(__name__)
 RETRY_BACKOFF = Backoff(initial=1.0, maximum=60.0, jitter=0.25)
 """Between the attempts at a trigger's event."""
 
-RUN_ARGUMENTS = frozenset({"input", "session_id", "user_id", "metadata"})
+RUN_ARGUMENTS = frozenset({"input", "session_id", "user_id", "metadata", "keep"})
 """What a handler's dict may hold: the parameters of `Agent.arun`."""
 
 

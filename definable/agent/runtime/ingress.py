@@ -196,7 +196,7 @@ def run_data(run: RunRequest) -> tuple[dict[str, Any], int]:
     A large one is JSON in ASCII: a byte a character, where one emoji would make it four. A small one stays as it is, to
     be read among dead letters.
     """
-    asked = {"input": run.input, "session_id": run.session_id, "metadata": run.metadata}
+    asked = {"input": run.input, "session_id": run.session_id, "metadata": run.metadata, "keep": run.keep}
     text = json.dumps(asked, separators=(",", ":"))
     if len(text) <= MAX_PARSED:
         return {"body": asked}, OVERHEAD + len(text) * PARSED_FACTOR

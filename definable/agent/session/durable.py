@@ -31,6 +31,10 @@ class StoredSession(NamedTuple):
     """The messages; None where they are those of the version that was asked for."""
 
 
+DEFAULT_TTL = 30 * 24 * 3600.0
+"""Seconds after its last use for which a session is kept unless said otherwise: 30 days."""
+
+
 class DurableStore(SessionStore, AppendingStore, ConversationStore):
     """A store of bytes.
 

@@ -9,7 +9,7 @@ from definable.storage.postgres_database import DEFAULT_TIMEOUT, PostgresDatabas
 from definable.storage.service_name import ServiceName
 
 from .base import NOT_STORED, Session, conflict
-from .durable import DurableStore, StoredSession
+from .durable import DEFAULT_TTL, DurableStore, StoredSession
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -105,7 +105,7 @@ class PostgresSessionStore(DurableStore):
         dsn: As for `PostgresBus`, which may use the same database and service.
         service: Replicas that share sessions have it in common; services that share a database do not. None:
             `"definable"`, followed by the agent's name where it has one.
-        ttl: Seconds since its last use (load or save) after which a session is forgotten; None for never.
+        ttl: Seconds since its last use (load or save) after which a session is forgotten: 30 days; None for never.
         timeout: Seconds for which callers wait for a database that does not answer.
 
     Raises:
@@ -114,7 +114,7 @@ class PostgresSessionStore(DurableStore):
     """
 
     def __init__(
-        self, dsn: str, *, service: str | None = None, ttl: float | None = None, timeout: float = DEFAULT_TIMEOUT
+        self, dsn: str, *, service: str | None = None, ttl: float | None = DEFAULT_TTL, timeout: float = DEFAULT_TIMEOUT
     ) -> None:
         super().__init__(ttl)
         self._database = PostgresDatabase(dsn, "PostgresSessionStore", SCHEMA, timeout=timeout)

@@ -16,7 +16,7 @@ from definable.storage.redis_address import KeyPrefix, RedisAddress, data, integ
 from definable.storage.redis_link import Script
 
 from .base import Session, conflict
-from .durable import DurableStore, StoredSession
+from .durable import DEFAULT_TTL, DurableStore, StoredSession
 
 if TYPE_CHECKING:
     from definable.storage.redis_link import RedisLink
@@ -148,7 +148,7 @@ class RedisSessionStore(DurableStore):
         url: As for `RedisBus`, which may use the same server and prefix.
         prefix: Replicas that share sessions have it in common; services that share a Redis do not. None:
             `"definable"`, followed by the agent's name where it has one.
-        ttl: Seconds since its last use (load or save) after which a session is forgotten; None for never.
+        ttl: Seconds since its last use (load or save) after which a session is forgotten: 30 days; None for never.
         timeout: Seconds for which callers wait for a Redis that does not answer.
 
     Raises:
@@ -161,7 +161,7 @@ class RedisSessionStore(DurableStore):
         url: str = "redis://localhost:6379",
         *,
         prefix: str | None = None,
-        ttl: float | None = None,
+        ttl: float | None = DEFAULT_TTL,
         timeout: float = 5.0,
     ) -> None:
         super().__init__(ttl)

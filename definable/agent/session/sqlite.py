@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from definable.storage import SQLiteFile, Synchronous, from_sqlite, to_sqlite
 
 from .base import NOT_STORED, Session, conflict
-from .durable import DurableStore, StoredSession
+from .durable import DEFAULT_TTL, DurableStore, StoredSession
 
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS definable_session (
@@ -48,7 +48,7 @@ VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (session_id) DO UPDATE SET user_id = excluded.user_id, state = excluded.state,
     created_at = excluded.created_at, updated_at = excluded.updated_at, used_at = excluded.used_at"""
 
-_FIND_SESSION = """SELECT version, user_id, state, created_at, updated_at FROM definable_session
+_FIND_SESSION = """SELECT version, user_id, state, created_at, updated_at, used_at FROM definable_session
 LEFT JOIN definable_session_version USING (session_id) WHERE session_id = ? AND used_at > ?"""
 
 _ADD_MESSAGE = "INSERT INTO definable_session_message (session_id, body) VALUES (?, ?)"
@@ -71,6 +71,9 @@ _FORGET_POINTERS = """DELETE FROM definable_conversation WHERE key IN
 UNVERSIONED = "0"
 """The version of a session that an earlier release of this library saved."""
 
+NOTED_USE = 0.01
+"""Of the time to live: a use that comes sooner after the one before is not noted, so that a load writes nothing."""
+
 FORGOTTEN_AT_ONCE = 100
 """Expired sessions that one save deletes at most, so that none pays for all that expired while the service was down."""
 
@@ -84,7 +87,7 @@ class SQLiteSessionStore(DurableStore):
 
     Args:
         path: The file; it and its directory are made when they do not exist.
-        ttl: Seconds since its last use (load or save) after which a session is forgotten; None for never.
+        ttl: Seconds since its last use (load or save) after which a session is forgotten: 30 days; None for never.
         synchronous: `"FULL"` has the last saves survive a loss of power too, and makes them slower.
         clock: Tells Unix seconds.
 
@@ -97,7 +100,7 @@ class SQLiteSessionStore(DurableStore):
         self,
         path: str | os.PathLike[str],
         *,
-        ttl: float | None = None,
+        ttl: float | None = DEFAULT_TTL,
         synchronous: Synchronous = "NORMAL",
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -122,20 +125,29 @@ class SQLiteSessionStore(DurableStore):
         return self._file.open()
 
     async def _fetch(self, session_id: str, known_version: str) -> StoredSession | None:
-        key, now, horizon = to_sqlite(session_id), self._clock(), self._horizon()
+        key, horizon = to_sqlite(session_id), self._horizon()
 
-        def fetch(connection: sqlite3.Connection) -> StoredSession | None:
+        def fetch(connection: sqlite3.Connection) -> tuple[StoredSession, float] | None:
             row = connection.execute(_FIND_SESSION, (key, horizon)).fetchone()
             if row is None:
                 return None
-            if self._ttl is not None:
-                connection.execute("UPDATE definable_session SET used_at = ? WHERE session_id = ?", (now, key))
-            version, user_id, state, created_at, updated_at = row
+            version, user_id, state, created_at, updated_at, used_at = row
             owner = None if user_id is None else from_sqlite(user_id)
             bodies = None if version == known_version else _bodies(connection, key)
-            return StoredSession(version or UNVERSIONED, owner, state, created_at, updated_at, bodies)
+            return StoredSession(version or UNVERSIONED, owner, state, created_at, updated_at, bodies), used_at
 
-        return await (self._file.read(fetch) if self._ttl is None else self._file.write(fetch))
+        found = await self._file.read(fetch)
+        if found is None:
+            return None
+        await self._note_use("definable_session", "session_id", key, found[1])
+        return found[0]
+
+    async def _note_use(self, table: str, column: str, key: str | bytes, used_at: float) -> None:
+        now = self._clock()
+        if self._ttl is None or now - used_at < self._ttl * NOTED_USE:
+            return
+        update = f"UPDATE {table} SET used_at = max(used_at, ?) WHERE {column} = ?"
+        await self._file.write(lambda connection: connection.execute(update, (now, key)) and None)
 
     async def _store(self, session: Session, version: str, state: bytes, bodies: list[bytes], gone: int | None) -> bool:
         key, now, horizon = to_sqlite(session.session_id), self._clock(), self._horizon()
@@ -167,18 +179,19 @@ class SQLiteSessionStore(DurableStore):
         return await self._file.write(delete)
 
     async def find(self, key: str) -> str | None:
-        now, horizon = self._clock(), self._horizon()
+        stored, horizon = to_sqlite(key), self._horizon()
 
-        def find(connection: sqlite3.Connection) -> str | None:
-            row = connection.execute(
-                "SELECT session_id FROM definable_conversation WHERE key = ? AND used_at > ?", (to_sqlite(key), horizon)
+        def find(connection: sqlite3.Connection) -> tuple[str | bytes, float] | None:
+            return connection.execute(
+                "SELECT session_id, used_at FROM definable_conversation WHERE key = ? AND used_at > ?",
+                (stored, horizon),
             ).fetchone()
-            if row is not None and self._ttl is not None:
-                statement = "UPDATE definable_conversation SET used_at = ? WHERE key = ?"
-                connection.execute(statement, (now, to_sqlite(key)))
-            return None if row is None else from_sqlite(row[0])
 
-        return await (self._file.read(find) if self._ttl is None else self._file.write(find))
+        found = await self._file.read(find)
+        if found is None:
+            return None
+        await self._note_use("definable_conversation", "key", stored, found[1])
+        return from_sqlite(found[0])
 
     async def point(self, key: str, session_id: str) -> None:
         row, horizon = (to_sqlite(key), to_sqlite(session_id), self._clock()), self._horizon()

@@ -92,7 +92,7 @@ async def test_an_accepted_run_is_queued_and_published_with_all_that_it_needs() 
         "timestamp": current_clock().now(),
         "run_id": "r",
         "user_id": "ann",
-        "body": {"input": "hi", "session_id": "s", "metadata": {"k": 1}},
+        "body": {"input": "hi", "session_id": "s", "metadata": {"k": 1}, "keep": False},
         "auth": ["ann", {"role": "user"}, False, ["run"]],
     }
 

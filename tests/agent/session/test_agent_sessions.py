@@ -12,9 +12,16 @@ from typing import Any
 import anyio
 import pytest
 
-from definable.agent import Agent, RunContext
-from definable.agent.session import MemorySessionStore, SessionStore, SQLiteSessionStore
-from definable.errors import ModelConnectionError, RunTimeout, SessionNotFound
+from definable.agent import Agent, RunContext, RunOutput
+from definable.agent.session import (
+    MemorySessionStore,
+    RedisSessionStore,
+    Session,
+    SessionStore,
+    SQLiteSessionStore,
+)
+from definable.agent.trigger import EventTrigger, TriggerEvent
+from definable.errors import ConfigurationError, ModelConnectionError, RunTimeout, SessionNotFound
 from definable.model import Message, ModelReply, ModelRequest, OfflineModel, ToolCall
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
@@ -50,10 +57,56 @@ async def test_runs_of_one_session_share_its_history(sessions: SessionStore) -> 
     assert [texts(request) for request in model.requests] == [["a"], ["a", "a", "b"], ["a", "a", "b", "b", "c"], ["x"]]
 
 
+class Counting(MemorySessionStore):
+    """Counts what it was asked to store."""
+
+    saved = 0
+
+    async def save(self, session: Session) -> None:
+        self.saved += 1
+        await super().save(session)
+
+
+async def test_a_session_that_nobody_named_is_stored_only_where_that_is_asked_for() -> None:
+    agent = Agent("offline", sessions=(sessions := Counting()))
+    kept: list[str] = []
+
+    @agent.on(EventTrigger("x"))
+    async def handle(event: TriggerEvent) -> Any:
+        return event.body["asks"]
+
+    @agent.after_response
+    async def note(output: RunOutput) -> None:
+        if await sessions.load(output.session_id) is not None:
+            kept.append(output.content)
+
+    async with agent.running(enable_server=False):
+        for asks in ("text", {"input": "dict"}, {"input": "keep", "keep": True}, {"input": "named", "session_id": "s"}):
+            agent.emit("x", {"asks": asks})
+    await agent.arun("arun")
+    await agent.arun("arun, kept", keep=True)
+    async with agent.arun_stream("stream") as events:
+        [event async for event in events]
+    async with agent.arun_stream("stream, kept", keep=True) as events:
+        [event async for event in events]
+    assert sorted(kept) == ["arun, kept", "keep", "named", "stream, kept"]
+    assert sessions.saved == 4
+
+
+async def test_what_says_whether_to_keep_is_a_truth_value() -> None:
+    with pytest.raises(ConfigurationError, match="keep='no'"):
+        await Agent("offline").arun("a", keep="no")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("make", [SQLiteSessionStore, lambda path: RedisSessionStore()], ids=["sqlite", "redis"])
+async def test_durable_stores_forget_a_session_a_month_after_its_last_use(make: Any, tmp_path: Path) -> None:
+    assert make(tmp_path / "sessions.db").ttl == 30 * 24 * 3600
+
+
 async def test_a_run_without_a_session_begins_one_that_can_be_gone_on_with(sessions: SessionStore) -> None:
     model = OfflineModel()
     agent = Agent(model, sessions=sessions)
-    output = await agent.arun("a", user_id="ann")
+    output = await agent.arun("a", user_id="ann", keep=True)
     await agent.arun("b", session_id=output.session_id, user_id="ann")
     assert texts(model.requests[-1]) == ["a", "a", "b"]
 

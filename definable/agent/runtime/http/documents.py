@@ -44,6 +44,8 @@ class RunBody(BaseModel):
     """Whom the caller acts for."""
     metadata: dict[str, Any] | None = None
     """Anything, for tools and hooks."""
+    keep: bool = True
+    """Whether a conversation that it begins is stored, to be gone on with by the answer's `session_id`."""
 
 
 class FieldError(Document):

@@ -152,6 +152,7 @@ def run_request(body: RunBody, request: Request) -> RunRequest:
         headers=request.headers,
         auth=auth,
         namespace=namespace,
+        keep=body.keep,
     )
 
 
