@@ -16,7 +16,7 @@ import logging
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import anyio
@@ -24,11 +24,12 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
 from definable.agent.bus.base import DEDUPE_TTL, EventBus, PublishesMany, Submission
+from definable.agent.bus.emitter import LATER_KEY
 from definable.agent.trigger.cron import TimeTrigger
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.clock import WallClock, current_clock
 from definable.concurrency.logs import logger_named
-from definable.errors import EventBufferFull
+from definable.errors import EventBufferFull, EventBusError, StorageError
 
 from .triggers import TriggerTable
 
@@ -82,6 +83,12 @@ FireMany: TypeAlias = Callable[[Sequence[tuple[TimeTrigger, float]]], Awaitable[
 FIRED_AT_ONCE = 500
 """Firings that are published together."""
 
+SERVED_KEY = "cron: served before"
+"""A dedupe key that is taken from the first start on a durable bus on."""
+
+SERVED_TTL = 366 * 24 * 3600.0
+"""Seconds for which it is."""
+
 MAX_SKEW = 3600.0
 """Seconds by which the clocks of replicas may be apart: so long after it could come late, a firing is remembered."""
 
@@ -131,10 +138,35 @@ class CronSource:
             name, data, dedupe_key, ttl = self._submission(job, nominal)[:4]
             await self._bus.publish(name, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
 
-    def _submission(self, job: TimeTrigger, nominal: float) -> Submission:
+    async def make_up(self, firings: Iterable[tuple[TimeTrigger, float]]) -> Sequence[TimeTrigger]:
+        """Publish those of late firings that nobody has made, where a service was on this durable bus before.
+
+        Returns:
+            The jobs that fire so.
+        """
+        bus = self._bus
+        if not bus.durable or not isinstance(bus, PublishesMany) or await self._is_first_start(bus):
+            return ()
+        made: list[TimeTrigger] = []
+        for some in batched(firings, FIRED_AT_ONCE):
+            accepted = await bus.publish_many([self._submission(*firing, delay=_delay(firing[0])) for firing in some])
+            made += [job for (job, _), is_new in zip(some, accepted, strict=True) if is_new]
+        return made
+
+    async def _is_first_start(self, bus: PublishesMany) -> bool:
+        """Whether this is the first service on the bus: what came due before it is nobody's loss."""
+        # A message is what a dedupe key is kept with; this one is withdrawn long before its time.
+        data = {"body": {"event": SERVED_KEY, "data": None}}
+        mark = Submission(LATER_KEY, data, SERVED_KEY, SERVED_TTL, delay=SERVED_TTL, key=SERVED_KEY)
+        [is_first] = await bus.publish_many([mark])
+        if is_first:
+            await bus.cancel(SERVED_KEY)
+        return is_first
+
+    def _submission(self, job: TimeTrigger, nominal: float, delay: float = 0.0) -> Submission:
         key = self._triggers.key_of(job)
         data = {"body": None, "source": job.source, "timestamp": nominal}
-        return Submission(key, data, f"{key}@{nominal:.3f}", remembered(job, nominal))
+        return Submission(key, data, f"{key}@{nominal:.3f}", remembered(job, nominal), delay)
 
 
 def remembered(job: TimeTrigger, nominal: float) -> float:
@@ -144,6 +176,16 @@ def remembered(job: TimeTrigger, nominal: float) -> float:
         grace = min(grace, job.next_after(nominal) - nominal)
     return grace + job.jitter + MAX_SKEW
 
+
+def batched(firings: Iterable[tuple[TimeTrigger, float]], count: int) -> Iterator[Sequence[tuple[TimeTrigger, float]]]:
+    """Firings in groups of so many."""
+    left = iter(firings)
+    while some := tuple(itertools.islice(left, count)):
+        yield some
+
+
+MakeUp: TypeAlias = Callable[[Iterable[tuple[TimeTrigger, float]]], Awaitable[Sequence[TimeTrigger]]]
+"""Publishes those of late firings that nobody has made; returns their jobs."""
 
 Fire: TypeAlias = Callable[[TimeTrigger, float], Awaitable[None]]
 """Publishes one firing: the job and its nominal time in Unix seconds. It should be quick, later jobs wait for it."""
@@ -189,11 +231,13 @@ class CronLoop:
       fire. A step of the machine's clock, and the end of a suspend, are noticed within seconds: `SystemClock`.
     - Jitter delays one firing and nothing else; the nominal time stays as the schedule says.
     - A firing that cannot be published is tried again, as long as it is neither too late nor overtaken by a later one.
+    - The latest time of a job that came while no service ran is fired at the start, within its grace.
 
     Args:
         jobs: The jobs; there may be none.
         fire: Called for each firing, and again when it fails. What it raises is logged, and the loop goes on.
         fire_many: Called in its place where firings are better published together.
+        make_up: Called once, when the loop has begun, with what came due before.
 
     Attributes:
         fired: Firings handed to `fire` without an exception, by job.
@@ -202,7 +246,13 @@ class CronLoop:
         late: Of the fired: more than a second after the time that the schedule and the jitter said, by job.
     """
 
-    def __init__(self, jobs: Iterable[TimeTrigger], fire: Fire, fire_many: FireMany | None = None) -> None:
+    def __init__(
+        self,
+        jobs: Iterable[TimeTrigger],
+        fire: Fire,
+        fire_many: FireMany | None = None,
+        make_up: MakeUp | None = None,
+    ) -> None:
         self.jobs: tuple[TimeTrigger, ...] = tuple(dict.fromkeys(jobs))
         self.fired: Counter[TimeTrigger] = Counter()
         self.missed: Counter[TimeTrigger] = Counter()
@@ -210,6 +260,7 @@ class CronLoop:
         self.late: Counter[TimeTrigger] = Counter()
         self._fire = fire
         self._fire_many = fire_many
+        self._make_up = make_up
         self._collected: list[tuple[TimeTrigger, float, int]] = []
         """Firings that are published together next, with how often each could not be."""
         self._heap: list[Due] = []
@@ -235,6 +286,7 @@ class CronLoop:
         try:
             await self._schedule_all(clock.now())
             task_status.started()
+            await self._make_up_missed(self._began)
             while self._heap:
                 await self._fire_due(clock)
                 before, lead = lead, _lead(clock)
@@ -263,6 +315,26 @@ class CronLoop:
             if is_wanted:
                 await self._publish(due.job, nominal, due.failures)
         await self._publish_collected()
+
+    async def _make_up_missed(self, until: float) -> None:
+        """Fire what came due while no service ran. What fails here is late anyway: the loop goes on without it."""
+        if self._make_up is None or not self.jobs:
+            return
+        late: list[tuple[TimeTrigger, float]] = []
+        for number, job in enumerate(self.jobs, 1):
+            if not job.fires_once and (nominal := job.last_within(job.misfire_grace, until)) is not None:
+                late.append((job, nominal))
+            if number % YIELD_EVERY == 0:
+                await checkpoint()
+        try:
+            made = await self._make_up(late)
+        except (StorageError, EventBusError):
+            logger.exception("firings that came due while no service ran could not be made: the event bus failed")
+            return
+        self.fired.update(made)
+        self.late.update(made)
+        if made:
+            logger.info("made %d firings that came due while no service ran, e.g. of %s", len(made), made[0].source)
 
     async def _schedule_all(self, now: float) -> None:
         for number, job in enumerate(self.jobs, 1):

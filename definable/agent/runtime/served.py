@@ -85,7 +85,9 @@ class ServedAgent:
             takers=[supervisor.mailbox for supervisor in self.supervisors],
         )
         source = CronSource(self.bus, self.triggers)
-        self.cron_loop: CronLoop = CronLoop(self.triggers.crons, source.fire, source.fire_many)
+        self.cron_loop: CronLoop = CronLoop(
+            self.triggers.crons, source.fire, source.fire_many, source.make_up if self.bus.durable else None
+        )
         self.http: HTTPService | None = None
         """What answers HTTP; None without a server."""
         self._foreign_server = foreign_server

@@ -31,10 +31,10 @@ class TimeOptions(TriggerOptions, total=False):
     """When the firing before it still runs: `"skip"` (the default) drops the new one, `"queue"` runs it afterwards,
     `"allow"` runs both."""
     misfire_grace: float
-    """Seconds that a firing may come late (60 by default), after a suspend, a step of the clock, a blocked loop or a
-    failure of the event bus; one later than this is skipped and counted, and of several missed ones at most the latest
-    fires. Lateness below a second never counts, since cron tells no shorter times apart; `math.inf` skips none for
-    being late."""
+    """Seconds that a firing may come late (60 by default), after a suspend, a step of the clock, a blocked loop, a
+    failure of the event bus or, where that is durable, a restart; one later than this is skipped and counted, and of
+    several missed ones at most the latest fires. Lateness below a second never counts, since cron tells no shorter
+    times apart; `math.inf` skips none for being late."""
     jitter: float
     """Seconds (0 by default); each firing is delayed by a random time up to this, or until the service stops. The
     event's timestamp stays nominal."""
@@ -122,12 +122,18 @@ class TimeTrigger(BaseTrigger):
             latest, count = firing, count + 1
         return count, self._latest(until) if count == limit else latest
 
+    def last_within(self, seconds: float, until: float) -> float | None:
+        """The latest firing in so many seconds up to an instant; None where there is none. In Unix seconds."""
+        if math.isfinite(seconds) and self.next_after(until - seconds) > until:
+            return None
+        return self._latest(until)
+
     def _firings(self, after: float) -> Iterator[float]:
         while (after := self.next_after(after)) < math.inf:
             yield after
 
     def _latest(self, until: float) -> float:
-        """The last firing up to an instant, of a trigger that has fired before."""
+        """The last firing up to an instant, of a trigger that fires again and again."""
         reach = 1.0
         while (firing := self.next_after(until - reach)) > until:
             reach *= 2

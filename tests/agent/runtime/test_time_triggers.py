@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -129,6 +131,55 @@ async def test_a_durable_bus_remembers_that_a_one_shot_has_fired(tmp_path: Path)
         noted = Noted(OneShot(NINE + 10), bus=SQLiteBus(tmp_path / "events.db"))
         await served(noted, 15 if serving == 0 else 5)
         assert noted.meant == ([10.0] if serving == 0 else [])
+
+
+def five_past(**options: Any) -> Cron:
+    return Cron("5 9 * * *", **options)
+
+
+async def test_a_firing_that_came_due_during_a_restart_is_made_at_the_start_once(tmp_path: Path) -> None:
+    before = Noted(five_past(), bus=SQLiteBus(tmp_path / "events.db"))
+    await served(before, 5 * MINUTE - 1)
+    await anyio.sleep(2)
+    after = Noted(five_past(), bus=SQLiteBus(tmp_path / "events.db"))
+    runtime = await served(after, 10)
+    assert (before.meant, after.meant, after.came) == ([], [5 * MINUTE], [5 * MINUTE + 1])
+    assert runtime.report is not None
+    assert asdict(runtime.report.firings) == {"fired": 1, "late": 1, "skipped": 0, "missed": 0}
+    again = Noted(five_past(), bus=SQLiteBus(tmp_path / "events.db"))
+    runtime = await served(again, 10)
+    assert again.meant == []
+    assert runtime.report is not None and runtime.report.firings.fired == 0
+
+
+@pytest.mark.parametrize(
+    ("job", "came"),
+    [
+        (five_past(misfire_grace=30), []),
+        (five_past(misfire_grace=300), [5 * MINUTE]),
+        (five_past(misfire_grace=math.inf), [5 * MINUTE]),
+        (Cron("* * * * *"), [6 * MINUTE]),
+        (Interval(50), [350.0]),
+    ],
+    ids=str,
+)
+async def test_of_what_a_long_restart_missed_the_latest_within_its_grace_is_made(
+    job: BaseTrigger, came: list[float], tmp_path: Path
+) -> None:
+    await served(Noted(Cron("@yearly"), bus=SQLiteBus(tmp_path / "events.db")), MINUTE)
+    await anyio.sleep(5 * MINUTE + 10)  # it is 9:06:10
+    job.handler = None
+    noted = Noted(job, bus=SQLiteBus(tmp_path / "events.db"))
+    await served(noted, 1)
+    assert noted.meant == came
+
+
+async def test_the_first_start_of_all_makes_up_for_nothing(tmp_path: Path) -> None:
+    await anyio.sleep(5 * MINUTE + 10)
+    for bus in (SQLiteBus(tmp_path / "events.db"), None):
+        noted = Noted(five_past(misfire_grace=math.inf), Cron("* * * * *"), bus=bus)
+        await served(noted, 10)
+        assert noted.meant == []
 
 
 @pytest.mark.parametrize("trigger", [OneShot(NINE + 30 * MINUTE), OneShot(delay=30 * MINUTE)])
