@@ -146,7 +146,7 @@ class WorkTracker:
 class Counters:
     """One source's work: what is under way, and the ends that it came to."""
 
-    __slots__ = ("active", "cancelled", "completed", "failed", "never_started", "refused", "skipped")
+    __slots__ = ("active", "cancelled", "completed", "failed", "never_started", "refused", "skipped", "withdrawn")
 
     def __init__(self) -> None:
         self.active: int = 0
@@ -156,12 +156,13 @@ class Counters:
         self.never_started: int = 0
         self.refused: int = 0
         self.skipped: int = 0
+        self.withdrawn: int = 0
 
 
 class Work(AcceptedWork):
     """One piece of accepted work, counted as long as it is under way and by the end that it comes to."""
 
-    __slots__ = ("_counters", "_tracker", "failed", "refused", "skipped", "will_retry")
+    __slots__ = ("_counters", "_tracker", "failed", "refused", "skipped", "will_retry", "withdrawn")
 
     def __init__(self, tracker: WorkTracker, counters: Counters, occupies_worker: bool) -> None:
         super().__init__(tracker, occupies_worker=occupies_worker)
@@ -173,6 +174,8 @@ class Work(AcceptedWork):
         """Set it when this attempt is followed by another: only the last one is counted."""
         self.refused: bool = False
         """Set it when the work came from somebody who is not let in: it was not done."""
+        self.withdrawn: bool = False
+        """Set it when who asked for the work gave it up: it was cut off."""
         self.skipped: bool = False
         """Set it when the work was a firing that its trigger does not want handled beside another."""
 
@@ -191,6 +194,8 @@ class Work(AcceptedWork):
             counters.cancelled += 1
         elif self.refused:
             counters.refused += 1
+        elif self.withdrawn:
+            counters.withdrawn += 1
         elif self.skipped:
             counters.skipped += 1
         elif not self.will_retry:
@@ -215,6 +220,9 @@ class WorkCount:
     """Was accepted and never begun."""
     refused: int = 0
     """Came from somebody who is not let in (messages of chats), and was not answered; in none of the other numbers."""
+    withdrawn: int = 0
+    """Was given up by who asked for it: its client went away, or its run was cancelled by its id; in none of the other
+    numbers."""
     skipped: int = 0
     """Cron firings that were not handled: the one before was (`overlap="skip"`), or they came too late; in none of the
     other numbers."""
@@ -226,6 +234,7 @@ class WorkCount:
             self.cancelled + other.cancelled,
             self.never_started + other.never_started,
             self.refused + other.refused,
+            self.withdrawn + other.withdrawn,
             self.skipped + other.skipped,
         )
 
@@ -243,6 +252,7 @@ class WorkCount:
         return (
             ("failed", self.failed),
             ("refused", self.refused),
+            ("withdrawn", self.withdrawn),
             ("skipped", self.skipped),
             ("cancelled", self.cancelled),
             ("never started", self.never_started),

@@ -75,6 +75,11 @@ class ShutdownReport:
         return self.total.refused
 
     @property
+    def withdrawn(self) -> int:
+        """Over all sources: was given up by who asked for it."""
+        return self.total.withdrawn
+
+    @property
     def skipped(self) -> int:
         """Over all sources: cron firings that were not handled."""
         return self.total.skipped

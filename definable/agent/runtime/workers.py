@@ -218,7 +218,8 @@ class Workers:
     async def _attempt(self, work: Work, trigger: BaseTrigger, delivery: Delivery) -> None:
         try:
             outcome = await self._handled_within_memory(trigger, delivery)
-        except RunCancelled as cancelled:  # somebody asked for it by the run's id: an end like another
+        except RunCancelled as cancelled:  # somebody asked for it by the run's id
+            work.withdrawn = True
             logger.info("%s: %s", trigger.source, error_message(cancelled))
             await settled(delivery, delivery.ack())
         except Exception as error:

@@ -52,6 +52,12 @@ def test_skipped_firings_are_no_completed_ones_and_no_work_cut_off() -> None:
     assert str(report) == "stopped cleanly in 1.00 s (cron: 3 completed, 2 skipped)"
 
 
+def test_what_its_caller_withdrew_is_in_none_of_the_other_numbers() -> None:
+    report = ShutdownReport(1, {"http": WorkCount(completed=3, withdrawn=2)})
+    assert (report.completed, report.withdrawn, report.clean) == (3, 2, True)
+    assert str(report) == "stopped cleanly in 1.00 s (http: 3 completed, 2 withdrawn)"
+
+
 def test_an_empty_report_is_clean() -> None:
     assert ShutdownReport().clean
     assert ShutdownReport().total == WorkCount()

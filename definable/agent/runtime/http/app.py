@@ -20,6 +20,7 @@ from definable.agent.work import WorkTracker
 from definable.concurrency.call import closing_what_it_leaves, contained
 from definable.concurrency.isolation import contain_errors, contained_error
 from definable.concurrency.logs import logger_named
+from definable.errors import RunCancelled
 from definable.server.problem import Problem, send_problem
 from definable.server.request_cycle import Message, Receive, Scope, Send
 
@@ -229,13 +230,14 @@ class AgentApp:
                 else:
                     await contained("a request's handler", self._respond, route, request, sender)
             except ClientGone:
-                pass
+                work.withdrawn = True
             except BaseException as raised:
                 error = contained_error(raised, "a request's handler")
                 if not isinstance(error, Exception):
                     raise error  # noqa: B904 - it is what was raised, or a part of it
                 problem = problem_of(error)
                 work.failed = problem.status >= 500
+                work.withdrawn = isinstance(error, RunCancelled)
                 if is_worth_a_traceback(error, problem):
                     log_failure(logger, logging.ERROR, error, "%s %r failed", request.method, request.path)
                 if not sender.started:
@@ -262,7 +264,10 @@ class AgentApp:
                     work.failed = True
                 await send(message)
 
-            await contained("a route", self._answer_by_guest, request, watched)
+            try:
+                await contained("a route", self._answer_by_guest, request, watched)
+            except ClientGone:
+                work.withdrawn = True
 
     async def _answer_by_guest(self, request: Request, send: Send) -> None:
         provider = self._guest_provider(request.scope)
@@ -271,8 +276,6 @@ class AgentApp:
                 scope = scope_of(request)
                 auth = await authenticate_request(provider, request, self._guest.max_body, scope, self._refusals)
                 request.scope[AUTH_SCOPE_KEY] = auth
-            except ClientGone:
-                return
             except Problem as problem:
                 await refuse(request.scope, send, problem)
                 return

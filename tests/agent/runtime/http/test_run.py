@@ -10,7 +10,8 @@ import pytest
 from loopback.agent_api import Held, Serve, assert_problem, raw_client, raw_run, serve_ourselves
 from pydantic import BaseModel
 
-from definable.agent import Agent, RunContext, tool
+from definable.agent import Agent, RunContext, RunStatus, tool
+from definable.agent.runtime import WorkCount
 from definable.errors import (
     ModelAuthenticationError,
     ModelConnectionError,
@@ -19,6 +20,7 @@ from definable.errors import (
     ModelTimeoutError,
 )
 from definable.model import ModelReply, OfflineModel, ToolCall
+from definable.testing import served
 
 pytestmark = pytest.mark.anyio
 
@@ -259,6 +261,34 @@ async def test_a_run_that_is_cancelled_by_its_id_is_a_409_to_its_caller() -> Non
         [run_document] = (await client.get("/runs")).json()["runs"]
         assert run_document["status"] == "running"
         assert (await client.delete(f"/runs/{run_document['run_id']}")).status_code == 202
+
+
+@pytest.mark.parametrize("accept", [b"application/json", b"text/event-stream"])
+async def test_the_report_tells_runs_that_their_callers_gave_up_from_completed_ones(accept: bytes) -> None:
+    agent, hold = Agent("offline"), Held()
+    agent.before_request(hold)
+    with anyio.fail_after(30):
+        async with served(agent) as service, anyio.create_task_group() as group:
+            async with raw_client(service.client) as raw:
+                await raw.send(raw_run(b'{"input":"hi"}', b"accept: " + accept))
+                await hold.until(lambda hold: hold.arrived == 1)
+            await hold.until(lambda hold: hold.cancelled == 1)
+
+            async def asked(expected: int, *headers: tuple[str, str]) -> None:
+                answer = await service.client.post("/run", json={"input": "hi"}, headers=dict(headers))
+                assert answer.status_code == expected
+
+            for number, wait in ((2, "wait"), (3, "respond-async")):
+                group.start_soon(asked, 202 if number == 3 else 409, ("prefer", wait))
+                await hold.until(lambda hold, number=number: hold.arrived == number)
+                runs = service.runtime.registry.records()
+                [run_id] = [run.run_id for run in runs if run.status is RunStatus.RUNNING]
+                assert (await service.client.delete(f"/runs/{run_id}")).status_code == 202
+                await hold.until(lambda hold, number=number: hold.cancelled == number)
+    report = service.runtime.report
+    assert report is not None
+    assert report.sources["http"] == WorkCount(completed=3, withdrawn=2)  # what is left: two DELETEs and a 202
+    assert report.sources["event"] == WorkCount(withdrawn=1)
 
 
 async def test_a_path_in_the_log_stays_on_its_line(caplog: pytest.LogCaptureFixture) -> None:
