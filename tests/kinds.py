@@ -52,6 +52,8 @@ SLOW = {
     "bus/test_agent_on_durable_bus.py::test_a_repeated_delivery_of_an_accepted_webhook_is_a_duplicate_after_the_restart_too": "restarts",
     "bus/test_codec.py::test_json_comes_back_as_it_was": "tries many inputs",
     "bus/test_memory_retries.py::test_events_of_a_handler_that_keeps_failing_are_refused_once_the_buffer_is_full_and_none_is_lost": "fails thousands of times",
+    "bus/test_postgres_bus.py": "starts a PostgreSQL, and waits for leases there",
+    "bus/test_random_stop.py": "stops again and again",
     "bus/test_redis_bus.py::test_heartbeats_keep_the_lease_of_a_long_handler": "waits for leases in Redis",
     "bus/test_redis_bus.py::test_a_heartbeat_does_not_take_back_what_somebody_else_has": "waits for leases in Redis",
     "bus/test_redis_failures.py": "waits for a Redis that is away",

@@ -13,7 +13,7 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from definable.agent.bus.base import ClaimsByName, Delivery, EventBus, Parkable
-from definable.agent.bus.emitter import Emitter
+from definable.agent.bus.emitter import LATER_KEY, Emitter
 from definable.agent.trigger.base import BaseTrigger, TriggerEvent
 from definable.agent.trigger.content import own_body
 from definable.agent.trigger.cron import TimeTrigger
@@ -231,6 +231,7 @@ class Workers:
             self._end_promise(delivery)
             if not is_success(outcome):
                 await self._release_key(delivery)
+            work.will_retry = delivery.name == LATER_KEY  # the event that has come due is counted, under its triggers
             await settled(delivery, delivery.ack())
 
     async def _handled_within_memory(self, trigger: BaseTrigger, delivery: Delivery) -> Outcome:

@@ -12,12 +12,13 @@ import sys
 import anyio
 
 from definable.agent import Agent
-from definable.agent.bus import RedisBus
+from definable.agent.bus import PostgresBus, RedisBus
 from definable.agent.trigger import Cron, TriggerEvent
 from definable.concurrency.clock import SystemClock, use_clock
 
 url, log, backend, skew = sys.argv[1:]
-agent = Agent("offline", bus=RedisBus(url, lease=1.5))
+bus = RedisBus(url, lease=1.5) if url.startswith("redis://") else PostgresBus(url, lease=1.5)
+agent = Agent("offline", bus=bus)
 log_descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 

@@ -1,4 +1,4 @@
-"""Three replicas whose clocks are 3 s apart, a cron job each second, one Redis: every tick fires once.
+"""Three replicas whose clocks are 3 s apart, a cron job each second, one server: every tick fires once.
 
 `DEFINABLE_KILLS=20` restarts replicas that often instead of three times.
 """
@@ -43,20 +43,22 @@ def replica(url: str, log: Path, backend: str, skew: str) -> Generator[subproces
 
 
 @pytest.mark.timeout(60 + 4 * RESTARTS)
+@pytest.mark.parametrize("server", ["redis", "postgres"])
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
 def test_every_tick_fires_once_over_replicas_that_restart(
-    redis: RedisServer, tmp_path: Path, by: signal.Signals
+    server: str, request: pytest.FixtureRequest, tmp_path: Path, by: signal.Signals
 ) -> None:
-    log = tmp_path / "log"
+    found: RedisServer | str = request.getfixturevalue(server)
+    url, log = found if isinstance(found, str) else found.url, tmp_path / "log"
     with ExitStack() as stack:
-        running = [stack.enter_context(replica(redis.url, log, *options)) for options in REPLICAS]
+        running = [stack.enter_context(replica(url, log, *options)) for options in REPLICAS]
         began = time.time()
         for restart in range(RESTARTS):
             time.sleep(random.uniform(0.5, 1.5))
             which = restart % len(REPLICAS)
             running[which].send_signal(by)
             assert running[which].wait(STOP_TIMEOUT) == (0 if by is signal.SIGTERM else -9)
-            running[which] = stack.enter_context(replica(redis.url, log, *REPLICAS[which]))
+            running[which] = stack.enter_context(replica(url, log, *REPLICAS[which]))
         time.sleep(5 if by is signal.SIGTERM else 7)  # the last that a kill has left is taken over in the meantime
         ended = time.time()
         for process in running:

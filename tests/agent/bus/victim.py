@@ -1,9 +1,9 @@
 """An agent on a durable bus under load, for `test_kill.py` to kill: `python victim.py BUS LOG BACKEND LIFE`.
 
-The bus is a file's path or Redis's URL.
+The bus is a file's path, or the URL of Redis or PostgreSQL.
 
-Notes down in the log, which it appends to line by line, what was accepted, begun and done. In a life whose name is no
-number it makes no load of its own.
+Notes down in the log, which it appends to line by line, what was accepted, begun and done. A life whose name is a
+number makes a load of plain events, one that begins with `mix` of events of every kind, any other none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import anyio
 
 from definable.agent import Agent, RunOutput
-from definable.agent.bus import EventBus, RedisBus, SQLiteBus
+from definable.agent.bus import EventBus, PostgresBus, RedisBus, SQLiteBus
 from definable.agent.trigger import EventTrigger, TriggerEvent, Webhook
 from definable.errors import StorageError
 
@@ -28,7 +28,16 @@ LEASE = 1.5
 """Seconds."""
 
 place, log, backend, life = sys.argv[1:]
-bus: EventBus = RedisBus(place, lease=LEASE) if place.startswith("redis://") else SQLiteBus(place)
+
+
+def bus_at(place: str) -> EventBus:
+    if place.startswith("redis://"):
+        return RedisBus(place, lease=LEASE)
+    return PostgresBus(place, lease=LEASE) if place.startswith("postgresql://") else SQLiteBus(place)
+
+
+is_mixed = life.startswith("mix")
+bus = bus_at(place)
 agent = Agent("offline", bus=bus)
 log_descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -42,6 +51,26 @@ async def job(event: TriggerEvent) -> None:
     note("begun", event.body["id"], event.attempt, life)
     await anyio.sleep(random.uniform(0, 0.005))
     note("done", event.body["id"])
+
+
+@agent.on(EventTrigger("limited", max_concurrency=2))
+async def limited(event: TriggerEvent) -> None:
+    await job(event)
+
+
+@agent.on(EventTrigger("retried", retries=20))
+async def retried(event: TriggerEvent) -> None:
+    note("begun", event.body["id"], event.attempt, life)
+    await anyio.sleep(random.uniform(0, 0.005))
+    if event.attempt == 1:
+        note("failed", event.body["id"], event.attempt, life)
+        raise RuntimeError("the first attempt fails")
+    note("done", event.body["id"])
+
+
+@agent.on(EventTrigger("later"))
+async def later(event: TriggerEvent) -> None:
+    await job(event)
 
 
 @agent.on(EventTrigger("poison"))
@@ -66,12 +95,14 @@ def ran(output: RunOutput) -> None:
 async def emit(numbers: itertools.count[int]) -> None:
     while True:
         id = f"{life}.{next(numbers)}"
+        kind = random.choice(("job", "job", "limited", "retried", "later")) if is_mixed else "job"
+        delay = random.uniform(0.0, 1.5) if kind == "later" else None
         try:
-            await agent.aemit("job", {"id": id})
+            await agent.aemit(kind, {"id": id if kind == "job" else f"{kind}:{id}"}, delay=delay)
         except StorageError:  # the bus's server is away: nothing was promised
             continue
-        note("accepted", id)
-        await anyio.sleep(0.001)
+        note("accepted", id if kind == "job" else f"{kind}:{id}")
+        await anyio.sleep(0.05 if is_mixed else 0.001)
 
 
 async def main() -> None:
@@ -81,7 +112,7 @@ async def main() -> None:
         async with agent.running(**options) as runtime:  # type: ignore[arg-type]
             if life == "poison":
                 await agent.aemit("poison", {})
-            for _ in range(EMITTERS if life.isdecimal() else 0):
+            for _ in range(EMITTERS if is_mixed or life.isdecimal() else 0):
                 emitters.start_soon(emit, numbers)
             sys.stdout.write(f"{runtime.url}\n")
             sys.stdout.flush()
