@@ -181,6 +181,26 @@ class Emitter:
         for publication in publications:
             await self._publish(publication, connection)
 
+    async def aemit_once(self, name: str, body: Any, id: str) -> None:
+        """Accept an event, waiting for room; on a durable bus once for each trigger, also when it is called again.
+
+        Args:
+            name: The event's name.
+            body: Its body, as `event_body` makes it.
+            id: Of what the event came from, which a process that dies leaves to be handled again.
+
+        Raises:
+            EventBusClosed: The bus is not open.
+            StorageError: What keeps the work failed; nothing was accepted.
+        """
+        connection = self._connection
+        if connection is None or not connection.bus.durable:
+            await self.aemit(name, body)
+            return
+        await _keeping_later(connection.bus).publish_many(
+            [Submission(key, payload, f"later {id} {key}") for key, payload in connection.route(name, body)]
+        )
+
     async def cancel(self, key: str) -> bool:
         """Withdraw the event that waits under this key; see `Agent.cancel`."""
         with self._lock:

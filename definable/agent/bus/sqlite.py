@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import time
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
 
+from definable.concurrency.clock import current_clock
 from definable.concurrency.logs import logger_named
 from definable.storage import SQLiteFile, Synchronous
 from definable.storage.file_lock import owned
@@ -39,8 +39,18 @@ logger: logging.Logger = logger_named(__name__)
 MOVED_AT_ONCE = 1_000
 """Deliveries that have come due and join the queue in one transaction."""
 
+CLOCK_PAUSE = 5.0
+"""Seconds between two looks at the machine's clock while something waits for its time."""
+
+CLOCK_STEP = 2.0
+"""Seconds by which the machine's clock must be off the event loop's to have been set."""
+
 PROBE_KEY = "definable:probe"
 """A dedupe key that has always expired: writing it tells whether a file that failed can be written again."""
+
+
+def _wall_clock() -> float:
+    return current_clock().now()
 
 
 class SQLiteBus(QueueBus):
@@ -64,7 +74,8 @@ class SQLiteBus(QueueBus):
         path: The file; it and its directory are made when they do not exist. A session store may share it.
         synchronous: `"FULL"` has the last commits survive a loss of power too, and makes them slower.
         buffer: How many publications may wait to be written; beyond it `publish_nowait` raises and `publish` waits.
-        clock: Tells Unix seconds; read when the bus is opened.
+        clock: Tells Unix seconds. While it is open, delays go by the event loop's clock; what was left by an earlier
+            opening is due by this one, also when it is set meanwhile (a machine without a battery begins in the past).
         max_deliveries: How often a message is handed out although nothing came of it, as when its handler ends the
             process.
         unknown_ttl: Seconds.
@@ -84,7 +95,7 @@ class SQLiteBus(QueueBus):
         *,
         synchronous: Synchronous = "NORMAL",
         buffer: int = DEFAULT_BUFFER,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = _wall_clock,
         max_deliveries: int = MAX_DELIVERIES,
         unknown_ttl: float = UNKNOWN_TTL,
     ) -> None:
@@ -133,7 +144,9 @@ class SQLiteStore(Store):
         self._clock = clock
         self._cursors = Cursors(unknown_ttl)
         self._began = 0.0
-        """Unix seconds at zero of the event loop's clock: steps of the machine's clock do not matter while open."""
+        """Unix seconds at zero of the event loop's clock, which does not see the machine's being set."""
+        self._last_earlier = 0
+        """The last number of what earlier openings left waiting for its time."""
         self._next_due: float | None = None
         """Unix seconds."""
         self._has_failed = False
@@ -157,12 +170,16 @@ class SQLiteStore(Store):
         return self._began + anyio.current_time()
 
     async def apply(self, batch: WriteBatch, claim: Claim) -> Applied:
-        now, next_due, before = self._now(), self._next_due, dict(vars(self._cursors))
+        began, next_due, before = self._began, self._next_due, dict(vars(self._cursors))
+        step = self._clock() - self._now()
+        step = step if abs(step) > CLOCK_STEP else 0.0
+        self._began += step
+        now = self._now()
         try:
-            applied = await self._file.write(lambda connection: self._apply(connection, batch, claim, now))
+            applied = await self._file.write(lambda connection: self._apply(connection, batch, claim, now, step))
         except Exception as error:
             vars(self._cursors).update(before)  # the transaction was undone
-            self._next_due, self._has_failed = next_due, True
+            self._began, self._next_due, self._has_failed = began, next_due, True
             if isinstance(error.__cause__, sqlite3.DataError):
                 raise BatchRefused(str(error)) from error
             raise
@@ -212,10 +229,18 @@ class SQLiteStore(Store):
             connection.executemany(update, [(digest(key), key) for key in earlier])
             keys = [(key if is_digest(key) else digest(key), expires_at) for key, expires_at in keys]
         self._next_due = first_due(connection)
+        [(self._last_earlier,)] = connection.execute("SELECT coalesce(max(number), 0) FROM definable_event_later")
         return keys
 
-    def _apply(self, connection: sqlite3.Connection, batch: WriteBatch, claim: Claim, now: float) -> Applied:
+    def _apply(
+        self, connection: sqlite3.Connection, batch: WriteBatch, claim: Claim, now: float, step: float
+    ) -> Applied:
         """Everything of one flush. What is kept in memory changes at the end, when nothing can fail but the commit."""
+        if step:  # what waits here was reckoned by the clock as it was; what was there before by one that was right
+            logger.warning("the clock was set by %.0f s: events that wait keep their delays", step)
+            update = "UPDATE definable_event_later SET due_at = due_at + ? WHERE number > ?"
+            connection.execute(update, (step, self._last_earlier))
+            self._next_due = first_due(connection)
         cursors = self._cursors
         if claim.known is not None:
             cursors.learn_names(connection, claim.known)
@@ -234,6 +259,8 @@ class SQLiteStore(Store):
         self._next_due = first_due(connection)
         has_more = cursors.unclaimed > 0 and not cursors.is_all_claimed
         next_due = min(filter(None, (self._next_due, cursors.next_expiry(connection, now))), default=None)
+        if next_due is not None:
+            next_due = min(next_due, now + CLOCK_PAUSE)
         return Applied(claimed, has_more, None if next_due is None else next_due - self._began, (), replayed, cancelled)
 
     def _publish(self, connection: sqlite3.Connection, batch: WriteBatch, now: float, last: int) -> int:
@@ -242,6 +269,9 @@ class SQLiteStore(Store):
         replaced = [(each.replaces,) for each in batch.publications if each.replaces is not None]
         if replaced:
             connection.executemany("DELETE FROM definable_event_later WHERE key = ?", replaced)
+        if later or batch.nacked or batch.released:  # the numbers of the newest that are gone are given again
+            [(newest,)] = connection.execute("SELECT coalesce(max(number), 0) FROM definable_event_later")
+            self._last_earlier = min(self._last_earlier, newest)
         rows = [
             (position, each.id, text(each.name), each.data)
             for position, each in enumerate((each for each in batch.publications if not each.due_at), last + 1)

@@ -57,7 +57,7 @@ class ServedAgent:
         """Where HTTP is served; None without a server, or before it is bound."""
         self.tracker: WorkTracker = WorkTracker()
         interfaces = all_interfaces(agent, interfaces)
-        self.triggers: TriggerTable = TriggerTable(with_webhooks(agent.triggers, interfaces), agent.emitter.aemit)
+        self.triggers: TriggerTable = TriggerTable(with_webhooks(agent.triggers, interfaces), agent.emitter.aemit_once)
         self.bus: EventBus = MemoryBus(self.settings.event_buffer) if agent.bus is None else agent.bus
         self.registry: RunRegistry = RunRegistry(
             agent.runner,

@@ -52,10 +52,10 @@ class LaterEvents(BaseTrigger):
     """The built-in trigger of events that waited for their time: emits them again, to whatever matches then.
 
     Args:
-        emit: Emits an event, as `Agent.aemit`.
+        emit: Emits an event under an id, as `Emitter.aemit_once`.
     """
 
-    def __init__(self, emit: Callable[[str, Any], Awaitable[None]]) -> None:
+    def __init__(self, emit: Callable[[str, Any, str], Awaitable[None]]) -> None:
         super().__init__(retries=LATER_RETRIES)
         self._emit = emit
         self.handler: Handler | None = self._emit_now
@@ -65,7 +65,7 @@ class LaterEvents(BaseTrigger):
         return LATER_KEY
 
     async def _emit_now(self, event: TriggerEvent) -> None:
-        await self._emit(event.body["event"], event.body["data"])
+        await self._emit(event.body["event"], event.body["data"], event.id)
 
 
 class TriggerTable:
@@ -76,7 +76,9 @@ class TriggerTable:
         emit: Emits events that waited for their time; None where nothing is served.
     """
 
-    def __init__(self, registry: TriggerRegistry, emit: Callable[[str, Any], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self, registry: TriggerRegistry, emit: Callable[[str, Any, str], Awaitable[None]] | None = None
+    ) -> None:
         built_in: dict[str, BaseTrigger] = {RUNS_KEY: AcceptedRuns()}
         if emit is not None:
             built_in[LATER_KEY] = LaterEvents(emit)

