@@ -19,6 +19,15 @@ class ServeOptions(TypedDict, total=False):
     """The address to bind; `"0.0.0.0"` unless set: every interface of the machine."""
     port: int
     """8000 unless set; 0 picks a free one."""
+    uds: str | os.PathLike[str] | None
+    """The path of a Unix socket to listen on, in place of `host` and `port`. One that is left over is replaced, unless
+    a process listens there; it is removed when serving ends."""
+    uds_mode: int
+    """Permissions of the Unix socket, such as `0o660`: who may write may connect. `0o666` unless set: everybody who
+    gets to its directory, as everybody on the machine gets to a port of loopback."""
+    fd: int | None
+    """The descriptor of a listening socket that the process has inherited, in place of `host` and `port`; closed with
+    the server. Sockets that systemd passes (`LISTEN_FDS`) need no option, and take the place of all others."""
     enable_server: bool | None
     """True serves HTTP, False does not; None (the default) does when a webhook is registered or routes were added."""
     dev: bool
@@ -29,7 +38,7 @@ class ServeOptions(TypedDict, total=False):
     handle_signals: bool
     """Whether SIGINT, SIGTERM and SIGHUP stop the runtime; True unless set, in the main thread alone."""
     certfile: str | os.PathLike[str] | None
-    """A PEM file with the certificate chain: serves HTTPS."""
+    """A PEM file with the certificate chain: serves HTTPS. It is read again when it has changed."""
     keyfile: str | os.PathLike[str] | None
     """A PEM file with the certificate's private key, when it is not in `certfile`."""
     event_buffer: int
@@ -66,7 +75,7 @@ class ServeOptions(TypedDict, total=False):
     """Paths of routes of your own that need no credentials, or globs over whole paths: `["/status", "/pages/*"]`."""
     trusted_proxies: Sequence[str]
     """Addresses and networks of proxies whose `Forwarded` or `X-Forwarded-*` headers decide client, scheme and host:
-    `["127.0.0.1", "10.0.0.0/8"]`; none unless set."""
+    `["127.0.0.1", "10.0.0.0/8"]`, or `["unix"]` for whoever connects to the Unix socket; none unless set."""
     root_path: str
     """The prefix under which a proxy serves the agent, such as `"/agent"`, whether the proxy takes it off or not."""
     access_log: bool

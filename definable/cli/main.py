@@ -49,6 +49,8 @@ def parameter_of(name: str, known: Option) -> dict[str, Any]:
         return {"is_flag": True, "default": None}
     if isinstance(default, tuple):
         return {"multiple": True}
+    if known.reads is not None:
+        return {"type": known.reads}
     if known.is_file:
         return {"type": click.Path(exists=True, dir_okay=False)}
     if known.maximum is not None:

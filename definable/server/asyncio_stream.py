@@ -13,7 +13,7 @@ from typing import cast
 
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 
-from .transport import READ_SIZE, ClientStream, FullReads
+from .transport import READ_SIZE, ClientStream, FullReads, is_unix
 
 
 class AsyncioStreams:
@@ -29,9 +29,9 @@ class AsyncioStreams:
 
     async def open(self, sock: socket.socket) -> AsyncioStream:
         """The stream of a connected socket, which it owns from here on."""
-        _, stream = await asyncio.get_running_loop().create_connection(
-            partial(AsyncioStream, self._read_buffer, self._full_reads), sock=sock
-        )
+        loop = asyncio.get_running_loop()
+        connect = loop.create_unix_connection if is_unix(sock) else loop.create_connection
+        _, stream = await connect(partial(AsyncioStream, self._read_buffer, self._full_reads), sock=sock)
         return stream
 
 

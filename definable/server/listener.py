@@ -1,25 +1,28 @@
-"""What a server needs before it starts: bound sockets, the TLS context, and the streams of the running backend.
+"""What a server listens on: an address, a Unix socket or an inherited socket; and the streams of the running backend.
 
-`bind` and `ssl_context` fail before anything else has started: a busy port is one plain `OSError`, a wrong certificate
-one `ConfigurationError`.
+All of it fails before anything else has started: a busy port is one plain `OSError`.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
-import ssl
+import stat
 import sys
-from os import PathLike, fspath
-from typing import Protocol, TypeAlias
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, TypeAlias, cast
 
 from definable.concurrency.event_loop import current_backend
 from definable.errors import ConfigurationError
 
 from .transport import ClientStream
 
-Address: TypeAlias = tuple[str, int] | None
-"""A host and port; None where the system does not tell."""
+Address: TypeAlias = tuple[str, int | None] | None
+"""A host and port, or a Unix socket's path and None (ASGI, "server"); None where there is no name, as for the client of
+a Unix socket."""
 
 BACKLOG = 1024
 """Connections that the kernel holds for us between two accepts."""
@@ -31,8 +34,43 @@ ADVICE = {
 }
 """The way out of the failures that users meet."""
 
-ALPN = ("h2", "http/1.1")
-"""Protocols that the server speaks over TLS, the preferred one first (RFC 7301)."""
+UNIX_ADVICE = {
+    errno.EADDRINUSE: "a process listens there: stop it, or choose another path",
+    errno.EEXIST: "there is a file that is no socket: choose another path",
+    errno.ENOENT: "there is no such directory: make it, or let systemd do so (RuntimeDirectory=)",
+    errno.EACCES: "this user may not write to its directory",
+    errno.ENAMETOOLONG: "a Unix socket's path is at most 107 bytes long (103 on macOS)",
+}
+"""As `ADVICE`, of Unix sockets."""
+
+DEFAULT_MODE = 0o666
+"""Permissions of a Unix socket: as a port of loopback, it is for everybody on the machine who gets to its directory."""
+
+LOCK_ATTEMPTS, LOCK_PAUSE = 50, 0.02
+"""How often, and seconds apart, the lock of a Unix socket's directory is tried; then it is somebody else's affair."""
+
+
+BoundAddress: TypeAlias = tuple[str, int, str | None, int, int | None]
+"""The arguments of `listen`."""
+
+
+def listen(host: str, port: int, uds: str | None, uds_mode: int, fd: int | None) -> list[socket.socket]:
+    """Opens the listening sockets of a server: at a host and port, unless another place is given.
+
+    Args:
+        host: See `bind`.
+        port: See `bind`.
+        uds: The path of a Unix socket; see `bind_unix`.
+        uds_mode: Its permissions.
+        fd: The descriptor of an inherited socket; see `inherited`.
+
+    Raises:
+        OSError: The address cannot be had.
+        ConfigurationError: The port is none, or the descriptor.
+    """
+    if fd is not None:
+        return [inherited(fd, f"fd={fd}")]
+    return bind(host, port) if uds is None else [bind_unix(uds, uds_mode)]
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -75,6 +113,130 @@ def close_all(sockets: list[socket.socket]) -> None:
         sock.close()
 
 
+class UnixListener(socket.socket):
+    """A listening Unix socket that takes its file with it when it is closed, by the process that has bound it."""
+
+    __slots__ = ("_owner", "_path", "_status")
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._owner = 0
+
+    def listen_at(self, path: str, mode: int) -> None:
+        """Bind a path and listen there."""
+        self.setblocking(False)
+        self.bind(path)
+        self._path, self._status, self._owner = os.path.abspath(path), os.stat(path), os.getpid()
+        os.chmod(path, mode)  # before anybody can connect
+        self.listen(BACKLOG)
+
+    def close(self) -> None:
+        # Before it is closed: no other file can have the number of ours as long as the socket is open.
+        if self._owner == os.getpid() and self.fileno() >= 0:
+            with suppress(OSError):  # the file is gone, or its directory is
+                if os.path.samestat(os.stat(self._path), self._status):
+                    os.unlink(self._path)
+        super().close()
+
+
+def bind_unix(path: str, mode: int = DEFAULT_MODE) -> socket.socket:
+    """Opens a listening Unix socket. A file that an ended server has left there is replaced.
+
+    Args:
+        path: Where; relative to the working directory.
+        mode: Who may connect, as `chmod` has it: those who may write.
+
+    Returns:
+        A non-blocking socket that listens already. Closing it removes its file.
+
+    Raises:
+        OSError: The path cannot be had, say since a process listens there; the message names it and the way out.
+        ConfigurationError: This system has no Unix sockets.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        raise ConfigurationError(f"uds={path!r}: this system has no Unix sockets")
+    listener = UnixListener()
+    try:
+        with _locked(os.path.dirname(os.path.abspath(path))):
+            _remove_stale(path)
+            listener.listen_at(path, mode)
+    except OSError as error:
+        listener.close()
+        number = errno.ENAMETOOLONG if error.errno is None else error.errno  # None: Python looks at the length itself
+        advice = UNIX_ADVICE.get(number, error.strerror)
+        raise OSError(number, f"cannot listen on unix:{path}: {advice}") from None
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket's file where nobody listens on it."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:  # its backlog is full
+            pass
+    raise OSError(errno.EADDRINUSE, "in use")
+
+
+@contextmanager
+def _locked(directory: str) -> Generator[None]:
+    """Hold the lock of a directory: of two servers that start at once, one finds the other's socket in use."""
+    import fcntl  # POSIX only, as Unix sockets are here
+
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        for _ in range(LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                time.sleep(LOCK_PAUSE)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def inherited(descriptor: int, source: str) -> socket.socket:
+    """Takes over a listening socket that this process was started with; it is closed with the server.
+
+    Args:
+        descriptor: Of the socket.
+        source: What gave it, for errors.
+
+    Raises:
+        ConfigurationError: It is no listening stream socket.
+    """
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise ConfigurationError(f"{source} is no socket of this process: {error.strerror}") from None
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.detach()  # it was not taken over
+        raise ConfigurationError(f"{source} is no listening stream socket (of systemd: ListenStream=, Accept=no)")
+    os.set_inheritable(descriptor, False)
+    sock.setblocking(False)
+    return sock
+
+
+def address_of(name: object) -> Address:
+    """Host and port of a socket's name, without the scope of an IPv6 one; the path of a Unix socket's."""
+    if isinstance(name, tuple):
+        host, port = cast("tuple[str, int]", cast("tuple[Any, ...]", name)[:2])
+        return host, port
+    path = os.fsdecode(cast("str | bytes", name or b""))
+    return (path, None) if path else None
+
+
 def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
     """The addresses that a host names, in the resolver's order, each once."""
     try:
@@ -108,53 +270,6 @@ def _explained(error: OSError, host: str, port: int) -> OSError:
 
 def _spell(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def ssl_context(certfile: str | PathLike[str], keyfile: str | PathLike[str] | None = None) -> ssl.SSLContext:
-    """The TLS settings of a server: TLS 1.2 and later, HTTP/2 or HTTP/1.1 by ALPN.
-
-    Args:
-        certfile: PEM file with the certificate, followed by its chain.
-        keyfile: PEM file with the unencrypted private key; None when it is in `certfile` too.
-
-    Raises:
-        ConfigurationError: A file is missing, unreadable, not what it should be, or the key does not belong to the
-            certificate; the message names the file.
-    """
-    key = certfile if keyfile is None else keyfile
-    for parameter, path in (("certfile", certfile), ("keyfile", key)):
-        try:
-            with open(path, "rb"):
-                pass
-        except OSError as error:
-            raise ConfigurationError(f"{parameter} {fspath(path)!r} cannot be read: {error.strerror}") from error
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(list(ALPN))
-    _load(context, fspath(certfile), fspath(key))
-    return context
-
-
-def _load(context: ssl.SSLContext, certfile: str, keyfile: str) -> None:
-    def refuse_password() -> str:
-        raise ConfigurationError(f"keyfile {keyfile!r} is encrypted: give an unencrypted key")
-
-    try:
-        context.load_cert_chain(certfile, keyfile, password=refuse_password)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise ConfigurationError(f"keyfile {keyfile!r} is not the key of certfile {certfile!r}") from error
-        if not _has_certificate(certfile):
-            raise ConfigurationError(f"certfile {certfile!r} holds no valid PEM certificate") from error
-        raise ConfigurationError(f"keyfile {keyfile!r} holds no valid PEM private key") from error
-
-
-def _has_certificate(certfile: str) -> bool:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(certfile)
-    except ssl.SSLError:
-        return False
-    return True
 
 
 class Streams(Protocol):

@@ -26,9 +26,9 @@ from .connection import ServerConnection
 from .http1_parser import RequestParsers
 from .hypercorn.request_cycle import MessageMemory
 from .limits import Evictions, ServerLimits, refuse_connection
-from .listener import Address, Streams, streams
+from .listener import Address, Streams, address_of, streams
 from .request_cycle import ASGIApp
-from .transport import ClientStream
+from .transport import ClientStream, is_unix
 
 log: logging.Logger = logger_named("definable.http")
 
@@ -60,7 +60,8 @@ class HTTPServer:
     Args:
         app: The application. It receives `http.disconnect` when a client goes away, and is not cancelled then.
         sockets: Listening sockets (see `bind`); closed when `serve` ends or `drain` is called.
-        ssl_context: Serves TLS (see `ssl_context`) instead of cleartext.
+        ssl_context: Serves TLS (see `ssl_context`) instead of cleartext; a function is asked at each handshake (see
+            `CertificateFiles`).
         limits: What clients may take.
     """
 
@@ -69,7 +70,7 @@ class HTTPServer:
         app: ASGIApp,
         sockets: Sequence[socket.socket],
         *,
-        ssl_context: ssl.SSLContext | None = None,
+        ssl_context: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
         limits: ServerLimits | None = None,
     ) -> None:
         self._app = app
@@ -100,18 +101,18 @@ class HTTPServer:
         """Connections that are being served."""
         return self._accepted
 
-    async def serve(self, *, task_status: TaskStatus[list[tuple[str, int]]] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def serve(self, *, task_status: TaskStatus[list[Address]] = anyio.TASK_STATUS_IGNORED) -> None:
         """Accepts and serves connections until `drain` was called and the last one has ended.
 
-        Reports the addresses that it listens on, as (host, port), once it accepts. Cancelled, it answers every request
-        whose response has not started with 503, closes WebSockets with 1012 and cuts what has started, within a second;
-        nothing of it is left then.
+        Reports the addresses that it listens on, as (host, port) or (path, None), once it accepts. Cancelled, it
+        answers every request whose response has not started with 503, closes WebSockets with 1012 and cuts what has
+        started, within a second; nothing of it is left then.
         """
         SERVING.add(self)
         try:
             async with self._watched(), anyio.create_task_group() as connections:
                 async with anyio.create_task_group() as listeners:
-                    addresses = [_address(sock.getsockname()) for sock in self._sockets if sock.fileno() >= 0]
+                    addresses = [address_of(sock.getsockname()) for sock in self._sockets if sock.fileno() >= 0]
                     for sock in self._sockets:
                         listeners.start_soon(self._accept, sock, connections)
                     task_status.started(addresses)
@@ -213,7 +214,7 @@ class HTTPServer:
                     return False
                 continue
             self._exhausted = False
-            self._admit(sock, _address(address), connections)
+            self._admit(sock, address_of(address), connections)
         return True
 
     def _report_exhausted(self, error: OSError) -> None:
@@ -268,7 +269,7 @@ class HTTPServer:
             self._connected.set()
             if self._draining:
                 connection.drain()
-            await connection.run(task.pop().cancel, self._ssl_context)
+            await connection.run(task.pop().cancel, self._tls())
         except anyio.get_cancelled_exc_class() as cancelled:
             # Its task keeps it in a cycle. With the traceback, all that the connection held would wait there for the
             # garbage collector, which takes a quarter of a millisecond for each, thousands at once at a forced stop.
@@ -282,8 +283,12 @@ class HTTPServer:
 
     def _own_address(self, sock: socket.socket) -> Address:
         """The address that a client has reached, in the same object for all that have reached the same."""
-        address = _address(sock.getsockname())
+        address = address_of(sock.getsockname())
         return self._addresses.setdefault(address, address)
+
+    def _tls(self) -> ssl.SSLContext | None:
+        context = self._ssl_context
+        return context if context is None or isinstance(context, ssl.SSLContext) else context()
 
     async def _opened(self, sock: socket.socket) -> ClientStream | None:
         """An accepted socket as a stream; None if its client has gone already."""
@@ -291,7 +296,8 @@ class HTTPServer:
         self._unowned.discard(sock)
         try:
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if not is_unix(sock):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return await self._streams.open(sock)
         except OSError:
             sock.close()
@@ -306,11 +312,6 @@ class HTTPServer:
                 await refuse_connection(stream)
         finally:
             self._refused -= 1
-
-
-def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> tuple[str, int]:
-    """Host and port of a socket's name, without the scope of an IPv6 one."""
-    return name[0], name[1]
 
 
 def _forget_listeners() -> None:

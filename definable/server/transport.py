@@ -35,6 +35,11 @@ CLOSE_TIMEOUT = 1.0
 """Seconds for the last response of a connection that must end, and for its delivery."""
 
 
+def is_unix(sock: socket.socket) -> bool:
+    """Whether a socket is a Unix one: it has neither addresses nor TCP's options."""
+    return hasattr(socket, "AF_UNIX") and sock.family == socket.AF_UNIX
+
+
 READ_SIZE = 65_536
 """Bytes that are read from one connection before the others have their turn."""
 

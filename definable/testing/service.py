@@ -6,6 +6,7 @@ The servings of one test, behind the fixture `serve_agent` of the pytest plugin.
 from __future__ import annotations
 
 import functools
+import os
 import ssl
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -139,7 +140,7 @@ def _tls_context() -> ssl.SSLContext:
 
 @asynccontextmanager
 async def served(agent: Agent, *interfaces: BaseInterface, **options: Unpack[ServeOptions]) -> AsyncGenerator[Served]:
-    """Serve an agent on a free loopback port while the context is open.
+    """Serve an agent on a free loopback port, or on the Unix socket of `uds`, while the context is open.
 
     Args:
         agent: The agent to serve.
@@ -161,7 +162,11 @@ async def served(agent: Agent, *interfaces: BaseInterface, **options: Unpack[Ser
     options["enable_server"] = True
     async with agent.running(*interfaces, **options) as runtime:
         assert runtime.url is not None
+        uds, url = options.get("uds"), runtime.url
+        transport = None
+        if uds is not None:
+            transport, url = httpx2.AsyncHTTPTransport(uds=os.fspath(uds)), "http://localhost"
         async with httpx2.AsyncClient(
-            base_url=runtime.url, timeout=CLIENT_TIMEOUT, trust_env=False, verify=_tls_context()
+            base_url=url, timeout=CLIENT_TIMEOUT, trust_env=False, verify=_tls_context(), transport=transport
         ) as client:
             yield Served(runtime, client)

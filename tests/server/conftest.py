@@ -269,7 +269,10 @@ def serving(anyio_backend: str) -> Serving:
 
     @asynccontextmanager
     async def serve(
-        *, limits: ServerLimits | None = None, tls: ssl.SSLContext | None = None, app: Any = None
+        *,
+        limits: ServerLimits | None = None,
+        tls: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
+        app: Any = None,
     ) -> AsyncIterator[Served]:
         tasks, sockets = living_tasks(anyio_backend), open_sockets()
         probe = ProbeApp()

@@ -2,17 +2,19 @@
 
 import os
 import ssl
+import time
 
 import anyio
 import httpx2
 import pytest
 import trustme
-from anyio.streams.tls import TLSStream
+from anyio.streams.tls import TLSAttribute, TLSStream
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
 from loopback.http2 import open_h2
 
-from definable.server import ServerLimits, ssl_context
+from definable.server import CertificateFiles, ServerLimits, ssl_context
 
 needs_backend = pytest.mark.anyio
 
@@ -352,3 +354,148 @@ async def test_frames_that_break_http_2_end_their_connection(serving, server_tls
             await client.stream.send(frames)
             await client.until(ConnectionTerminated)
     assert not caplog.records
+
+
+class Clock:
+    """Tells the time as if much of it had passed since the last question."""
+
+    def __init__(self):
+        self.seconds = time.time()
+
+    def __call__(self):
+        self.seconds += 10
+        return self.seconds
+
+
+class Renewed:
+    """A certificate in files that is renewed, each time by another name of its own."""
+
+    def __init__(self, folder):
+        self.authority = trustme.CA()
+        self.certfile, self.keyfile = folder / "tls.crt", folder / "tls.key"
+        self.serials = []
+
+    def renew(self):
+        made = self.authority.issue_cert("127.0.0.1")
+        for content, path in ((made.cert_chain_pems[0], self.certfile), (made.private_key_pem, self.keyfile)):
+            draft = path.with_suffix(".draft")
+            draft.write_bytes(content.bytes())
+            draft.replace(path)
+        self.serials.append(x509.load_pem_x509_certificate(made.cert_chain_pems[0].bytes()).serial_number)
+
+    def client_context(self):
+        context = ssl.create_default_context()
+        self.authority.configure_trust(context)
+        return context
+
+
+@pytest.fixture
+def renewed(tmp_path):
+    made = Renewed(tmp_path)
+    made.renew()
+    return made
+
+
+async def served_serial(port, context):
+    """The serial number of the certificate that a handshake brings."""
+    async with await anyio.connect_tcp("127.0.0.1", port) as tcp:
+        stream = await TLSStream.wrap(tcp, hostname="127.0.0.1", ssl_context=context, standard_compatible=False)
+        shown = stream.extra(TLSAttribute.peer_certificate_binary)
+        await anyio.aclose_forcefully(stream)
+    return x509.load_der_x509_certificate(shown).serial_number
+
+
+@needs_backend
+async def test_a_renewed_certificate_is_served_to_who_connects_next_and_no_handshake_fails(serving, renewed, caplog):
+    caplog.set_level("INFO", "definable.http")
+    context = renewed.client_context()
+    seen = []
+
+    async def connect_on(port, ended):
+        while not ended.is_set():
+            seen.append(await served_serial(port, context))
+
+    async with serving(tls=CertificateFiles(renewed.certfile, renewed.keyfile, clock=Clock())) as served:
+        async with httpx2.AsyncClient(base_url=served.url, verify=context, http2=True) as kept:
+            assert (await kept.get("/echo")).status_code == 200
+            async with anyio.create_task_group() as tg:
+                ended = anyio.Event()
+                for _ in range(4):
+                    tg.start_soon(connect_on, served.port, ended)
+                for _ in range(5):
+                    renewed.renew()
+                    while not seen or seen[-1] != renewed.serials[-1]:
+                        await anyio.sleep(0.005)
+                ended.set()
+            assert (await kept.get("/echo")).status_code == 200  # on the connection that it had
+    assert set(seen) <= set(renewed.serials)
+    assert set(caplog.messages) >= {f"the TLS certificate was read again from {renewed.certfile}"}
+
+
+@needs_backend
+@pytest.mark.parametrize("fault", ["junk", "another's key", "gone"])
+async def test_a_new_certificate_that_cannot_be_used_is_logged_once_and_the_old_one_stays(
+    serving, renewed, caplog, fault
+):
+    context = renewed.client_context()
+    [serial] = renewed.serials
+    async with serving(tls=CertificateFiles(renewed.certfile, renewed.keyfile, clock=Clock())) as served:
+        if fault == "gone":
+            renewed.keyfile.unlink()
+        else:
+            other = trustme.CA().issue_cert("127.0.0.1").private_key_pem.bytes()
+            renewed.keyfile.write_bytes(b"junk" if fault == "junk" else other)
+        for _ in range(3):
+            assert await served_serial(served.port, context) == serial
+        [message] = caplog.messages
+        assert message.startswith("the new TLS certificate cannot be used, and the one before stays in use: ")
+        assert str(renewed.keyfile) in message
+        renewed.renew()
+        assert await served_serial(served.port, context) == renewed.serials[-1]
+
+
+def test_files_that_are_being_written_are_read_once_they_are_settled(renewed, caplog):
+    now = time.time()
+    files = CertificateFiles(renewed.certfile, renewed.keyfile, clock=lambda: now)
+    before = files()
+    now += 60
+    assert files() is before
+    renewed.keyfile.write_bytes(b"half of a ")
+    now = renewed.keyfile.stat().st_ctime + 0.5
+    assert files() is before
+    renewed.renew()
+    now = renewed.keyfile.stat().st_ctime + 0.9
+    assert files() is before
+    now += 1.2
+    assert files() is not before
+    assert not caplog.records
+
+
+def test_files_are_looked_at_once_a_second_at_most(renewed, monkeypatch):
+    looks = []
+    now = time.time() + 100
+    files = CertificateFiles(renewed.certfile, renewed.keyfile, clock=lambda: now)
+    monkeypatch.setattr(files, "_look", looks.append)
+    for _ in range(50):
+        files()
+        now += 0.1
+    assert len(looks) == 5
+    now -= 3600  # the clock was set back
+    files()
+    assert len(looks) == 6
+
+
+def test_a_symbolic_link_that_leads_elsewhere_is_a_change(renewed, tmp_path):
+    link = tmp_path / "live.crt"
+    link.symlink_to(renewed.certfile)
+    key = tmp_path / "live.key"
+    key.symlink_to(renewed.keyfile)
+    files = CertificateFiles(link, key, clock=Clock())
+    before = files()
+    other = Renewed(tmp_path / "next")
+    (tmp_path / "next").mkdir()
+    other.renew()
+    for name, target in ((link, other.certfile), (key, other.keyfile)):
+        name.unlink()
+        name.symlink_to(target)
+    assert files() is not before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from definable.model.message import Model
 
     from .settings import ServeSettings
+
+
+UNIX = "unix:"
+"""Before the path of a Unix socket, in place of a URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,8 @@ class ServiceSummary:
     settings: ServeSettings
     url: str | None
     """Where we listen for HTTP; None where we do not."""
+    exposed_at: str | None
+    """The address at which other machines may reach it; None where none do."""
     takes_requests: bool
     """Whether HTTP is answered, also where another server listens."""
     webhooks: Sequence[Webhook]
@@ -78,15 +84,18 @@ def banner(service: ServiceSummary) -> Block:
     lines += [f"chat     {chat.interface.name} ({_writers(chat)})" for chat in service.chats]
     lines.append(f"auth     {'none' if service.auth is None else type(service.auth).__name__}")
     if service.url is not None:
-        lines.append(f"try      {_curl(service.url, has_auth=service.auth is not None)}")
+        has_auth = service.auth is not None
+        lines.append(f"try      {_curl(service.url, has_auth=has_auth, secure=service.settings.certfile is not None)}")
     return Block("\n  ".join(lines))
 
 
 def warnings(service: ServiceSummary) -> Iterator[str]:
     """What the one who starts the service should know at once."""
-    host = service.settings.host
-    if service.url is not None and service.auth is None and not is_loopback(host):
-        yield f"{host} can be reached from other machines and agent.auth is not set: anybody may use this agent"
+    if service.exposed_at is not None and service.auth is None:
+        yield (
+            f"{service.exposed_at} can be reached from other machines and agent.auth is not set: anybody may use this "
+            "agent"
+        )
     guarded = [webhook for webhook in service.webhooks if webhook.auth]
     if service.takes_requests and service.auth is None and guarded:
         sources = ", ".join(webhook.source for webhook in guarded)
@@ -127,20 +136,12 @@ def _chat_warnings(chat: ServedChat) -> Iterator[str]:
         yield f"{chat.name} answers nobody: its auth={interface.auth!r} does not know users of {platform}"
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _endpoints(service: ServiceSummary) -> Iterator[str]:
     if service.url is None:
         return
     yield f"http     {service.url}"
     if service.settings.dev:
-        yield f"docs     {service.url}/docs"
+        yield f"docs     {'' if service.url.startswith(UNIX) else service.url}/docs"
     yield f"api      /run, /runs, /sessions ({_callers(service.auth)})"
     for webhook in service.webhooks:
         provider = service.auth if webhook.auth is None else webhook.auth
@@ -164,6 +165,8 @@ def _next_firing(job: TimeTrigger, due: float | None) -> str:
     return f"{job.when}  next {when:%Y-%m-%d %H:%M:%S %Z}"
 
 
-def _curl(url: str, *, has_auth: bool) -> str:
+def _curl(url: str, *, has_auth: bool, secure: bool) -> str:
     header = " -H 'Authorization: Bearer <credentials>'" if has_auth else ""
+    if url.startswith(UNIX):
+        url = f"--unix-socket {shlex.quote(url.removeprefix(UNIX))} {'https' if secure else 'http'}://localhost"
     return f"""curl {url}/run -H 'Content-Type: application/json'{header} -d '{{"input": "hello"}}'"""

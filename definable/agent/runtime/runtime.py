@@ -25,6 +25,7 @@ from definable.concurrency.clock import current_clock
 from definable.concurrency.event_loop import EventLoopHandle, plain_errors
 from definable.concurrency.logs import OF_EVENT_LOOPS, logger_named
 from definable.errors import ConfigurationError, EventBusClosed, ServeError
+from definable.server.systemd import notify, send_signs_of_life
 
 from .banner import banner, warnings
 from .lifespan import agent_lifespan, model_lifetime, run_child
@@ -173,6 +174,9 @@ class AgentRuntime(ServedAgent):
         async with anyio.create_task_group() as self._children:
             await self._start(self._children)
             self._announce()
+            if self.settings.handle_signals:  # the process is this service's
+                notify("READY=1")
+                self._children.start_soon(send_signs_of_life)
             task_status.started(self.url)
             self._has_started = True
             self._children.start_soon(self._stop_when_nothing_is_left)
@@ -283,6 +287,8 @@ class AgentRuntime(ServedAgent):
         self._stop_began = anyio.current_time()
         self.draining.begin()
         logger.info("stopping: %g s to finish what was accepted", self.settings.shutdown_timeout)
+        if self.settings.handle_signals:
+            notify("STOPPING=1")
         with anyio.move_on_after(self.settings.shutdown_timeout):
             self._stop_sources()
             await self._accepted_work_done()

@@ -54,7 +54,7 @@ class ServedAgent:
         self.settings: ServeSettings = settings
         self.name: str = self.settings.name or agent.name
         self.url: str | None = None
-        """Where HTTP is served; None without a server, or before it is bound."""
+        """Where HTTP is served, `unix:` and a path for a Unix socket; None without a server, or before it is bound."""
         self.tracker: WorkTracker = WorkTracker()
         interfaces = all_interfaces(agent, interfaces)
         self.triggers: TriggerTable = TriggerTable(with_webhooks(agent.triggers, interfaces), agent.emitter.aemit_once)
@@ -126,6 +126,7 @@ class ServedAgent:
             auth=self.agent.auth,
             settings=self.settings,
             url=self.url,
+            exposed_at=None if self.http is None else self.http.exposed_at,
             takes_requests=self.http is not None,
             webhooks=self.triggers.webhooks,
             events=self.triggers.events,

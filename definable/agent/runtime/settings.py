@@ -17,6 +17,7 @@ from definable.agent.bus.memory import DEFAULT_BUFFER
 from definable.agent.options import ServeOptions
 from definable.errors import ConfigurationError
 from definable.original_library import unknown_arguments
+from definable.server.listener import DEFAULT_MODE, BoundAddress
 
 from .http.auth import PublicPaths
 from .http.browsers import HostPolicy, OriginPolicy
@@ -42,8 +43,15 @@ class Option:
     """The least that a whole number may be."""
     maximum: int | None = None
     is_file: bool = False
+    reads: Callable[[str], Any] | None = None
+    """Makes the value of the command line's text, where that is not done by its type."""
     check: Callable[[Any], object] | None = None
     """Raises `ConfigurationError` for a wrong value."""
+
+
+def octal(text: str) -> int:
+    """Permissions as `chmod` takes them."""
+    return int(text, 8)
 
 
 def option(default: Any, help: str | None, **known: Any) -> Any:
@@ -65,6 +73,17 @@ class ServeSettings:
     """The address to bind; `"0.0.0.0"` unless set: every interface of the machine."""
     port: int = option(8000, "8000 unless set; 0 picks a free one.", minimum=0, maximum=65535)
     """8000 unless set; 0 picks a free one."""
+    uds: str | os.PathLike[str] | None = option(None, "A Unix socket to listen on, in place of host and port.")
+    """The path of a Unix socket to listen on, in place of `host` and `port`. One that is left over is replaced, unless
+    a process listens there; it is removed when serving ends."""
+    uds_mode: int = option(
+        DEFAULT_MODE, "Permissions of the Unix socket, as of chmod; 666 unless set.", reads=octal, metavar="MODE"
+    )
+    """Permissions of the Unix socket, such as `0o660`: who may write may connect. `0o666` unless set: everybody who
+    gets to its directory, as everybody on the machine gets to a port of loopback."""
+    fd: int | None = option(None, "An inherited listening socket's descriptor, in place of host and port.", minimum=0)
+    """The descriptor of a listening socket that the process has inherited, in place of `host` and `port`; closed with
+    the server. Sockets that systemd passes (`LISTEN_FDS`) need no option, and take the place of all others."""
     enable_server: bool | None = option(
         None, "Whether to serve HTTP; decided by what the agent has unless set.", flag="--server/--no-server"
     )
@@ -77,7 +96,7 @@ class ServeSettings:
     handle_signals: bool = option(True, None)
     """Whether SIGINT, SIGTERM and SIGHUP stop the runtime; True unless set, in the main thread alone."""
     certfile: str | os.PathLike[str] | None = option(None, "PEM certificate chain: serves HTTPS.", is_file=True)
-    """A PEM file with the certificate chain: serves HTTPS."""
+    """A PEM file with the certificate chain: serves HTTPS. It is read again when it has changed."""
     keyfile: str | os.PathLike[str] | None = option(None, "PEM private key of the certificate.", is_file=True)
     """A PEM file with the certificate's private key, when it is not in `certfile`."""
     event_buffer: int = option(
@@ -138,7 +157,7 @@ class ServeSettings:
         check=checked_networks,
     )
     """Addresses and networks of proxies whose `Forwarded` or `X-Forwarded-*` headers decide client, scheme and host:
-    `["127.0.0.1", "10.0.0.0/8"]`; none unless set."""
+    `["127.0.0.1", "10.0.0.0/8"]`, or `["unix"]` for whoever connects to the Unix socket; none unless set."""
     root_path: str = option(
         "", "The prefix under which a proxy serves the agent.", metavar="PATH", check=checked_root_path
     )
@@ -156,15 +175,31 @@ class ServeSettings:
             raise ConfigurationError(f"shutdown_timeout={self.shutdown_timeout!r}: seconds, such as float(...) of it")
         if not self.shutdown_timeout >= 0:
             raise ConfigurationError(f"shutdown_timeout={self.shutdown_timeout!r}: seconds, 0 or more")
+        defaults = {each.name: each.default for each in fields(self)}
         for name, each in options().items():
             value = getattr(self, name)
-            if each.minimum is not None and (name != "max_memory_bodies" or value is not None):
+            if each.minimum is not None and (value is not None or defaults[name] is not None):
                 check_number(name, value, each.minimum, each.maximum)
             if each.check is not None:
                 check_list(name, value)
                 each.check(value)
         if self.keyfile is not None and self.certfile is None:
             raise ConfigurationError(f"keyfile={os.fspath(self.keyfile)!r} needs its certfile")
+        self._check_address()
+
+    def _check_address(self) -> None:
+        if self.uds is not None and self.fd is not None:
+            raise ConfigurationError(f"uds={os.fspath(self.uds)!r} and fd={self.fd!r}: give one of them")
+        if self.uds is not None and not os.fspath(self.uds):
+            raise ConfigurationError("uds='': the path of a Unix socket, such as '/run/agent/http.sock'")
+        if not isinstance(self.uds_mode, int) or not 0 <= self.uds_mode <= 0o777:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"uds_mode={self.uds_mode!r}: permissions from 0o000 to 0o777, such as 0o660")
+
+    @property
+    def address(self) -> BoundAddress:
+        """Where to listen."""
+        uds = None if self.uds is None else os.fspath(self.uds)
+        return self.host, self.port, uds, self.uds_mode, self.fd
 
 
 def options() -> dict[str, Option]:

@@ -8,7 +8,7 @@ from definable.agent import Agent
 from definable.agent.auth import AllowlistAuth, APIKeyAuth, GitHubSignature
 from definable.agent.interface import TelegramConfig, TelegramInterface
 from definable.agent.runtime import AgentRuntime
-from definable.agent.runtime.banner import banner, is_loopback, warnings
+from definable.agent.runtime.banner import banner, warnings
 from definable.agent.trigger import Cron, EventTrigger, TriggerEvent, Webhook
 from definable.model import OpenAIChat
 
@@ -63,21 +63,6 @@ async def test_who_starts_it_is_warned_of_an_open_door_and_a_missing_key(monkeyp
 async def test_nobody_is_warned_of_a_closed_door() -> None:
     async with Agent("offline").running(host="127.0.0.1", port=0) as runtime:
         assert list(warnings(runtime.summary())) == []
-
-
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [
-        ("127.0.0.1", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("example.com", False),
-    ],
-)
-def test_which_addresses_only_this_machine_reaches(host: str, loopback: bool) -> None:
-    assert is_loopback(host) is loopback
 
 
 async def test_a_webhook_of_its_own_auth_beside_open_endpoints_is_warned_of_by_name() -> None:

@@ -12,7 +12,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskStatus
@@ -37,9 +37,6 @@ FORCE = "force"
 
 LAST_REQUESTS = 0.05
 """Seconds between the last accepted connection and the stop: its request, which is under way, is answered."""
-
-BoundAddress: TypeAlias = tuple[str, int]
-"""The host and port that sockets were bound for, as `serve` was given them."""
 
 
 def is_child() -> bool:
@@ -81,7 +78,7 @@ class DevChild(TaskStatus[str | None]):
         Raises:
             SystemExit: The parent keeps sockets of another address; it binds this one, and starts another child.
         """
-        address = (settings.host, settings.port) if serves_http else None
+        address = settings.address if serves_http else None
         self._send(("begun", address, settings.shutdown_timeout + STUCK_MARGIN))
         if address != self._address:
             self._close_sockets()

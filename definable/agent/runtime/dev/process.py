@@ -15,8 +15,9 @@ import anyio
 import anyio.to_thread
 
 from definable.agent.runtime.shutdown import ShutdownReport
+from definable.server import BoundAddress, activated_sockets, listen
 
-from .child import ENVIRONMENT, FORCE, STOP, BoundAddress, receive, signal_at_close
+from .child import ENVIRONMENT, FORCE, STOP, receive, signal_at_close
 
 FORCE_GRACE = 3.0
 """Seconds that a child gets to end once it was cut off; its event loop may be blocked."""
@@ -35,11 +36,9 @@ class SharedSockets:
 
     def bind(self, address: BoundAddress) -> OSError | None:
         """Have sockets of this address in place of others; returns why it cannot be bound."""
-        from definable.server import bind  # heavy: an agent without HTTP never needs it
-
         self.close()
         try:
-            self.address, self.sockets = address, bind(*address)
+            self.address, self.sockets = address, activated_sockets() or listen(*address)
         except OSError as error:
             self.address = None
             return error

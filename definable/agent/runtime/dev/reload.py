@@ -27,8 +27,9 @@ from definable.agent.runtime.signals import SignalWatcher
 from definable.concurrency.event_loop import EventLoopHandle, plain_errors, run_blocking
 from definable.concurrency.logs import logger_named
 from definable.errors import ServeError
+from definable.server import BoundAddress
 
-from .child import FORCE, BoundAddress
+from .child import FORCE
 from .process import ChildProcess, SharedSockets, status_of
 
 logger: logging.Logger = logger_named("definable.dev")
@@ -66,7 +67,7 @@ def serve_and_reload(settings: ServeSettings, program: Path | None = None) -> Sh
             way, with 129, 130 or 143.
         RuntimeError: An event loop runs in this thread.
     """
-    address = None if settings.enable_server is False else (settings.host, settings.port)
+    address = None if settings.enable_server is False else settings.address
     reload = Reload(own_command(), watched_root(program), address)
     run_blocking(reload.run, instead="await agent.aserve(...)")
     if reload.exit_status:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
@@ -111,25 +111,30 @@ HOST = re.compile(rb"[A-Za-z0-9._~-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9
 PAIR = re.compile(r'\s*([A-Za-z]+)=(?:"([^"]*)"|([^\s";,]*))\s*')
 
 
+UNIX = "unix"
+"""In `trusted_proxies`: whoever connects to a Unix socket, which has no addresses."""
+
+
 class TrustedProxies:
     """An ASGI application around another, which sees the client that a trusted proxy names.
 
     Args:
         app: The application.
-        proxies: Addresses and networks of the proxies.
+        proxies: Addresses and networks of the proxies, and `UNIX`.
         root_path: The prefix under which a proxy serves the application, whether it takes it off or not.
     """
 
-    def __init__(self, app: ASGIApp, proxies: Iterable[str], root_path: str) -> None:
+    def __init__(self, app: ASGIApp, proxies: Sequence[str], root_path: str) -> None:
         self._app = app
         self._networks = checked_networks(proxies)
+        self._trusts_unix = UNIX in proxies
         self._root_path = checked_root_path(root_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have one request answered."""
         scope = {**scope, "root_path": self._root_path or scope.get("root_path", "")}
         client = scope.get("client")
-        if client is not None and is_trusted(client[0], self._networks):
+        if self._trusts_unix if client is None else is_trusted(client[0], self._networks):
             scope.update(said_of_client(scope, self._networks))
         await self._app(scope, receive, send)
 
@@ -211,18 +216,21 @@ def is_trusted(address: str, trusted: Iterable[Network]) -> bool:
 
 
 def checked_networks(proxies: Iterable[str]) -> list[Network]:
-    """The networks of `trusted_proxies`.
+    """The networks of `trusted_proxies`, of which `UNIX` is none.
 
     Raises:
         ConfigurationError: One is none.
     """
     networks: list[Network] = []
     for proxy in proxies:
+        if proxy == UNIX:
+            continue
         try:
             networks.append(ipaddress.ip_network(proxy))
         except ValueError as error:
             raise ConfigurationError(
-                f"trusted_proxies: {proxy!r} is no address or network, such as '127.0.0.1' or '10.0.0.0/8': {error}"
+                f"trusted_proxies: {proxy!r} is neither 'unix' nor an address or a network, such as '127.0.0.1' or "
+                f"'10.0.0.0/8': {error}"
             ) from None
     return networks
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,13 +22,15 @@ from definable.agent.work import WorkTracker
 from definable.concurrency.logs import logger_named
 from definable.server import (
     ASGIApp,
+    CertificateFiles,
     HTTPServer,
     ServerLimits,
-    bind,
+    activated_sockets,
     close_all,
     connections_within_descriptors,
-    ssl_context,
+    listen,
 )
+from definable.server.transport import is_unix
 
 from .app import AgentApp, Guest
 from .auth import PublicPaths
@@ -83,6 +87,8 @@ class HTTPService:
         self._settings = settings
         self._server: HTTPServer | None = None
         self._ended = anyio.Event()
+        self.exposed_at: str | None = None
+        """The address at which other machines may reach the service; None before it is bound, and where none do."""
         self.guest: Guest = guest
         self._gate = BrowserGate(
             OriginPolicy(settings.cors), HostPolicy(settings.allowed_hosts) if settings.allowed_hosts else None
@@ -119,14 +125,16 @@ class HTTPService:
             ConfigurationError: The certificate or its key cannot be used.
         """
         settings = self._settings
-        tls = None if settings.certfile is None else ssl_context(settings.certfile, settings.keyfile)
-        sockets = list(settings.sockets) or bind(settings.host, settings.port)
-        if all(is_loopback(str(sock.getsockname()[0])) for sock in sockets):
-            self._gate.hosts = HostPolicy(settings.allowed_hosts)
+        tls = None if settings.certfile is None else CertificateFiles(settings.certfile, settings.keyfile)
+        sockets, host = listening_sockets(settings)
         try:
+            hosts = [str(sock.getsockname()[0]) for sock in sockets if not is_unix(sock)]
+            if hosts and all(map(is_loopback, hosts)):
+                self._gate.hosts = HostPolicy(settings.allowed_hosts)
+            self.exposed_at = next((host for each in hosts if not is_loopback(each)), None)
             limits = ServerLimits(max_connections=_allowed_connections(settings.max_connections))
             self._server = HTTPServer(self._served, sockets, ssl_context=tls, limits=limits)
-            yield url_of(settings.host, sockets[0].getsockname()[1], secure=tls is not None)
+            yield url_of(host, sockets[0], secure=tls is not None)
         finally:
             close_all(sockets)
 
@@ -173,7 +181,25 @@ def _allowed_connections(wanted: int) -> int:
     return allowed
 
 
-def url_of(host: str, port: int, *, secure: bool) -> str:
-    """The URL at which a server bound to `host` can be reached from this machine."""
+def listening_sockets(settings: ServeSettings) -> tuple[list[socket.socket], str]:
+    """The sockets to serve on, and the host that they are bound to as far as it is known.
+
+    Raises:
+        OSError: The address cannot be bound.
+        ConfigurationError: An inherited socket is none.
+    """
+    if settings.sockets:
+        return list(settings.sockets), settings.host
+    passed = activated_sockets()
+    sockets = passed or listen(*settings.address)
+    return sockets, str(sockets[0].getsockname()[0]) if passed or settings.fd is not None else settings.host
+
+
+def url_of(host: str, sock: socket.socket, *, secure: bool) -> str:
+    """The URL at which a server bound to `host` can be reached from this machine; of a Unix socket, its path behind
+    `unix:`, as nginx and curl's documentation have it."""
+    if is_unix(sock):
+        return f"unix:{os.path.abspath(os.fsdecode(sock.getsockname()))}"
+    port = sock.getsockname()[1]
     reachable = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"{'https' if secure else 'http'}://{reachable}:{port}"
