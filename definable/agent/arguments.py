@@ -39,6 +39,23 @@ class OriginalEmit(TypedDict, total=False):
     """The event's name."""
 
 
+def check_middleware(middleware: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Refuse what makes no ASGI application around another.
+
+    Raises:
+        ConfigurationError: It cannot be called with an application and these arguments.
+    """
+    how = "a class or function of an ASGI application, such as add_middleware(GZipMiddleware, minimum_size=500)"
+    if not callable(middleware):
+        raise ConfigurationError(f"add_middleware({middleware!r}): {how}")
+    try:
+        inspect.signature(middleware).bind(None, *args, **kwargs)
+    except TypeError as error:
+        raise ConfigurationError(f"add_middleware({middleware!r}, ...): {error}; {how}") from None
+    except ValueError:  # it tells no signature
+        return
+
+
 def run_input(function: str, input: str | Message | None, original: OriginalRun) -> str | Message:
     """A run's input, by whichever name it was given.
 

@@ -16,7 +16,7 @@ from definable.model.message import Model
 from definable.model.resolve import resolve_model
 from definable.original_library import AGENT_ATTRIBUTES, unknown_arguments, unknown_attribute
 
-from .arguments import check_auth, check_interface, check_parts, installed_interface
+from .arguments import check_auth, check_interface, check_middleware, check_parts, installed_interface
 from .bus.emitter import Emitter
 from .run.runner import HookPoint, Runner
 from .trigger.registry import TriggerRegistry
@@ -127,6 +127,8 @@ class AgentParts:
         self.triggers: TriggerRegistry = TriggerRegistry()
         self.emitter: Emitter = Emitter(bus)
         self._blueprint: Blueprint | None = None
+        self.middleware: list[Callable[[Any], Any]] = []
+        """What makes an ASGI application around another, the outermost first; see `add_middleware`."""
         self.runtime: AgentRuntime | None = None
         """What serves the agent now; None while nothing does."""
         self._bus = bus
@@ -256,6 +258,31 @@ class AgentParts:
             raise ConfigurationError(f"add_interface(..., {next(iter(settings))}=...): settings go with a name")
         check_interface(interface)
         self.interfaces.append(interface)
+        return self
+
+    def add_middleware(self, middleware: Callable[..., Any], *args: Any, **kwargs: Any) -> Self:
+        """Put ASGI middleware around all that answers HTTP: `agent.add_middleware(GZipMiddleware, minimum_size=500)`.
+
+        What was added first is the outermost: it sees a request first and its response last. Middleware also gets the
+        lifespan of the service, and works under `agent.asgi()` too.
+
+        Args:
+            middleware: A class or function of an ASGI application that makes another around it; pure ASGI, as
+                Starlette's are.
+            args: Its further arguments.
+            kwargs: Its arguments by name.
+
+        Returns:
+            The agent.
+
+        Raises:
+            ConfigurationError: It cannot be called so.
+            ServeError: The agent is being served.
+        """
+        check_middleware(middleware, args, kwargs)
+        if self.runtime is not None:
+            raise ServeError("the agent is being served already: add middleware before")
+        self.middleware.append(lambda app: middleware(app, *args, **kwargs))
         return self
 
     @property

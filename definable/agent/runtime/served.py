@@ -149,7 +149,7 @@ class ServedAgent:
         """Whether HTTP is served: as `enable_server` says, else when it is wanted or nothing else is there."""
         if self.settings.enable_server is not None or self._foreign_server:
             return self._foreign_server or bool(self.settings.enable_server)
-        wanted = bool(self.triggers.webhooks) or self.agent.has_blueprint
+        wanted = bool(self.triggers.webhooks or self.agent.middleware) or self.agent.has_blueprint
         return wanted or not (self.triggers.crons or self.triggers.events or self.supervisors)
 
     def _build_http(self) -> HTTPService:
@@ -174,4 +174,5 @@ class ServedAgent:
             draining=self.draining.is_set,
             bodies=UnfinishedBodies(memory_for_bodies(self.settings.max_memory_bodies, largest)),
             refusals=self._refusals,
+            middleware=agent.middleware,
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -33,11 +34,13 @@ from definable.server import (
 from definable.server.transport import is_unix
 
 from .app import AgentApp, Guest
+from .asgi import answered
 from .auth import PublicPaths
 from .body_memory import UnfinishedBodies
 from .browsers import BrowserGate, HostPolicy, OriginPolicy, is_loopback
 from .endpoints.runs import StreamedRuns
 from .forwarded import AccessLog, TrustedProxies
+from .middleware import MakeMiddleware, MiddlewareStack
 from .openapi import openapi_document
 from .request import EndpointContext
 from .routes import AuthSource, agent_router
@@ -65,6 +68,7 @@ class HTTPService:
         draining: Whether a stop has begun.
         bodies: The unfinished bodies of all requests.
         refusals: Where it is noted who is not let in.
+        middleware: Goes around everything, the outermost first.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class HTTPService:
         draining: Callable[[], bool],
         bodies: UnfinishedBodies,
         refusals: RefusalLog,
+        middleware: Sequence[MakeMiddleware],
     ) -> None:
         self._settings = settings
         self._server: HTTPServer | None = None
@@ -98,7 +103,7 @@ class HTTPService:
             return openapi_document(name, webhooks, auth_provider(), root_path=root_path)
 
         context = EndpointContext(name, runs, ingress, sessions, StreamedRuns(), health, openapi)
-        self.app: AgentApp = AgentApp(
+        agent_app = AgentApp(
             agent_router(context, webhooks, auth_provider, is_development=settings.dev),
             guest,
             auth_provider,
@@ -111,6 +116,8 @@ class HTTPService:
             public=PublicPaths(settings.public),
             refusals=refusals,
         )
+        self._middleware = MiddlewareStack(partial(answered, agent_app), middleware) if middleware else None
+        self.app: ASGIApp = self._middleware or agent_app
         """The ASGI application; a foreign server calls it as it is."""
         self._served: ASGIApp = AccessLog(self.app) if settings.access_log else self.app
         if settings.trusted_proxies or settings.root_path:
@@ -138,9 +145,12 @@ class HTTPService:
         finally:
             close_all(sockets)
 
-    def open(self) -> AbstractAsyncContextManager[None]:
-        """Run the user's `before_serving` functions now and the `after_serving` ones when the context is left."""
-        return self.guest.lifespan()
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[None]:
+        """Run the user's `before_serving` functions now and the `after_serving` ones when the context is left, around
+        them the lifespan of the middleware."""
+        async with nullcontext() if self._middleware is None else self._middleware.lifespan(), self.guest.lifespan():
+            yield
 
     async def run(self, *, task_status: TaskStatus[list[tuple[str, int]]]) -> None:
         """Serve connections until drained; where a foreign server does that, until cancelled."""
