@@ -188,6 +188,33 @@ class ClaimsByName(Protocol):
         ...
 
 
+@runtime_checkable
+class KeepsValues(Protocol):
+    """A shared event bus in which one process finds what another one remembers."""
+
+    async def keep_value(self, key: str, value: bytes, ttl: float, *, replace: bool = False) -> bytes | None:
+        """Remember a value for `ttl` seconds, unless there is one.
+
+        Args:
+            key: Of any length.
+            value: What is remembered.
+            ttl: Seconds.
+            replace: Remember it also where there is one.
+
+        Returns:
+            What is there already, and stays; None where this value is remembered now.
+
+        Raises:
+            EventBusClosed: The bus is not open.
+            StorageError: What keeps the work failed; the value may be remembered all the same.
+        """
+        ...
+
+    async def drop_value(self, key: str) -> None:
+        """Forget a value."""
+        ...
+
+
 MAX_SCANNED = 64 * 1024 * 1024
 """Bytes of deliveries that `waiting_runs` reads at most: a start must not wait for a long queue of large ones."""
 

@@ -33,6 +33,7 @@ from . import postgres_rows as sql
 from .base import MAX_SCANNED, DeadLetter, WaitingRun
 from .batch import Applied, BatchRefused, Claim, Handle, Message, WriteBatch, decode_data
 from .claims import MAX_DELIVERIES
+from .dedupe import digest
 from .postgres_batch import BatchTransaction, MadeBefore, readable, storable
 from .queue import DEFAULT_BUFFER, UNKNOWN_TTL, QueueBus
 from .store import Queue, SharedStore
@@ -140,6 +141,26 @@ class PostgresBus(QueueBus):
         with suppress(StorageError):  # while it refuses what is new, it still lists what it has
             await queue.writes.all_written()
         return await queue.store.dead_letters()
+
+    async def keep_value(self, key: str, value: bytes, ttl: float, *, replace: bool = False) -> bytes | None:
+        """Remember a value for all replicas; see `KeepsValues`."""
+        args: dict[str, Any] = {"service": str(self._service), "digest": digest(key)}
+
+        def keep(connection: Connection[tuple[Any, ...]]) -> bytes | None:
+            while True:
+                kept = connection.execute(sql.KEEP_VALUE, {**args, "value": value, "ttl": ttl, "replace": replace})
+                if kept.fetchone():
+                    return None
+                found = connection.execute(sql.FIND_VALUE, args).fetchone()
+                if found is not None:  # else it was dropped in between
+                    return bytes(found[0])
+
+        return await self._database.transact(keep)
+
+    async def drop_value(self, key: str) -> None:
+        """Forget a value; see `KeepsValues`."""
+        args = {"service": str(self._service), "digest": digest(key)}
+        await self._database.transact(lambda connection: connection.execute(sql.DROP_VALUE, args) and None)
 
     async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
         """The runs that were promised and are not settled, oldest first; see `RemembersRuns`."""
@@ -269,6 +290,7 @@ class PostgresStore(SharedStore):
         def sweep(connection: Connection[tuple[Any, ...]]) -> tuple[Sequence[bytes], int]:
             connection.execute(sql.SWEEP, (self.opening,))
             connection.execute(sql.FORGET_EXPIRED)
+            connection.execute(sql.FORGET_EXPIRED_VALUES)
             if known is None:
                 return (), 0
             waiting = {name for (name,) in connection.execute(sql.WAITING_NAMES, {"service": self._service})}

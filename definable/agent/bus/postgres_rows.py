@@ -47,6 +47,14 @@ SCHEMA = (
     )""",
     # `owner` is the opening that has claimed the key without a publication: it is forgotten with a process that dies.
     "CREATE INDEX IF NOT EXISTS definable_event_dedupe_expiry ON definable_event_dedupe (expires_at)",
+    """CREATE TABLE IF NOT EXISTS definable_event_value (
+        service text NOT NULL,
+        digest text NOT NULL,
+        value bytea NOT NULL,
+        expires_at timestamptz NOT NULL,
+        PRIMARY KEY (service, digest)
+    )""",
+    "CREATE INDEX IF NOT EXISTS definable_event_value_expiry ON definable_event_value (expires_at)",
     """CREATE TABLE IF NOT EXISTS definable_event_unknown (
         service text NOT NULL,
         name bytea NOT NULL,
@@ -62,6 +70,17 @@ SCHEMA = (
     )""",
     # `batch` is the last that it has written, `outcome` what came of it: one whose answer got lost is written once.
 )
+
+KEEP_VALUE = """INSERT INTO definable_event_value (service, digest, value, expires_at)
+VALUES (%(service)s, %(digest)s, %(value)s, now() + make_interval(secs => %(ttl)s))
+ON CONFLICT (service, digest) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at
+WHERE definable_event_value.expires_at <= now() OR %(replace)s RETURNING digest"""
+
+FIND_VALUE = "SELECT value FROM definable_event_value WHERE service = %(service)s AND digest = %(digest)s"
+
+DROP_VALUE = "DELETE FROM definable_event_value WHERE service = %(service)s AND digest = %(digest)s"
+
+FORGET_EXPIRED_VALUES = "DELETE FROM definable_event_value WHERE expires_at <= now()"
 
 BEGIN_BATCH = "SELECT batch, outcome FROM definable_event_opening WHERE opening = %s FOR UPDATE"
 

@@ -16,11 +16,12 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from definable.errors import ConfigurationError, StorageError
-from definable.storage.redis_address import KeyPrefix, RedisAddress, RedisAway, integer, list_of, nothing
+from definable.storage.redis_address import KeyPrefix, RedisAddress, RedisAway, integer, list_of, nothing, optional_data
 
 from .base import MAX_SCANNED, DeadLetter, WaitingRun
 from .batch import Applied, BatchRefused, Claim, Handle, Message, WriteBatch, decode_data
 from .claims import MAX_DELIVERIES
+from .dedupe import digest
 from .queue import DEFAULT_BUFFER, UNKNOWN_TTL, QueueBus
 from .redis_script import (
     BusScript,
@@ -153,6 +154,18 @@ class RedisBus(QueueBus):
         with suppress(StorageError):  # while Redis refuses what is new, it still lists what it has
             await queue.writes.all_written()
         return await queue.store.dead_letters()
+
+    async def keep_value(self, key: str, value: bytes, ttl: float, *, replace: bool = False) -> bytes | None:
+        """Remember a value for all replicas; see `KeepsValues`."""
+        store = self._opened().store
+        assert isinstance(store, RedisStore)
+        return await store.keep_value(digest(key), value, ttl, replace=replace)
+
+    async def drop_value(self, key: str) -> None:
+        """Forget a value; see `KeepsValues`."""
+        store = self._opened().store
+        assert isinstance(store, RedisStore)
+        await store.drop_value(digest(key))
 
     async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
         """The runs that were promised and are not settled, oldest first; see `RemembersRuns`."""
@@ -326,6 +339,20 @@ class RedisStore(SharedStore):
         self._unclaimed = [*self._unclaimed, (key, value)]
         self._forgetting = self._forgetting or anyio.Event()
         self._queue.request_flush()
+
+    async def keep_value(self, digest: str, value: bytes, ttl: float, *, replace: bool) -> bytes | None:
+        """See `KeepsValues.keep_value`."""
+        key, expiry = f"{self._prefix}:value:{digest}".encode(), (b"PX", milliseconds(ttl))
+        while True:
+            if await self._commands.call(b"SET", key, value, *expiry, *([] if replace else [b"NX"])):
+                return None
+            found = await self._commands.call(b"GET", key, read=optional_data)
+            if found is not None:  # else it has expired in between
+                return found
+
+    async def drop_value(self, digest: str) -> None:
+        """See `KeepsValues.drop_value`."""
+        await self._commands.call(b"DEL", f"{self._prefix}:value:{digest}".encode(), read=integer)
 
     async def dead_letters(self) -> Sequence[DeadLetter]:
         letters = await self._script.insist("list_dead", read=list_of(letter))

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import anyio
 
 from definable.agent.auth.base import AuthContext
-from definable.agent.bus.base import EventBus
+from definable.agent.bus.base import EventBus, KeepsValues
 from definable.agent.bus.dedupe import digest
 from definable.agent.run.context import RunRequest
 from definable.agent.run.telemetry import trace_headers
@@ -77,6 +77,11 @@ class Ingress:
         self._triggers = triggers
         self._registry = registry
         self._dispatcher = dispatcher
+
+    @property
+    def values(self) -> KeepsValues | None:
+        """Where all replicas see what one of them remembers; None where there is one process alone."""
+        return self._bus if self._bus.shared and isinstance(self._bus, KeepsValues) else None
 
     async def accept_run(self, run: RunRequest, source: str) -> RunRecord:
         """Accept a run for later.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from definable.agent.session.service import SessionService
 
     from .endpoints.runs import StreamedRuns
+    from .idempotency import KeyedRuns
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class EndpointContext:
     """Takes in what is handled by the agent's triggers, or later."""
     sessions: SessionService
     streamed: StreamedRuns
+    keyed: KeyedRuns
     health: Callable[[], tuple[bool, dict[str, Any]]]
     """Whether all is well, and the state of every part."""
     openapi: Callable[[str], dict[str, Any]]

@@ -84,6 +84,11 @@ OPERATIONS: tuple[Operation, ...] = (
         },
         problems=(400, 404, 408, 409, 413, 415, 422, 502, 504),
         parameters=(
+            Parameter(
+                "Idempotency-Key",
+                "The same key gets the same run, for a day: a repeat is answered as the first, 409 while that goes on, "
+                "422 where its body is another. The run goes on when its client leaves.",
+            ),
             Parameter("Prefer", "`respond-async` answers 202 at once and makes the run in the background (RFC 7240)."),
         ),
         body=RunBody,

@@ -40,6 +40,7 @@ from .body_memory import UnfinishedBodies
 from .browsers import BrowserGate, HostPolicy, OriginPolicy, is_loopback
 from .endpoints.runs import StreamedRuns
 from .forwarded import AccessLog, TrustedProxies
+from .idempotency import KeyedRuns
 from .middleware import MakeMiddleware, MiddlewareStack
 from .openapi import openapi_document
 from .request import EndpointContext
@@ -102,7 +103,9 @@ class HTTPService:
         def openapi(root_path: str) -> dict[str, Any]:
             return openapi_document(name, webhooks, auth_provider(), root_path=root_path)
 
-        context = EndpointContext(name, runs, ingress, sessions, StreamedRuns(), health, openapi)
+        context = EndpointContext(
+            name, runs, ingress, sessions, StreamedRuns(), KeyedRuns(ingress.values), health, openapi
+        )
         agent_app = AgentApp(
             agent_router(context, webhooks, auth_provider, is_development=settings.dev),
             guest,

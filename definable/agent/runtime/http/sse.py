@@ -173,13 +173,18 @@ class LiveRun:
     runs: RunRegistry
     asked: RunRequest
     source: str
+    is_kept: bool = False
+    """Whether it goes on when its client leaves."""
 
     async def send(self, sender: ResponseSender) -> None:
         """Make the run and send its events; raises what the run raises, also after it was sent as the last event.
 
         A run that cannot begin raises before anything is sent, unless its session's turn is long in coming.
         """
-        await until_gone(self.request, lambda: self._stream(sender))
+        if self.is_kept:
+            await self._stream(sender)
+        else:
+            await until_gone(self.request, lambda: self._stream(sender))
 
     async def _stream(self, sender: ResponseSender) -> None:
         async with follow_run(lambda listener: self.runs.run(self.asked, self.source, listener)) as stream:

@@ -10,6 +10,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from typing import Any, cast
@@ -21,6 +22,7 @@ from definable.agent.run.output import RunOutput
 from definable.agent.runtime.http.auth import acting_user, may_see
 from definable.agent.runtime.http.body import json_value, media_and_charset
 from definable.agent.runtime.http.documents import Parameter, RunBody, record_document, run_document, summary_document
+from definable.agent.runtime.http.idempotency import idempotency_key
 from definable.agent.runtime.http.request import ClientGone, EndpointContext, Request, hangup_watch, until_gone
 from definable.agent.runtime.http.response import Response, Sendable, json_response
 from definable.agent.runtime.http.sse import MEDIA_TYPE, FollowedRun, LiveRun, LoggedEvents
@@ -52,6 +54,7 @@ async def run(context: EndpointContext, request: Request) -> Sendable:
     if not is_json(media):  # other types a page of another origin may send without a preflight
         said = f", not {media}" if media else "; the request has no Content-Type"
         raise Problem(415, f"the body must be application/json{said}")
+    key = idempotency_key(request)
     body = await request.content(MAX_RUN_BODY)
     asked = run_request(run_body(body, charset), request)
     if request.header(b"last-event-id"):
@@ -60,14 +63,45 @@ async def run(context: EndpointContext, request: Request) -> Sendable:
         session_id = await key_of_session(context.sessions, request.auth, asked.user_id, asked.session_id)
         if session_id != asked.session_id:
             asked = replace(asked, session_id=session_id)
+    if key is None:
+        return await made_run(context, request, asked, body)
+    make = partial(made_run, context, request, asked, body, is_kept=True)
+    status, events = partial(status_of, context.runs, asked), partial(events_of, context.runs, request, asked)
+    return await context.keyed.answered_once(request, asked, key, body, make, status, events)
+
+
+async def made_run(
+    context: EndpointContext, request: Request, asked: RunRequest, body: bytes, *, is_kept: bool = False
+) -> Sendable:
+    """Make a run, or have it made while its events are sent.
+
+    Args:
+        context: What the endpoint uses.
+        request: Who asks.
+        asked: The run.
+        body: The request's.
+        is_kept: Whether it goes on when its client leaves: the answer is kept for it.
+    """
     request.note_run(asked.run_id)
     if prefers_async(request):
         return await accepted_run(context, request, asked)
     if accepts_events(request):
         context.streamed.add(asked, body)
-        return LiveRun(request, context.runs, asked, SOURCE)
-    output = await finished_run(context.runs, request, asked)
+        return LiveRun(request, context.runs, asked, SOURCE, is_kept)
+    output = await (context.runs.run(asked, SOURCE) if is_kept else finished_run(context.runs, request, asked))
     return json_response(run_document(output, asked.namespace))
+
+
+def events_of(runs: RunRegistry, request: Request, asked: RunRequest, run_id: str) -> Sendable | None:
+    """The events of a run that was streamed, as far as they are remembered: the last one, with the output."""
+    record = runs.find(run_id)
+    return None if record is None else FollowedRun(request, LoggedEvents(record, 0), asked.namespace)
+
+
+def status_of(runs: RunRegistry, asked: RunRequest) -> str | None:
+    """How a run stands; None where it has not begun."""
+    record = runs.find(asked.run_id)
+    return None if record is None else record.status.value
 
 
 async def finished_run(runs: RunRegistry, request: Request, asked: RunRequest) -> RunOutput:
