@@ -1,6 +1,6 @@
 """What a contributor runs: `nox` (lint, types, fast), `nox -s full` before a pull request, `nox -s lint` and so on.
 
-`.ci/run` is the gate: the same on a fresh machine, with a browser, Redis and nginx installed.
+`.ci/run` is the gate: the same on a fresh machine, with a browser, Redis, nginx and Caddy installed.
 """
 
 import nox

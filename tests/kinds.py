@@ -28,7 +28,7 @@ SLOW = {
     "discord/test_reference_client.py": "starts discord.py",
     "discord/test_soak.py": "soaks",
     "http/test_docs_in_browser.py": "starts a browser",
-    "http/test_nginx.py": "starts nginx",
+    "http/test_proxies.py": "starts nginx and Caddy",
     "http/test_other_origins_in_browser.py": "starts a browser",
     "http/test_raw_bytes.py": "sends any bytes",
     "http/test_schemathesis.py": "asks every endpoint everything",

@@ -73,7 +73,7 @@ class MiddlewareStack:
             started = True
             await send(message)
 
-        extensions = scope.get("extensions") or {}
+        extensions: dict[str, Any] = scope.get("extensions") or {}
         scope = {**scope, "extensions": {name: each for name, each in extensions.items() if name not in OWN_EXTENSIONS}}
         try:
             with MIDDLEWARE:

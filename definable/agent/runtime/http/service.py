@@ -22,6 +22,7 @@ from definable.agent.trigger.webhook import Webhook
 from definable.agent.work import WorkTracker
 from definable.concurrency.logs import logger_named
 from definable.server import (
+    Address,
     ASGIApp,
     CertificateFiles,
     HTTPServer,
@@ -155,7 +156,7 @@ class HTTPService:
         async with nullcontext() if self._middleware is None else self._middleware.lifespan(), self.guest.lifespan():
             yield
 
-    async def run(self, *, task_status: TaskStatus[list[tuple[str, int]]]) -> None:
+    async def run(self, *, task_status: TaskStatus[list[Address]]) -> None:
         """Serve connections until drained; where a foreign server does that, until cancelled."""
         try:
             if self._server is not None:
