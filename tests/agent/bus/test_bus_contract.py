@@ -10,6 +10,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from definable.agent.bus import Delivery, EventBus, EventBusClosed, MemoryBus, PostgresBus, RedisBus
+from definable.agent.bus.base import KeepsValues
 
 pytestmark = pytest.mark.anyio
 
@@ -39,6 +40,39 @@ async def test_what_is_published_is_handed_out_in_order(bus: EventBus) -> None:
         assert (first.lease is not None) is bus.shared  # what nobody else can have needs none
         await first.ack()
         await second.ack()
+
+
+async def test_a_shared_one_keeps_a_value_until_its_time_is_over_or_it_is_dropped(bus: EventBus) -> None:
+    assert isinstance(bus, KeepsValues) is bus.shared
+    if not isinstance(bus, KeepsValues):
+        return
+    async with bus.open():
+        value, other = b"\x00\xff", b"other"
+        assert await bus.keep_value("k" * 1000, value, 60) is None
+        assert await bus.keep_value("k" * 1000, other, 60) == value
+        assert await bus.keep_value("another", other, 60) is None
+        assert await bus.keep_value("k" * 1000, other, 60, replace=True) is None
+        assert await bus.keep_value("k" * 1000, value, 60) == other
+        await bus.drop_value("k" * 1000)
+        assert await bus.keep_value("k" * 1000, value, 0.001) is None
+        with anyio.fail_after(LIMIT):
+            while await bus.keep_value("k" * 1000, other, 60) is not None:
+                await anyio.sleep(0.001)
+
+
+async def test_of_many_that_keep_a_value_at_once_one_does(bus: EventBus) -> None:
+    if not isinstance(bus, KeepsValues):
+        return
+    kept: list[bytes | None] = []
+
+    async def keep(value: bytes) -> None:
+        kept.append(await bus.keep_value("key", value, 60))
+
+    async with bus.open(), anyio.create_task_group() as group:
+        for n in range(20):
+            group.start_soon(keep, b"%d" % n)
+    [winner] = {value for value in kept if value is not None}
+    assert kept.count(None) == 1 and winner.isdigit()
 
 
 async def test_each_delivery_goes_to_one_consumer(bus: EventBus) -> None:
