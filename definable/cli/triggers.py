@@ -14,7 +14,7 @@ import anyio
 import click
 
 from definable.agent import Agent
-from definable.agent.bus import DeadLetter, EventBus, MemoryBus
+from definable.agent.bus import DeadLetter, EventBus, MemoryBus, SQLiteBus
 from definable.agent.runtime.triggers import all_interfaces, with_webhooks
 from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.cron import TimeTrigger
@@ -74,7 +74,8 @@ def spelled(when: datetime) -> str:
 def deadletters() -> None:
     """What failed for good on AGENT's durable event bus: list it, replay it.
 
-    An SQLiteBus belongs to one process: stop the service first. Replayed letters are handled when it serves again.
+    An SQLiteBus belongs to one process: its letters are listed while the service runs, and replayed when it is stopped,
+    to be handled when it serves again.
     """
 
 
@@ -83,7 +84,10 @@ def deadletters() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the data.")
 def list_letters(target: str, as_json: bool) -> None:
     """List the dead letters, oldest first."""
-    letters = with_bus(load_agent(target), all_letters)
+    agent = load_agent(target)
+    letters = (
+        run_plainly(agent.bus.read_dead_letters) if isinstance(agent.bus, SQLiteBus) else with_bus(agent, all_letters)
+    )
     if as_json:
         for letter in letters:
             line = json.dumps(fields_of(letter), ensure_ascii=False, separators=(",", ":"), default=str)
@@ -119,12 +123,21 @@ def with_bus(agent: Agent, work: Callable[[EventBus], Coroutine[Any, Any, Sequen
         )
 
     async def opened() -> Sequence[Any]:
+        async with bus.open():
+            return await work(bus)
+
+    return run_plainly(opened)
+
+
+def run_plainly(work: Callable[[], Coroutine[Any, Any, Sequence[Any]]]) -> Sequence[Any]:
+    """What it returns; of an error, what it says."""
+
+    async def plainly() -> Sequence[Any]:
         with plain_errors():
-            async with bus.open():
-                return await work(bus)
+            return await work()
 
     try:
-        return anyio.run(opened)
+        return anyio.run(plainly)
     except (DefinableError, OSError) as error:
         raise click.ClickException(single_line(str(error))) from error
 

@@ -20,7 +20,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..errors import ConfigurationError, ModelError
-from .message import Message, ModelDelta, ModelReply, ModelRequest, Usage
+from .message import ModelDelta, ModelReply, ModelRequest, Usage
 
 ScriptedReply: TypeAlias = str | ModelReply | Exception | type[Exception]
 """What one request is answered with; an exception is raised instead."""
@@ -209,7 +209,7 @@ def _completed(reply: ModelReply, request: ModelRequest) -> ModelReply:
 
 
 def _text_size(request: ModelRequest) -> int:
-    return sum(sys.getsizeof(message.content) for message in request.messages)
+    return sum(map(sys.getsizeof, [message.content for message in request.messages]))
 
 
 def _last_user_text(request: ModelRequest) -> str:
@@ -220,11 +220,8 @@ def _last_user_text(request: ModelRequest) -> str:
 
 
 def _estimate(request: ModelRequest, answer: str) -> Usage:
-    return Usage(sum(map(_words_in, request.messages)), _words(answer))
-
-
-def _words_in(message: Message) -> int:
-    return _words(message.content)
+    # Joined, the words of a long session are counted at once: one by one they would cost more than all else of a run.
+    return Usage(_words(" ".join([message.content for message in request.messages if message.content])), _words(answer))
 
 
 def _words(text: str) -> int:

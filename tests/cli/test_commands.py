@@ -10,10 +10,12 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner
 from command_line import APP, Run
 from watched_process import WatchedProcess
 
+from definable.agent.bus import SQLiteBus
 from definable.cli import main
 from definable.cli.target import harmless
 
@@ -481,6 +483,14 @@ def test_dead_letters_are_listed_and_replayed(definable: Run, dead: Path) -> Non
     assert definable("deadletters", "replay", "app:agent", "--all").status == 0
     assert definable("deadletters", "list", "app.py").out == "there are no dead letters\n"
     assert definable("deadletters", "replay", "app:agent", "--all").out == "there are no dead letters\n"
+
+
+def test_dead_letters_are_listed_while_the_service_runs(definable: Run, dead: Path) -> None:
+    bus = SQLiteBus(dead / "events.db")
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(bus.open()):
+        assert definable("deadletters", "list", "app.py").out.count("event(order)") == 2
+        refused = definable("deadletters", "replay", "app.py", "--all")
+        assert (refused.status, "another SQLiteBus has it open" in refused.err) == (1, True)
 
 
 def test_a_dead_letter_that_holds_half_an_emoji_is_listed_too(definable: Run, project: Path) -> None:

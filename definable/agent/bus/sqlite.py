@@ -118,6 +118,14 @@ class SQLiteBus(QueueBus):
     def shared(self) -> bool:
         return False
 
+    async def read_dead_letters(self) -> Sequence[DeadLetter]:
+        """The dead letters in the file, oldest first; also while another process has the bus open.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        return await self._file.read(list_dead)
+
     async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
         """The runs that were promised and are not settled, oldest first; see `RemembersRuns`."""
         return await self._file.read(lambda connection: list_waiting_runs(connection, names, limit))
