@@ -41,6 +41,8 @@ SLOW = {
     "runtime/test_forked.py": "forks",
     "runtime/test_serve_process.py": "starts programs",
     "runtime/test_systemd.py": "starts programs",
+    "storage/test_redis_failover.py": "starts a cluster and Sentinels",
+    "storage/test_redis_link.py": "waits for connections that are dead",
     "telegram/test_soak.py": "soaks",
     "tests/test_docs.py": "runs every program of the guides",
     "tests/test_examples.py": "runs every example",

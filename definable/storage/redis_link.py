@@ -9,20 +9,21 @@ from __future__ import annotations
 import logging
 import reprlib
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha1
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from coredis.exceptions import ClusterDownError, MovedError, NoScriptError, ReadOnlyError, RedisError, UnblockedError
 from coredis.exceptions import ConnectionError as RedisConnectionError
-from coredis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError
 
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.logs import logger_named
 from definable.errors import StorageError
 
 from .redis_address import RedisAddress, RedisAway, anything, data
+from .redis_servers import RedisServers, close_buffers, said
 
 Answer_co = TypeVar("Answer_co", covariant=True)
 
@@ -48,10 +49,14 @@ Answer = TypeVar("Answer")
 RECONNECT_BACKOFF = Backoff(initial=0.02, maximum=1.0, jitter=0.5, stable_after=1.0)
 """Between two tries to connect."""
 
-GIVEN_UP_AFTER = 0.9
-"""Share of the time for an answer after which a connection that gave none is given up."""
+ANSWER_SHARE = 0.4
+"""Of the time for which callers wait: so long Redis may take for one answer. Then the connection counts as lost, and
+there is time to make another one and to ask again: a proxy or a NAT that has forgotten a connection says nothing."""
 
-_STALE = (MovedError, NoScriptError, ReadOnlyError)
+SHORTEST_ANSWER = 1.0
+"""Seconds that Redis has for an answer in any case, unless callers wait for less: a busy machine is not a lost one."""
+
+_STALE = (ClusterDownError, MovedError, NoScriptError, ReadOnlyError, UnblockedError)
 """Answers that another connection would not give: the server has changed its part, or forgotten the scripts."""
 
 
@@ -65,7 +70,7 @@ class RedisLink:
     Args:
         address: Where to.
         scripts: What the server has to know.
-        timeout: Seconds for Redis to answer, beyond which the connection counts as lost.
+        timeout: Seconds for which callers wait; see `ANSWER_SHARE`.
     """
 
     def __init__(self, address: RedisAddress, scripts: Sequence[Script[Any]] = (), *, timeout: float) -> None:
@@ -76,10 +81,14 @@ class RedisLink:
         self._address = address
         self._scripts = scripts
         self._timeout = timeout
+        self._answer_timeout = max(timeout * ANSWER_SHARE, min(timeout, SHORTEST_ANSWER))
+        self._servers = RedisServers(address, self._answer_timeout)
         self._connection: Any = None
         self._up_since = 0.0
         """When the connection was made last, in seconds of the event loop's clock."""
         self._changed = anyio.Event()
+        self._doubted = anyio.Event()
+        """Set when a caller went away before there was an answer."""
         self._scope = anyio.CancelScope()
         self._tried = anyio.Event()
         """Set when the first try has come to its end."""
@@ -87,17 +96,22 @@ class RedisLink:
     # --- the connection
 
     async def run(self) -> None:
-        """Keep the connection up until `close`; end when the first try fails."""
+        """Keep the connection up until `close`; end when the first try of each server fails."""
         failures = 0
         with self._scope:
-            was_up = await self._connect()
-            while self.client_id:
-                if was_up:
-                    logger.warning("%s", self.failure)
-                ran_for = anyio.current_time() - self._up_since if was_up else 0.0
-                failures = RECONNECT_BACKOFF.failures_after(failures, ran_for)
-                await anyio.sleep(RECONNECT_BACKOFF.delay(failures))
+            async with anyio.create_task_group() as beside:
+                beside.start_soon(self._dispel_doubts)
                 was_up = await self._connect()
+                for _ in range(self._servers.count - 1):
+                    was_up = was_up or await self._connect()
+                while self.client_id:
+                    if was_up:
+                        logger.warning("%s", self.failure)
+                    ran_for = anyio.current_time() - self._up_since if was_up else 0.0
+                    failures = RECONNECT_BACKOFF.failures_after(failures, ran_for)
+                    await anyio.sleep(RECONNECT_BACKOFF.delay(failures))
+                    was_up = await self._connect()
+                beside.cancel_scope.cancel()
         self._tried.set()
 
     async def first_failure(self) -> StorageError | None:
@@ -111,24 +125,31 @@ class RedisLink:
 
     async def _connect(self) -> bool:
         """Connect, and return when the connection is lost (True) or cannot be made (False)."""
-        connection = self._address.connection(self._timeout)
-        connection.register_connect_callback(self._prepare)
-        ready = _Ready(self, connection)
         cause: BaseException | None = None
+        connection: Any = None
+        was_up = False
         try:
-            await connection.run(task_status=ready)
+            connection = await self._servers.connection()
+            connection.register_connect_callback(self._prepare)
+            ready = _Ready(self, connection)
+            try:
+                await connection.run(task_status=ready)
+            finally:
+                was_up, self._connection = ready.was_up, None
+                close_buffers(connection)
         except Exception as error:  # also what coredis makes of an answer that is none: a server may say anything
             cause = error.__cause__ or error
-        finally:
-            self._connection = None
-            _close_buffers(connection)
         await checkpoint_if_cancelled()  # coredis turns a cancelled attempt into a failed one
-        self._set_failure(RedisAway(f"Redis at {self._address}: {cause or 'the connection was lost'}"))
-        if not ready.was_up:
-            self._address.unfollow()
-        return ready.was_up
+        why = "the connection was lost" if cause is None else said(cause)
+        if cause is not None and not self.client_id:
+            why = await self._servers.explain(cause, connection)
+        self._set_failure(RedisAway(f"Redis at {self._address}: {why}"))
+        if not was_up:
+            self._servers.failed()
+        return was_up
 
     async def _prepare(self, connection: Any) -> None:
+        await self._servers.check(connection)
         for script in self._scripts:
             digest = await connection.create_request(b"SCRIPT LOAD", script.source)
             if data(digest) != script.digest.encode():
@@ -161,6 +182,14 @@ class RedisLink:
         while self.failure is None:
             await self._changed.wait()
 
+    async def _dispel_doubts(self) -> None:
+        """Find out whether a connection is dead whose callers were more impatient than it may be."""
+        while True:
+            await self._doubted.wait()
+            with suppress(StorageError):
+                await self.call(b"PING")
+            self._doubted = anyio.Event()
+
     # --- what is asked of it
 
     async def call(
@@ -182,15 +211,19 @@ class RedisLink:
         if connection is None:
             raise RedisAway(str(self.failure))
         try:
-            answer = await connection.create_request(command, *args, timeout=self._timeout + blocks)
+            answer = await connection.create_request(command, *args, timeout=self._answer_timeout + blocks)
         except (RedisConnectionError, TimeoutError, *_STALE) as error:
             if isinstance(error, MovedError):
-                self._address.follow(error.host, error.port)
+                self._servers.follow(error.host, error.port)
             raise self._lost(connection, f"{error}" or "no answer came in time") from error
         except RedisError as error:
             raise StorageError(f"Redis at {self._address}: {error}") from error
         except Exception as error:  # what coredis makes of an answer that is none
             raise self._lost(connection, f"an answer that cannot be read ({error!r})") from error
+        except BaseException:
+            if not blocks:
+                self._doubted.set()
+            raise
         try:
             return read(answer)
         except ValueError as error:
@@ -217,29 +250,14 @@ class RedisLink:
             RedisAway: There was none in time.
             StorageError: Redis has refused.
         """
-        connection: Any = None
-        asked_at = 0.0
         with anyio.move_on_after(self._timeout):
             while True:
                 await self.is_up()
-                connection, asked_at = self._connection, anyio.current_time()
                 try:
                     return await self.script(script, keys, args)
                 except RedisAway:
                     await checkpoint()
-        # The same time as `call` has: it was cut off at the moment at which it would have given the connection up.
-        if connection is not None and connection is self._connection:
-            if anyio.current_time() - asked_at >= self._timeout * GIVEN_UP_AFTER:
-                raise self._lost(connection, f"no answer came within {self._timeout:g} s")
         raise RedisAway(str(self.failure or f"Redis at {self._address} did not answer within {self._timeout:g} s"))
-
-
-def _close_buffers(connection: Any) -> None:
-    """A connection that could not be made leaves its streams open (coredis 6.9), which is a ResourceWarning."""
-    attributes = cast("dict[str, Any]", vars(connection))
-    for name, value in attributes.items():
-        if name.endswith(("_buffer_in", "_buffer_out")):
-            value.close()
 
 
 class _Ready:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import ssl
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -82,8 +83,9 @@ class RedisBus(QueueBus):
     - A delivery names its trigger by the source and the handler's qualified name.
 
     Args:
-        url: `redis://[user:password@]host[:port][/db]`, `rediss://...` for TLS, `unix:///path`. Any node of a cluster:
-            all keys are on one, which is found.
+        url: `redis://[user:password@]host[:port][/db]`, `rediss://...` for TLS, `unix:///path`;
+            `redis+sentinel://host:port,host:port/service[?db=0]`; `redis+cluster://host:port,host:port`, any of its
+            nodes: all keys are on one, which is found.
         prefix: Replicas that share events have it in common; services that share a Redis do not. None: `"definable"`,
             followed by the agent's name where it has one.
         lease: Seconds after which the work of a process that has died moves on.
@@ -93,6 +95,8 @@ class RedisBus(QueueBus):
         max_deliveries: How often a message is handed out although nothing came of it, as when its handler ends the
             process.
         unknown_ttl: Seconds.
+        ssl_context: For `rediss://`; None: the system's authorities and the name of the host are checked, as the URL's
+            options `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs` and `ssl_check_hostname` say.
 
     Raises:
         ConfigurationError: A value is out of its range, or the URL is none of Redis's.
@@ -114,12 +118,13 @@ class RedisBus(QueueBus):
         buffer: int = DEFAULT_BUFFER,
         max_deliveries: int = MAX_DELIVERIES,
         unknown_ttl: float = UNKNOWN_TTL,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         for name, seconds in (("lease", lease), ("timeout", timeout)):
             if not (seconds > 0 and math.isfinite(seconds)):
                 raise ConfigurationError(f"{name}={seconds!r}: seconds, greater than 0")
         super().__init__(buffer=buffer, timeout=timeout, max_deliveries=max_deliveries, waiting="wait for Redis")
-        self._address = RedisAddress(url, "RedisBus")
+        self._address = RedisAddress(url, "RedisBus", ssl_context)
         self._prefix = KeyPrefix(prefix, "RedisBus")
         self._store_options: dict[str, Any] = {
             "lease": lease,
@@ -225,6 +230,7 @@ class RedisStore(SharedStore):
     @asynccontextmanager
     async def opened(self, queue: Queue) -> AsyncGenerator[Sequence[tuple[str, float]], None]:
         from definable.storage.redis_link import linked  # loads coredis
+        from definable.storage.redis_servers import warn_of_eviction
 
         from .redis_claims import RedisConsumer
 
@@ -240,6 +246,7 @@ class RedisStore(SharedStore):
                 self._script, commands, reads, queue, unknown_ttl=self._unknown_ttl, **options
             )
             await self._script.prepare()
+            await warn_of_eviction(commands, f"RedisBus({self._address!r})")
             yield ()
 
     async def run(self) -> None:

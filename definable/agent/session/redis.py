@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
@@ -150,6 +151,7 @@ class RedisSessionStore(DurableStore):
             `"definable"`, followed by the agent's name where it has one.
         ttl: Seconds since its last use (load or save) after which a session is forgotten: 30 days; None for never.
         timeout: Seconds for which callers wait for a Redis that does not answer.
+        ssl_context: As for `RedisBus`.
 
     Raises:
         ConfigurationError: A value is out of its range, or the URL is none of Redis's.
@@ -163,11 +165,12 @@ class RedisSessionStore(DurableStore):
         prefix: str | None = None,
         ttl: float | None = DEFAULT_TTL,
         timeout: float = 5.0,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(ttl)
         if not (timeout > 0 and math.isfinite(timeout)):
             raise ConfigurationError(f"timeout={timeout!r}: seconds, greater than 0")
-        self._address = RedisAddress(url, "RedisSessionStore")
+        self._address = RedisAddress(url, "RedisSessionStore", ssl_context)
         self._prefix = KeyPrefix(prefix, "RedisSessionStore")
         self._ttl_ms = math.ceil((ttl or 0) * 1000)
         self._timeout = timeout
@@ -183,6 +186,12 @@ class RedisSessionStore(DurableStore):
         """
         self._prefix.follow(agent)
 
+    @property
+    def failure(self) -> StorageError | None:
+        """Why it cannot be used at present; None while it can, and where no connection is held."""
+        links = _links(self)
+        return links[-1].failure if links else None
+
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None, None]:
         """Hold a connection while the context is open; without it, every load and save makes one.
@@ -191,8 +200,10 @@ class RedisSessionStore(DurableStore):
             StorageError: Redis cannot be reached.
         """
         from definable.storage.redis_link import linked  # loads coredis
+        from definable.storage.redis_servers import warn_of_eviction
 
         async with linked(self._address, _SCRIPTS, timeout=self._timeout) as link:
+            await warn_of_eviction(link, repr(self))
             links = _links(self)
             links.append(link)
             try:

@@ -66,7 +66,8 @@ class BaseTrigger(ABC):
 
     Args:
         timeout: Seconds that handler and run may take together; None for no limit.
-        max_concurrency: How many of this trigger's events are handled at once; None for no limit of its own.
+        max_concurrency: How many of this trigger's events are handled at once, over all replicas on a shared bus
+            (webhooks that are answered at once: in each process); None for no limit of its own.
         retries: How often a failed event is tried again, with exponential backoff and jitter; off by default.
         name: See `TriggerOptions`.
 

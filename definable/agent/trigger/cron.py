@@ -29,7 +29,7 @@ class TimeOptions(TriggerOptions, total=False):
 
     overlap: Overlap
     """When the firing before it still runs: `"skip"` (the default) drops the new one, `"queue"` runs it afterwards,
-    `"allow"` runs both."""
+    `"allow"` runs both. Over all replicas on a shared bus, wherever the one before runs."""
     misfire_grace: float
     """Seconds that a firing may come late (60 by default), after a suspend, a step of the clock, a blocked loop, a
     failure of the event bus or, where that is durable, a restart; one later than this is skipped and counted, and of

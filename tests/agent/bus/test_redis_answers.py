@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
 from loopback.redis import RedisServer
-from loopback.redis_proxy import RedisProxy, whole_answer
+from loopback.redis_proxy import proxied, whole_answer
 
 from definable.agent import Agent
 from definable.agent.bus import RedisBus
@@ -22,9 +21,6 @@ from definable.model import Message
 from definable.testing import served
 
 pytestmark = pytest.mark.anyio
-
-LIMIT = 60.0
-"""Seconds that a test may hang."""
 
 ODD: dict[str, Callable[[bytes], bytes]] = {
     "nil": lambda answer: b"_\r\n",
@@ -43,16 +39,6 @@ ODD: dict[str, Callable[[bytes], bytes]] = {
 
 SERVED = ("nil", "a number", "a list too long", "nothing")
 """Those that a served agent is put to: it takes seconds."""
-
-
-@asynccontextmanager
-async def proxied(redis: RedisServer) -> AsyncIterator[RedisProxy]:
-    proxy = RedisProxy(redis.port)
-    with anyio.fail_after(LIMIT):
-        async with anyio.create_task_group() as group:
-            await group.start(proxy.run)
-            yield proxy
-            group.cancel_scope.cancel()
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -77,7 +63,7 @@ def test_the_proxy_knows_where_an_answer_ends() -> None:
 @pytest.mark.parametrize("odd", [ODD[name] for name in SERVED], ids=SERVED)
 async def test_a_served_agent_lives_through_odd_answers_and_loses_nothing(odd: Any, redis: RedisServer) -> None:
     """All answers are odd for a while, then one in five: events are refused or handled, and the service goes on."""
-    async with proxied(redis) as proxy:
+    async with proxied(redis.port) as proxy:
         handled: set[int] = set()
         accepted: set[int] = set()
         agent = Agent(
@@ -125,7 +111,7 @@ async def test_a_served_agent_lives_through_odd_answers_and_loses_nothing(odd: A
     "odd", [odd for name, odd in ODD.items() if name != "twice"], ids=[n for n in ODD if n != "twice"]
 )
 async def test_a_bus_that_cannot_be_opened_says_so(odd: Any, redis: RedisServer) -> None:
-    async with proxied(redis) as proxy:
+    async with proxied(redis.port) as proxy:
         proxy.alter = odd
         with pytest.raises(StorageError, match="Redis at redis://127"):
             async with RedisBus(proxy.url, timeout=0.3).open():
@@ -134,7 +120,7 @@ async def test_a_bus_that_cannot_be_opened_says_so(odd: Any, redis: RedisServer)
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 async def test_a_session_store_answers_with_a_storage_error(odd: Any, redis: RedisServer) -> None:
-    async with proxied(redis) as proxy:
+    async with proxied(redis.port) as proxy:
         store = RedisSessionStore(proxy.url, timeout=0.3)
         session = Session("s", "ann", (Message("user", "hi"),))
         async with store.open():
