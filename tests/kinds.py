@@ -25,6 +25,7 @@ SLOW = {
     "bus/test_kill.py": "kills processes",
     "bus/test_replicas.py": "runs replicas for a while",
     "bus/test_replicas_example.py": "runs replicas for a while",
+    "bus/test_shared_limits.py": "waits for leases in Redis",
     "discord/test_reference_client.py": "starts discord.py",
     "discord/test_soak.py": "soaks",
     "http/test_docs_in_browser.py": "starts a browser",

@@ -215,6 +215,30 @@ class KeepsValues(Protocol):
         ...
 
 
+@runtime_checkable
+class SharesLimits(Protocol):
+    """An event bus that bounds, over all processes, how many deliveries of one name are handled at once."""
+
+    def limit_name(self, name: str, count: int, *, skip: bool) -> None:
+        """Hand out a delivery of this name when fewer than `count` are handled, wherever that is.
+
+        Args:
+            name: Whom the deliveries are for.
+            count: How many are handled at once.
+            skip: What is no retry and finds the limit reached is handed out all the same, as a `Limited` surplus; else
+                it waits.
+        """
+        ...
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A delivery of a bus that shares limits."""
+
+    is_surplus: bool
+    """Whether the limit of its name was reached: it is to be skipped."""
+
+
 MAX_SCANNED = 64 * 1024 * 1024
 """Bytes of deliveries that `waiting_runs` reads at most: a start must not wait for a long queue of large ones."""
 

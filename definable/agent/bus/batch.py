@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import anyio
@@ -98,6 +99,12 @@ class WriteBatch:
         return len(self.acked) + len(self.nacked) + len(self.dead) + len(self.released)
 
     @property
+    def ended(self) -> Iterator[Handle]:
+        """The claimed messages that it settles."""
+        yield from self.acked
+        yield from (end[0] for ends in (self.nacked, self.dead, self.released) for end in ends)
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is nothing to write and nobody waits."""
         return not (
@@ -137,6 +144,14 @@ class WriteBatch:
         self.is_barrier |= other.is_barrier
 
 
+class Limit(NamedTuple):
+    """How many messages of one name are handled at once, over all processes."""
+
+    size: int
+    skip: bool
+    """What is no retry and finds it reached is claimed as surplus; else it waits."""
+
+
 class Message(NamedTuple):
     """A claimed message."""
 
@@ -149,6 +164,8 @@ class Message(NamedTuple):
     claims: int
     """How often it was claimed since something last came of it, this claim included: attempts of processes that died.
     """
+    is_surplus: bool = False
+    """Whether the limit of its name was reached, so that it is to be skipped."""
 
 
 class Claim(NamedTuple):
@@ -160,6 +177,9 @@ class Claim(NamedTuple):
     """Names of which so many more may be claimed; all others without limit."""
     known: Collection[str] | None
     """All names that have a handler here; None when every name may be claimed."""
+    limits: Mapping[str, Limit] = MappingProxyType({})
+    """Of a shared store: a message of these names takes a slot before it is claimed, and holds it until it is settled;
+    slots are leased, as claims are."""
 
 
 class Applied(NamedTuple):

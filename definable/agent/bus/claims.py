@@ -19,7 +19,7 @@ from definable.concurrency.logs import logger_named
 from definable.errors import EventBusClosed
 
 from .base import Delivery
-from .batch import BY_NAME, Applied, Claim, Handle, Message
+from .batch import BY_NAME, Applied, Claim, Handle, Limit, Message
 from .store import Queue
 from .writes import Writes
 
@@ -51,6 +51,7 @@ class QueueDelivery:
     lease: anyio.CancelScope | None = None
     is_parked: bool = False
     is_suspect: bool = False
+    is_surplus: bool = False
 
     def park(self) -> None:
         self.claims.park(self)
@@ -107,6 +108,7 @@ class Claims(Queue):
         """Whether a drain leaves to others what they bring."""
         self._grants: dict[str, float] = {}
         self._known: Collection[str] | None = None
+        self._limits: dict[str, Limit] = {}
         self._count = 0
 
     # --- hand out
@@ -157,6 +159,10 @@ class Claims(Queue):
         """Claim messages of these names alone."""
         self._known = frozenset(names)
 
+    def limit_name(self, name: str, limit: Limit) -> None:
+        """Claim messages of this name while it has slots, which processes share."""
+        self._limits[name] = limit
+
     def grant_name(self, name: str, count: float) -> None:
         """Claim so many more of this name; from the first call on none without."""
         self._grants[name] = self._grants.get(name, 0) + count
@@ -169,7 +175,7 @@ class Claims(Queue):
 
     @property
     def claim(self) -> Claim:
-        return Claim(self.demand, self._grants, self._known)
+        return Claim(self.demand, self._grants, self._known, self._limits)
 
     async def demanded(self) -> bool:
         while self.is_handing_out and not self.demand:
@@ -218,11 +224,13 @@ class Claims(Queue):
             self.has_more = True
             self._writes.wake.set()
         grants, is_shared = self._grants, self._is_shared
-        for handle, id, name, data, attempts, claims in messages:
+        for handle, id, name, data, attempts, claims, is_surplus in messages:
+            if is_shared and handle in self._held:
+                continue  # two answers have told of it
             if name in grants:
                 grants[name] -= 1
             lease = anyio.CancelScope() if is_shared else None
-            delivery = QueueDelivery(self, handle, id, name, data, attempts + 1, lease)
+            delivery = QueueDelivery(self, handle, id, name, data, attempts + 1, lease, is_surplus=is_surplus)
             self._held[handle] = delivery
             if claims < SUSPECT or self._is_handed_out(delivery, claims):
                 self.ready.append(delivery)
@@ -277,6 +285,10 @@ class Claims(Queue):
     @property
     def held(self) -> Collection[Handle]:
         return self._held.keys()
+
+    @property
+    def claimed(self) -> Collection[Handle]:
+        return {*self._held, *self._writes.settled}
 
     @property
     def begun(self) -> Sequence[Handle]:

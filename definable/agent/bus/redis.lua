@@ -7,6 +7,7 @@
 --   {prefix}:limited       a stream: what was claimed out of a list below. The same fields
 --   {prefix}:parked        a hash: names whose messages wait in a list of their own, with their number
 --   {prefix}:parked:NAME   that list, packed: a process took them from the stream and could not begin them
+--   {prefix}:slots:NAME    a sorted set by the time (Unix ms) at which each is over: slots of a limited name, by handle
 --   {prefix}:unknown       a hash: names without a handler wherever their messages were seen, and since when (Unix ms)
 --   {prefix}:attempts      a hash: attempts that ended with an orderly stop, by the entry of a stream
 --   {prefix}:later         a sorted set by due time (Unix ms): what waits for its time, packed
@@ -153,17 +154,41 @@ local function park(handle)
   call('HINCRBY', parked, e.n, 1)
 end
 
+local function slots(name) return prefix .. ':slots:' .. name end
+
+local function has_free_slot(name, limit)
+  call('ZREMRANGEBYSCORE', slots(name), '-inf', now)
+  return call('ZCARD', slots(name)) < limit
+end
+
+local function hold_slot(name, handle)
+  call('ZADD', slots(name), now + lease, handle)
+  call('PEXPIRE', slots(name), 2 * lease)
+end
+
+local function free_slots()
+  for _ = 1, tonumber(arg()) do
+    local name, handle = arg(), arg()
+    call('ZREM', slots(name), handle)
+  end
+end
+
 -- Claim out of the list of a name; the entries have no other way into the stream, so the next read has them all.
-local function claim_parked(name, count)
+local function claim_parked(name, count, limit)
   local key, moved = parked .. ':' .. name, 0
-  while moved < count do
+  while moved < count and (limit == 0 or has_free_slot(name, limit)) do
     local packed = call('LPOP', key)
     if not packed then break end
     local e = cmsgpack.unpack(packed)
-    call('XADD', limited, '*', 'i', e[1], 'n', e[2], 'd', e[3], 'a', e[4])
+    local entry = call('XADD', limited, '*', 'i', e[1], 'n', e[2], 'd', e[3], 'a', e[4])
+    if limit > 0 then hold_slot(name, '+' .. entry) end
     moved = moved + 1
   end
-  if call('LLEN', key) == 0 then call('HDEL', parked, name) else call('HINCRBY', parked, name, -moved) end
+  if call('EXISTS', key) == 0 then
+    call('HDEL', parked, name)
+  elseif moved > 0 then
+    call('HINCRBY', parked, name, -moved)
+  end
   call('HDEL', unknown, name)
   return moved
 end
@@ -185,9 +210,10 @@ local functions = {}
 -- written any more; then lists, each with its length before it: publications (id, name, data, index of its dedupe key
 -- or 0, time to live in ms, delay in ms, name for cancel); acked; nacked (handle, delay, attempts); dead (handle, why,
 -- attempts); released (handle, delay, or -1 to the list of its name); parked; begun; dedupe keys to forget (index,
--- value or empty for any); names to cancel; ids of dead letters to replay; names to claim from (name, count).
+-- value or empty for any); names to cancel; ids of dead letters to replay; slots to free (name, handle); names to claim
+-- from (name, count, limit or 0).
 -- Returns: whether it was written before; ids refused as repeats; ms until something is due, or -1; the last entry;
--- what was claimed; names whose lists are empty; names that were cancelled; ids that were replayed.
+-- what was claimed; names whose lists are empty; names that were cancelled; ids that were replayed; names without a slot.
 function functions.apply()
   local turn, number, is_given_up = prefix .. ':turn:' .. me, tonumber(arg()), arg() == '1'
   local made = call('GET', turn)
@@ -195,13 +221,13 @@ function functions.apply()
     made = cmsgpack.unpack(made)
     if tonumber(made[1]) >= number then
       local same = tonumber(made[1]) == number
-      return {1, same and made[2] or {}, move_due(), last, {}, {}, same and made[3] or {}, same and made[4] or {}}
+      return {1, same and made[2] or {}, move_due(), last, {}, {}, same and made[3] or {}, same and made[4] or {}, {}}
     end
   end
   local repeated, cancelled, replayed = {}, {}, {}
   if is_given_up then
     call('SET', turn, cmsgpack.pack({number, repeated, cancelled, replayed}), 'PX', 86400000)
-    return {0, {}, -1, '', {}, {}, {}, {}}
+    return {0, {}, -1, '', {}, {}, {}, {}, {}}
   end
   local count = tonumber(arg())
   for _ = 1, count do
@@ -287,14 +313,18 @@ function functions.apply()
     call('SET', turn, cmsgpack.pack({number, repeated, cancelled, replayed}), 'PX', 86400000)
   end
 
-  local moved, empty = 0, {}
+  free_slots()
+  local moved, empty, blocked = 0, {}, {}
   for _ = 1, tonumber(arg()) do
-    local name, wanted = arg(), tonumber(arg())
-    local found = claim_parked(name, wanted)
+    local name, wanted, limit = arg(), tonumber(arg()), tonumber(arg())
+    local found = claim_parked(name, wanted, limit)
     moved = moved + found
-    if found < wanted then empty[#empty + 1] = name end
+    if found < wanted then
+      local without = call('EXISTS', parked .. ':' .. name) == 1 and blocked or empty
+      without[#without + 1] = name
+    end
   end
-  return {0, repeated, move_due(), last, read_limited(moved), empty, cancelled, replayed}
+  return {0, repeated, move_due(), last, read_limited(moved), empty, cancelled, replayed, blocked}
 end
 
 -- Take over what no process has cared for during a lease. Arguments: where to go on; how many; seconds in ms after
@@ -330,8 +360,49 @@ function functions.sweep()
   return {cursor, found, move_due(), call('HKEYS', parked)}
 end
 
+-- What this consumer was given and has not heard of, since the answer was lost with its connection. Arguments: count, then
+-- the handles that it knows. Returns: handles, fields, claims and further attempts.
+function functions.recover()
+  local known, found = {}, {}
+  for _ = 1, tonumber(arg()) do known[arg()] = true end
+  for _, stream in ipairs({line, limited}) do
+    local mark, from = stream == limited and '+' or '', '-'
+    repeat
+      local pending = call('XPENDING', stream, 'workers', from, '+', 500, me)
+      for _, entry in ipairs(pending) do
+        local handle = mark .. entry[1]
+        local flat = not known[handle] and call('XRANGE', stream, entry[1], entry[1])[1]
+        if flat then found[#found + 1] = {handle, flat[2], entry[4], tonumber(call('HGET', attempts, handle) or '0')} end
+        from = '(' .. entry[1]
+      end
+    until #pending < 500
+  end
+  return found
+end
+
+-- What of limited names may be begun. Arguments: count, then handle, name, limit, 1 where it is skipped rather than waits.
+-- Returns of each: 1 with a slot; 2 surplus; 0 when it went to the list of its name, behind all that waits there.
+function functions.admit()
+  local verdicts = {}
+  for _ = 1, tonumber(arg()) do
+    local handle, name, limit, is_skipped = arg(), arg(), tonumber(arg()), arg() == '1'
+    local is_next = split(handle) == limited or call('EXISTS', parked .. ':' .. name) == 0
+    local verdict = 0
+    if call('ZSCORE', slots(name), handle) or (is_next and has_free_slot(name, limit)) then
+      hold_slot(name, handle)
+      verdict = 1
+    elseif is_skipped then
+      verdict = 2
+    else
+      park(handle)
+    end
+    verdicts[#verdicts + 1] = verdict
+  end
+  return verdicts
+end
+
 -- Renew the leases of what is held: a plain XCLAIM would take back what another process has by now. Arguments: count,
--- then handles. Returns: those that are no longer this consumer's.
+-- then handles; slots (name, handle), with their number before them. Returns: those that are no longer this consumer's.
 function functions.heartbeat()
   local lost = {}
   stay_alive()
@@ -343,6 +414,10 @@ function functions.heartbeat()
     else
       lost[#lost + 1] = handle
     end
+  end
+  for _ = 1, tonumber(arg()) do
+    local name, handle = arg(), arg()
+    if claims(handle) then hold_slot(name, handle) end
   end
   return lost
 end
@@ -368,10 +443,12 @@ function functions.open()
 end
 
 -- Give back what is claimed: an attempt, unless it is parked, and no reason to take it for poison. Dedupe keys that
--- this opening has claimed stay so. Arguments: for how long, in ms; count, then handles that are attempts.
+-- this opening has claimed stay so. Arguments: for how long, in ms; count, then handles that are attempts; slots (name,
+-- handle), with their number before them.
 function functions.close()
   local alive, held = arg(), {}
   for _ = 1, tonumber(arg()) do held[arg()] = true end
+  free_slots()
   for _, stream in ipairs({line, limited}) do
     local mark = stream == limited and '+' or ''
     while true do

@@ -20,7 +20,7 @@ from definable.errors import ConfigurationError, StorageError
 from definable.storage.redis_address import KeyPrefix, RedisAddress, RedisAway, integer, list_of, nothing, optional_data
 
 from .base import MAX_SCANNED, DeadLetter, WaitingRun
-from .batch import Applied, BatchRefused, Claim, Handle, Message, WriteBatch, decode_data
+from .batch import Applied, BatchRefused, Claim, Handle, Limit, Message, WriteBatch, decode_data
 from .claims import MAX_DELIVERIES
 from .dedupe import digest
 from .queue import DEFAULT_BUFFER, UNKNOWN_TTL, QueueBus
@@ -33,6 +33,7 @@ from .redis_script import (
     letter,
     milliseconds,
     readable,
+    slot_args,
     storable,
 )
 from .store import Queue, SharedStore
@@ -74,6 +75,8 @@ class RedisBus(QueueBus):
     - A process that stops gives back what it holds, and others have it within a second.
     - What a process cannot begin goes back to all: messages behind the limit of a trigger or for a chat, and those
       without a handler here, which wait `unknown_ttl` seconds for a process that has one and are dead letters then.
+    - A trigger's `max_concurrency`, and `overlap="skip"` and `"queue"` of cron jobs, hold over all processes; a slot of
+      one that dies comes free with its lease.
     - A key of `publish` or `claim` is taken for all replicas, so that a cron tick fires once whatever their clocks say.
     - While Redis is away the service lives on: `failure` says why, `publish` waits for `timeout` seconds and then
       raises `StorageError`, `publish_nowait` accepts as much as the buffer holds, handlers go on, and the connection is
@@ -153,6 +156,10 @@ class RedisBus(QueueBus):
     @property
     def shared(self) -> bool:
         return True
+
+    def limit_name(self, name: str, count: int, *, skip: bool) -> None:
+        """Have so many of this name handled at once over all replicas; see `SharesLimits`."""
+        self._opened().claims.limit_name(name, Limit(count, skip))
 
     async def dead_letters(self) -> Sequence[DeadLetter]:
         queue = self._opened()
@@ -268,6 +275,7 @@ class RedisStore(SharedStore):
             try:
                 return await self._apply(batch, claim)
             except RedisAway as away:
+                self.consumer.answers_lost = True
                 losses += 1
                 await checkpoint()
                 if losses >= MAX_LOSSES and batch.size >= LARGE:
@@ -285,9 +293,10 @@ class RedisStore(SharedStore):
     async def _apply(self, batch: WriteBatch, claim: Claim) -> Applied:
         keys, unclaimed = [self._key(each.key) for each in batch.publications if each.key is not None], self._unclaimed
         wanted = self.consumer.wanted(claim)
-        args = [batch.number, 0, *batch_args(batch, unclaimed, first_key=2), len(wanted)]
+        freed = self.consumer.slots_of(batch.ended)
+        args = [batch.number, 0, *batch_args(batch, unclaimed, first_key=2), *slot_args(freed), len(wanted)]
         for name, count in wanted:
-            args += (storable(name), count)
+            args += (storable(name), count, claim.limits[name].size if name in claim.limits else 0)
         answer = await self._script.call(
             "apply", *args, keys=[*keys, *[key for key, _ in unclaimed]], read=applied_answer
         )
@@ -295,10 +304,11 @@ class RedisStore(SharedStore):
         if self._forgetting is not None and not self._unclaimed:
             self._forgetting.set()
             self._forgetting = None
+        self.consumer.forget_slots(freed)
         return self._applied(answer, claim)
 
     def _applied(self, answer: Sequence[Any], claim: Claim) -> Applied:
-        _, repeated, due, _, _, _, cancelled, replayed = answer
+        _, repeated, due, _, _, _, cancelled, replayed, _ = answer
         messages, has_more = self.consumer.claimed(answer, claim)
         decoded = [[id.decode() for id in ids] for ids in (repeated, replayed, cancelled)]
         return Applied(messages, has_more, due_time(due), *decoded)
@@ -310,7 +320,8 @@ class RedisStore(SharedStore):
 
     async def close(self, held: Sequence[Handle]) -> None:
         claimed_for = max(self._claimed_until - anyio.current_time(), 0.001)
-        await self._script.call("close", milliseconds(claimed_for), len(held), *held, read=nothing)
+        slots = slot_args(self.consumer.slots)
+        await self._script.call("close", milliseconds(claimed_for), len(held), *held, *slots, read=nothing)
 
     # --- keys, dead letters, promised runs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -16,8 +16,18 @@ from definable.errors import StorageError
 from definable.storage.redis_address import RedisAway, data, integer, list_of, stream_entry
 from definable.storage.redis_link import RedisLink
 
-from .batch import Claim, Message, decode_data
-from .redis_script import BusScript, due_time, milliseconds, passed_answer, readable, storable, swept_answer
+from .batch import Claim, Handle, Limit, Message, decode_data
+from .redis_script import (
+    BusScript,
+    claimed_entry,
+    due_time,
+    milliseconds,
+    passed_answer,
+    readable,
+    slot_args,
+    storable,
+    swept_answer,
+)
 from .store import Queue
 
 logger: logging.Logger = logger_named(__name__)
@@ -27,6 +37,9 @@ MAX_BLOCK = 1.0
 
 BEATS = 3
 """Heartbeats in the time of a lease."""
+
+WAITS, HAS_SLOT, IS_SURPLUS = range(3)
+"""What `admit` answers of a message."""
 
 HELD_AT_ONCE = 500
 """Leases that are renewed in one call."""
@@ -65,6 +78,12 @@ class RedisConsumer:
         self._opening, self._lease, self._unknown_ttl = opening, lease, unknown_ttl
         self._parked: set[str] = set()
         """Names with a list of their own, as far as is known."""
+        self._blocked: set[str] = set()
+        """Of them, those that had no free slot when they were last asked for."""
+        self.slots: dict[Handle, str] = {}
+        """What is held of a limited name, and the name."""
+        self.answers_lost: bool = False
+        """Whether a connection may have taken along what Redis had claimed for this consumer."""
         self._held_in_redis = False
         self._next_sweep = self._last_beat = 0.0
         self._cursor = b"0-0"
@@ -86,12 +105,15 @@ class RedisConsumer:
 
     def claimed(self, answer: Sequence[Any], claim: Claim) -> tuple[Sequence[Message], bool]:
         """What a batch claimed, as `applied_answer` read it, and whether more could be claimed."""
-        _, _, _, last, claimed, empty, _, _ = answer
+        _, _, _, last, claimed, empty, _, _, blocked = answer
         self.last_entry = last or self.last_entry
         self._parked -= {readable(name) for name in empty}
+        self._blocked = {readable(name) for name in blocked}
         messages = [message for entry in claimed if (message := self._message(*entry)) is not None]
+        self.slots |= {message.handle: message.name for message in messages if message.name in claim.limits}
         has_more = any(
             (claim.known is None or name in claim.known)
+            and name not in self._blocked
             and claim.grants.get(name, math.inf) - sum(message.name == name for message in messages) >= 1
             for name in self._parked
         )
@@ -106,6 +128,7 @@ class RedisConsumer:
                 try:
                     await self._take()
                 except RedisAway:
+                    self.answers_lost = True
                     await self._reads.is_up()
                     self._let_others_renew()
                 except StorageError as refusal:
@@ -120,11 +143,13 @@ class RedisConsumer:
     # --- claims
 
     async def _take(self) -> None:
+        if self.answers_lost:
+            await self._recover()
         pause = self._next_sweep - anyio.current_time()
         if pause <= 0:
             await self._sweep()
         else:
-            await self._await_new(pause)
+            await self._await_new(min(pause, MAX_BLOCK))
 
     async def _sweep(self) -> None:
         """What others have left, and what others could not begin."""
@@ -141,7 +166,15 @@ class RedisConsumer:
             pause = min(MAX_BLOCK, self._lease / BEATS) * random.uniform(0.5, 1.0)
             self._next_sweep = anyio.current_time() + pause
         has_more = any(known is None or name in known for name in self._parked)
-        self._arrived([entry for entry in swept if entry[0] not in self._queue.held], due, has_more=has_more)
+        await self._arrived([entry for entry in swept if entry[0] not in self._queue.held], due, has_more=has_more)
+
+    async def _recover(self) -> None:
+        """What Redis has claimed for this consumer, whose answers were lost: else it would wait for a lease to end."""
+        await self._commands.is_up()
+        known = self._queue.claimed
+        entries = await self._script.call("recover", len(known), *known, read=list_of(claimed_entry))
+        self.answers_lost = False
+        await self._arrived(entries)
 
     async def _await_new(self, seconds: float) -> None:
         count = max(self._queue.demand, 1)
@@ -149,7 +182,7 @@ class RedisConsumer:
         entries = await self._reads.call(
             b"XREADGROUP", *words, self._script.stream, ">", read=self._new_entries, blocks=seconds
         )
-        self._arrived([(entry, fields, 1, 0) for entry, fields in entries])
+        await self._arrived([(entry, fields, 1, 0) for entry, fields in entries])
 
     def _new_entries(self, answer: Any) -> list[tuple[bytes, list[bytes]]]:
         """What XREADGROUP answers: nothing, or the entries by the stream's name."""
@@ -159,21 +192,21 @@ class RedisConsumer:
             raise ValueError("a stream was expected")
         return list_of(stream_entry)(cast("dict[object, Any]", answer).get(self._script.stream.encode()))
 
-    def _arrived(
+    async def _arrived(
         self, entries: Sequence[tuple[bytes, list[bytes], int, int]], due: int | None = None, *, has_more: bool = False
     ) -> None:
         """Pass on what can be begun; all else goes to the list of its name, for whoever can."""
-        _, grants, known = self._queue.claim
+        found = [message for entry in entries if (message := self._message(*entry)) is not None]
+        _, grants, known, limits = self._queue.claim
+        if limits:
+            found = await self._admitted(found, grants, limits)
         messages: list[Message] = []
         used: dict[str, int] = {}
-        for entry in entries:
-            message = self._message(*entry)
-            if message is None:
-                continue
+        for message in found:
             name = message.name
             is_known = known is None or name in known
             # What waits in the list of its name comes before what is new, and behind what was given back.
-            is_behind = name in self._parked and due is None
+            is_behind = name in self._parked and due is None and name not in limits
             if not is_known or is_behind or grants.get(name, math.inf) - used.get(name, 0) < 1:
                 if not is_known and name not in self._parked:
                     logger.warning(
@@ -185,6 +218,44 @@ class RedisConsumer:
             used[name] = used.get(name, 0) + 1
             messages.append(message)
         self._queue.arrived(messages, next_due=None if due is None else due_time(due), has_more=has_more)
+
+    # --- slots of limited names
+
+    async def _admitted(
+        self, messages: list[Message], grants: Mapping[str, float], limits: Mapping[str, Limit]
+    ) -> list[Message]:
+        """Those that need no slot or have one, and surplus ones; the others are in the lists of their names now."""
+        left = dict(grants)
+        args: list[Any] = []
+        for handle, _, name, _, attempts, _, _ in messages:
+            if name in limits:
+                size, skip = limits[name]
+                args += (handle, storable(name), size if left.get(name, 1) >= 1 else 0, int(skip and not attempts))
+                left[name] = left.get(name, math.inf) - 1
+        if not args:
+            return messages
+        verdicts = iter(await self._script.call("admit", len(args) // 4, *args, read=list_of(integer)))
+        admitted: list[Message] = []
+        for message in messages:
+            verdict = next(verdicts, WAITS) if message.name in limits else None
+            if verdict == WAITS:
+                self._parked.add(message.name)
+                continue
+            if verdict == HAS_SLOT:
+                self.slots[message.handle] = message.name
+            admitted.append(message if verdict != IS_SURPLUS else message._replace(is_surplus=True))
+        return admitted
+
+    def slots_of(self, handles: Iterable[Handle]) -> Mapping[Handle, str]:
+        """Those that these hold."""
+        return {handle: self.slots[handle] for handle in handles if handle in self.slots}
+
+    def forget_slots(self, handles: Iterable[Handle]) -> None:
+        """They are free: Redis has been told."""
+        for handle in handles:
+            self.slots.pop(handle, None)
+
+    # --- messages and leases
 
     def _message(self, handle: bytes, fields: Sequence[bytes], claims: int, extra: int) -> Message | None:
         found = dict(zip(fields[::2], fields[1::2], strict=True))
@@ -220,7 +291,9 @@ class RedisConsumer:
         held = [*self._queue.held]
         for begin in range(0, max(len(held), 1), HELD_AT_ONCE):
             some = held[begin : begin + HELD_AT_ONCE]
-            for handle in await self._script.call("heartbeat", len(some), *some, read=list_of(data)):
+            slots = slot_args(self.slots_of(some))
+            for handle in await self._script.call("heartbeat", len(some), *some, *slots, read=list_of(data)):
+                self.slots.pop(handle, None)
                 self._queue.lease_lost(handle)
         self._last_beat = anyio.current_time()
 
@@ -239,7 +312,9 @@ class RedisConsumer:
         self._held_in_redis = held
         known = self._queue.claim.known
         self._parked = {readable(name) for name in parked}
-        return passed and not any(known is None or name in known for name in self._parked)
+        # What waits for a slot of another process is for that one.
+        others = self._blocked - {*self.slots.values()}
+        return passed and not any(known is None or name in known for name in self._parked - others)
 
     async def rest(self) -> bool:
         if self.is_taking:  # a read that was cut off rather than ended may have claimed what nobody would know of

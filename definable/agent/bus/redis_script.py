@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from importlib.resources import files
 from math import ceil
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -14,7 +14,7 @@ import anyio
 
 from definable.storage.redis_address import anything, data, integer, items, list_of, nothing, stream_entry
 
-from .batch import WriteBatch
+from .batch import Handle, WriteBatch
 
 if TYPE_CHECKING:
     from definable.storage.redis_link import RedisLink, Script
@@ -90,6 +90,14 @@ class BusScript:
             yield name, body
 
 
+def slot_args(slots: Mapping[Handle, str]) -> list[Any]:
+    """Slots of limited names, by what holds each."""
+    args: list[Any] = [len(slots)]
+    for handle, name in slots.items():
+        args += (storable(name), handle)
+    return args
+
+
 def batch_args(batch: WriteBatch, unclaimed: Sequence[tuple[bytes, str]], first_key: int) -> list[Any]:
     """The arguments of a batch for `apply`; its dedupe keys are those from `first_key` on (Lua counts from 1)."""
     now = anyio.current_time()
@@ -143,24 +151,22 @@ def readable(text: bytes) -> str:
     return text.decode("utf-8", "surrogatepass")
 
 
-def _claimed(answer: Any) -> tuple[bytes, list[bytes], int, int]:
+def claimed_entry(answer: Any) -> tuple[bytes, list[bytes], int, int]:
     handle, fields, claims, extra = items(answer, 4)
     return (*stream_entry([handle, fields]), integer(claims), integer(extra))
 
 
 def applied_answer(answer: Any) -> tuple[Any, ...]:
     """What `apply` answers."""
-    made, repeated, due, last, claimed, empty, cancelled, replayed = items(answer, 8)
-    lists = [list_of(data)(each) for each in (repeated, empty, cancelled, replayed)]
-    return (
-        integer(made), lists[0], integer(due), data(last), list_of(_claimed)(claimed), lists[1], lists[2], lists[3]
-    )  # fmt: skip
+    made, repeated, due, last, claimed, empty, cancelled, replayed, blocked = items(answer, 9)
+    lists = [list_of(data)(each) for each in (repeated, empty, cancelled, replayed, blocked)]
+    return (integer(made), lists[0], integer(due), data(last), list_of(claimed_entry)(claimed), *lists[1:])
 
 
 def swept_answer(answer: Any) -> tuple[bytes, list[tuple[bytes, list[bytes], int, int]], int, list[bytes]]:
     """What `sweep` answers."""
     cursor, swept, due, parked = items(answer, 4)
-    return data(cursor), list_of(_claimed)(swept), integer(due), list_of(data)(parked)
+    return data(cursor), list_of(claimed_entry)(swept), integer(due), list_of(data)(parked)
 
 
 def passed_answer(answer: Any) -> tuple[bool, bool, list[bytes]]:

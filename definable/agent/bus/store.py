@@ -33,6 +33,11 @@ class Queue(Protocol):
         """What is claimed and not settled."""
         ...
 
+    @property
+    def claimed(self) -> Collection[Handle]:
+        """What is held, and what was settled without that being written yet."""
+        ...
+
     async def demanded(self) -> bool:
         """Return once there is a demand; False when nothing more will be handed out."""
         ...

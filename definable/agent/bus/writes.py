@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import anyio
@@ -17,7 +17,7 @@ import anyio
 from definable.concurrency.logs import logger_named
 from definable.errors import StorageError
 
-from .batch import Applied, BatchRefused, Claim, Publication, WriteBatch
+from .batch import Applied, BatchRefused, Claim, Handle, Publication, WriteBatch
 from .store import ImmediateStore, SharedStore, Store
 
 logger: logging.Logger = logger_named(__name__)
@@ -91,6 +91,12 @@ class Writes:
     def batches(self) -> Sequence[WriteBatch]:
         """Those that are not being flushed."""
         return self._batches
+
+    @property
+    def settled(self) -> Iterator[Handle]:
+        """What was settled without that being written yet."""
+        for batch in (*self._batches, *([] if self._flushing is None else [self._flushing])):
+            yield from batch.ended
 
     @property
     def is_waiting(self) -> bool:

@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from definable.agent.bus.base import ClaimsByName, Delivery, EventBus, Parkable
+from definable.agent.bus.base import ClaimsByName, Delivery, EventBus, Limited, Parkable, SharesLimits
 from definable.agent.bus.emitter import LATER_KEY, Emitter
 from definable.agent.trigger.base import BaseTrigger, TriggerEvent
 from definable.agent.trigger.content import own_body
@@ -122,7 +122,11 @@ class Workers:
             return
         self._claims.only_names([*self._limits, *self._takers])
         for key, limit in self._limits.items():
-            if limit.max_active is not None and not limit.skip_when_busy:
+            if limit.max_active is None:
+                continue
+            if isinstance(self._bus, SharesLimits):
+                self._bus.limit_name(key, limit.max_active, skip=limit.skip_when_busy)
+            if not limit.skip_when_busy:
                 self._claims.grant_name(key, limit.max_active)
 
     def finalize(self) -> None:
@@ -159,6 +163,9 @@ class Workers:
 
     async def _admitted(self, limit: ConcurrencyLimit, delivery: Delivery) -> bool:
         """Whether the delivery is to be handled now."""
+        if isinstance(delivery, Limited) and delivery.is_surplus:
+            await self._skip(limit, delivery)
+            return False
         admission = limit.admit(delivery)
         while admission is Admission.FULL:
             with self._emitter.blocked_worker() as last:

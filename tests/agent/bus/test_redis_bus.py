@@ -17,6 +17,7 @@ from loopback.redis import RedisServer
 
 from definable.agent import Agent
 from definable.agent.bus import Delivery, EventBufferFull, EventBusClosed, RedisBus
+from definable.agent.bus.dedupe import digest
 from definable.agent.bus.queue import DEFAULT_BUFFER
 from definable.agent.bus.redis import MAX_PUBLICATIONS, RedisStore
 from definable.agent.runtime import AgentRuntime
@@ -377,6 +378,42 @@ async def test_every_key_has_the_hash_tag_and_what_is_done_leaves_nothing(redis:
     assert {name.partition(b":")[0] for name in names} == {b"{tag}"}
     assert redis.number("XLEN", "{tag}:line") == 0
     assert b"consumers\r\n:0" in redis.ask("EVAL", CONSUMERS, "0")
+
+
+FORMER = """
+local line, later = '{definable}:line', '{definable}:later'
+local call, now = redis.call, redis.call('TIME')[1] * 1000
+call('XGROUP', 'CREATE', line, 'workers', '0', 'MKSTREAM')
+call('XADD', line, '*', 'i', 'held', 'n', 'job', 'd', '{"n":1}')
+call('XADD', line, '*', 'i', 'given back', 'n', 'job', 'd', '{"n":2}', 'a', 1)
+local claimed = call('XREADGROUP', 'GROUP', 'workers', 'died', 'COUNT', 2, 'STREAMS', line, '>')[1][2]
+call('XCLAIM', line, 'workers', 'died', 0, claimed[1][1], 'IDLE', 3600000, 'RETRYCOUNT', 1, 'JUSTID')
+call('XCLAIM', line, 'workers', '-', 0, claimed[2][1], 'IDLE', 3600000, 'RETRYCOUNT', 1, 'JUSTID')
+call('XADD', line, '*', 'i', 'waits', 'n', 'job', 'd', '{"n":3}')
+call('ZADD', later, now - 1, cmsgpack.pack({'due', 'job', '{"n":4}', 2}))
+call('HSET', '{definable}:dead', 'dead', cmsgpack.pack({'job', '{"n":5}', 3, 'no luck', 1700000000000}))
+call('ZADD', '{definable}:dead:order', 1, 'dead')
+call('SET', '{definable}:key:' .. ARGV[1], 'an id', 'PX', 60000)
+"""
+"""What the version of commit 55040d3 left in Redis: its scripts' own commands."""
+
+
+async def test_what_the_former_version_left_in_redis_is_read(redis: RedisServer) -> None:
+    assert redis.ask("EVAL", FORMER, "0", digest("taken")) == b"$-1\r\n"
+    bus = RedisBus(redis.url)
+    async with bus.open(), bus.consume() as deliveries:
+        assert not await bus.publish("job", {}, dedupe_key="taken")
+        [letter] = await bus.dead_letters()
+        assert (letter.name, letter.data, letter.attempt, letter.why) == ("job", {"n": 5}, 3, "no luck")
+        assert letter.died_at == 1_700_000_000
+        assert await bus.replay("dead")
+        found = await take(deliveries, 5)
+        assert sorted((each.data["n"], each.id, each.attempt) for each in found) == [
+            (1, "held", 2), (2, "given back", 3), (3, "waits", 1), (4, "due", 3), (5, "dead", 1)
+        ]  # fmt: skip
+        for delivery in found:
+            await delivery.ack()
+    assert in_line(redis) == 0
 
 
 CONSUMERS = "return 'consumers\\r\\n:' .. #redis.call('XINFO', 'CONSUMERS', '{tag}:line', 'workers')"
