@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Protocol, TypeAlias
 
 from definable.concurrency.event_loop import current_backend
 from definable.errors import ConfigurationError
@@ -226,15 +226,6 @@ def inherited(descriptor: int, source: str) -> socket.socket:
     os.set_inheritable(descriptor, False)
     sock.setblocking(False)
     return sock
-
-
-def address_of(name: object) -> Address:
-    """Host and port of a socket's name, without the scope of an IPv6 one; the path of a Unix socket's."""
-    if isinstance(name, tuple):
-        host, port = cast("tuple[str, int]", cast("tuple[Any, ...]", name)[:2])
-        return host, port
-    path = os.fsdecode(cast("str | bytes", name or b""))
-    return (path, None) if path else None
 
 
 def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:

@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
+from typing import Any, cast
 from weakref import WeakSet
 
 import anyio
@@ -26,7 +27,7 @@ from .connection import ServerConnection
 from .http1_parser import RequestParsers
 from .hypercorn.request_cycle import MessageMemory
 from .limits import Evictions, ServerLimits, refuse_connection
-from .listener import Address, Streams, address_of, streams
+from .listener import Address, Streams, streams
 from .request_cycle import ASGIApp
 from .transport import ClientStream, is_unix
 
@@ -112,7 +113,7 @@ class HTTPServer:
         try:
             async with self._watched(), anyio.create_task_group() as connections:
                 async with anyio.create_task_group() as listeners:
-                    addresses = [address_of(sock.getsockname()) for sock in self._sockets if sock.fileno() >= 0]
+                    addresses = [_address(sock.getsockname()) for sock in self._sockets if sock.fileno() >= 0]
                     for sock in self._sockets:
                         listeners.start_soon(self._accept, sock, connections)
                     task_status.started(addresses)
@@ -214,7 +215,7 @@ class HTTPServer:
                     return False
                 continue
             self._exhausted = False
-            self._admit(sock, address_of(address), connections)
+            self._admit(sock, _address(address), connections)
         return True
 
     def _report_exhausted(self, error: OSError) -> None:
@@ -283,7 +284,7 @@ class HTTPServer:
 
     def _own_address(self, sock: socket.socket) -> Address:
         """The address that a client has reached, in the same object for all that have reached the same."""
-        address = address_of(sock.getsockname())
+        address = _address(sock.getsockname())
         return self._addresses.setdefault(address, address)
 
     def _tls(self) -> ssl.SSLContext | None:
@@ -312,6 +313,15 @@ class HTTPServer:
                 await refuse_connection(stream)
         finally:
             self._refused -= 1
+
+
+def _address(name: object) -> Address:
+    """Host and port of a socket's name, without the scope of an IPv6 one; the path of a Unix socket's."""
+    if isinstance(name, tuple):
+        host, port = cast("tuple[str, int]", cast("tuple[Any, ...]", name)[:2])
+        return host, port
+    path = os.fsdecode(cast("str | bytes", name or b""))
+    return (path, None) if path else None
 
 
 def _forget_listeners() -> None:

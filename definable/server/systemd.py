@@ -5,7 +5,6 @@ See sd_listen_fds(3), sd_notify(3) and sd_watchdog_enabled(3). Without systemd a
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from contextlib import suppress
@@ -13,8 +12,6 @@ from contextlib import suppress
 import anyio
 
 from .listener import inherited
-
-log: logging.Logger = logging.getLogger("definable.http")
 
 FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START."""

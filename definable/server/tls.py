@@ -13,9 +13,10 @@ from collections.abc import Callable
 from os import PathLike, fspath
 from typing import TypeAlias
 
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError
 
-log: logging.Logger = logging.getLogger("definable.http")
+log: logging.Logger = logger_named("definable.http")
 
 ALPN = ("h2", "http/1.1")
 """Protocols that the server speaks over TLS, the preferred one first (RFC 7301)."""

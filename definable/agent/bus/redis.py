@@ -360,6 +360,7 @@ class RedisStore(SharedStore):
 
     async def keep_value(self, digest: str, value: bytes, ttl: float, *, replace: bool) -> bytes | None:
         """See `KeepsValues.keep_value`."""
+        assert self._commands is not None
         key, expiry = f"{self._prefix}:value:{digest}".encode(), (b"PX", milliseconds(ttl))
         while True:
             if await self._commands.call(b"SET", key, value, *expiry, *([] if replace else [b"NX"])):
@@ -370,6 +371,7 @@ class RedisStore(SharedStore):
 
     async def drop_value(self, digest: str) -> None:
         """See `KeepsValues.drop_value`."""
+        assert self._commands is not None
         await self._commands.call(b"DEL", f"{self._prefix}:value:{digest}".encode(), read=integer)
 
     async def dead_letters(self) -> Sequence[DeadLetter]:

@@ -22,13 +22,14 @@ import anyio
 from definable.agent.bus.base import KeepsValues
 from definable.agent.run.context import RunRequest
 from definable.concurrency.clock import current_clock
+from definable.concurrency.logs import logger_named
 from definable.errors import EventBusError, StorageError
 from definable.server.problem import Problem
 
 from .request import Request
 from .response import Response, ResponseSender, Sendable, problem_of
 
-logger: logging.Logger = logging.getLogger("definable.http")
+logger: logging.Logger = logger_named("definable.http")
 
 MAX_KEY = 255
 """Characters of a key."""

@@ -16,6 +16,7 @@ from anyio.abc import TaskStatus
 from definable.agent.runtime.dispatch import log_failure
 from definable.concurrency.call import contained
 from definable.concurrency.isolation import contain_errors, error_text
+from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError, ServeError
 from definable.server.problem import Problem, send_problem
 from definable.server.request_cycle import (
@@ -29,7 +30,7 @@ from definable.server.request_cycle import (
     Send,
 )
 
-logger: logging.Logger = logging.getLogger("definable.http")
+logger: logging.Logger = logger_named("definable.http")
 
 MakeMiddleware: TypeAlias = Callable[[ASGIApp], ASGIApp]
 """Makes an ASGI application around another."""
