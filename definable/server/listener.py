@@ -50,11 +50,13 @@ LOCK_ATTEMPTS, LOCK_PAUSE = 50, 0.02
 """How often, and seconds apart, the lock of a Unix socket's directory is tried; then it is somebody else's affair."""
 
 
-BoundAddress: TypeAlias = tuple[str, int, str | None, int, int | None]
+BoundAddress: TypeAlias = tuple[str, int] | tuple[str, int, str | None, int, int | None]
 """The arguments of `listen`."""
 
 
-def listen(host: str, port: int, uds: str | None, uds_mode: int, fd: int | None) -> list[socket.socket]:
+def listen(
+    host: str, port: int, uds: str | None = None, uds_mode: int = DEFAULT_MODE, fd: int | None = None
+) -> list[socket.socket]:
     """Opens the listening sockets of a server: at a host and port, unless another place is given.
 
     Args:

@@ -198,6 +198,8 @@ class ServeSettings:
     @property
     def address(self) -> BoundAddress:
         """Where to listen."""
+        if self.uds is None and self.fd is None:
+            return self.host, self.port
         uds = None if self.uds is None else os.fspath(self.uds)
         return self.host, self.port, uds, self.uds_mode, self.fd
 
