@@ -81,7 +81,7 @@ ROOMS = {
             ("entry", ("test_entry.py", "test_runtime.py", "test_signals.py")),
             ("cron", ("test_cron_loop.py", "test_cron_source.py")),
             ("logging", ("test_show_logs.py", "test_logs.py")),
-            ("message_queue", ("test_mailbox.py", "test_lost_lease.py")),
+            ("message_queue", ("test_message_queue.py", "test_lost_lease.py")),
             ("runs", ("test_run_registry.py", "test_queued_runs.py")),
             ("signals", ("test_signals.py", "test_serve_process.py")),
             ("workers", ("test_workers.py", "test_lost_lease.py")),

@@ -130,9 +130,9 @@ class BatchTransaction:
         if self._given_back:
             connection.execute(sql.RELEASE, (*_columns(self._given_back), owner))
         if self._dead:
-            self._bury(connection, self._dead)
+            self._dead_letter(connection, self._dead)
 
-    def _bury(self, connection: Connection[tuple[Any, ...]], dead: Sequence[tuple[Handle, bytes, int]]) -> None:
+    def _dead_letter(self, connection: Connection[tuple[Any, ...]], dead: Sequence[tuple[Handle, bytes, int]]) -> None:
         connection.execute(sql.DEAD_LETTER, (*_columns(dead), self._opening))
         connection.execute(sql.FORGET_DEAD, {"service": self._service, "kept": sql.MAX_DEAD_LETTERS})
 
@@ -216,7 +216,7 @@ class BatchTransaction:
                 logger.error("the event %s is a dead letter: %s", id, error)
                 unread.append((position, storable(str(error)), attempt + claims))
         if unread:
-            self._bury(connection, unread)
+            self._dead_letter(connection, unread)
         return messages
 
 

@@ -298,14 +298,14 @@ class CronLoop:
         finally:
             self._next.clear()
 
-    async def fire_held_back(self) -> None:
+    async def fire_pending(self) -> None:
         """Publish now what `run` had not when it ended, what jitter holds back, and what waits for another attempt.
 
         Their times have come, and no later loop computes them again.
         """
         ended = current_clock().now()
-        held_back, self._heap = [due for due in sorted(self._heap) if due.is_delayed or due.when <= ended], []
-        for due in held_back:
+        pending, self._heap = [due for due in sorted(self._heap) if due.is_delayed or due.when <= ended], []
+        for due in pending:
             nominal = due.nominal
             if due.is_delayed:
                 is_wanted = self._is_still_wanted(due, current_clock().now())

@@ -1,6 +1,6 @@
 """One interface's messages on the event bus: accepted into it, handed out to be answered, settled at their end.
 
-Messages on their way to an answer: those of one chat in order, different chats side by side.
+Messages of one chat are answered in order, those of different chats side by side (`ChatDispatcher`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ChatKey: TypeAlias = tuple[str, str]
 """The platform, and the chat's id there."""
 
 
-class Inbox(Generic[Item]):
+class ChatDispatcher(Generic[Item]):
     """Takes messages in and has each answered in its turn.
 
     Args:
@@ -90,7 +90,7 @@ class Accepted:
     delivery: Delivery
 
 
-class Mailbox:
+class MessageQueue:
     """Where the messages of one interface wait.
 
     Args:
@@ -129,12 +129,12 @@ class Mailbox:
         """How many the bus may hand out that have not come."""
         self._on_bus = 0
         """What was accepted here and has not come out of a bus that may keep it."""
-        self._inbox: Inbox[Accepted] | None = None
+        self._dispatcher: ChatDispatcher[Accepted] | None = None
         self._closed = False
         self._early: list[Delivery] = []
         """What came before the interface was opened."""
-        self._room: anyio.Event | None = None
-        """Set when a message has left a full mailbox."""
+        self._has_capacity: anyio.Event | None = None
+        """Set when a message has left a full queue."""
         self._has_told = False
         """Whether it was said that it is full, and it has not been half empty since."""
 
@@ -146,8 +146,8 @@ class Mailbox:
             EventBusError: The bus did not take it.
         """
         while self._is_full():
-            self._room = self._room or anyio.Event()
-            await self._room.wait()
+            self._has_capacity = self._has_capacity or anyio.Event()
+            await self._has_capacity.wait()
         is_kept = self._bus.durable
         data = {"message": message_to_json(message) if is_kept else message}
         if not await self._publish(data, self._dedupe_key(message)):
@@ -170,12 +170,12 @@ class Mailbox:
 
     def _left_bus(self) -> None:
         self._on_bus = max(self._on_bus - 1, 0)  # of what was there at the start nobody knew
-        self._make_room()
+        self._free_capacity()
 
-    def _make_room(self) -> None:
-        if self._room is not None:
-            self._room.set()
-            self._room = None
+    def _free_capacity(self) -> None:
+        if self._has_capacity is not None:
+            self._has_capacity.set()
+            self._has_capacity = None
 
     def _is_full(self) -> bool:
         waiting = self.waiting() + self._on_bus
@@ -191,20 +191,20 @@ class Mailbox:
         """Take over a delivery that came out of the bus; the workers bring them in order."""
         if self._closed:
             await settled(delivery, delivery.nack(RETURN_DELAY))
-        elif self._inbox is None:
+        elif self._dispatcher is None:
             self._early.append(delivery)
         else:
-            await self._put(self._inbox, delivery)
+            await self._put(self._dispatcher, delivery)
         self._left_bus()
         self._expected = max(self._expected - 1, 0)
         self._grant()
 
     async def open(self, tasks: TaskGroup) -> None:
         """Have messages answered from now on, in tasks of this group."""
-        self._inbox = Inbox(self._handle, self._max_chats, tasks)
+        self._dispatcher = ChatDispatcher(self._handle, self._max_chats, tasks)
         early, self._early = self._early, []
         for delivery in early:
-            await self._put(self._inbox, delivery)
+            await self._put(self._dispatcher, delivery)
         self._grant()
 
     async def close(self) -> None:
@@ -217,7 +217,7 @@ class Mailbox:
 
     def waiting(self) -> int:
         """Messages that nobody has begun to answer."""
-        return len(self._early) + (0 if self._inbox is None else self._inbox.waiting())
+        return len(self._early) + (0 if self._dispatcher is None else self._dispatcher.waiting())
 
     def finalize(self) -> None:
         """Count what nobody began to answer, unless the bus hands it out again when it is opened next."""
@@ -232,14 +232,14 @@ class Mailbox:
         """Have the bus keep what cannot be begun soon: taking it would count as an attempt, and keep it from others."""
         if self._granting_bus is None:
             return
-        ready = len(self._early) if self._inbox is None else self._inbox.ready_chats
+        ready = len(self._early) if self._dispatcher is None else self._dispatcher.ready_chats
         wanted = min(READY_PER_PLACE * self._max_chats - ready, self._limit - self.waiting())
         more = (math.inf if self._closed else wanted) - self._expected
         if more > 0:
             self._expected += more
             self._granting_bus.grant_name(self.key, more)
 
-    async def _put(self, inbox: Inbox[Accepted], delivery: Delivery) -> None:
+    async def _put(self, dispatcher: ChatDispatcher[Accepted], delivery: Delivery) -> None:
         kept = delivery.data.get("message")
         try:
             message = kept if isinstance(kept, InterfaceMessage) else message_from_json(kept)
@@ -253,10 +253,10 @@ class Mailbox:
         else:
             if isinstance(delivery, Parkable):
                 delivery.park()
-            inbox.put((message.platform, message.platform_chat_id), Accepted(message, delivery))
+            dispatcher.put((message.platform, message.platform_chat_id), Accepted(message, delivery))
 
     async def _handle(self, accepted: Accepted) -> None:
-        self._make_room()
+        self._free_capacity()
         self._grant()
         with self._tracker.work(self.name) as work:
             lease = accepted.delivery.lease

@@ -264,7 +264,7 @@ class AgentRuntime(ServedAgent):
             async with anyio.create_task_group() as loop:
                 await loop.start(self.cron_loop.run)
                 task_status.started(scope)
-        await self.cron_loop.fire_held_back()
+        await self.cron_loop.fire_pending()
         self._cron_ended.set()
 
     def _announce(self) -> None:
@@ -345,7 +345,7 @@ class AgentRuntime(ServedAgent):
         for delivery in self.bus.leftovers():
             self.workers.count_undone(delivery)
         for supervisor in self.supervisors:
-            supervisor.mailbox.finalize()
+            supervisor.message_queue.finalize()
 
     def _count_unwritten(self) -> None:
         """Count what a bus could not write before it closed: it is lost."""

@@ -82,7 +82,7 @@ class ServedAgent:
             count=self.settings.event_workers,
             max_active_bytes=self.settings.max_memory_active,
             max_queued=self.settings.event_buffer,
-            takers=[supervisor.mailbox for supervisor in self.supervisors],
+            consumers=[supervisor.message_queue for supervisor in self.supervisors],
         )
         source = CronSource(self.bus, self.triggers)
         self.cron_loop: CronLoop = CronLoop(

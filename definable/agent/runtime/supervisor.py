@@ -33,7 +33,7 @@ from definable.concurrency.isolation import contain_errors, error_message, error
 from definable.concurrency.logs import logger_named
 from definable.errors import DefinableError
 
-from .message_queue import Mailbox
+from .message_queue import MessageQueue
 from .runs import RunRegistry
 from .shutdown import FiringCount
 
@@ -86,7 +86,7 @@ class Supervisor:
         self.interface = interface
         self.name: str = name or interface.name
         """In reports, logs, `/health` and on the bus."""
-        self.mailbox: Mailbox = Mailbox(
+        self.message_queue: MessageQueue = MessageQueue(
             self.name,
             bus,
             tracker,
@@ -125,18 +125,18 @@ class Supervisor:
         except Exception as error:
             self._fail(error)
         self.received.set()
-        await self.mailbox.close()
+        await self.message_queue.close()
         self.ended.set()
 
     async def _live(self) -> None:
         async with self.interface.opened(), anyio.create_task_group() as answers:
-            await self.mailbox.open(answers)
+            await self.message_queue.open(answers)
             try:
                 await self._receive_until_stopped()
                 self.received.set()
                 await self._released.wait()
             finally:
-                await self.mailbox.close()  # before the group, which takes no more tasks then
+                await self.message_queue.close()  # before the group, which takes no more tasks then
 
     def stop_receiving(self) -> None:
         """Take no more messages; those accepted are answered still."""
@@ -192,7 +192,7 @@ class Supervisor:
             self._state, self._began = InterfaceState.RUNNING, anyio.current_time()
             try:
                 with self._isolation, plain_errors():
-                    await contained(f"receive() of {self.name}", self.interface.receive, self.mailbox.accept)
+                    await contained(f"receive() of {self.name}", self.interface.receive, self.message_queue.accept)
             except Exception as error:
                 if is_fatal(error):
                     self._fail(error)

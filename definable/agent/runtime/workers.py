@@ -35,7 +35,7 @@ from .settings import DEFAULT_MAX_MEMORY
 logger: logging.Logger = logger_named(__name__)
 
 
-class DeliveryTaker(Protocol):
+class Consumer(Protocol):
     """Handles the deliveries of one name by itself, in its own order and number."""
 
     @property
@@ -71,7 +71,7 @@ class Workers:
         max_active_bytes: What the bodies of webhooks and runs that are handled may hold; others wait.
         max_queued: How many deliveries may wait behind one trigger's own limit; beyond it a worker waits with the next,
             so that the bus fills up and says so.
-        takers: Who handles what is no trigger's.
+        consumers: Who handles what is no trigger's.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Workers:
         count: int,
         max_active_bytes: int = DEFAULT_MAX_MEMORY,
         max_queued: int,
-        takers: Sequence[DeliveryTaker] = (),
+        consumers: Sequence[Consumer] = (),
     ) -> None:
         self._bus = bus
         self._claims = bus if isinstance(bus, ClaimsByName) and bus.durable else None
@@ -99,9 +99,9 @@ class Workers:
         self._memory = ActiveMemory(max_active_bytes)
         self._by_trigger = {trigger: ConcurrencyLimit.of(trigger, max_queued) for trigger in triggers.values()}
         self._limits = {key: self._by_trigger[trigger] for key, trigger in triggers.items()}
-        self._takers = {taker.key: taker for taker in takers}
+        self._consumers = {consumer.key: consumer for consumer in consumers}
         self._sources = {key: source_kind(trigger) for key, trigger in triggers.items()}
-        self._sources |= {taker.key: taker.name for taker in takers}
+        self._sources |= {consumer.key: consumer.name for consumer in consumers}
         self.skipped: int = 0
         """Cron firings that were not handled since the last one still was (`overlap="skip"`)."""
         self.lost: int = 0
@@ -111,8 +111,8 @@ class Workers:
         """Work until cancelled."""
         self._claim_what_can_be_begun()
         async with self._bus.consume() as deliveries, anyio.create_task_group() as workers:
-            for taker in self._takers.values():
-                taker.begin()
+            for consumer in self._consumers.values():
+                consumer.begin()
             for _ in range(self._count):
                 workers.start_soon(self._work, deliveries)
             task_status.started()
@@ -120,7 +120,7 @@ class Workers:
     def _claim_what_can_be_begun(self) -> None:
         if self._claims is None:
             return
-        self._claims.only_names([*self._limits, *self._takers])
+        self._claims.only_names([*self._limits, *self._consumers])
         for key, limit in self._limits.items():
             if limit.max_active is None:
                 continue
@@ -147,9 +147,9 @@ class Workers:
 
     async def _work(self, deliveries: AsyncIterator[Delivery]) -> None:
         async for delivery in deliveries:
-            limit, taker = self._limits.get(delivery.name), self._takers.get(delivery.name)
-            if taker is not None:
-                await taker.take(delivery)
+            limit, consumer = self._limits.get(delivery.name), self._consumers.get(delivery.name)
+            if consumer is not None:
+                await consumer.take(delivery)
             elif limit is None:
                 await self._dead_letter_unknown(delivery)
             elif await self._admitted(limit, delivery):

@@ -95,7 +95,7 @@ async def serving(agent: Agent, chat: Chat) -> AsyncGenerator[Supervisor, None]:
 
     async def work() -> None:
         async for delivery in deliveries:
-            await supervisor.mailbox.take(delivery)
+            await supervisor.message_queue.take(delivery)
 
     async with bus.open(), bus.consume() as deliveries, anyio.create_task_group() as tasks:
         tasks.start_soon(work)

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from definable.agent.interface import InterfaceMessage
-from definable.agent.runtime.message_queue import Inbox
+from definable.agent.runtime.message_queue import ChatDispatcher
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -25,8 +25,8 @@ def message(chat: str, number: int, platform: str = "test") -> InterfaceMessage:
     return InterfaceMessage(platform, "user", chat, str(number))
 
 
-def put(inbox: Inbox[InterfaceMessage], message: InterfaceMessage) -> None:
-    inbox.put((message.platform, message.platform_chat_id), message)
+def put(dispatcher: ChatDispatcher[InterfaceMessage], message: InterfaceMessage) -> None:
+    dispatcher.put((message.platform, message.platform_chat_id), message)
 
 
 class Answers:
@@ -44,17 +44,17 @@ class Answers:
         self.log.append((message.platform_chat_id, message.platform_message_id))
 
     @asynccontextmanager
-    async def inbox(self, max_chats: int) -> AsyncGenerator[Inbox[InterfaceMessage], None]:
+    async def dispatcher(self, max_chats: int) -> AsyncGenerator[ChatDispatcher[InterfaceMessage], None]:
         with anyio.fail_after(1000):
             async with anyio.create_task_group() as tasks:
-                yield Inbox(self, max_chats, tasks)
+                yield ChatDispatcher(self, max_chats, tasks)
 
 
 async def test_messages_of_one_chat_are_answered_one_by_one_in_order() -> None:
     answers = Answers()
-    async with answers.inbox(10) as inbox:
+    async with answers.dispatcher(10) as dispatcher:
         for number in range(20):
-            put(inbox, message("a", number))
+            put(dispatcher, message("a", number))
             await anyio.sleep(0.3)
     assert answers.log == [("a", str(number)) for number in range(20)]
     assert answers.most == 1
@@ -62,60 +62,60 @@ async def test_messages_of_one_chat_are_answered_one_by_one_in_order() -> None:
 
 async def test_chats_are_answered_side_by_side_up_to_the_limit() -> None:
     answers = Answers()
-    async with answers.inbox(3) as inbox:
+    async with answers.dispatcher(3) as dispatcher:
         began = anyio.current_time()
         for chat in "abcdef":
-            put(inbox, message(chat, 0))
+            put(dispatcher, message(chat, 0))
     assert answers.most == 3
     assert anyio.current_time() - began == pytest.approx(2)
 
 
 async def test_accepting_never_waits() -> None:
     answers = Answers()
-    async with answers.inbox(1) as inbox:
+    async with answers.dispatcher(1) as dispatcher:
         began = anyio.current_time()
         for number in range(100):
-            put(inbox, message("a", number))
+            put(dispatcher, message("a", number))
         assert anyio.current_time() == began
-        assert inbox.waiting() == 100
+        assert dispatcher.waiting() == 100
 
 
 async def test_a_talkative_chat_leaves_the_others_their_turn() -> None:
     answers = Answers()
-    async with answers.inbox(1) as inbox:
+    async with answers.dispatcher(1) as dispatcher:
         for number in range(5):
-            put(inbox, message("talkative", number))
+            put(dispatcher, message("talkative", number))
         await anyio.sleep(0.5)
-        put(inbox, message("quiet", 0))
+        put(dispatcher, message("quiet", 0))
     assert answers.log.index(("quiet", "0")) <= 2
 
 
 async def test_the_same_chat_id_on_two_platforms_is_two_chats() -> None:
     answers = Answers()
-    async with answers.inbox(10) as inbox:
-        put(inbox, message("a", 0, "one"))
-        put(inbox, message("a", 1, "other"))
+    async with answers.dispatcher(10) as dispatcher:
+        put(dispatcher, message("a", 0, "one"))
+        put(dispatcher, message("a", 1, "other"))
     assert answers.most == 2
 
 
 async def test_waiting_counts_what_nobody_began_to_answer() -> None:
-    answers, inbox = Answers(), None
+    answers, dispatcher = Answers(), None
     async with anyio.create_task_group() as tasks:
-        inbox = Inbox(answers, 1, tasks)
+        dispatcher = ChatDispatcher(answers, 1, tasks)
         for number in range(3):
-            put(inbox, message("a", number))
-            put(inbox, message("b", number))
+            put(dispatcher, message("a", number))
+            put(dispatcher, message("b", number))
         await anyio.sleep(1.5)
         tasks.cancel_scope.cancel()
-    assert inbox is not None
-    assert (inbox.waiting(), len(answers.log)) == (4, 1)
+    assert dispatcher is not None
+    assert (dispatcher.waiting(), len(answers.log)) == (4, 1)
 
 
 async def test_a_chat_that_fell_silent_may_speak_again() -> None:
     answers = Answers()
-    async with answers.inbox(1) as inbox:
-        put(inbox, message("a", 0))
+    async with answers.dispatcher(1) as dispatcher:
+        put(dispatcher, message("a", 0))
         await anyio.sleep(5)
-        assert inbox.waiting() == 0
-        put(inbox, message("a", 1))
+        assert dispatcher.waiting() == 0
+        put(dispatcher, message("a", 1))
     assert answers.log == [("a", "0"), ("a", "1")]

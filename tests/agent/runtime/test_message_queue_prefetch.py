@@ -86,7 +86,7 @@ async def test_a_backlog_stays_in_the_file_until_it_can_be_begun(path: Path) -> 
     chat = Chat(places=2)
     async with served(Agent(OfflineModel(latency=1e9), bus=SQLiteBus(path)), chat, shutdown_timeout=0.1) as runtime:
         await anyio.sleep(10)
-        assert runtime.supervisors[0].mailbox.waiting() == 4
+        assert runtime.supervisors[0].message_queue.waiting() == 4
     counts = await attempts(path)
     assert len(counts) == 500
     assert sum(counts) == 2  # those that are ready beside were not begun

@@ -215,7 +215,7 @@ async def test_a_message_from_before_waits_until_the_interface_is_open(tmp_path:
         await until(lambda: len(chat.safe) == 2)
     opening = Opening()
     async with served(Agent("offline", bus=SQLiteBus(bus)), opening) as runtime:
-        await until(lambda: runtime.supervisors[0].mailbox.waiting() == 2)
+        await until(lambda: runtime.supervisors[0].message_queue.waiting() == 2)
         assert opening.sent == []
         opening.may_open.set()
         await until(lambda: len(opening.sent) == 2)
@@ -228,10 +228,10 @@ async def test_a_message_from_before_goes_back_when_the_interface_does_not_open(
         await until(lambda: bool(chat.safe))
     broken = Opening(InterfaceAuthenticationError("bad token"))
     async with served(Agent("offline", bus=SQLiteBus(bus)), broken) as runtime:
-        await until(lambda: runtime.supervisors[0].mailbox.waiting() == 1)
+        await until(lambda: runtime.supervisors[0].message_queue.waiting() == 1)
         broken.may_open.set()
         await until(lambda: runtime.supervisors[0].state is InterfaceState.FAILED)
-        await until(lambda: runtime.supervisors[0].mailbox.waiting() == 0)
+        await until(lambda: runtime.supervisors[0].message_queue.waiting() == 0)
     mended = Chat()
     async with served(Agent("offline", bus=SQLiteBus(bus)), mended):
         await until(lambda: bool(mended.sent))
@@ -249,9 +249,9 @@ async def test_a_message_that_comes_back_while_the_interface_closes_waits_for_th
     async with served(Agent(OfflineModel(latency=1000), bus=SQLiteBus(bus)), chat, grace=0.1):
         await until(lambda: bool(chat.safe))
     async with served(Agent("offline", bus=SQLiteBus(bus)), broken) as runtime:
-        await until(lambda: runtime.supervisors[0].mailbox.waiting() == 1)
+        await until(lambda: runtime.supervisors[0].message_queue.waiting() == 1)
         broken.may_open.set()
-        await until(lambda: runtime.supervisors[0].mailbox.waiting() == 0)
+        await until(lambda: runtime.supervisors[0].message_queue.waiting() == 0)
     async with served(Agent("offline", bus=SQLiteBus(bus)), SlowToClose()) as runtime:
         pass
     assert runtime.report is not None and runtime.report.clean
@@ -344,7 +344,7 @@ async def test_it_is_said_once_that_too_many_messages_wait(caplog: pytest.LogCap
 async def test_an_interface_waits_with_the_next_message_when_too_many_wait() -> None:
     chat = Chat(*[message(number) for number in range(50)])
     async with served(Agent(OfflineModel(latency=1000)), chat, grace=0.1, event_buffer=5) as runtime:
-        await until(lambda: runtime.supervisors[0].mailbox.waiting() >= 5)
+        await until(lambda: runtime.supervisors[0].message_queue.waiting() >= 5)
         await anyio.wait_all_tasks_blocked()
         count = len(chat.accepted)
         assert count <= 1 + 5 + 5, "in hand, in the mailbox, and on the bus"
