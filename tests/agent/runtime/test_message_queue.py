@@ -347,7 +347,7 @@ async def test_an_interface_waits_with_the_next_message_when_too_many_wait() -> 
         await until(lambda: runtime.supervisors[0].message_queue.waiting() >= 5)
         await anyio.wait_all_tasks_blocked()
         count = len(chat.accepted)
-        assert count <= 1 + 5 + 5, "in hand, in the mailbox, and on the bus"
+        assert count <= 1 + 5 + 5, "in flight, in the queue, and on the bus"
     assert runtime.report is not None
     assert runtime.report.sources["chat"] == WorkCount(cancelled=1, never_started=count - 1)
 
