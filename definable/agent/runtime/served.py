@@ -117,7 +117,7 @@ class ServedAgent:
         yield "sessions", self.agent.sessions
         for supervisor in self.supervisors:
             other = supervisor.interface.agent
-            if other is not None and other.sessions is not self.agent.sessions:
+            if isinstance(other, Agent) and other.sessions is not self.agent.sessions:
                 yield f"sessions of {supervisor.name}", other.sessions
         for supervisor in self.supervisors:
             yield f"identities of {supervisor.name}", supervisor.interface.identity_resolver

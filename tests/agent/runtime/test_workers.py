@@ -585,7 +585,7 @@ async def test_a_run_that_is_cancelled_by_its_id_is_no_dead_letter_and_no_error(
             assert await runtime.bus.dead_letters() == ()
     assert runtime.report is not None
     count = runtime.report.sources["event"]
-    assert (count.completed, count.failed) == (1, 0)
+    assert (count.completed, count.failed, count.withdrawn) == (0, 0, 1)
     assert "ERROR" not in caplog.text
 
 
