@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 from coredis.exceptions import RedisError, ResponseError
 
+from definable.concurrency.logs import logger_named
 from definable.errors import StorageError
 
 from .redis_address import RedisAddress, RedisAway, Server, data, integer, items
@@ -21,7 +22,7 @@ from .redis_address import RedisAddress, RedisAway, Server, data, integer, items
 if TYPE_CHECKING:
     from .redis_link import RedisLink
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_named(__name__)
 
 
 GONE = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
