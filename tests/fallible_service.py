@@ -164,7 +164,9 @@ class Chat(BaseInterface):
 
     def __init__(self, service: Service) -> None:
         super().__init__(
-            InterfaceConfig(platform="chat"), hooks=[ChatHook(service)], identity_resolver=Identities(service)
+            InterfaceConfig(platform="chat", rate_limit_messages_per_minute=1_000_000),
+            hooks=[ChatHook(service)],
+            identity_resolver=Identities(service),
         )
         self._service = service
         self._number = 0

@@ -75,6 +75,7 @@ SLOW = {
     "runtime/test_cron_loop.py::test_ten_thousand_jobs_of_one_second_all_fire_on_time": "fires ten thousand jobs",
     "runtime/test_logs.py::test_a_program_with_logging_of_its_own_keeps_it": "starts a program",
     "runtime/test_logs.py::test_a_program_without_logging_of_its_own_shows_its_records_with_their_ids": "starts a program",
+    "runtime/test_mistaken_process.py::test_a_service_whose_code_has_made_every_mistake_ends_with_0": "makes every mistake",
     "runtime/test_message_queue_prefetch.py": "has backlogs",
     "runtime/test_runtime.py::test_nothing_is_left_after_serving": "serves again and again",
     "runtime/test_signals.py::test_a_served_process_at_a_hangup": "starts programs",

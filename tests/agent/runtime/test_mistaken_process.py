@@ -1,4 +1,4 @@
-"""The exit status of processes whose user code makes mistakes: over HTTP, by interrupts, before serving."""
+"""The exit status of processes whose user code makes mistakes: everywhere, by interrupts, before serving."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import httpx2
 import pytest
 from agent.runtime.test_user_mistakes import LEFT_OPEN, RAISED
-from fallible_service import REQUESTS
+from fallible_service import CHAT_PLACES, REQUESTS, SYNC_PLACES
 from watched_process import BOUND, WatchedProcess
 
 TESTS = Path(__file__).parents[2]
 
-PLACES = [place for place in REQUESTS if place != "auth"]
-"""An auth provider is there from the beginning or not at all."""
+PLACES = [place for place in (*REQUESTS, "event", "cron", *CHAT_PLACES) if place not in ("auth", "receive")]
+"""But for an auth provider, which is there from the beginning or not at all, and for what a chat begins with."""
 
 MISTAKEN = """
 import sys
@@ -23,8 +23,8 @@ from fallible_service import Chat, Service, agent_of
 from agent.runtime.test_user_mistakes import LEFT_OPEN, RAISED
 from definable.agent.trigger import Webhook
 
-service = Service("nowhere", lambda: None)
-agent = agent_of(service)
+service = Service("receive", RAISED["panic"])
+agent, chat = agent_of(service), Chat(service)
 
 @agent.on(Webhook("/next"))
 async def next_mistake(event):
@@ -32,7 +32,17 @@ async def next_mistake(event):
     service.make_mistake = (RAISED | LEFT_OPEN)[mistake]
     service.made = Event()
 
-print("report", agent.serve(Chat(service), host="127.0.0.1", port=0, backend=sys.argv[1]), flush=True)
+@agent.on(Webhook("/provoke"))
+async def provoke(event):
+    if service.place == "event":
+        agent.emit("happened")
+    elif service.place == "cron":
+        await agent.runtime.fire(service.firing)
+    else:
+        chat.say()
+    await service.made.wait()
+
+print("report", agent.serve(chat, host="127.0.0.1", port=0, backend=sys.argv[1]), flush=True)
 """
 
 INTERRUPTED = """
@@ -75,17 +85,18 @@ def started(program: str, *arguments: str) -> WatchedProcess:
     return WatchedProcess(["-W", "ignore", "-c", program, *arguments], TESTS, {"PYTHONPATH": str(TESTS)})
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_service_whose_code_has_made_every_mistake_ends_with_0(backend: str) -> None:
     with started(MISTAKEN, backend) as process:
         with httpx2.Client(base_url=process.wait_for(r"http +(http://\S+)"), trust_env=False, timeout=BOUND) as client:
             for mistake in (*RAISED, *LEFT_OPEN):
                 for place in PLACES:
-                    if mistake in LEFT_OPEN and place.startswith("sync"):
+                    if mistake in LEFT_OPEN and place in SYNC_PLACES:
                         continue
                     assert client.post("/next", json=[place, mistake]).status_code == 200
-                    path, body = REQUESTS[place]
-                    client.post(path, json=body)
+                    path, body = REQUESTS.get(place, ("/provoke", None))
+                    assert client.post(path, json=body).status_code in (200, 202, 500), (place, mistake)
                     assert client.get("/health").json()["status"] == "ok", (place, mistake)
         process.process.send_signal(signal.SIGTERM)
         assert process.exit_status() == 0
