@@ -210,12 +210,13 @@ def with_few_unknown(value: Any) -> tuple[Any, int]:
     """A body with no more unknown fields than are worth naming, and how many were left out."""
     if not isinstance(value, dict):
         return value, 0
-    fields = cast("dict[str, Any]", value)
-    unknown = [name for name in fields if name not in RunBody.model_fields]
-    if len(unknown) <= MAX_NAMED:
+    fields, known = cast("dict[str, Any]", value), RunBody.model_fields
+    taken = [name for name in known if name in fields]
+    more = len(fields) - len(taken) - MAX_NAMED
+    if more <= 0:
         return fields, 0
-    kept = {*RunBody.model_fields, *unknown[:MAX_NAMED]}
-    return {name: each for name, each in fields.items() if name in kept}, len(unknown) - MAX_NAMED
+    named = islice((name for name in fields if name not in known), MAX_NAMED)
+    return {name: fields[name] for name in (*taken, *named)}, more
 
 
 def shortened(name: object) -> str:
