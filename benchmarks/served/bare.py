@@ -29,7 +29,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": ACKNOWLEDGED})
 
 
-def main(port: str, server: str, served: Any = app) -> None:
+def main(port: str, server: str, served: Any = app, certificate: str | None = None) -> None:
     match server:
         case "uvicorn":
             import uvicorn
@@ -44,17 +44,18 @@ def main(port: str, server: str, served: Any = app) -> None:
                 timeout_keep_alive=KEEP_ALIVE,
             )
         case "hypercorn":
-            serve_with_hypercorn(int(port), served)
+            serve_with_hypercorn(int(port), served, certificate)
         case _:
             serve_with_ours(int(port), server)
 
 
-def serve_with_hypercorn(port: int, served: Any) -> None:
+def serve_with_hypercorn(port: int, served: Any, certificate: str | None) -> None:
     import uvloop
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
 
     config = Config()
+    config.certfile = config.keyfile = certificate
     config.keep_alive_timeout = KEEP_ALIVE
     config.bind, config.accesslog, config.errorlog = [f"127.0.0.1:{port}"], None, None
     uvloop.run(serve(served, config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -48,18 +49,19 @@ class Service:
 
 
 @contextmanager
-def serving(module: str, backend: str) -> Generator[Service, None, None]:
+def serving(module: str, backend: str, scheme: str = "http") -> Generator[Service, None, None]:
     """Serve while the context is open.
 
     Args:
         module: Which of the files in this package.
         backend: The event loop, where there is a choice.
+        scheme: `"https"` where it serves TLS.
 
     Raises:
         RuntimeError: The service ended, or did not answer in time.
     """
     port = free_port()
-    url = f"http://127.0.0.1:{port}"
+    url = f"{scheme}://127.0.0.1:{port}"
     command = [sys.executable, "-m", module, str(port), backend]
     with tempfile.TemporaryFile("w+") as log, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as process:
         try:
@@ -78,9 +80,10 @@ def serving(module: str, backend: str) -> Generator[Service, None, None]:
 def answers(url: str, process: subprocess.Popen[bytes]) -> bool:
     """Wait until `GET /health` is answered; False when it will not be."""
     end = time.monotonic() + START_TIMEOUT
+    unverified = ssl._create_unverified_context() if url.startswith("https:") else None
     while time.monotonic() < end and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=START_TIMEOUT):
+            with urllib.request.urlopen(f"{url}/health", timeout=START_TIMEOUT, context=unverified):
                 return True
         except urllib.error.HTTPError:
             return False
