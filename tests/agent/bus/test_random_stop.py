@@ -20,13 +20,13 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
-from definable.agent.report import ShutdownReport
 from loopback.redis import RedisServer
 
 from definable.agent import Agent
 from definable.agent.bus import EventBus, MemoryBus, PostgresBus, RedisBus, SQLiteBus
 from definable.agent.bus.batch import decode_data
 from definable.agent.bus.redis import RedisStore
+from definable.agent.runtime import ShutdownReport
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.errors import EventBufferFull, EventBusClosed
 
