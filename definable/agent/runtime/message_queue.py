@@ -24,7 +24,15 @@ from definable.concurrency.logs import logger_named
 
 from .workers import settled
 
+logger: logging.Logger = logger_named(__name__)
+
 Item = TypeVar("Item")
+
+RETURN_DELAY = 5.0
+"""Seconds after which a bus hands out again what came for an interface that is closed."""
+
+READY_PER_PLACE = 2
+"""Chats whose next message is taken out of the bus ahead, for each that is answered at once."""
 
 ChatKey: TypeAlias = tuple[str, str]
 """The platform, and the chat's id there."""
@@ -71,15 +79,6 @@ class ChatDispatcher(Generic[Item]):
             if waiting:
                 self.ready_chats += 1
         del self._chats[chat]
-
-
-logger: logging.Logger = logger_named(__name__)
-
-RETURN_DELAY = 5.0
-"""Seconds after which a bus hands out again what came for an interface that is closed."""
-
-READY_PER_PLACE = 2
-"""Chats whose next message is taken out of the bus ahead, for each that is answered at once."""
 
 
 @dataclass(frozen=True, slots=True)
