@@ -50,29 +50,20 @@ LOCK_ATTEMPTS, LOCK_PAUSE = 50, 0.02
 """How often, and seconds apart, the lock of a Unix socket's directory is tried; then it is somebody else's affair."""
 
 
-BoundAddress: TypeAlias = tuple[str, int] | tuple[str, int, str | None, int, int | None]
-"""The arguments of `listen`."""
+BoundAddress: TypeAlias = tuple[str, int] | tuple[str | None, int, int | None]
+"""Where a server listens: at a host and port, or at a Unix socket's path with its permissions, or at the descriptor of
+an inherited socket."""
 
 
-def listen(
-    host: str, port: int, uds: str | None = None, uds_mode: int = DEFAULT_MODE, fd: int | None = None
-) -> list[socket.socket]:
-    """Opens the listening sockets of a server: at a host and port, unless another place is given.
-
-    Args:
-        host: See `bind`.
-        port: See `bind`.
-        uds: The path of a Unix socket; see `bind_unix`.
-        uds_mode: Its permissions.
-        fd: The descriptor of an inherited socket; see `inherited`.
-
-    Raises:
-        OSError: The address cannot be had.
-        ConfigurationError: The port is none, or the descriptor.
-    """
-    if fd is not None:
-        return [inherited(fd, f"fd={fd}")]
-    return bind(host, port) if uds is None else [bind_unix(uds, uds_mode)]
+def listen(address: BoundAddress) -> list[socket.socket]:
+    """Opens the listening sockets of a server; raises as `bind`, `bind_unix` and `inherited` do."""
+    if len(address) == 2:
+        return bind(*address)
+    path, mode, descriptor = address
+    if descriptor is not None:
+        return [inherited(descriptor, f"fd={descriptor}")]
+    assert path is not None
+    return [bind_unix(path, mode)]
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

@@ -201,7 +201,7 @@ class ServeSettings:
         if self.uds is None and self.fd is None:
             return self.host, self.port
         uds = None if self.uds is None else os.fspath(self.uds)
-        return self.host, self.port, uds, self.uds_mode, self.fd
+        return uds, self.uds_mode, self.fd
 
 
 def options() -> dict[str, Option]:

@@ -38,7 +38,7 @@ class SharedSockets:
         """Have sockets of this address in place of others; returns why it cannot be bound."""
         self.close()
         try:
-            self.address, self.sockets = address, activated_sockets() or listen(*address)
+            self.address, self.sockets = address, activated_sockets() or listen(address)
         except OSError as error:
             self.address = None
             return error

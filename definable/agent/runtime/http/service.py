@@ -205,7 +205,7 @@ def listening_sockets(settings: ServeSettings) -> tuple[list[socket.socket], str
     if settings.sockets:
         return list(settings.sockets), settings.host
     passed = activated_sockets()
-    sockets = passed or listen(*settings.address)
+    sockets = passed or listen(settings.address)
     return sockets, str(sockets[0].getsockname()[0]) if passed or settings.fd is not None else settings.host
 
 
