@@ -190,7 +190,7 @@ def test_nothing_that_was_accepted_is_lost(home: Home) -> None:
         assert len({life for _, life in begun}) == len(begun), "nothing is handed out twice within one life"
 
 
-@pytest.mark.timeout(240 + 10 * KILLS)
+@pytest.mark.timeout(240 + 60 * KILLS)
 def test_every_kind_of_event_survives_kills_of_replicas_and_only_what_was_in_flight_is_repeated(home: Home) -> None:
     """Limited triggers, retries, later events; of buses that processes share, three replicas of which one is killed."""
     replicas = 3 if "://" in home.bus else 1
