@@ -26,6 +26,7 @@ def serve():
     open(f"{{sys.argv[0]}}.serves", "w").close()
 
 def ended():
+    sys.path += {sys.path!r}  # the report's module needs what else is installed
     from definable.agent.runtime.shutdown import ShutdownReport
     from definable.agent.work import WorkCount
     parent.send(ShutdownReport(1.5, {{"http": WorkCount(4)}}))

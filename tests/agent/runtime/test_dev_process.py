@@ -15,7 +15,7 @@ import pytest
 from trio.testing import MockClock
 
 from definable.agent.runtime import WorkCount
-from definable.agent.runtime.dev import reload as dev_process
+from definable.agent.runtime.dev import process as dev_process
 from definable.agent.runtime.dev.process import ChildProcess, SharedSockets, interrupts_blocked
 
 from .dev_programs import DEAF, OBEDIENT, program
