@@ -239,6 +239,35 @@ class Limited(Protocol):
     """Whether the limit of its name was reached: it is to be skipped."""
 
 
+class Backlog(NamedTuple):
+    """What waits for a worker, over all processes that share the bus."""
+
+    waiting: int = 0
+    """Deliveries that could be begun now, and are not."""
+    since: float | None = None
+    """The timestamp of the one that waits longest, in Unix seconds; None where nothing waits or it has none."""
+
+    @classmethod
+    def of(cls, waiting: int, first: Iterable[Mapping[str, Any]]) -> Backlog:
+        """So many, of which these are the first of each line, by their data."""
+        times = [at for data in first if isinstance(at := data.get("timestamp"), int | float)]
+        return cls(waiting, min(times, default=None))
+
+
+@runtime_checkable
+class MeasuresBacklog(Protocol):
+    """An event bus that can say how much waits in it."""
+
+    async def backlog(self) -> Backlog:
+        """What waits now.
+
+        Raises:
+            EventBusClosed: The bus is not open.
+            StorageError: What keeps the work failed.
+        """
+        ...
+
+
 MAX_SCANNED = 64 * 1024 * 1024
 """Bytes of deliveries that `waiting_runs` reads at most: a start must not wait for a long queue of large ones."""
 

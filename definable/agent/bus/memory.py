@@ -6,15 +6,16 @@ import heapq
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 import anyio
+from anyio.lowlevel import checkpoint
 
-from .base import DeadLetter
+from .base import Backlog, DeadLetter
 from .batch import Applied, Claim, Handle, Message, Publication, WriteBatch
 from .queue import DEFAULT_BUFFER, QueueBus
 from .store import ImmediateStore, Queue
@@ -51,6 +52,14 @@ class MemoryBus(QueueBus):
 
     async def dead_letters(self) -> Sequence[DeadLetter]:
         return tuple(self._dead)
+
+    async def backlog(self) -> Backlog:
+        """What waits for a worker; see `MeasuresBacklog`."""
+        await checkpoint()
+        queue = self._opened()
+        assert isinstance(queue.store, MemoryStore)
+        lines = [queue.claims.ready, *queue.store.lines]
+        return Backlog.of(sum(map(len, lines)), [line[0].data for line in lines if line])
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +102,11 @@ class MemoryStore(ImmediateStore):
     def waiting(self) -> int:
         limited = sum(map(len, self._limited.values())) if self._limited else 0
         return len(self._ready) + len(self._later) + limited
+
+    @property
+    def lines(self) -> Iterable[Sequence[_Entry]]:
+        """What waits for a worker, oldest first in each."""
+        return self._ready, *self._limited.values()
 
     def waits_until(self, deadline: float) -> bool:
         """Whether something waits that is due by then (seconds of the event loop's clock)."""

@@ -30,7 +30,7 @@ from definable.storage.postgres_database import (
 from definable.storage.service_name import ServiceName
 
 from . import postgres_rows as sql
-from .base import MAX_SCANNED, DeadLetter, WaitingRun
+from .base import MAX_SCANNED, Backlog, DeadLetter, WaitingRun
 from .batch import Applied, BatchRefused, Claim, Handle, Message, WriteBatch, decode_data
 from .claims import MAX_DELIVERIES
 from .dedupe import digest
@@ -161,6 +161,15 @@ class PostgresBus(QueueBus):
         """Forget a value; see `KeepsValues`."""
         args = {"service": str(self._service), "digest": digest(key)}
         await self._database.transact(lambda connection: connection.execute(sql.DROP_VALUE, args) and None)
+
+    async def backlog(self) -> Backlog:
+        """What waits for a worker; see `MeasuresBacklog`."""
+
+        def measure(connection: Connection[tuple[Any, ...]]) -> Backlog:
+            [(waiting, since)] = connection.execute(sql.BACKLOG, (str(self._service),)).fetchall()
+            return Backlog(waiting, since)
+
+        return await self._database.transact(measure)
 
     async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
         """The runs that were promised and are not settled, oldest first; see `RemembersRuns`."""

@@ -221,3 +221,6 @@ KEEP_KEYS = "UPDATE definable_event_dedupe SET owner = NULL WHERE owner = %s"
 DEREGISTER = "DELETE FROM definable_event_opening WHERE opening = %s"
 
 WAITING_RUNS = "SELECT data FROM definable_event WHERE service = %s AND name = ANY(%s) ORDER BY position LIMIT %s"
+
+BACKLOG = """SELECT count(*), extract(epoch FROM min(due_at))::float8 FROM definable_event
+WHERE service = %s AND owner IS NULL AND due_at <= now()"""

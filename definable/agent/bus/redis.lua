@@ -487,6 +487,31 @@ function functions.passed()
   return {passed and 1 or 0, held, call('HKEYS', parked)}
 end
 
+-- Returns: how many messages wait for a process; the data of the first in the streams and in up to 100 lists.
+function functions.backlog()
+  local waiting, first = 0, {}
+  for _, stream in ipairs({line, limited}) do
+    waiting = waiting + call('XLEN', stream)
+    for _, consumer in ipairs(call('XPENDING', stream, 'workers')[4] or {}) do
+      if consumer[1] ~= '-' then waiting = waiting - tonumber(consumer[2]) end
+    end
+    local delivered, given_back = '0-0', call('XPENDING', stream, 'workers', '-', '+', 1, '-')[1]
+    for _, group in ipairs(call('XINFO', 'GROUPS', stream)) do
+      if group[2] == 'workers' then delivered = group[8] end
+    end
+    local entry = given_back and call('XRANGE', stream, given_back[1], given_back[1])[1]
+    entry = entry or call('XRANGE', stream, '(' .. delivered, '+', 'COUNT', 1)[1]
+    if entry then first[#first + 1] = entry[2][6] end
+  end
+  local names = call('HGETALL', parked)
+  for i = 1, #names, 2 do
+    waiting = waiting + tonumber(names[i + 1])
+    local head = i < 200 and call('LINDEX', parked .. ':' .. names[i], 0)
+    if head then first[#first + 1] = cmsgpack.unpack(head)[3] end
+  end
+  return {waiting, first}
+end
+
 -- KEYS[2]: a dedupe key. Arguments: its value; time to live in ms.
 function functions.claim_key() return take_key(KEYS[2], arg(), arg()) and 1 or 0 end
 

@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import ssl
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from anyio.lowlevel import checkpoint
 from definable.errors import ConfigurationError, StorageError
 from definable.storage.redis_address import KeyPrefix, RedisAddress, RedisAway, integer, list_of, nothing, optional_data
 
-from .base import MAX_SCANNED, DeadLetter, WaitingRun
+from .base import MAX_SCANNED, Backlog, DeadLetter, WaitingRun
 from .batch import Applied, BatchRefused, Claim, Handle, Limit, Message, WriteBatch, decode_data
 from .claims import MAX_DELIVERIES
 from .dedupe import digest
@@ -27,6 +27,7 @@ from .queue import DEFAULT_BUFFER, UNKNOWN_TTL, QueueBus
 from .redis_script import (
     BusScript,
     applied_answer,
+    backlog_answer,
     batch_args,
     bus_script,
     due_time,
@@ -178,6 +179,12 @@ class RedisBus(QueueBus):
         store = self._opened().store
         assert isinstance(store, RedisStore)
         await store.drop_value(digest(key))
+
+    async def backlog(self) -> Backlog:
+        """What waits for a worker; see `MeasuresBacklog`."""
+        store = self._opened().store
+        assert isinstance(store, RedisStore)
+        return await store.backlog()
 
     async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
         """The runs that were promised and are not settled, oldest first; see `RemembersRuns`."""
@@ -380,6 +387,15 @@ class RedisStore(SharedStore):
             DeadLetter(id.decode(), readable(name), decode_data(body), attempt, readable(why), at / 1000)
             for id, name, body, attempt, why, at in letters
         ]
+
+    async def backlog(self) -> Backlog:
+        """See `MeasuresBacklog.backlog`."""
+        waiting, bodies = await self._script.call("backlog", read=backlog_answer)
+        first: list[Mapping[str, Any]] = []
+        for body in bodies:
+            with suppress(StorageError):  # whoever claims it finds out
+                first.append(decode_data(body))
+        return Backlog.of(waiting, first)
 
     async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
         """See `RemembersRuns.waiting_runs`."""

@@ -187,5 +187,18 @@ def name_and_data(answer: Any) -> tuple[bytes, bytes]:
     return data(name), data(body)
 
 
-READERS: Sequence[Callable[[Any], object]] = (applied_answer, swept_answer, passed_answer, letter, name_and_data)
+def backlog_answer(answer: Any) -> tuple[int, list[bytes]]:
+    """What `backlog` answers."""
+    waiting, bodies = items(answer, 2)
+    return integer(waiting), list_of(data)(bodies)
+
+
+READERS: Sequence[Callable[[Any], object]] = (
+    applied_answer,
+    swept_answer,
+    passed_answer,
+    letter,
+    name_and_data,
+    backlog_answer,
+)
 """Each raises `ValueError` at an answer that is not of its shape."""

@@ -15,7 +15,7 @@ from definable.concurrency.logs import logger_named
 from definable.storage import SQLiteFile, Synchronous
 from definable.storage.file_lock import owned
 
-from .base import DeadLetter, WaitingRun
+from .base import Backlog, DeadLetter, WaitingRun
 from .batch import Applied, BatchRefused, Claim, Handle, Message, WriteBatch
 from .claims import MAX_DELIVERIES
 from .dedupe import digest, is_digest
@@ -29,6 +29,7 @@ from .sqlite_rows import (
     first_due,
     list_dead,
     list_waiting_runs,
+    measure_backlog,
     replay,
     text,
 )
@@ -125,6 +126,12 @@ class SQLiteBus(QueueBus):
             StorageError: The file cannot be read.
         """
         return await self._file.read(list_dead)
+
+    async def backlog(self) -> Backlog:
+        """What waits for a worker; see `MeasuresBacklog`."""
+        claims = self._opened().claims
+        held = {*claims.held} - {delivery.handle for delivery in claims.ready}
+        return await self._file.read(lambda connection: measure_backlog(connection, held))
 
     async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
         """The runs that were promised and are not settled, oldest first; see `RemembersRuns`."""

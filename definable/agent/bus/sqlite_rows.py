@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from definable.errors import StorageError
 
-from .base import MAX_SCANNED, DeadLetter, WaitingRun
+from .base import MAX_SCANNED, Backlog, DeadLetter, WaitingRun
 from .batch import Handle, decode_data
 
 MAX_DEAD_LETTERS = 10_000
@@ -112,6 +112,16 @@ def list_dead(connection: sqlite3.Connection) -> Sequence[DeadLetter]:
     """The dead letters, oldest first; of those that cannot be read, all but their data."""
     rows = connection.execute("SELECT id, name, data, attempt, why, died_at FROM definable_event_dead ORDER BY number")
     return [DeadLetter(id, name, _readable(data), attempt, why, at) for id, name, data, attempt, why, at in rows]
+
+
+def measure_backlog(connection: sqlite3.Connection, held: Collection[Handle]) -> Backlog:
+    """What waits, but for what is held."""
+    [(count,)] = connection.execute("SELECT count(*) FROM definable_event")
+    rows = connection.execute(
+        "SELECT position, data FROM definable_event ORDER BY position LIMIT ?", (len(held) + 1,)
+    ).fetchall()
+    first = next((data for position, data in rows if position not in held), None)
+    return Backlog.of(max(count - len(held), 0), [] if first is None else [_readable(first)])
 
 
 def list_waiting_runs(connection: sqlite3.Connection, names: Collection[str], limit: int) -> Sequence[WaitingRun]:

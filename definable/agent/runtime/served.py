@@ -5,17 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from definable.agent.agent import Agent
 from definable.agent.arguments import check_auth
 from definable.agent.auth.base import RefusalLog
+from definable.agent.bus.base import Backlog, MeasuresBacklog
 from definable.agent.bus.memory import MemoryBus
 from definable.agent.interface.base import BaseInterface
 from definable.agent.work import WorkTracker
+from definable.concurrency.clock import current_clock
+from definable.errors import EventBusError, StorageError
 
 from .banner import ServedChat, ServiceSummary
 from .cron import CronLoop, CronSource
@@ -34,6 +41,13 @@ if TYPE_CHECKING:
     from definable.agent.bus.base import EventBus
 
     from .http.service import HTTPService
+
+
+BACKLOG_TIMEOUT = 1.0
+"""Seconds that the event bus may take to say how much waits in it."""
+
+BACKLOG_PAUSE = 1.0
+"""Seconds for which what it said is said again: everybody may ask for `/health`, as often as they like."""
 
 
 class ServedAgent:
@@ -88,6 +102,9 @@ class ServedAgent:
         self.cron_loop: CronLoop = CronLoop(
             self.triggers.crons, source.fire, source.fire_many, source.make_up if self.bus.durable else None
         )
+        self._backlog: Mapping[str, float] = {}
+        self._measured_at = -math.inf
+        """Seconds of the event loop's clock."""
         self.http: HTTPService | None = None
         """What answers HTTP; None without a server."""
         self._foreign_server = foreign_server
@@ -103,6 +120,22 @@ class ServedAgent:
         """Whether all is well, and the state of every child, as `/health` shows them."""
         firings = self.firings if self.cron_loop.jobs else None
         return health_of(self.name, bool(self.draining), self.supervisors, self._storage, firings=firings)
+
+    async def backlog(self) -> Mapping[str, float]:
+        """How many deliveries wait for a worker, and for how many seconds the oldest does; nothing where the bus cannot
+        say it, or not in time."""
+        now = anyio.current_time()
+        if not isinstance(self.bus, MeasuresBacklog) or now < self._measured_at + BACKLOG_PAUSE:
+            return self._backlog
+        self._measured_at, self._backlog = now, {}
+        queued = self.workers.queued
+        with anyio.move_on_after(BACKLOG_TIMEOUT), suppress(StorageError, EventBusError):
+            waiting, since = await self.bus.backlog()
+            own = Backlog.of(len(queued), [delivery.data for delivery in queued])
+            times = [at for at in (since, own.since) if at is not None]
+            age = max(current_clock().now() - min(times), 0.0) if times else 0.0
+            self._backlog = {"waiting": waiting + own.waiting, "oldest_seconds": round(age, 3)}
+        return self._backlog
 
     @property
     def firings(self) -> FiringCount:
@@ -174,6 +207,7 @@ class ServedAgent:
             ingress=Ingress(self.bus, self.triggers, self.registry, self.dispatcher),
             sessions=agent.runner.sessions,
             health=self.health,
+            backlog=self.backlog,
             tracker=self.tracker,
             draining=self.draining.is_set,
             bodies=UnfinishedBodies(memory_for_bodies(self.settings.max_memory_bodies, largest)),

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from itertools import islice
 from typing import Any, Protocol
 
 import anyio
@@ -128,6 +129,12 @@ class Workers:
                 self._bus.limit_name(key, limit.max_active, skip=limit.skip_when_busy)
             if not limit.skip_when_busy:
                 self._claims.grant_name(key, limit.max_active)
+
+    @property
+    def queued(self) -> Sequence[Delivery]:
+        """What was taken from the bus and waits behind a trigger's limit; the first of each trigger first."""
+        queues = [limit.queue for limit in self._by_trigger.values() if limit.queue]
+        return [*(queue[0] for queue in queues), *(each for queue in queues for each in islice(queue, 1, None))]
 
     def finalize(self) -> None:
         """Count what is queued behind a limit, after the workers have ended."""

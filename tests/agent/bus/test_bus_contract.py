@@ -10,7 +10,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from definable.agent.bus import Delivery, EventBus, EventBusClosed, MemoryBus, PostgresBus, RedisBus
-from definable.agent.bus.base import KeepsValues
+from definable.agent.bus.base import Backlog, KeepsValues, MeasuresBacklog
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +73,26 @@ async def test_of_many_that_keep_a_value_at_once_one_does(bus: EventBus) -> None
             group.start_soon(keep, b"%d" % n)
     [winner] = {value for value in kept if value is not None}
     assert kept.count(None) == 1 and winner.isdigit()
+
+
+async def test_says_how_much_waits_and_since_when(bus: EventBus) -> None:
+    async with bus.open(), bus.consume() as deliveries:
+        assert isinstance(bus, MeasuresBacklog)
+        assert await bus.backlog() == Backlog(0, None)
+        for n in range(4):
+            await bus.publish("job", {"timestamp": 100.0 + n})
+        first = await bus.backlog()
+        assert first.waiting == 4 and first.since is not None
+        held = await take(deliveries, 2)
+        second = await bus.backlog()
+        assert second.waiting == 2 and second.since is not None
+        if not isinstance(bus, PostgresBus):  # which knows when each was published
+            assert (first.since, second.since) == (100.0, 102.0)
+        for delivery in [*held, *await take(deliveries, 2)]:
+            await delivery.ack()
+        with anyio.fail_after(LIMIT):
+            while await bus.backlog() != Backlog(0, None):
+                await anyio.sleep(0.01)
 
 
 async def test_each_delivery_goes_to_one_consumer(bus: EventBus) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from definable.agent import Agent
-from definable.agent.bus import MemoryBus
+from definable.agent.bus import MemoryBus, SQLiteBus
 from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.runtime import FiringCount
 from definable.agent.runtime.supervisor import health_of, unused
@@ -101,6 +103,29 @@ async def test_a_served_agent_tells_the_truth_from_start_to_stop() -> None:
         assert (well, document["status"], document["children"]["bot"]) == (False, "draining", {"state": "stopped"})
     assert runtime.report is not None
     assert {"bot", "bot#2"} <= runtime.report.sources.keys()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("make", [lambda path: None, SQLiteBus], ids=["memory", "sqlite"])
+async def test_what_waits_and_for_how_long_is_told(make: Any, tmp_path: Path) -> None:
+    agent, go_on = Agent("offline", bus=make(tmp_path / "events.db")), anyio.Event()
+
+    @agent.on(EventTrigger("limited", max_concurrency=1))
+    @agent.on(EventTrigger("slow"))
+    async def hold(event: TriggerEvent) -> None:
+        await go_on.wait()
+
+    async with agent.running(enable_server=False, event_workers=3) as runtime:
+        assert await runtime.backlog() == {"waiting": 0, "oldest_seconds": 0.0}
+        for name in ("limited", "slow"):
+            for _ in range(4):
+                await agent.aemit(name)
+            await anyio.sleep(10)
+        backlog = await runtime.backlog()
+        assert backlog["waiting"] == 8 - 3
+        assert backlog["oldest_seconds"] == pytest.approx(20, abs=1)
+        go_on.set()
+    assert runtime.report is not None and runtime.report.completed == 8
 
 
 class BrokenBus(MemoryBus):

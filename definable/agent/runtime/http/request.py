@@ -46,6 +46,8 @@ class EndpointContext:
     keyed: KeyedRuns
     health: Callable[[], tuple[bool, dict[str, Any]]]
     """Whether all is well, and the state of every part."""
+    backlog: Callable[[], Awaitable[Mapping[str, float]]]
+    """How much waits for a worker."""
     openapi: Callable[[str], dict[str, Any]]
     """The OpenAPI document, for the path under which the service is mounted."""
 

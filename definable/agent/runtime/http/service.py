@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,7 @@ class HTTPService:
         ingress: Takes in what is handled by the agent's triggers, or later.
         sessions: The agent's.
         health: Whether all is well, and the state of every part.
+        backlog: How much waits for a worker.
         tracker: Counts the requests.
         draining: Whether a stop has begun.
         bodies: The unfinished bodies of all requests.
@@ -85,6 +86,7 @@ class HTTPService:
         ingress: Ingress,
         sessions: SessionService,
         health: Callable[[], tuple[bool, dict[str, Any]]],
+        backlog: Callable[[], Awaitable[Mapping[str, float]]],
         tracker: WorkTracker,
         draining: Callable[[], bool],
         bodies: UnfinishedBodies,
@@ -105,7 +107,7 @@ class HTTPService:
             return openapi_document(name, webhooks, auth_provider(), root_path=root_path)
 
         context = EndpointContext(
-            name, runs, ingress, sessions, StreamedRuns(), KeyedRuns(ingress.values), health, openapi
+            name, runs, ingress, sessions, StreamedRuns(), KeyedRuns(ingress.values), health, backlog, openapi
         )
         agent_app = AgentApp(
             agent_router(context, webhooks, auth_provider, is_development=settings.dev),

@@ -34,6 +34,7 @@ NOT_STORED = (b"cache-control", b"no-store")
 async def health(context: EndpointContext, request: Request) -> Response:
     """200 while all is well, 503 while draining or when a child is down."""
     is_well, document = context.health()
+    document["children"]["events"] |= await context.backlog()
     return json_response(document, 200 if is_well else 503, [NOT_STORED])
 
 
