@@ -48,6 +48,7 @@ FOREIGN = {
     "definable.agent.trigger.registry": "triggers without an agent",
     "definable.concurrency.backoff": "waits are made short",
     "definable.concurrency.clock": "the clock of virtual time is set and read",
+    "definable.concurrency.rate_limits": "rates of fetches are made large, and limits measured",
     "definable.concurrency.event_loop": "a watchdog watches an event loop",
     "definable.model.message": "messages as session stores keep them",
     "definable.server.problem": "what endpoints raise",

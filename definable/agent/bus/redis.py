@@ -10,7 +10,7 @@ import math
 import os
 import ssl
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -40,6 +40,7 @@ from .redis_script import (
 from .store import Queue, SharedStore
 
 if TYPE_CHECKING:
+    from definable.concurrency.rate_limits import Limits
     from definable.storage.redis_link import RedisLink
 
     from .redis_claims import RedisConsumer
@@ -141,6 +142,12 @@ class RedisBus(QueueBus):
 
     def new_store(self) -> RedisStore:
         return RedisStore(self._address, prefix=str(self._prefix), **self._store_options)
+
+    def rate_limits(self) -> AbstractAsyncContextManager[Limits]:
+        """The limits that replicas share in this Redis, while the context is open; see `SharesLimits`."""
+        from definable.storage.redis_limits import redis_limits  # loads coredis
+
+        return redis_limits(self._address, str(self._prefix))
 
     def belongs_to(self, agent: str | None) -> None:
         """Keep events under an agent's name, where no prefix was given; called when an agent is given the bus.

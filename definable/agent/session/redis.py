@@ -6,7 +6,7 @@ import json
 import math
 import ssl
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -20,6 +20,7 @@ from .base import Session, conflict
 from .durable import DEFAULT_TTL, DurableStore, StoredSession
 
 if TYPE_CHECKING:
+    from definable.concurrency.rate_limits import Limits
     from definable.storage.redis_link import RedisLink
 
 Answer = TypeVar("Answer")
@@ -177,6 +178,12 @@ class RedisSessionStore(DurableStore):
 
     def __repr__(self) -> str:
         return f"RedisSessionStore({self._address!r})"
+
+    def rate_limits(self) -> AbstractAsyncContextManager[Limits]:
+        """The limits that replicas share in this Redis, while the context is open; see `SharesLimits`."""
+        from definable.storage.redis_limits import redis_limits  # loads coredis
+
+        return redis_limits(self._address, str(self._prefix))
 
     def belongs_to(self, agent: str | None) -> None:
         """Keep sessions under an agent's name, where no prefix was given; called when an agent is given the store.
