@@ -8,7 +8,16 @@ if TYPE_CHECKING:
     from .base import AuthContext, AuthProvider, AuthRequest
     from .jwt import JWTAuth
     from .providers import AllowlistAuth, APIKey, APIKeyAuth, CompositeAuth
-    from .signature import GitHubSignature, SlackSignature, StandardWebhookSignature, StripeSignature
+    from .signature import (
+        GitHubSignature,
+        MetaSignature,
+        ShopifySignature,
+        SlackSignature,
+        StandardWebhookSignature,
+        StripeSignature,
+        TwilioSignature,
+        ZoomSignature,
+    )
 
 __all__ = [
     "AuthProvider",
@@ -23,6 +32,10 @@ __all__ = [
     "StandardWebhookSignature",
     "SlackSignature",
     "StripeSignature",
+    "MetaSignature",
+    "ShopifySignature",
+    "TwilioSignature",
+    "ZoomSignature",
 ]
 
 __getattr__: GetAttribute = lazy_exports(
@@ -40,5 +53,9 @@ __getattr__: GetAttribute = lazy_exports(
         "StandardWebhookSignature": ".signature",
         "SlackSignature": ".signature",
         "StripeSignature": ".signature",
+        "MetaSignature": ".signature",
+        "ShopifySignature": ".signature",
+        "TwilioSignature": ".signature",
+        "ZoomSignature": ".signature",
     },
 )

@@ -1,13 +1,16 @@
-"""Webhooks that their sender signs: an HMAC-SHA256 over the raw body, compared in constant time.
+"""Webhooks that their sender signs: an HMAC over the raw body, compared in constant time.
 
 One class for each scheme, which says what its headers claim and how a signature is written:
 
 | Scheme | Signature in | Signed before the body | Written |
 |---|---|---|---|
-| GitHub | `X-Hub-Signature-256` | | `sha256=` and hex |
+| GitHub, Meta | `X-Hub-Signature-256` | | `sha256=` and hex |
+| Shopify | `X-Shopify-Hmac-Sha256` | | base64 |
 | Slack | `X-Slack-Signature` | `v0:`, `X-Slack-Request-Timestamp`, `:` | `v0=` and hex |
+| Zoom | `x-zm-signature` | `v0:`, `x-zm-request-timestamp`, `:` | `v0=` and hex |
 | Stripe | `Stripe-Signature`: `t=...,v1=...` | `t`, `.` | hex |
 | Standard Webhooks | `webhook-signature` | `webhook-id`, `.`, `webhook-timestamp`, `.` | `v1,` and base64 |
+| Twilio | `X-Twilio-Signature` | the URL; a form sorted in place of the body | base64, of SHA-1 |
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
+from urllib.parse import parse_qsl, urlsplit
 
 from definable.errors import ConfigurationError
 
@@ -44,6 +48,8 @@ class Claim:
     """When it was signed, in Unix seconds; None in a scheme that has no timestamp."""
     prefix: bytes = b""
     """What was signed before the body."""
+    covers_body: bool = True
+    """Whether the body was signed as it came; else all that was signed is in `prefix`."""
 
 
 class SignatureVerifier(ABC):
@@ -61,6 +67,8 @@ class SignatureVerifier(ABC):
     platforms: ClassVar[frozenset[str]] = frozenset({"http"})
     scheme: ClassVar[str]
     """The sender, and the user id of its requests."""
+    hash: ClassVar[Callable[..., Any]] = hashlib.sha256
+    """Of the HMAC."""
     tolerance: float = math.inf
     _clock: Callable[[], float] = staticmethod(time.time)
 
@@ -105,8 +113,9 @@ class SignatureVerifier(ABC):
     def _fits(self, claim: Claim, body: bytes) -> bool:
         fits = False
         for key in self._keys:  # to the end: the time taken must not tell which secret fits
-            mac = hmac.new(key, claim.prefix, hashlib.sha256)
-            mac.update(body)
+            mac = hmac.new(key, claim.prefix, self.hash)
+            if claim.covers_body:
+                mac.update(body)
             expected = self._written(mac.digest())
             for signature in claim.signatures:
                 fits |= hmac.compare_digest(expected, signature)
@@ -173,6 +182,39 @@ class GitHubSignature(SignatureVerifier):
         return b"sha256=" + digest.hex().encode()
 
 
+class MetaSignature(GitHubSignature):
+    """Accepts what Meta signed (WhatsApp, Messenger, Instagram), with the app's secret, or several while it is rotated.
+
+    Source: https://developers.facebook.com/docs/graph-api/webhooks/getting-started#validate-payloads
+
+    Example:
+        >>> Webhook("/whatsapp", auth=MetaSignature(app_secret), challenge="meta")  # doctest: +SKIP
+    """
+
+    scheme = "meta"
+
+
+class ShopifySignature(SignatureVerifier):
+    """Accepts deliveries that Shopify signed, with the app's client secret, or several while it is rotated.
+
+    The scheme has no timestamp; `Webhook(dedupe="X-Shopify-Webhook-Id")` keeps a delivery from being handled twice.
+
+    Source: https://shopify.dev/docs/apps/build/webhooks/verify-deliveries
+
+    Example:
+        >>> Webhook("/orders", auth=ShopifySignature(client_secret), dedupe="X-Shopify-Webhook-Id")  # doctest: +SKIP
+    """
+
+    scheme = "shopify"
+
+    def _claim(self, request: AuthRequest) -> Claim | None:
+        signature = header_bytes(request, "X-Shopify-Hmac-Sha256")
+        return None if signature is None else Claim((signature,))
+
+    def _written(self, digest: bytes) -> bytes:
+        return base64.b64encode(digest)
+
+
 class SlackSignature(TimedVerifier):
     """Accepts requests that Slack signed, with the app's signing secret; arguments as of `TimedVerifier`.
 
@@ -183,16 +225,96 @@ class SlackSignature(TimedVerifier):
     """
 
     scheme = "slack"
+    headers: ClassVar[tuple[str, str]] = ("X-Slack-Request-Timestamp", "X-Slack-Signature")
 
     def _claim(self, request: AuthRequest) -> Claim | None:
-        timestamp = header_bytes(request, "X-Slack-Request-Timestamp")
-        signature = header_bytes(request, "X-Slack-Signature")
+        timestamp, signature = (header_bytes(request, name) for name in self.headers)
         if timestamp is None or signature is None:
             return None
         return Claim((signature,), timestamp, b"v0:" + timestamp + b":")
 
     def _written(self, digest: bytes) -> bytes:
         return b"v0=" + digest.hex().encode()
+
+
+class ZoomSignature(SlackSignature):
+    """Accepts events that Zoom signed, with the app's secret token; arguments as of `TimedVerifier`.
+
+    Source: https://developers.zoom.us/docs/api/webhooks/#verify-webhook-events
+
+    Example:
+        >>> Webhook("/zoom", auth=ZoomSignature(secret_token), challenge="zoom")  # doctest: +SKIP
+    """
+
+    scheme = "zoom"
+    headers: ClassVar[tuple[str, str]] = ("x-zm-request-timestamp", "x-zm-signature")
+
+
+MAX_FORM_FIELDS = 1_000
+
+FORM = "application/x-www-form-urlencoded"
+
+
+class TwilioSignature(SignatureVerifier):
+    """Accepts requests that Twilio signed: the URL as Twilio called it, and the form, or the hash of another body.
+
+    Source: https://www.twilio.com/docs/usage/security#validating-requests
+
+    Args:
+        secret: The account's auth token, or several while it is rotated.
+        base_url: Scheme and host that Twilio calls, such as `"https://bot.example"`, where a proxy in front changes
+            them and is not one of `serve(trusted_proxies=[...])`. None takes the request's own.
+
+    Raises:
+        ConfigurationError: There is no secret, one is empty, or the URL is none.
+
+    Example:
+        >>> Webhook("/call", auth=TwilioSignature(auth_token))  # doctest: +SKIP
+    """
+
+    scheme = "twilio"
+    hash = hashlib.sha1  # Twilio's choice; an HMAC of it is not known to be broken (RFC 6194, 3.3)
+
+    def __init__(self, secret: str | Iterable[str], base_url: str | None = None) -> None:
+        super().__init__(secret)
+        parts = None if base_url is None else urlsplit(base_url)
+        if parts is not None and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query):
+            raise ConfigurationError(f"TwilioSignature(base_url={base_url!r}): such as 'https://bot.example'")
+        self._base = None if base_url is None else base_url.rstrip("/")
+
+    def _problem(self, request: AuthRequest) -> str | None:
+        problem = super()._problem(request)
+        if problem is None or header_bytes(request, "X-Twilio-Signature") is None:
+            return problem
+        return f"{problem}, or Twilio called another URL than {self._url(request).partition('?')[0]!r}: see base_url"
+
+    def _url(self, request: AuthRequest) -> str:
+        parts = urlsplit(request.url)
+        rest = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        return f"{self._base or f'{parts.scheme}://{parts.netloc}'}{rest}"
+
+    def _claim(self, request: AuthRequest) -> Claim | None:
+        signature = header_bytes(request, "X-Twilio-Signature")
+        if signature is None:
+            return None
+        url, body = self._url(request), request.body
+        media_type = (request.header("Content-Type") or "").partition(";")[0].strip().lower()
+        fields: list[tuple[str, str]] = []
+        if (given := request.query.get("bodySHA256")) is not None:
+            if not hmac.compare_digest(hashlib.sha256(body).hexdigest().encode(), given.lower().encode()):
+                return None
+        elif body and media_type != FORM:
+            return None  # nothing would speak for such a body
+        elif body:
+            try:
+                fields = parse_qsl(body.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS)
+            except ValueError:
+                return None
+        form = "".join(name + value for name, value in sorted(set(fields)))
+        return Claim((signature,), None, (url + form).encode("utf-8", "surrogatepass"), covers_body=False)
+
+    def _written(self, digest: bytes) -> bytes:
+        return base64.b64encode(digest)
 
 
 class StripeSignature(TimedVerifier):

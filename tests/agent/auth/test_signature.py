@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 from hypothesis import given
@@ -19,9 +20,13 @@ from definable.agent.auth import (
     AuthContext,
     AuthRequest,
     GitHubSignature,
+    MetaSignature,
+    ShopifySignature,
     SlackSignature,
     StandardWebhookSignature,
     StripeSignature,
+    TwilioSignature,
+    ZoomSignature,
 )
 from definable.agent.auth.base import needs_body
 from definable.agent.auth.signature import SignatureVerifier, TimedVerifier
@@ -55,6 +60,15 @@ def standard_headers(secret: str, body: bytes, at: int) -> dict[str, str]:
     return {"webhook-id": "msg_1", "webhook-timestamp": str(at), "webhook-signature": signature}
 
 
+def shopify_headers(secret: str, body: bytes, at: int) -> dict[str, str]:
+    return {"X-Shopify-Hmac-Sha256": base64.b64encode(hmac.digest(secret.encode(), body, "sha256")).decode()}
+
+
+def zoom_headers(secret: str, body: bytes, at: int) -> dict[str, str]:
+    signature = hexdigest(secret, b"v0:%d:" % at + body)
+    return {"x-zm-request-timestamp": str(at), "x-zm-signature": f"v0={signature}"}
+
+
 @dataclass(frozen=True)
 class Scheme:
     verifier: type[SignatureVerifier]
@@ -76,6 +90,10 @@ SCHEMES = {
     "slack": Scheme(SlackSignature, slack_headers, "X-Slack-Signature"),
     "stripe": Scheme(StripeSignature, stripe_headers, "Stripe-Signature"),
     "standard_webhooks": Scheme(StandardWebhookSignature, standard_headers, "webhook-signature", WHSEC),
+    # As GitHub's, but for the secret.
+    "meta": Scheme(MetaSignature, github_headers, "X-Hub-Signature-256", ("the app's secret", "the app's former one")),
+    "shopify": Scheme(ShopifySignature, shopify_headers, "X-Shopify-Hmac-Sha256"),
+    "zoom": Scheme(ZoomSignature, zoom_headers, "x-zm-signature"),
 }
 TIMED = [name for name, scheme in SCHEMES.items() if issubclass(scheme.verifier, TimedVerifier)]
 
@@ -139,6 +157,67 @@ def test_stripe_accepts_what_its_own_library_signed() -> None:
 }"""
     context = asked(verifier, {"Stripe-Signature": signature}, body)
     assert context is not None and context.user_id == "stripe"
+
+
+# Twilio, which signs the URL and a form.
+
+CALL = "https://mycompany.com/myapp.php?foo=1&bar=2"
+FORM = {
+    "CallSid": "CA1234567890ABCDE",
+    "Caller": "+14158675309",
+    "Digits": "1234",
+    "From": "+14158675309",
+    "To": "+18005551212",
+}
+JSON = b'{"property": "value", "boolean": true}'
+JSON_CALL = f"{CALL}&bodySHA256={hashlib.sha256(JSON).hexdigest()}"
+
+
+def called(
+    signature: str,
+    body: bytes = b"",
+    url: str = CALL,
+    content_type: str = "application/x-www-form-urlencoded",
+    verifier: TwilioSignature | None = None,
+) -> bool:
+    query = dict(parse_qsl(urlsplit(url).query))
+    headers = {"X-Twilio-Signature": signature, "Content-Type": content_type}
+    request = AuthRequest(headers=headers, method="POST", url=url, query=query, body=body)
+    return (verifier or TwilioSignature("12345")).authenticate(request) is not None
+
+
+def test_twilio_accepts_the_examples_of_its_documentation_and_libraries() -> None:
+    # twilio.com/docs/usage/security and the tests of twilio-python
+    assert called("RSOYDt4T1cUTdK1PDd93/VVr8B8=", urlencode(FORM).encode())
+    assert called("RSOYDt4T1cUTdK1PDd93/VVr8B8=", urlencode(sorted(FORM.items(), reverse=True)).encode())
+    assert called("a9nBmqA0ju/hNViExpshrM61xv4=", JSON, JSON_CALL, "application/json")
+
+
+def test_twilio_refuses_what_it_did_not_sign() -> None:
+    form, signature = urlencode(FORM).encode(), "RSOYDt4T1cUTdK1PDd93/VVr8B8="
+    assert not called(signature, urlencode(FORM | {"Digits": "1235"}).encode())
+    assert not called(signature, form + b"&More=1")
+    assert not called(signature, form, CALL.replace("foo=1", "foo=2"))
+    assert not called(signature, form, CALL.replace("https", "http"))
+    assert not called(signature, form, content_type="text/plain")
+    assert not called(signature[:-2] + "A=", form)
+    assert not called("", form)
+    assert not called("a9nBmqA0ju/hNViExpshrM61xv4=", JSON + b" ", JSON_CALL, "application/json")
+    assert not called(signature, b"&".join([b"a=1"] * 2000))
+    bare = base64.b64encode(hmac.digest(b"12345", CALL.encode(), "sha1")).decode()
+    assert called(bare)
+    assert not called(bare, JSON, content_type="application/json"), "nothing speaks for the body"
+
+
+def test_twilio_called_the_public_url_which_a_proxy_has_changed() -> None:
+    behind = CALL.replace("https://mycompany.com", "http://10.0.0.7:8000")
+    form, signature = urlencode(FORM).encode(), "RSOYDt4T1cUTdK1PDd93/VVr8B8="
+    assert not called(signature, form, behind)
+    for base in ("https://mycompany.com", "https://mycompany.com/"):
+        assert called(signature, form, behind, verifier=TwilioSignature(["new", "12345"], base_url=base))
+    for base in ("mycompany.com", "", "ftp://mycompany.com", "https://"):
+        with pytest.raises(ConfigurationError, match="base_url"):
+            TwilioSignature("12345", base_url=base)
 
 
 # An independent implementation.
