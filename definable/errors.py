@@ -22,6 +22,7 @@ DefinableError
 ├── SessionNotFound (LookupError)     no such session, or it belongs to somebody else
 ├── StorageError                      a file or service that keeps data for us failed: locked, full, damaged, away
 │   └── SessionConflict               a session was saved by another since it was loaded
+├── AuthUnavailable                   who a caller is cannot be said for now: an identity provider is away
 ├── EventBusError
 │   ├── EventBufferFull               the bounded buffer has no room; nothing was accepted
 │   └── EventBusClosed                the agent no longer serves; nothing was accepted
@@ -54,6 +55,7 @@ __all__ = [
     "SessionNotFound",
     "StorageError",
     "SessionConflict",
+    "AuthUnavailable",
     "EventBusError",
     "EventBufferFull",
     "EventBusClosed",
@@ -162,6 +164,10 @@ class StorageError(DefinableError):
 
 class SessionConflict(StorageError):
     """A session store did not save a session, since another version of it is stored than the one that was loaded."""
+
+
+class AuthUnavailable(DefinableError):
+    """An auth provider cannot say for now who a caller is: it is answered 503, and not that it is unknown."""
 
 
 class EventBusError(DefinableError):

@@ -73,6 +73,13 @@ class ServeOptions(TypedDict, total=False):
     loopback address answers to those alone, any other to every name."""
     public: Sequence[str]
     """Paths of routes of your own that need no credentials, or globs over whole paths: `["/status", "/pages/*"]`."""
+    rate_limit: str | None
+    """How often each caller may call, such as `"60/minute"`: so many requests at once, and then one by one at this
+    rate; beyond it they are answered 429 with `Retry-After`. A caller is a user or an API key (whose own
+    `APIKey(rate_limit=...)` comes first), or an address where nobody is asked who he is. Replicas share it where the
+    bus or the sessions are on Redis. Any number unless set."""
+    address_rate_limit: str | None
+    """The same for each address, whoever calls from there, and before anybody is asked who he is."""
     trusted_proxies: Sequence[str]
     """Addresses and networks of proxies whose `Forwarded` or `X-Forwarded-*` headers decide client, scheme and host:
     `["127.0.0.1", "10.0.0.0/8"]`, or `["unix"]` for whoever connects to the Unix socket; none unless set."""

@@ -8,6 +8,9 @@ that raises denies. It may have these attributes beside its own `authenticate`:
 - `speaks_on(platform)`: the same as a method, for what a set cannot say.
 - `explain(request)`: says for the log why a caller was refused, with no secret in it.
 - `needs_body = True`: it judges the raw body, which must be in `AuthRequest.body` before it is asked.
+- `has_limits = True`: its `AuthContext`s may have a `rate`, which replicas share.
+- `open()`: an async context, open while a service uses the provider: for its clients and tasks. One that is set while
+  the service runs is used without it.
 - `immediate = True`: its sync `authenticate` neither waits nor blocks, so it is called on the event loop; a worker
   thread would cost more than the answer.
 """
@@ -18,15 +21,17 @@ import inspect
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 from urllib.parse import quote
 
 import anyio
 
 from definable.concurrency.call import call_user
 from definable.concurrency.logs import logger_named
+from definable.concurrency.rate_limits import Rate
 from definable.errors import ConfigurationError
 from definable.frozen import frozen, made_when_asked_for
 
@@ -109,6 +114,8 @@ class AuthContext:
     scopes: frozenset[str] | None = None
     """What the caller may do: `"run"`, `"read"`, `"admin"` (everything, with everybody's sessions and runs); None: all
     but `"admin"`."""
+    rate: Rate | None = field(default=None, compare=False, repr=False)
+    """How often the caller may call, where it is not what `serve(rate_limit=...)` says."""
 
     @property
     def is_admin(self) -> bool:
@@ -171,6 +178,22 @@ MAX_IMMEDIATE_BODY = 1024 * 1024
 def needs_body(provider: AuthProvider) -> bool:
     """Whether the body must be read before the provider is asked."""
     return getattr(provider, "needs_body", False) is True
+
+
+def has_limits(provider: object) -> bool:
+    """Whether a provider says of some callers how often they may call."""
+    return getattr(provider, "has_limits", False) is True
+
+
+@asynccontextmanager
+async def opened(providers: Iterable[object]) -> AsyncGenerator[None, None]:
+    """Have the providers open, each once, while the context is; what is no provider is passed over."""
+    async with AsyncExitStack() as stack:
+        for provider in {id(each): each for each in providers if is_provider(each)}.values():
+            open_provider = getattr(provider, "open", None)
+            if callable(open_provider):
+                await stack.enter_async_context(cast("AbstractAsyncContextManager[object]", open_provider()))
+        yield
 
 
 def speaks_on(provider: AuthProvider, platform: str) -> bool:

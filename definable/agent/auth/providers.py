@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
+from definable.concurrency.clock import current_clock
+from definable.concurrency.rate_limits import rate_of
 from definable.errors import ConfigurationError
 from definable.original_library import API_KEY_ATTRIBUTES, unknown_attribute
 
@@ -17,8 +22,10 @@ from .base import (
     AuthRequest,
     authenticate,
     check_platforms,
+    has_limits,
     is_provider,
     needs_body,
+    opened,
     platform_identity,
     speaks_on,
     why_refused,
@@ -54,9 +61,14 @@ class CompositeAuth:
             check_platforms(provider)
         self.providers = providers
         self.needs_body: bool = any(needs_body(provider) for provider in providers)
+        self.has_limits: bool = any(has_limits(provider) for provider in providers)
 
     def __repr__(self) -> str:
         return f"CompositeAuth({', '.join(map(repr, self.providers))})"
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Have its members open while the context is."""
+        return opened(self.providers)
 
     @property
     def platforms(self) -> frozenset[str] | None:
@@ -177,9 +189,13 @@ class APIKey:
         key: The key.
         scopes: Of `"run"` (start and cancel runs, forget sessions, call webhooks and routes that change something),
             `"read"` (GET), and `"admin"` (both, and everybody's sessions and runs).
+        expires: From when on it is refused: a `datetime` with its time zone, or Unix seconds; None for never.
+        rate_limit: How often its holder may call, such as `"60/minute"`: so many at once, and then one by one at this
+            rate, whatever user it acts for. None leaves it to `serve(rate_limit=...)`.
 
     Raises:
-        ConfigurationError: The key is empty or no string, or a scope is unknown.
+        ConfigurationError: The key is empty or no string, a scope is unknown, the time has no zone, or the rate is no
+            rate.
 
     Example:
         >>> APIKeyAuth(keys={"shop": "a-long-key", "operator": APIKey("another", scopes={"admin"})})
@@ -188,6 +204,8 @@ class APIKey:
 
     key: str = field(repr=False)
     scopes: Collection[str] = PLAIN
+    expires: datetime | float | None = None
+    rate_limit: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not self.key:  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -198,6 +216,16 @@ class APIKey:
         if not scopes or not all(scope in ("run", "read", "admin") for scope in scopes):
             raise ConfigurationError(f"APIKey(scopes={given!r}): a set of 'run', 'read' and 'admin', not empty")
         object.__setattr__(self, "scopes", frozenset(scopes))
+        expires: Any = self.expires
+        if isinstance(expires, datetime) and expires.tzinfo is not None:
+            expires = expires.timestamp()
+        if expires is not None and (isinstance(expires, bool) or not isinstance(expires, int | float)):
+            raise ConfigurationError(f"APIKey(expires={expires!r}): a datetime with its time zone, or Unix seconds")
+        if expires != expires:
+            raise ConfigurationError("APIKey(expires=nan): a datetime with its time zone, or Unix seconds")
+        object.__setattr__(self, "expires", expires)
+        if self.rate_limit is not None:
+            rate_of(self.rate_limit, "APIKey(rate_limit")
 
 
 class APIKeyAuth:
@@ -229,7 +257,8 @@ class APIKeyAuth:
         if not isinstance(header, str) or not header.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"APIKeyAuth(header={header!r}): a header's name")
         self.header = header
-        self._keys = [(each.key.encode("utf-8", "surrogatepass"), identity(name, each)) for name, each in named(keys)]
+        self.has_limits: bool = any(each.rate_limit is not None for _, each in named(keys))
+        self._keys = [(each.key.encode("utf-8", "surrogatepass"), *identity(name, each)) for name, each in named(keys)]
 
     if not TYPE_CHECKING:  # a type checker would take every name for an attribute
 
@@ -244,17 +273,27 @@ class APIKeyAuth:
         presented = self._presented(request)
         if presented is None:
             return None
-        found = None
-        for key, caller in self._keys:  # to the end: the time taken must not tell which key fits
-            if hmac.compare_digest(key, presented):
-                found = caller
+        found, expires = self._found(presented)
+        if found is None or expires <= current_clock().now():
+            return None
         # A new one each time, since user code may change its metadata.
-        return None if found is None else AuthContext(found.user_id, dict(found.metadata), True, found.scopes)
+        return AuthContext(found.user_id, dict(found.metadata), True, found.scopes, found.rate)
 
     def explain(self, request: AuthRequest) -> str:
         """Why a caller is refused, for the log."""
         presented = self._presented(request)
-        return f"no API key in {self.header} or Authorization" if presented is None else "the API key is unknown"
+        if presented is None:
+            return f"no API key in {self.header} or Authorization"
+        found, _ = self._found(presented)
+        return "the API key is unknown" if found is None else f"the API key of {found.user_id} has expired"
+
+    def _found(self, presented: bytes) -> tuple[AuthContext | None, float]:
+        """Whose key it is, and until when."""
+        found, expires = None, inf
+        for key, caller, end in self._keys:  # to the end: the time taken must not tell which key fits
+            if hmac.compare_digest(key, presented):
+                found, expires = caller, end
+        return found, expires
 
     def _presented(self, request: AuthRequest) -> bytes | None:
         if request.platform != "http":
@@ -304,10 +343,13 @@ def pairs(keys: Any) -> list[tuple[Any, Any]]:
     return [(None, key) for key in cast("Iterable[Any]", keys)]
 
 
-def identity(name: str | None, key: APIKey) -> AuthContext:
-    """Who presents a key."""
+def identity(name: str | None, key: APIKey) -> tuple[AuthContext, float]:
+    """Who presents a key, and until when, in Unix seconds."""
     metadata = {"auth_method": "api_key"} | ({} if name is None else {"key": name})
-    return AuthContext(user_id_of(key.key), metadata, True, None if key.scopes == PLAIN else frozenset(key.scopes))
+    scopes = None if key.scopes == PLAIN else frozenset(key.scopes)
+    rate = None if key.rate_limit is None else rate_of(key.rate_limit)
+    expires = inf if key.expires is None else cast("float", key.expires)
+    return AuthContext(user_id_of(key.key), metadata, True, scopes, rate), expires
 
 
 def user_id_of(key: str) -> str:

@@ -15,6 +15,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from definable.agent.agent import Agent
+from definable.agent.auth.base import opened
 from definable.agent.interface.base import BaseInterface
 from definable.agent.options import ServeOptions
 from definable.agent.trigger.base import BaseTrigger
@@ -241,6 +242,7 @@ class AgentRuntime(ServedAgent):
             )
             for agent in self._agents:
                 await stack.enter_async_context(agent_lifespan(agent))
+            await stack.enter_async_context(opened(self._providers))
             if self.http is not None:
                 await stack.enter_async_context(self.http.open())
             yield

@@ -16,12 +16,13 @@ import anyio
 
 from definable.agent.agent import Agent
 from definable.agent.arguments import check_auth
-from definable.agent.auth.base import RefusalLog
+from definable.agent.auth.base import RefusalLog, has_limits
 from definable.agent.bus.base import Backlog, MeasuresBacklog
 from definable.agent.bus.memory import MemoryBus
 from definable.agent.interface.base import BaseInterface
 from definable.agent.work import WorkTracker
 from definable.concurrency.clock import current_clock
+from definable.concurrency.rate_limits import SharesLimits
 from definable.errors import EventBusError, StorageError
 
 from .banner import ServedChat, ServiceSummary
@@ -182,6 +183,20 @@ class ServedAgent:
         return dict.fromkeys([self.agent, *[other for other in others if isinstance(other, Agent)]])
 
     @property
+    def _providers(self) -> Iterable[object]:
+        """What may be asked who a caller is."""
+        yield from (agent.auth for agent in self._agents)
+        yield from (webhook.auth for webhook in self.triggers.webhooks)
+        yield from (supervisor.interface.auth for supervisor in self.supervisors)
+
+    @property
+    def _shares_limits(self) -> SharesLimits | None:
+        """Where the replicas of this service share the limits of callers; None where there are none, or nowhere."""
+        rates = self.settings.rate_limit or self.settings.address_rate_limit
+        parts = (self.bus, self.agent.sessions) if rates or any(map(has_limits, self._providers)) else ()
+        return next((part for part in parts if isinstance(part, SharesLimits)), None)
+
+    @property
     def serves_http(self) -> bool:
         """Whether HTTP is served: as `enable_server` says, else when it is wanted or nothing else is there."""
         if self.settings.enable_server is not None or self._foreign_server:
@@ -213,4 +228,5 @@ class ServedAgent:
             bodies=UnfinishedBodies(memory_for_bodies(self.settings.max_memory_bodies, largest)),
             refusals=self._refusals,
             middleware=agent.middleware,
+            shared=self._shares_limits,
         )

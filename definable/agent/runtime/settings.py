@@ -15,6 +15,7 @@ from typing import Any
 
 from definable.agent.bus.memory import DEFAULT_BUFFER
 from definable.agent.options import ServeOptions
+from definable.concurrency.rate_limits import Rate, rate_of
 from definable.errors import ConfigurationError
 from definable.original_library import unknown_arguments
 from definable.server.listener import DEFAULT_MODE, BoundAddress
@@ -45,6 +46,7 @@ class Option:
     is_file: bool = False
     reads: Callable[[str], Any] | None = None
     """Makes the value of the command line's text, where that is not done by its type."""
+    is_list: bool = False
     check: Callable[[Any], object] | None = None
     """Raises `ConfigurationError` for a wrong value."""
 
@@ -56,7 +58,17 @@ def octal(text: str) -> int:
 
 def option(default: Any, help: str | None, **known: Any) -> Any:
     """A field of `ServeSettings`; see `Option`."""
-    return field(default=default, metadata={"option": Option(help=help, **known)})
+    is_list = isinstance(default, tuple)
+    return field(default=default, metadata={"option": Option(help=help, is_list=is_list, **known)})
+
+
+def optional_rate(written: str | None) -> Rate | None:
+    """A rate of callers.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    return None if written is None else rate_of(written)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +161,17 @@ class ServeSettings:
         (), "A route of your own without auth, or a glob; repeatable.", metavar="PATH", check=PublicPaths
     )
     """Paths of routes of your own that need no credentials, or globs over whole paths: `["/status", "/pages/*"]`."""
+    rate_limit: str | None = option(
+        None, "How often each caller may call, such as 60/minute.", metavar="RATE", check=optional_rate
+    )
+    """How often each caller may call, such as `"60/minute"`: so many requests at once, and then one by one at this
+    rate; beyond it they are answered 429 with `Retry-After`. A caller is a user or an API key (whose own
+    `APIKey(rate_limit=...)` comes first), or an address where nobody is asked who he is. Replicas share it where the
+    bus or the sessions are on Redis. Any number unless set."""
+    address_rate_limit: str | None = option(
+        None, "How often each address may call, such as 600/minute.", metavar="RATE", check=optional_rate
+    )
+    """The same for each address, whoever calls from there, and before anybody is asked who he is."""
     trusted_proxies: Sequence[str] = option(
         (),
         "A proxy, or a network of them, whose X-Forwarded-* headers count; repeatable.",
@@ -181,7 +204,8 @@ class ServeSettings:
             if each.minimum is not None and (value is not None or defaults[name] is not None):
                 check_number(name, value, each.minimum, each.maximum)
             if each.check is not None:
-                check_list(name, value)
+                if each.is_list:
+                    check_list(name, value)
                 each.check(value)
         if self.keyfile is not None and self.certfile is None:
             raise ConfigurationError(f"keyfile={os.fspath(self.keyfile)!r} needs its certfile")
@@ -230,7 +254,7 @@ def check_list(name: str, value: object) -> None:
     Raises:
         ConfigurationError: It is no list.
     """
-    if name != "root_path" and (isinstance(value, str) or not isinstance(value, Sequence)):
+    if isinstance(value, str) or not isinstance(value, Sequence):
         raise ConfigurationError(f"{name}={value!r}: a list, such as [{value!r}]")
 
 

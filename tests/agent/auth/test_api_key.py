@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from definable.agent.auth import APIKeyAuth, AuthProvider, AuthRequest
+from definable.agent.auth import APIKey, APIKeyAuth, AuthProvider, AuthRequest
 from definable.agent.trigger import Headers
 from definable.errors import ConfigurationError
 
@@ -117,3 +119,40 @@ def test_there_must_be_a_key(keys: Any) -> None:
 
 def test_keys_are_not_shown() -> None:
     assert "secret" not in repr(APIKeyAuth({"secret1", "secret2"}))
+
+
+# Keys that end, and keys with a rate.
+
+
+def let_in(key: APIKey) -> bool:
+    return APIKeyAuth({"client": key}).authenticate(AuthRequest(headers={"X-API-Key": key.key})) is not None
+
+
+@pytest.mark.parametrize(("seconds", "accepted"), [(3600, True), (-1, False), (-86400, False)])
+def test_a_key_is_refused_from_when_on_it_expires(seconds: float, accepted: bool) -> None:
+    end = datetime.now(UTC) + timedelta(seconds=seconds)
+    assert let_in(APIKey("k", expires=end)) is accepted
+    assert let_in(APIKey("k", expires=end.astimezone(timezone(timedelta(hours=5))))) is accepted
+    assert let_in(APIKey("k", expires=end.timestamp())) is accepted
+    assert let_in(APIKey("k"))
+
+
+def test_the_log_says_which_key_has_expired_and_the_caller_is_not_told() -> None:
+    provider = APIKeyAuth({"old": APIKey("secret-key", expires=1), "new": "k"})
+    request = AuthRequest(headers={"X-API-Key": "secret-key"})
+    assert provider.authenticate(request) is None
+    assert "has expired" in provider.explain(request)
+    assert "secret-key" not in provider.explain(request)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *[{"expires": value} for value in ("2030-01-01", datetime(2030, 1, 1), True, [], math.nan)],
+        *[{"rate_limit": value} for value in ("", "60", "0/minute", 60, "60/fortnight")],
+    ],
+    ids=repr,
+)
+def test_an_end_has_a_time_zone_and_a_rate_a_period(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        APIKey("k", **options)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
-from definable.agent.auth.base import AuthProvider, RefusalLog
+from definable.agent.auth.base import AuthProvider
 from definable.agent.runtime.dispatch import log_failure
 from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.runtime.settings import DEFAULT_MAX_MEMORY
@@ -24,7 +24,7 @@ from definable.errors import RunCancelled
 from definable.server.problem import Problem, send_problem
 from definable.server.request_cycle import Message, Receive, Scope, Send
 
-from .auth import PublicPaths, authenticate_request, scope_of
+from .auth import Door, PublicPaths, scope_of
 from .body_memory import AnswerMemory, UnfinishedBodies
 from .browsers import BrowserGate, Headers
 from .request import ClientGone, Request
@@ -91,7 +91,7 @@ class AgentApp:
         max_active_bytes: What the bodies of requests that are being handled may hold.
         gate: What browsers' requests are asked first.
         public: The paths of what the guest answers to everybody.
-        refusals: Where it is noted who is not let in.
+        door: Lets callers in.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class AgentApp:
         *,
         gate: BrowserGate,
         public: PublicPaths,
-        refusals: RefusalLog,
+        door: Door,
     ) -> None:
         self._router = router
         self._memory = AnswerMemory(max_answer_bytes)
@@ -121,7 +121,7 @@ class AgentApp:
         self._bodies = bodies
         self._gate = gate
         self._public = public
-        self._refusals = refusals
+        self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or serve one WebSocket."""
@@ -170,28 +170,33 @@ class AgentApp:
             await self._answer(route, request, send, self._uncounted if always else self._tracker)
             return
         if match.allowed:
-            if await self._answer_of_method(scope, send, match.allowed):
+            if await self._answer_of_method(request, send, match.allowed):
                 return
             scope[ALLOW_SCOPE_KEY] = match.allowed
         await self._pass_on(request, send)
 
-    async def _answer_of_method(self, scope: Scope, send: Send, allowed: tuple[str, ...]) -> bool:
+    async def _answer_of_method(self, request: Request, send: Send, allowed: tuple[str, ...]) -> bool:
         """Answer what tells of the methods of a path: OPTIONS, and a method that a public endpoint does not have, which
         is refused without asking for credentials.
 
         Returns:
             Whether the request was answered: not where the guest has the method, or has to be asked.
         """
-        path, method = local_path(scope), scope["method"]
-        others = self._guest.methods(path)
+        scope, method = request.scope, request.method
+        others = self._guest.methods(local_path(scope))
         if method in others:
             return False
         methods = {*allowed, *others}
+        found = [self._match({**scope, "method": each}).endpoint for each in allowed]
         if method == "OPTIONS":
+            for route in found:
+                handshake = None if route is None or route.unsigned is None else route.unsigned(request)
+                if handshake is not None:
+                    await handshake.send(ResponseSender(scope, send, self._memory))
+                    return True
             headers = [allow_header(methods | {"OPTIONS"})]
             await Response(b"", 204, None, headers).send(ResponseSender(scope, send, self._memory))
             return True
-        found = [self._match({**scope, "method": each}).endpoint for each in allowed]
         if any(route is not None and route.auth_provider() is None for route in found):
             problem = Problem(405, "The method is not allowed for this path.", headers=[allow_header(methods)])
             await send_problem(send, problem)
@@ -249,10 +254,8 @@ class AgentApp:
         response = None if route.unsigned is None else route.unsigned(request)
         if response is None:
             provider = route.auth_provider()
-            if provider is not None:
-                request.auth = await authenticate_request(
-                    provider, request, route.max_body, route.scope, self._refusals
-                )
+            if provider is not None or (self._door.is_limited and not route.is_always_served):
+                request.auth = await self._door.admit(provider, request, route.max_body, route.scope)
             response = await closing_what_it_leaves("a request's handler", route.endpoint, request)
         await response.send(sender)
 
@@ -271,11 +274,11 @@ class AgentApp:
 
     async def _answer_by_guest(self, request: Request, send: Send) -> None:
         provider = self._guest_provider(request.scope)
-        if provider is not None:
+        if provider is not None or self._door.is_limited:
             try:
-                scope = scope_of(request)
-                auth = await authenticate_request(provider, request, self._guest.max_body, scope, self._refusals)
-                request.scope[AUTH_SCOPE_KEY] = auth
+                auth = await self._door.admit(provider, request, self._guest.max_body, scope_of(request))
+                if auth is not None:
+                    request.scope[AUTH_SCOPE_KEY] = auth
             except Problem as problem:
                 await refuse(request.scope, send, problem)
                 return

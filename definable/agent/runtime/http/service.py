@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from definable.agent.session.service import SessionService
 from definable.agent.trigger.webhook import Webhook
 from definable.agent.work import WorkTracker
 from definable.concurrency.logs import logger_named
+from definable.concurrency.rate_limits import SharesLimits, rate_of
 from definable.server import (
     Address,
     ASGIApp,
@@ -36,7 +37,7 @@ from definable.server.transport import is_unix
 
 from .app import AgentApp, Guest
 from .asgi import answered
-from .auth import PublicPaths
+from .auth import Door, PublicPaths
 from .body_memory import UnfinishedBodies
 from .browsers import BrowserGate, HostPolicy, OriginPolicy, is_loopback
 from .endpoints.runs import StreamedRuns
@@ -72,6 +73,7 @@ class HTTPService:
         bodies: The unfinished bodies of all requests.
         refusals: Where it is noted who is not let in.
         middleware: Goes around everything, the outermost first.
+        shared: Where replicas share the limits of callers; None to keep them to itself.
     """
 
     def __init__(
@@ -92,8 +94,12 @@ class HTTPService:
         bodies: UnfinishedBodies,
         refusals: RefusalLog,
         middleware: Sequence[MakeMiddleware],
+        shared: SharesLimits | None = None,
     ) -> None:
         self._settings = settings
+        self._shared = shared
+        rates = (settings.rate_limit, settings.address_rate_limit)
+        self._door = Door(refusals, *[None if rate is None else rate_of(rate) for rate in rates])
         self._server: HTTPServer | None = None
         self._ended = anyio.Event()
         self.exposed_at: str | None = None
@@ -120,7 +126,7 @@ class HTTPService:
             settings.max_memory_active,
             gate=self._gate,
             public=PublicPaths(settings.public),
-            refusals=refusals,
+            door=self._door,
         )
         self._middleware = MiddlewareStack(partial(answered, agent_app), middleware) if middleware else None
         self.app: ASGIApp = self._middleware or agent_app
@@ -154,8 +160,13 @@ class HTTPService:
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
         """Run the user's `before_serving` functions now and the `after_serving` ones when the context is left, around
-        them the lifespan of the middleware."""
-        async with nullcontext() if self._middleware is None else self._middleware.lifespan(), self.guest.lifespan():
+        them the lifespan of the middleware; share limits meanwhile."""
+        async with AsyncExitStack() as stack:
+            if self._shared is not None:
+                self._door.limits = await stack.enter_async_context(self._shared.rate_limits())
+            if self._middleware is not None:
+                await stack.enter_async_context(self._middleware.lifespan())
+            await stack.enter_async_context(self.guest.lifespan())
             yield
 
     async def run(self, *, task_status: TaskStatus[list[Address]]) -> None:
