@@ -19,6 +19,7 @@ from definable.agent.trigger.base import BaseTrigger, TriggerEvent
 from definable.agent.trigger.content import own_body
 from definable.agent.trigger.cron import TimeTrigger
 from definable.agent.trigger.request import Headers
+from definable.agent.trigger.webhook import Webhook
 from definable.agent.work import Work, WorkTracker
 from definable.concurrency.call import contained
 from definable.concurrency.clock import current_clock
@@ -318,6 +319,8 @@ def event_of(trigger: BaseTrigger, delivery: Delivery) -> TriggerEvent:
     if "request" in data:
         body, raw = accepted_request(data)
         headers = raw.headers
+        if isinstance(trigger, Webhook):
+            body = trigger.checked_body(body)
     elif "body_text" in data:
         body = json.loads(data["body_text"])
     else:  # a copy: other triggers and later attempts get the same data

@@ -9,16 +9,17 @@
 | `"zoom"` | JSON `{"event": "endpoint.url_validation", ...}`, signed | the token and its HMAC-SHA256 |
 | `"echo"` | `GET ?challenge=...` (Dropbox, Nylas), JSON `{"challenge": ...}` (monday.com), Twitch | the challenge |
 | `"echo"` | HEAD (Trello) | 200 |
+| `"cloudevents"` | OPTIONS with `WebHook-Request-Origin` (Azure Event Grid) | 200 with `WebHook-Allowed-Origin` |
 
-What is asked by the query is not signed, so it is answered before auth: all that a stranger gets is his own text
-back.
+What is asked by the query or by OPTIONS is not signed, so it is answered before auth: all that a stranger gets is his
+own text back.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
 from definable.errors import ConfigurationError
@@ -26,17 +27,21 @@ from definable.errors import ConfigurationError
 from .base import TriggerEvent
 from .request import Reply
 
-Preset: TypeAlias = Literal["slack", "meta", "graph", "zoom", "echo"]
+Preset: TypeAlias = Literal["slack", "meta", "graph", "zoom", "cloudevents", "echo"]
 
 PLAIN = {"content-type": "text/plain; charset=utf-8", "x-content-type-options": "nosniff"}
 """No browser must take for a page what a stranger had sent back."""
 
 
 class Challenge:
-    """One kind of handshake: a kind defines one way to ask, or both."""
+    """One kind of handshake: a kind defines one way to ask, or several."""
 
     def by_query(self, method: str, query: Mapping[str, str]) -> Reply | None:
         """The answer to a question in the query, which nobody has signed; None when there is none."""
+        return None
+
+    def by_options(self, headers: Mapping[str, str], methods: Sequence[str]) -> Reply | None:
+        """The answer to an OPTIONS that nobody has signed, of a webhook of these methods; None when it asks nothing."""
         return None
 
     def by_body(self, event: TriggerEvent, sign: Sign | None) -> Reply | None:
@@ -134,6 +139,19 @@ class EchoChallenge(Challenge):
         return Reply({"challenge": challenge}) if isinstance(challenge, str) and len(body) == 1 else None
 
 
+class CloudEventsChallenge(Challenge):
+    """https://github.com/cloudevents/spec/blob/main/cloudevents/http-webhook.md#4-abuse-protection"""
+
+    def by_options(self, headers: Mapping[str, str], methods: Sequence[str]) -> Reply | None:
+        origin = headers.get("webhook-request-origin")
+        if not origin:
+            return None
+        allowed = {"allow": ", ".join(methods), "webhook-allowed-origin": origin}
+        if "webhook-request-rate" in headers:
+            allowed["webhook-allowed-rate"] = "*"
+        return Reply("", 200, allowed)
+
+
 class AnyChallenge(Challenge):
     """The first of several kinds that fits."""
 
@@ -142,6 +160,9 @@ class AnyChallenge(Challenge):
 
     def by_query(self, method: str, query: Mapping[str, str]) -> Reply | None:
         return next(filter(None, (each.by_query(method, query) for each in self._kinds)), None)
+
+    def by_options(self, headers: Mapping[str, str], methods: Sequence[str]) -> Reply | None:
+        return next(filter(None, (each.by_options(headers, methods) for each in self._kinds)), None)
 
     def by_body(self, event: TriggerEvent, sign: Sign | None) -> Reply | None:
         return next(filter(None, (each.by_body(event, sign) for each in self._kinds)), None)
@@ -152,6 +173,7 @@ PRESETS: dict[str, Challenge] = {
     "meta": MetaChallenge(),
     "graph": GraphChallenge(),
     "zoom": ZoomChallenge(),
+    "cloudevents": CloudEventsChallenge(),
     "echo": EchoChallenge(),
 }
 

@@ -37,7 +37,8 @@ class TriggerRegistry:
 
     def __init__(self, triggers: Iterable[BaseTrigger] = ()) -> None:
         self._triggers: list[BaseTrigger] = list(triggers)
-        self._routes = {route_of(trigger): trigger for trigger in self._triggers if isinstance(trigger, Webhook)}
+        webhooks = [trigger for trigger in self._triggers if isinstance(trigger, Webhook)]
+        self._routes = {route: webhook for webhook in webhooks for route in routes_of(webhook)}
         self._named = {each.given_name: each for each in self._triggers if each.given_name is not None}
 
     def __iter__(self) -> Iterator[BaseTrigger]:
@@ -65,7 +66,7 @@ class TriggerRegistry:
             raise ConfigurationError(f"name={trigger.given_name!r} is {other!r}'s already: each trigger has its own")
         if isinstance(trigger, Webhook):
             self._check_route(trigger)
-            self._routes[route_of(trigger)] = trigger
+            self._routes.update(dict.fromkeys(routes_of(trigger), trigger))
         if trigger.given_name is not None:
             self._named[trigger.given_name] = trigger
         trigger.handler = handler
@@ -74,7 +75,7 @@ class TriggerRegistry:
     def _check_route(self, webhook: Webhook) -> None:
         if any(covers(path, webhook.path) for path in BUILT_IN_PATHS):
             raise RouteConflict(f"{webhook.source} shadows a built-in route: choose another path")
-        other = self._routes.get(route_of(webhook))
+        other = next((self._routes[route] for route in routes_of(webhook) if route in self._routes), None)
         if other is not None:
             raise RouteConflict(f"{webhook.source} is registered already, as {other.source}: choose another path")
 
@@ -87,6 +88,7 @@ def covers(pattern: str, path: str) -> bool:
     )
 
 
-def route_of(webhook: Webhook) -> tuple[str, str]:
-    """The same for webhooks of the same requests: method and path, its parameters' names aside."""
-    return webhook.method, PARAMETER.sub("{}", webhook.path)
+def routes_of(webhook: Webhook) -> list[tuple[str, str]]:
+    """The same for webhooks of the same requests: methods and path, its parameters' names aside."""
+    path = PARAMETER.sub("{}", webhook.path)
+    return [(method, path) for method in webhook.methods]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, Unpack
+from typing import Any, Literal, TypeAlias, Unpack, cast
 
 from definable.agent.auth.base import AuthProvider, is_provider
 from definable.concurrency.call import takes
@@ -31,7 +31,8 @@ class Webhook(BaseTrigger):
     Args:
         path: The path, with parameters in braces: `/github/{repo}`. A missing leading slash is added; `/github` and
             `/github/` are two paths. A parameter is never empty and never holds a slash, encoded or not.
-        method: The HTTP method. GET answers HEAD too, and OPTIONS is answered by itself, unless another webhook has it.
+        method: The HTTP method, or several. GET answers HEAD too, and OPTIONS is answered by itself, unless another
+            webhook has it.
         auth: None inherits `agent.auth`; False makes the endpoint public; a provider applies to it alone.
         respond: `"wait"` answers when the work is done; `"accept"` answers 202 at once, and the work goes through the
             event bus.
@@ -39,14 +40,16 @@ class Webhook(BaseTrigger):
             answered `{"status": "duplicate"}` and not run again, or 409 while the first is still handled. What is not
             answered 2xx may come again.
         challenge: How a platform's handshake is answered, also with `respond="accept"`, and before `dedupe`: True (any
-            known kind), `"slack"`, `"meta"`, `"graph"`, `"zoom"`, `"echo"`, `MetaChallenge(verify_token)`,
-            `ZoomChallenge(secret)`, or a function of the event that returns a `Reply`, text, JSON, or None for what is
-            no handshake. A webhook of another method answers handshakes by GET too, without auth: platforms do not
-            sign them.
+            known kind), `"slack"`, `"meta"`, `"graph"`, `"zoom"`, `"cloudevents"`, `"echo"`,
+            `MetaChallenge(verify_token)`, `ZoomChallenge(secret)`, or a function of the event that returns a `Reply`,
+            text, JSON, or None for what is no handshake. A webhook of another method answers handshakes by GET too,
+            without auth: platforms do not sign them.
         filter: A function of the event: what it returns nothing true for is answered 200 and dropped before it is
             queued.
         before_accept: With `respond="accept"`: a function of the event, called before it is queued, that returns a
             `Reply` to send instead, or None.
+        body: What the body must be: a pydantic model, or any other type that pydantic knows. `event.body` is one then,
+            and what is none is answered 422 with the names of the wrong fields.
         max_body: The largest body, in bytes; a larger one is answered 413.
         options: `timeout`, `max_concurrency`, `retries` (a waiting caller waits), `name`: see `TriggerOptions`.
 
@@ -62,21 +65,21 @@ class Webhook(BaseTrigger):
         self,
         path: str,
         *,
-        method: str = "POST",
+        method: str | Iterable[str] = "POST",
         auth: AuthProvider | Literal[False] | None = None,
         respond: Literal["wait", "accept"] = "wait",
         dedupe: Dedupe | None = None,
         challenge: Challenge | Preset | bool | Callable[[TriggerEvent], Any] | None = None,
         filter: Callable[[TriggerEvent], Any] | None = None,
         before_accept: Callable[[TriggerEvent], Any] | None = None,
+        body: Any = None,
         max_body: int = DEFAULT_MAX_BODY,
         **options: Unpack[TriggerOptions],
     ) -> None:
         super().__init__(**options)
         self.path: str = checked_path(path)
-        self.method: str = str(method).upper()
-        if self.method not in METHODS:
-            raise ConfigurationError(f"Webhook(method={method!r}): one of {', '.join(sorted(METHODS))}")
+        self.methods: tuple[str, ...] = checked_methods(method)
+        self.method: str = self.methods[0]
         if respond not in ("wait", "accept"):
             raise ConfigurationError(f"Webhook(respond={respond!r}): 'wait' or 'accept'")
         if auth is not None and auth is not False and not is_provider(auth):
@@ -96,13 +99,59 @@ class Webhook(BaseTrigger):
             raise ConfigurationError("Webhook(before_accept=...) needs respond='accept': else the handler can reply")
         self.filter = filter
         self.before_accept = before_accept
-        self.answers_early: bool = not (self.challenge is filter is before_accept is None)
+        self.answers_early: bool = not (filter is before_accept is None)
         """Whether something is asked before a delivery counts as one."""
         self.max_body = max_body
+        self.body = body
+        self._validate: Callable[[Any], Any] | None = None if body is None else validator(body)
 
     @cached_property
     def source(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] - a property, made once
-        return f"{self.method} {self.path}"
+        return f"{'|'.join(self.methods)} {self.path}"
+
+    def source_of(self, method: str) -> str:
+        """The source of a request's event; a HEAD that nobody wanted is a GET."""
+        if len(self.methods) == 1:
+            return self.source
+        return f"{method if method in self.methods else 'GET'} {self.path}"
+
+    def checked_body(self, body: Any) -> Any:
+        """A parsed body as `Webhook(body=...)` wants it.
+
+        Raises:
+            pydantic.ValidationError: It is another one.
+        """
+        return body if self._validate is None else self._validate(body)
+
+
+def checked_methods(method: object) -> tuple[str, ...]:
+    """A webhook's methods, in upper case, each once.
+
+    Raises:
+        ConfigurationError: One is unknown, or there is none.
+    """
+    is_several = isinstance(method, Iterable) and not isinstance(method, str)
+    several: list[Any] = list(cast("Iterable[Any]", method)) if is_several else [method]
+    methods = tuple(dict.fromkeys(str(each).upper() for each in several))
+    if not methods or not METHODS.issuperset(methods):
+        raise ConfigurationError(f"Webhook(method={method!r}): one or several of {', '.join(sorted(METHODS))}")
+    return methods
+
+
+def validator(kind: Any) -> Callable[[Any], Any]:
+    """What makes a value of a type of a parsed body.
+
+    Raises:
+        ConfigurationError: It is no type that pydantic knows.
+    """
+    from pydantic import PydanticUserError, TypeAdapter  # heavy, and few webhooks have one
+
+    try:
+        return TypeAdapter(kind).validate_python
+    except (PydanticUserError, NameError) as error:
+        raise ConfigurationError(
+            f"Webhook(body={kind!r}): a pydantic model, or a type that it knows: {error}"
+        ) from None
 
 
 def checked_path(path: str) -> str:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from definable import __version__
@@ -97,12 +97,13 @@ def add_webhooks(
     taken: set[str] = set()
     for webhook in webhooks:
         path = spelt.setdefault(PARAMETER.sub("{}", webhook.path), webhook.path)
-        name = unused("_".join([webhook.method.lower(), *re.findall("[A-Za-z0-9]+", webhook.path)]), taken)
-        taken.add(name)
-        operation = {"operationId": name, **webhook_operation(webhook, path)}
-        own = None if webhook.auth is False else webhook.auth
-        add_security(operation, inherited if webhook.auth is None else own, security)
-        paths.setdefault(path, {})[webhook.method.lower()] = operation
+        for method in webhook.methods:
+            name = unused("_".join([method.lower(), *re.findall("[A-Za-z0-9]+", webhook.path)]), taken)
+            taken.add(name)
+            operation = {"operationId": name, **webhook_operation(webhook, method, path)}
+            own = None if webhook.auth is False else webhook.auth
+            add_security(operation, inherited if webhook.auth is None else own, security)
+            paths.setdefault(path, {})[method.lower()] = operation
 
 
 def add_security(operation: dict[str, Any], provider: AuthProvider | None, security: SecuritySchemes) -> None:
@@ -262,7 +263,7 @@ BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 OWN_REPLY: dict[str, Any] = {"description": "The handler's own reply, of any status and type.", "content": {"*/*": {}}}
 
 
-def webhook_operation(webhook: Webhook, path: str) -> dict[str, Any]:
+def webhook_operation(webhook: Webhook, method: str, path: str) -> dict[str, Any]:
     """A webhook's operation, under a path whose parameters may have other names than its own."""
     operation: dict[str, Any] = {
         "tags": ["webhooks"],
@@ -270,10 +271,34 @@ def webhook_operation(webhook: Webhook, path: str) -> dict[str, Any]:
         "parameters": [*map(in_path, PARAMETER.findall(path)), *delivery_name(webhook)],
         "responses": responses(webhook),
     }
-    if webhook.method not in BODILESS:
+    if webhook.body is not None:
+        operation["requestBody"] = {"required": True, "content": body_content(webhook.body)}
+        operation["responses"] |= problems([422])
+    elif method not in BODILESS:
         description = f"Anything, at most {webhook.max_body} bytes."
         operation["requestBody"] = {"description": description, "content": ANY_BODY}
     return operation
+
+
+def body_content(kind: Any) -> dict[str, Any]:
+    """What a webhook's body must be, with all that its schema refers to within it."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    schema = adapter.json_schema()
+    content = {"schema": inlined(schema, schema.pop("$defs", {}), ())}
+    return {"application/json": content, "application/x-www-form-urlencoded": content}
+
+
+def inlined(schema: Any, definitions: Mapping[str, Any], within: tuple[str, ...]) -> Any:
+    """A schema with what it refers to in place of the references; what refers to itself is left open there."""
+    if isinstance(schema, list):
+        return [inlined(each, definitions, within) for each in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    fields = cast("dict[str, Any]", schema)
+    name = str(fields.get("$ref", "")).removeprefix("#/$defs/")
+    if name in definitions:
+        return {} if name in within else inlined(definitions[name], definitions, (*within, name))
+    return {key: inlined(value, definitions, within) for key, value in fields.items() if key != "discriminator"}
 
 
 def words(webhook: Webhook) -> dict[str, str]:

@@ -22,6 +22,10 @@ SIGNATURE_HEADERS = {
     "slack": "X-Slack-Signature",
     "standard_webhooks": "webhook-signature",
     "stripe": "Stripe-Signature",
+    "meta": "X-Hub-Signature-256",
+    "shopify": "X-Shopify-Hmac-Sha256",
+    "twilio": "X-Twilio-Signature",
+    "zoom": "x-zm-signature",
 }
 """Where each scheme carries its signature."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from definable.agent.runtime.run_log import TooManyRuns
 from definable.agent.trigger.request import Reply
@@ -57,6 +57,36 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, RunCancelled):
         return Problem(409, "the run was cancelled")
     return Problem(500, "the service failed to handle this request")
+
+
+MAX_WRONG = 20
+"""Wrong fields that are named to the client that sent them."""
+
+MAX_NAME = 100
+"""Characters of such a name."""
+
+
+def wrong_fields(error: ValidationError, more: int = 0) -> Problem:
+    """The problem of a body with wrong or missing fields: 422 with their names.
+
+    Args:
+        error: What pydantic found.
+        more: Wrong fields that it was not shown.
+    """
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    more += max(0, len(details) - MAX_WRONG)
+    errors = [
+        {"field": ".".join(map(shortened, each["loc"])) or "body", "message": each["msg"]}
+        for each in details[:MAX_WRONG]
+    ]
+    fields = ", ".join(each["field"] for each in errors) + (f" and {more:,} more" if more else "")
+    return Problem(422, f"wrong or missing: {fields}", errors=errors)
+
+
+def shortened(name: object) -> str:
+    """A field's name, which whoever sends it may make as long as a body."""
+    text = str(name)
+    return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}…"
 
 
 def _what_lacks(error: Exception) -> str | None:

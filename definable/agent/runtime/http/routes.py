@@ -220,17 +220,15 @@ def agent_router(
     for path, endpoint in docs_files() if is_development else ():
         router.add("GET", path, Route(endpoint, no_auth))
     for webhook in webhooks:
-        router.add(
-            webhook.method,
-            webhook.path,
-            Route(
-                partial(answer_webhook, context, webhook),
-                provider_of(webhook, auth_provider),
-                webhook.max_body,
-                unsigned=None if webhook.challenge is None else partial(unsigned_answer, webhook),
-                takes_visits=False,
-            ),
+        route = Route(
+            partial(answer_webhook, context, webhook),
+            provider_of(webhook, auth_provider),
+            webhook.max_body,
+            unsigned=None if webhook.challenge is None else partial(unsigned_answer, webhook),
+            takes_visits=False,
         )
+        for method in webhook.methods:
+            router.add(method, webhook.path, route)
     for webhook in webhooks:  # behind all webhooks: a GET of one's own comes first
         if webhook.challenge is not None:
             router.add("GET", webhook.path, Route(partial(answer_handshake, webhook), no_auth))

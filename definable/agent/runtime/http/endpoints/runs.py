@@ -24,7 +24,7 @@ from definable.agent.runtime.http.body import json_value, media_and_charset
 from definable.agent.runtime.http.documents import Parameter, RunBody, record_document, run_document, summary_document
 from definable.agent.runtime.http.idempotency import idempotency_key
 from definable.agent.runtime.http.request import ClientGone, EndpointContext, Request, hangup_watch, until_gone
-from definable.agent.runtime.http.response import Response, Sendable, json_response
+from definable.agent.runtime.http.response import Response, Sendable, json_response, wrong_fields
 from definable.agent.runtime.http.sse import MEDIA_TYPE, FollowedRun, LiveRun, LoggedEvents
 from definable.agent.runtime.runs import FIRST, Place, RunRecord, RunRegistry
 from definable.agent.trigger.content import is_json
@@ -43,9 +43,6 @@ MAX_STREAMED = 1_000
 
 MAX_NAMED = 10
 """Unknown fields that are named to the client that sent them."""
-
-MAX_NAME = 100
-"""Characters of such a name."""
 
 
 async def run(context: EndpointContext, request: Request) -> Sendable:
@@ -200,10 +197,7 @@ def run_body(body: bytes, charset: str | None = None) -> RunBody:
     try:
         return RunBody.model_validate(value)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False, include_input=False)
-    errors = [{"field": ".".join(map(shortened, each["loc"])) or "body", "message": each["msg"]} for each in details]
-    fields = ", ".join(each["field"] for each in errors) + (f" and {more:,} more" if more else "")
-    raise Problem(422, f"wrong or missing: {fields}", errors=errors)
+        raise wrong_fields(error, more) from None
 
 
 def with_few_unknown(value: Any) -> tuple[Any, int]:
@@ -217,12 +211,6 @@ def with_few_unknown(value: Any) -> tuple[Any, int]:
         return fields, 0
     named = islice((name for name in fields if name not in known), MAX_NAMED)
     return {name: fields[name] for name in (*taken, *named)}, more
-
-
-def shortened(name: object) -> str:
-    """A field's name, which whoever sends it may make as long as a body."""
-    text = str(name)
-    return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}…"
 
 
 def accepts_events(request: Request) -> bool:

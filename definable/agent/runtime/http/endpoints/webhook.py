@@ -8,12 +8,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from pydantic import ValidationError
+
 from definable.agent.run.output import RunOutput
 from definable.agent.runtime.dispatch import Outcome, Returned, namespace_of
 from definable.agent.runtime.http.body import parsed
 from definable.agent.runtime.http.documents import Accepted, WebhookRun
 from definable.agent.runtime.http.request import EndpointContext, Request
-from definable.agent.runtime.http.response import Response, Sendable, json_response, reply_response
+from definable.agent.runtime.http.response import Response, Sendable, json_response, reply_response, wrong_fields
 from definable.agent.runtime.ingress import Duplicate, InFlight
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.challenge import Challenge, reply_of
@@ -38,10 +40,12 @@ async def answer_webhook(context: EndpointContext, webhook: Webhook, request: Re
     """Handle one delivery. Its work goes on when the client goes away: the sender has handed it over."""
     body = await request.content(webhook.max_body)
     event = webhook_event(webhook, request, body)
-    if webhook.answers_early:
-        early = await early_answer(webhook, event)
-        if early is not None:
-            return early
+    if webhook.challenge is not None and (reply := await challenge_answer(webhook, event)) is not None:
+        return reply_response(reply)
+    if webhook.body is not None:
+        event = with_checked_body(webhook, event)
+    if webhook.answers_early and (early := await early_answer(webhook, event)) is not None:
+        return early
     user_id = None if request.auth is None else request.auth.user_id
     if webhook.respond == "accept":
         return accepted_response(request, await context.ingress.accept(webhook, event, user_id))
@@ -68,23 +72,25 @@ def webhook_event(webhook: Webhook, request: Request, body: bytes) -> TriggerEve
         raw_path=scope.get("raw_path") or b"",
         query_string=scope["query_string"].decode("latin-1"),
     )
-    return TriggerEvent(parsed(request.content_type, body), headers, webhook.source, current_clock().now(), raw)
+    content, source = parsed(request.content_type, body), webhook.source_of(raw.method)
+    return TriggerEvent(content, headers, source, current_clock().now(), raw)
 
 
 def unsigned_answer(webhook: Webhook, request: Request) -> Sendable | None:
     """The answer to a handshake that no platform signs, and that is therefore answered before auth; None otherwise."""
     challenge = webhook.challenge
-    if not isinstance(challenge, Challenge) or not (request.scope["query_string"] or request.method == "HEAD"):
+    if not isinstance(challenge, Challenge):
         return None
-    reply = challenge.by_query(request.method, request.query)
+    reply: Reply | None = None
+    if request.method == "OPTIONS":
+        reply = challenge.by_options(request.headers, webhook.methods)
+    elif request.scope["query_string"] or request.method == "HEAD":
+        reply = challenge.by_query(request.method, request.query)
     return None if reply is None else reply_response(reply)
 
 
 async def early_answer(webhook: Webhook, event: TriggerEvent) -> Sendable | None:
-    """The answer to a delivery that is a handshake or is not wanted; None to all others."""
-    reply = await challenge_answer(webhook, event)
-    if reply is not None:
-        return reply_response(reply)
+    """The answer to a delivery that is not wanted, or that needs no queue; None to all others."""
     if webhook.filter is not None and not await call_user(webhook.filter, event):
         return IGNORED
     if webhook.before_accept is not None:
@@ -94,6 +100,19 @@ async def early_answer(webhook: Webhook, event: TriggerEvent) -> Sendable | None
         if answer is not None:
             raise ConfigurationError(f"before_accept of {webhook.source} returned {answer!r}: a Reply, or None")
     return None
+
+
+def with_checked_body(webhook: Webhook, event: TriggerEvent) -> TriggerEvent:
+    """The event, with the body that `Webhook(body=...)` makes of its own.
+
+    Raises:
+        Problem: 422 with the names of the fields that are wrong.
+    """
+    try:
+        body = webhook.checked_body(event.body)
+    except ValidationError as error:
+        raise wrong_fields(error) from None
+    return TriggerEvent(body, event.headers, event.source, event.timestamp, event.raw)
 
 
 async def challenge_answer(webhook: Webhook, event: TriggerEvent) -> Reply | None:
@@ -114,7 +133,7 @@ async def answer_handshake(webhook: Webhook, request: Request) -> Sendable:
     elif (found := await challenge_answer(webhook, webhook_event(webhook, request, b""))) is not None:
         reply = reply_response(found)
     if reply is None:
-        raise Problem(405, "this is no handshake", headers=[(b"allow", webhook.method.encode())])
+        raise Problem(405, "this is no handshake", headers=[(b"allow", ", ".join(webhook.methods).encode())])
     return reply
 
 
