@@ -51,7 +51,7 @@ class SystemClock(WallClock):
         if seconds <= STEP_CHECK:
             await anyio.sleep(seconds)
             return
-        with clock_timer(when) as timer:
+        with clock_timer(seconds) as timer:
             if timer is None:
                 await anyio.sleep(STEP_CHECK)
                 return
@@ -60,10 +60,10 @@ class SystemClock(WallClock):
 
 
 @contextmanager
-def clock_timer(when: float) -> Generator[int | None]:
-    """A descriptor that is readable once the machine's clock shows `when` (Unix seconds), was set, or went on after a
+def clock_timer(seconds: float) -> Generator[int | None]:
+    """A descriptor that is readable once the machine's clock shows so many seconds later, was set, or went on after a
     suspend; None where there is no such thing."""
-    timer = _open_timer(when) if sys.platform == "linux" else None
+    timer = _open_timer(seconds) if sys.platform == "linux" else None
     try:
         yield timer
     finally:
@@ -71,7 +71,7 @@ def clock_timer(when: float) -> Generator[int | None]:
             os.close(timer)
 
 
-def _open_timer(when: float) -> int | None:
+def _open_timer(seconds: float) -> int | None:
     import ctypes  # `os.timerfd_create` came with Python 3.13; a service without cron jobs never loads it
 
     absolute, cancel_on_set = 1, 2  # TFD_TIMER_ABSTIME, TFD_TIMER_CANCEL_ON_SET
@@ -82,8 +82,8 @@ def _open_timer(when: float) -> int | None:
         return None
     if timer < 0:
         return None
-    seconds = int(when)
-    setting = (ctypes.c_long * 4)(0, 0, seconds, int((when - seconds) * 1e9))  # interval, expiration
+    when = time.clock_gettime(time.CLOCK_REALTIME) + seconds  # the kernel's time, also where the process shows another
+    setting = (ctypes.c_long * 4)(0, 0, int(when), int(when % 1 * 1e9))  # interval, expiration
     if libc.timerfd_settime(timer, absolute | cancel_on_set, setting, None) < 0:
         os.close(timer)
         return None
