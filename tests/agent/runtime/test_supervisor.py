@@ -184,7 +184,7 @@ async def test_a_refused_token_is_final_and_shows_in_health(error: Exception) ->
     supervisor = supervise(interface)
     await supervisor.run()
     assert (len(interface.starts), supervisor.state) == (1, InterfaceState.FAILED)
-    well, document = health_of("agent", False, [supervisor], has_cron=False)
+    well, document = health_of("agent", False, [supervisor], firings=None)
     assert not well
     assert document["children"]["scripted"] == {"state": "failed"}
 

@@ -122,7 +122,7 @@ MAKERS: dict[str, Callable[[Any], Handler]] = {
         [User("Ann", frozenset({"a", "b"})), User("Eve", frozenset())],
         [handle, other],
     ],
-    ids=str,
+    ids=["strings", "numbers", "tuples", "dicts", "objects", "functions"],
 )
 def test_handlers_made_in_a_loop_are_told_apart_by_what_they_were_made_with(
     maker: Callable[[Any], Handler], values: list[Any]

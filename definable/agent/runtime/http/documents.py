@@ -225,6 +225,18 @@ class ChildState(Document):
     """One part of the service."""
 
     state: str
+    waiting: int = 0
+    """Of `events`: deliveries that wait for a worker; absent elsewhere, and where the bus cannot say it."""
+    oldest_seconds: float = 0.0
+    """Of `events`: how long the oldest of them has waited; absent like `waiting`."""
+    fired: int = 0
+    """Of `cron`, as the following: firings that were handed to the event bus; absent elsewhere."""
+    late: int = 0
+    """Of those: more than a second after their time, within the job's `misfire_grace`."""
+    skipped: int = 0
+    """Of those: not handled, since the one before still was (`overlap="skip"`)."""
+    missed: int = 0
+    """Firings that came too late, or were overtaken by a later one of the same job."""
 
 
 class Health(Document):

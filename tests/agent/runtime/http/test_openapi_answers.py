@@ -15,6 +15,7 @@ from openapi_schema_validator import OAS31Validator
 from definable.agent import Agent, RunOutput, RunStatus
 from definable.agent.auth import APIKeyAuth, CompositeAuth, GitHubSignature, JWTAuth
 from definable.agent.run.output import ToolExecution
+from definable.agent.runtime import FiringCount
 from definable.agent.runtime.http import documents
 from definable.agent.runtime.runs import RunRecord
 from definable.agent.runtime.supervisor import health_of
@@ -58,7 +59,7 @@ async def test_the_schemas_are_those_of_the_documents() -> None:
     as_documented(documents.Session, documents.session_document(Session("session_1", "alice", messages)))
     as_documented(documents.Message, documents.message_document(messages[0]), absent={"tool_call_id"})
     as_documented(documents.Message, documents.message_document(messages[1]), absent={"tool_calls"})
-    as_documented(documents.Health, health_of("agent", False, [], has_cron=True)[1])
+    as_documented(documents.Health, health_of("agent", False, [], firings=FiringCount(3, 1, 0, 2))[1])
     problem = Problem(422, "wrong", errors=[{"field": "input", "message": "missing"}])
     as_documented(documents.Problem, json.loads(problem.body()))
 
