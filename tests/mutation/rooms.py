@@ -111,9 +111,8 @@ ROOMS = {
         not_run=HTTP_NOT_RUN,
         not_selected=HTTP_NOT_SELECTED,
         of_module=(
-            ("service", ("test_run.py", "test_guard.py", "test_openapi_answers.py")),
+            ("service", ("test_guard.py", "test_openapi_answers.py", "test_runs.py", "test_identity.py")),
             ("runs", ("test_run.py", "test_streamed_run.py", "test_runs.py")),
-            ("sessions", ("test_runs.py", "test_identity.py")),
             ("webhook", ("test_webhooks.py", "test_webhook_answers.py", "test_webhook_acceptance.py")),
         ),
     ),

@@ -273,7 +273,9 @@ class TwilioSignature(SignatureVerifier):
     """
 
     scheme = "twilio"
-    hash = hashlib.sha1  # Twilio's choice; an HMAC of it is not known to be broken (RFC 6194, 3.3)
+    hash: ClassVar[Callable[..., Any]] = (
+        hashlib.sha1
+    )  # Twilio's choice; an HMAC of it is not known to be broken (RFC 6194, 3.3)
 
     def __init__(self, secret: str | Iterable[str], base_url: str | None = None) -> None:
         super().__init__(secret)

@@ -63,6 +63,8 @@ class QueueSession:
             self.writes, max_deliveries=max_deliveries, taken=self._capacity_grew, settled=self._progressed
         )
         self.publisher: Publisher = Publisher(self.writes, self.claims, buffer=buffer, waiting=waiting)
+        self.left: Sequence[Delivery] = ()
+        """Once it is closed: what was accepted and is lost."""
         self._progress: anyio.Event | None = None
         self._closing = anyio.Event()
         self._began = anyio.Event()
@@ -234,14 +236,18 @@ class QueueSession:
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None, None]:
         """Works while the context is open."""
-        async with self.store.opened(self.claims) as keys, anyio.create_task_group() as group:
+        async with self.store.opened(self.claims) as keys:
             self.publisher.remember(keys)
-            group.start_soon(self.run)  # `start`, cancelled, would wait for the end of what is shielded
             try:
-                await self._began.wait()
-                yield
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self.run)  # `start`, cancelled, would wait for the end of what is shielded
+                    try:
+                        await self._began.wait()
+                        yield
+                    finally:
+                        self.close()
             finally:
-                self.close()
+                self.left = self.lost()  # the store still knows why it failed
 
 
 class QueueBus(EventBus):
@@ -300,7 +306,7 @@ class QueueBus(EventBus):
                     self._queue = None
         finally:
             self._is_open = False
-            self._lost = [] if queue is None else [*queue.lost()]
+            self._lost = [] if queue is None else [*queue.left]
 
     async def publish(
         self, name: str, data: Mapping[str, Any], *, dedupe_key: str | None = None, dedupe_ttl: float = DEDUPE_TTL

@@ -222,8 +222,8 @@ class AgentRuntime(ServedAgent):
         if not self.serves_http:
             yield
             return
-        self.http = self._build_http()
-        with nullcontext() if self._foreign_server else self.http.bound() as url:
+        http = self._build_http()
+        with nullcontext() if self._foreign_server else http.bound() as url:
             self.url = url
             yield
 

@@ -212,7 +212,7 @@ class ServedAgent:
 
         agent = self.agent
         largest = max((webhook.max_body for webhook in self.triggers.webhooks), default=0)
-        return HTTPService(
+        self.http = HTTPService(
             self.name,
             self.settings,
             self.triggers.webhooks,
@@ -230,3 +230,4 @@ class ServedAgent:
             middleware=agent.middleware,
             shared=self._shares_limits,
         )
+        return self.http

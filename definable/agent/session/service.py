@@ -6,6 +6,7 @@ process one waits for the other; beyond it the store compares versions, and what
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from contextlib import AsyncExitStack, suppress
@@ -24,6 +25,9 @@ from .locks import SessionLock, SessionLocks
 MAX_POINTERS = 100_000
 """Chats whose conversations are remembered in the process, where the store does not remember them."""
 
+NOTED_USE = 0.01
+"""Of a store's time to live: a conversation that is used sooner after the use before is not looked up again."""
+
 MAX_SAVES = 100
 """How often a save is tried while others save the same session; each time one of them succeeds."""
 
@@ -37,13 +41,15 @@ class SessionService:
             turn themselves have a deadline of their own.
     """
 
-    __slots__ = ("_locks", "_pointers", "store", "wait_timeout")
+    __slots__ = ("_locks", "_pointer_uses", "_pointers", "store", "wait_timeout")
 
     def __init__(self, store: SessionStore, wait_timeout: float | None = None) -> None:
         self.store: SessionStore = store
         self.wait_timeout: float | None = wait_timeout
         self._locks = SessionLocks()
         self._pointers = ProcessPointers()
+        self._pointer_uses: OrderedDict[str, float] = OrderedDict()
+        """When what leads to a conversation was last used in its store, in seconds of the monotonic clock."""
 
     def turn(self, session_id: str) -> SessionTurn:
         """A context that is entered when it is the caller's turn in the session, in arrival order."""
@@ -108,6 +114,7 @@ class SessionService:
         """
         found = await self._conversations.find(key)
         if found is not None:
+            self._note_use(key)
             return found
         former = await self.read(key)  # earlier versions kept it among the sessions, under the chat's name: it is moved
         if former is None or not is_former_pointer(former):
@@ -128,6 +135,7 @@ class SessionService:
             StorageError: The store failed.
         """
         await self._conversations.point(key, session_id)
+        self._note_use(key)
 
     async def keep_pointer(self, key: str, session_id: str) -> None:
         """Use what leads to a conversation, for a store that forgets what is unused.
@@ -135,9 +143,19 @@ class SessionService:
         Raises:
             StorageError: The store failed.
         """
-        store = self._conversations
-        if store.ttl is not None and await store.find(key) is None:
-            await store.point(key, session_id)
+        ttl, used_at = self._conversations.ttl, self._pointer_uses.get(key, -math.inf)
+        if ttl is None or time.monotonic() - used_at < ttl * NOTED_USE:
+            return
+        if await self._conversations.find(key) is None:
+            await self._conversations.point(key, session_id)
+        self._note_use(key)
+
+    def _note_use(self, key: str) -> None:
+        if self._conversations.ttl is not None:
+            self._pointer_uses[key] = time.monotonic()
+            self._pointer_uses.move_to_end(key)
+            if len(self._pointer_uses) > MAX_POINTERS:
+                self._pointer_uses.popitem(last=False)
 
     @property
     def _conversations(self) -> ConversationStore:

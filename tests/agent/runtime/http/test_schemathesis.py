@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,18 @@ SCHEMATHESIS = [
     *("--continue-on-failure", "--request-timeout=10", "--wait-for-schema=10", f"--header=X-API-Key:{KEY}"),
 ]
 """With a seed, so that one run does about the same work as the next."""
+
+HOOKS = """
+import uuid
+import schemathesis
+from schemathesis.generation import GenerationMode
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    # A valid request with the key of another one is refused, as it should be: each gets a key of its own.
+    if case.meta.generation.mode is GenerationMode.POSITIVE and "Idempotency-Key" in (case.headers or ()):
+        case.headers["Idempotency-Key"] = uuid.uuid4().hex
+"""
 
 
 def agent_with_webhooks() -> Agent:
@@ -53,10 +66,13 @@ def agent_with_webhooks() -> Agent:
 
 
 @pytest.mark.anyio
-async def test_every_answer_is_as_documented() -> None:
+async def test_every_answer_is_as_documented(tmp_path: Path) -> None:
+    (tmp_path / "unique_keys.py").write_text(HOOKS)
+    environment = {**os.environ, "SCHEMATHESIS_HOOKS": "unique_keys", "PYTHONPATH": str(tmp_path)}
     with anyio.fail_after(55):
         async with served(agent_with_webhooks(), dev=True) as service:
-            done = await anyio.run_process([*SCHEMATHESIS, f"{service.runtime.url}/openapi.json"], check=False)
+            command = [*SCHEMATHESIS, f"{service.runtime.url}/openapi.json"]
+            done = await anyio.run_process(command, check=False, env=environment)
     said = done.stdout.decode()
     assert done.returncode == 0, said
     assert "Operations:       13 selected / 13 total" in said

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from loopback.nginx import free_port
+from loopback.proxies import free_port
 from websockets.sync.client import connect
 
 SECONDS = 20
