@@ -17,6 +17,7 @@ from typing import Any, Self
 import anyio
 
 from definable.concurrency.call import closing_what_it_leaves
+from definable.concurrency.clock import current_clock
 from definable.errors import RunTimeout, SessionConflict, SessionNotFound, StorageError
 
 from .base import NOT_STORED, ConversationStore, Session, SessionStore, change, copied_state, merged
@@ -49,7 +50,7 @@ class SessionService:
         self._locks = SessionLocks()
         self._pointers = ProcessPointers()
         self._pointer_uses: OrderedDict[str, float] = OrderedDict()
-        """When what leads to a conversation was last used in its store, in seconds of the monotonic clock."""
+        """When what leads to a conversation was last used in its store, in Unix seconds."""
 
     def turn(self, session_id: str) -> SessionTurn:
         """A context that is entered when it is the caller's turn in the session, in arrival order."""
@@ -144,7 +145,7 @@ class SessionService:
             StorageError: The store failed.
         """
         ttl, used_at = self._conversations.ttl, self._pointer_uses.get(key, -math.inf)
-        if ttl is None or time.monotonic() - used_at < ttl * NOTED_USE:
+        if ttl is None or current_clock().now() - used_at < ttl * NOTED_USE:
             return
         if await self._conversations.find(key) is None:
             await self._conversations.point(key, session_id)
@@ -152,7 +153,7 @@ class SessionService:
 
     def _note_use(self, key: str) -> None:
         if self._conversations.ttl is not None:
-            self._pointer_uses[key] = time.monotonic()
+            self._pointer_uses[key] = current_clock().now()
             self._pointer_uses.move_to_end(key)
             if len(self._pointer_uses) > MAX_POINTERS:
                 self._pointer_uses.popitem(last=False)

@@ -37,6 +37,7 @@ from definable.agent.interface.pipeline import AgentHandle
 from definable.agent.runtime.supervisor import InterfaceState, Supervisor
 from definable.agent.session import Session, SQLiteSessionStore
 from definable.agent.work import WorkTracker
+from definable.concurrency.clock import SystemClock, use_clock
 from definable.errors import ConfigurationError, ModelError, StorageError
 from definable.model import Image, Message, OfflineModel, ToolCall
 from definable.testing import VIRTUAL_BACKENDS, run, virtual_time
@@ -376,20 +377,26 @@ async def test_a_conversation_goes_on_though_the_store_failed_at_first(tmp_path:
 
 
 async def test_a_conversation_that_is_older_than_a_store_s_ttl_goes_on_after_a_restart(tmp_path: Path) -> None:
-    model, now = OfflineModel(), [1_000_000.0]
+    class Later(SystemClock):
+        seconds = 0.0
+
+        def now(self) -> float:
+            return super().now() + self.seconds
+
+    model, clock = OfflineModel(), Later()
 
     def agent() -> Agent:
-        return Agent(model, sessions=SQLiteSessionStore(tmp_path / "sessions.db", ttl=3600, clock=lambda: now[0]))
+        return Agent(model, sessions=SQLiteSessionStore(tmp_path / "sessions.db", ttl=3600, clock=clock.now))
 
-    chat = Chat()
-    async with serving(agent(), chat):
-        await chat.say("one")
-        now[0] += 2000
-        await chat.say("two")
-    now[0] += 2000
-    restarted = Chat()
-    async with serving(agent(), restarted):
-        await restarted.say("three")
+    chat, restarted = Chat(), Chat()
+    with use_clock(clock):
+        async with serving(agent(), chat):
+            await chat.say("one")
+            clock.seconds += 2000
+            await chat.say("two")
+        clock.seconds += 2000
+        async with serving(agent(), restarted):
+            await restarted.say("three")
     assert [message.content for message in model.requests[-1].messages] == ["one", "one", "two", "two", "three"]
 
 
