@@ -32,7 +32,7 @@ FIRST_SEED = int(os.environ.get("DEFINABLE_CHAOS_SEED", "1"))
 
 TESTS = Path(__file__).parent.parent
 
-DRAIN_LIMIT = 30.0
+DRAIN_LIMIT = 90.0
 """Seconds that the calm life may take to handle what the others left."""
 
 pytestmark = [
