@@ -249,7 +249,7 @@ class Backlog(NamedTuple):
 
     @classmethod
     def of(cls, waiting: int, first: Iterable[Mapping[str, Any]]) -> Backlog:
-        """So many, of which these are the first of each line, by their data."""
+        """So many, where these, by their data, are the first of each queue."""
         times = [at for data in first if isinstance(at := data.get("timestamp"), int | float)]
         return cls(waiting, min(times, default=None))
 
