@@ -5,9 +5,13 @@ resolve.py    "openai/gpt-4o" or "offline" -> a Model
 message.py    the Model protocol, and what travels: ModelRequest in, ModelReply or ModelDeltas out
 openai/       OpenAIChat: Chat Completions of OpenAI and every compatible server (loads the SDK when first used)
 offline.py    OfflineModel: deterministic, without a network
+fallback.py   FallbackModel: the next model answers where one cannot for now
+function.py   FunctionModel: a function answers
 ```
 """
 
+from .fallback import FallbackModel
+from .function import FunctionModel
 from .message import (
     Image,
     Message,
@@ -28,6 +32,8 @@ __all__ = [
     "Model",
     "OpenAIChat",
     "OfflineModel",
+    "FallbackModel",
+    "FunctionModel",
     "resolve_model",
     "Message",
     "Image",
