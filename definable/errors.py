@@ -7,6 +7,7 @@ DefinableError
 │   └── MissingExtra (ImportError)    an optional dependency that this feature needs is not installed
 ├── RunError                          one run of an agent failed
 │   ├── MaxTurnsExceeded              the model kept asking for tools
+│   ├── UsageLimitExceeded            the run has spent what `usage_limits` gives it
 │   ├── RunTimeout (TimeoutError)     the run's deadline passed
 │   ├── RunCancelled                  somebody cancelled the run by its id
 │   ├── OutputValidationError         the reply does not fit `output_type`, also when asked once more
@@ -17,7 +18,11 @@ DefinableError
 │       ├── ModelConnectionError      the provider cannot be reached, or the connection broke
 │       │   └── TooManyOpenFiles      there is no file descriptor for a connection to it
 │       ├── ModelRequestError         the provider refuses the request (400, 404, 422 ...)
-│       └── ModelResponseError        an answer that is cut off or cannot be understood, or a provider's 5xx
+│       │   ├── ContextWindowExceeded the conversation is longer than the model takes
+│       │   └── ContentFiltered       the provider withholds the reply, or refuses the request, for what it says
+│       ├── ModelResponseError        an answer that breaks off or cannot be understood, or a provider's 5xx
+│       ├── OutputTruncated           the reply reached the provider's limit of output tokens
+│       └── EmptyReply                the reply holds neither text nor a tool call
 ├── ScopeLeftOpen                     user code left a cancel scope, task group or time-out open behind it
 ├── SessionNotFound (LookupError)     no such session, or it belongs to somebody else
 ├── StorageError                      a file or service that keeps data for us failed: locked, full, damaged, away
@@ -33,6 +38,12 @@ DefinableError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for the types alone: they stand to the right of errors
+    from definable.agent.run.output import ToolExecution
+    from definable.model.message import Message, Usage
+
 __all__ = [
     "DefinableError",
     "ConfigurationError",
@@ -40,6 +51,7 @@ __all__ = [
     "MissingExtra",
     "RunError",
     "MaxTurnsExceeded",
+    "UsageLimitExceeded",
     "RunTimeout",
     "RunCancelled",
     "OutputValidationError",
@@ -50,7 +62,11 @@ __all__ = [
     "ModelConnectionError",
     "TooManyOpenFiles",
     "ModelRequestError",
+    "ContextWindowExceeded",
+    "ContentFiltered",
     "ModelResponseError",
+    "OutputTruncated",
+    "EmptyReply",
     "ScopeLeftOpen",
     "SessionNotFound",
     "StorageError",
@@ -80,11 +96,22 @@ class MissingExtra(ConfigurationError, ImportError):
 
 
 class RunError(DefinableError):
-    """One run of an agent failed."""
+    """One run of an agent failed; what it had spent and done by then is here."""
+
+    usage: Usage | None = None
+    """Tokens, over all turns; None where no run had begun."""
+    messages: tuple[Message, ...] = ()
+    """What the run had added to the conversation, its input first; nothing of it is kept with the session."""
+    tool_calls: tuple[ToolExecution, ...] = ()
+    """The tools that were called: what they did is done."""
 
 
 class MaxTurnsExceeded(RunError):
     """The model still asked for tools after `max_turns` turns."""
+
+
+class UsageLimitExceeded(RunError):
+    """The run has spent what `usage_limits` gives it; the message names the limit."""
 
 
 class RunTimeout(RunError, TimeoutError):
@@ -146,8 +173,24 @@ class ModelRequestError(ModelError):
     """The provider refuses the request as it stands; sending it again would not help."""
 
 
+class ContextWindowExceeded(ModelRequestError):
+    """The conversation is longer than the model takes, also without the oldest half of its history."""
+
+
+class ContentFiltered(ModelRequestError):
+    """The provider withholds the reply, or refuses the request, for what it says."""
+
+
 class ModelResponseError(ModelError):
-    """The provider's answer is cut off or cannot be understood, or the provider failed within (5xx)."""
+    """The provider's answer breaks off or cannot be understood, or the provider failed within (5xx)."""
+
+
+class OutputTruncated(ModelError):
+    """The reply reached the provider's limit of output tokens: none of its tool calls was made."""
+
+
+class EmptyReply(ModelError):
+    """The reply holds neither text nor a tool call, also when asked for once more."""
 
 
 class ScopeLeftOpen(DefinableError):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.agent.tools.result import ToolResult
+from definable.agent import ToolResult
 from definable.json_text import json_bytes
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=8)

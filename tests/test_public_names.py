@@ -43,7 +43,6 @@ FOREIGN = {
     "definable.agent.runtime.runs": "the registry that a pipeline's runs stand in",
     "definable.agent.runtime.settings": "options of the source document, as they are read",
     "definable.agent.runtime.supervisor": "a test waits until an interface is up, down or given up",
-    "definable.agent.tools.result": "a tool's result as the model is told it",
     "definable.agent.trigger.base": "the type of a handler",
     "definable.agent.trigger.registry": "triggers without an agent",
     "definable.concurrency.backoff": "waits are made short",

@@ -7,8 +7,10 @@ from definable.lazy_exports import GetAttribute, lazy_exports
 if TYPE_CHECKING:
     from .agent import Agent
     from .run.context import RunContext
+    from .run.limits import UsageLimits
     from .run.output import RunEnded, RunOutput, RunStarted, RunStatus, TextDelta, ToolCallEnded, ToolCallStarted
     from .run.stream import RunStream
+    from .tools.result import ToolResult
     from .tools.tool import Tool, tool
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "ToolCallStarted",
     "ToolCallEnded",
     "RunEnded",
+    "ToolResult",
+    "UsageLimits",
 ]
 
 __getattr__: GetAttribute = lazy_exports(
@@ -41,5 +45,7 @@ __getattr__: GetAttribute = lazy_exports(
         "ToolCallStarted": ".run.output",
         "ToolCallEnded": ".run.output",
         "RunEnded": ".run.output",
+        "ToolResult": ".tools.result",
+        "UsageLimits": ".run.limits",
     },
 )

@@ -13,12 +13,15 @@ function.py   FunctionModel: a function answers
 from .fallback import FallbackModel
 from .function import FunctionModel
 from .message import (
+    FinishReason,
     Image,
     Message,
     Model,
     ModelDelta,
+    ModelProfile,
     ModelReply,
     ModelRequest,
+    OutputMode,
     OutputSchema,
     ToolCall,
     ToolDefinition,
@@ -44,4 +47,7 @@ __all__ = [
     "ModelReply",
     "ModelDelta",
     "Usage",
+    "FinishReason",
+    "ModelProfile",
+    "OutputMode",
 ]

@@ -12,16 +12,25 @@ import os
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from sys import getsizeof
 from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 from definable.frozen import frozen
-from definable.json_text import OVERHEAD
+from definable.json_text import OVERHEAD, value_size
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
-FinishReason: TypeAlias = Literal["stop", "tool_calls", "length", "content_filter"]
+FinishReason: TypeAlias = Literal["stop", "tool_calls", "length", "content_filter", "error"] | str
+"""Why a reply ended: it is whole, whole and asks for tools, cut off, withheld, or the provider failed in the middle of
+it. What a provider says besides is its own word: such a reply is no answer either."""
+
+WHOLE: frozenset[FinishReason] = frozenset({"stop", "tool_calls"})
+"""Of a reply that is all that the model had to say."""
+
+OutputMode: TypeAlias = Literal["native", "tool", "prompt"]
+"""How a model is asked for an answer that fits a schema: by the provider's own parameter, by a tool whose call is the
+answer, or in the instructions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,7 @@ class ToolCall:
         name: The tool's name.
         arguments: JSON text, as models send it, or a mapping, which is encoded.
         id: What the tool's result refers to; made up when None.
+        provider_data: What the provider wants back with the call: JSON values, opaque to all but it.
 
     Example:
         >>> ToolCall("add", {"a": 1, "b": 2}, id="call_1")
@@ -62,12 +72,21 @@ class ToolCall:
     arguments: str
     """JSON text; may be malformed, it is the model's."""
     id: str
+    provider_data: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
+    """Such as Gemini's thought signature. Replayed to the `provider` of the call's message alone."""
 
-    def __init__(self, name: str, arguments: str | Mapping[str, Any] = "{}", id: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: str | Mapping[str, Any] = "{}",
+        id: str | None = None,
+        provider_data: Mapping[str, Any] | None = None,
+    ) -> None:
         set_field = object.__setattr__  # the class is frozen
         set_field(self, "name", name)
         set_field(self, "arguments", arguments if isinstance(arguments, str) else json.dumps(dict(arguments)))
         set_field(self, "id", id if id is not None else f"call_{os.urandom(12).hex()}")
+        set_field(self, "provider_data", provider_data)
 
 
 @frozen
@@ -81,7 +100,14 @@ class Message:
     tool_call_id: str | None = None
     """Of a tool's message: the call that it answers."""
     images: tuple[Image, ...] = ()
-    """Of a user's message."""
+    """Of a user's message, or of a tool's result. A model that cannot see leaves them out; one whose provider takes no
+    image in a tool's result sends them behind it."""
+    reasoning: str = ""
+    """Of an assistant's message: what the model thought before it answered. It is never shown as the answer."""
+    provider: str | None = None
+    """Of an assistant's message: whose `reasoning` and `provider_data` these are; they are replayed to nobody else."""
+    provider_data: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
+    """What the provider wants back with the message: JSON values, opaque to all but it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +143,10 @@ class Usage:
 
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the input tokens: those that the provider read from its cache, which cost less."""
+    reasoning_tokens: int = 0
+    """Of the output tokens: those that the model spent on thinking."""
 
     @property
     def total_tokens(self) -> int:
@@ -124,7 +154,12 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens)
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
 
 
 @frozen
@@ -137,6 +172,13 @@ class ModelReply:
     model: str | None = None
     """The model that answered, as the provider names it."""
     finish_reason: FinishReason = "stop"
+    """Of anything but `stop` and `tool_calls` no tool is called, and the text is no answer."""
+    reasoning: str = ""
+    """What the model thought before it answered."""
+    provider: str | None = None
+    """Whose `reasoning` and `provider_data` these are; None: they are kept for nobody."""
+    provider_data: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
+    """What the provider wants back with the message: JSON values, opaque to all but it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +190,34 @@ class ModelDelta:
     """Set on the last delta of a stream, and on no other: the whole reply, tool calls and usage included."""
 
 
+class ModelProfile(Protocol):
+    """What a model's provider understands, as far as the run loop has to know: it asks for answers accordingly."""
+
+    @property
+    def tools(self) -> bool:
+        """Whether it can call tools."""
+        ...
+
+    @property
+    def json_schema(self) -> bool:
+        """Whether an answer can be asked for by its JSON schema."""
+        ...
+
+    @property
+    def json_schema_with_tools(self) -> bool:
+        """Whether it can where there are tools as well."""
+        ...
+
+
 @runtime_checkable
 class Model(Protocol):
     """A language model: one method for a whole reply, one for a stream.
 
     Implementations keep no state of a conversation: a request holds all. They must be cancellable at every await and
-    raise `definable.errors.ModelError` (or one below it) when the provider fails. One may have an attribute `provider`,
-    the name that spans have for its provider; without, its class's name is taken.
+    raise `definable.errors.ModelError` (or one below it) when the provider fails, `ContextWindowExceeded` when the
+    request is longer than the model takes. One may have an attribute `provider`, the name that spans have for its
+    provider; without, its class's name is taken. One may have an attribute `profile`, a `ModelProfile`; without, its
+    provider is taken to understand everything.
     """
 
     @property
@@ -191,13 +254,17 @@ def message_to_json(message: Message) -> dict[str, Any]:
     if message.content:
         value["content"] = message.content
     if message.tool_calls:
-        value["tool_calls"] = [
-            {"id": call.id, "name": call.name, "arguments": call.arguments} for call in message.tool_calls
-        ]
+        value["tool_calls"] = [_call_to_json(call) for call in message.tool_calls]
     if message.tool_call_id is not None:
         value["tool_call_id"] = message.tool_call_id
     if message.images:
         value["images"] = [image_to_json(image) for image in message.images]
+    if message.reasoning:
+        value["reasoning"] = message.reasoning
+    if message.provider is not None:
+        value["provider"] = message.provider
+    if message.provider_data:
+        value["provider_data"] = dict(message.provider_data)
     return value
 
 
@@ -212,12 +279,26 @@ def message_from_json(value: object) -> Message:
         return Message(
             fields["role"],
             fields.get("content", ""),
-            tuple([ToolCall(call["name"], call["arguments"], call["id"]) for call in fields.get("tool_calls", ())]),
+            tuple([_call_from_json(_mapping(call)) for call in fields.get("tool_calls", ())]),
             fields.get("tool_call_id"),
             tuple([image_from_json(_mapping(image)) for image in fields.get("images", ())]),
+            fields.get("reasoning", ""),
+            fields.get("provider"),
+            fields.get("provider_data"),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a message: {type(error).__name__}: {error}") from error
+
+
+def _call_to_json(call: ToolCall) -> dict[str, Any]:
+    value: dict[str, Any] = {"id": call.id, "name": call.name, "arguments": call.arguments}
+    if call.provider_data:
+        value["provider_data"] = dict(call.provider_data)
+    return value
+
+
+def _call_from_json(fields: Mapping[str, Any]) -> ToolCall:
+    return ToolCall(fields["name"], fields["arguments"], fields["id"], fields.get("provider_data"))
 
 
 def image_to_json(image: Image) -> dict[str, Any]:
@@ -247,15 +328,19 @@ def messages_size(messages: Iterable[Message]) -> int:
     size = 0
     for message in messages:  # every run comes through here: most messages are a text alone
         size += OVERHEAD + getsizeof(message.content)
-        if message.images or message.tool_calls:
+        if message.images or message.tool_calls or message.reasoning or message.provider_data:
             size += _attachments_size(message)
     return size
 
 
 def _attachments_size(message: Message) -> int:
-    size = 0
+    size = getsizeof(message.reasoning) if message.reasoning else 0
+    if message.provider_data:
+        size += value_size(message.provider_data)
     for image in message.images:
         size += OVERHEAD + len(image.data or b"") + len(image.url or "")
     for call in message.tool_calls:
         size += OVERHEAD + getsizeof(call.arguments)
+        if call.provider_data:
+            size += value_size(call.provider_data)
     return size

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 
-from definable.agent import RunContext, Tool, tool
-from definable.agent.tools.result import MAX_ERROR_LENGTH, MAX_PROBLEMS, ToolResult
+from definable.agent import RunContext, Tool, ToolResult, tool
+from definable.agent.tools.result import MAX_ERROR_LENGTH, MAX_PROBLEMS
 from definable.agent.tools.tool import index_tools
 from definable.concurrency.worker_thread import worker_threads
 from definable.errors import ConfigurationError
@@ -157,7 +157,7 @@ def test_two_tools_of_one_name_are_refused() -> None:
     ("arguments", "value"), [('{"a": 1, "b": 2}', 3), ('{"a": "41"}', 42), (' {"a": 1.0}\n', 2), ('{"a":1,"a":5}', 6)]
 )
 async def test_arguments_are_taken_as_models_send_them(arguments: str, value: int) -> None:
-    assert await add.call(arguments, CONTEXT) == ToolResult(str(value), value)
+    assert await add.call(arguments, CONTEXT) == ToolResult(value, value=value)
 
 
 @pytest.mark.anyio

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from definable.errors import ConfigurationError, OutputValidationError
 from definable.frozen import frozen
 from definable.json_text import OVERHEAD, value_size
-from definable.model.message import Message, ModelReply, OutputSchema, ToolCall, Usage, messages_size
+from definable.model.message import (
+    FinishReason,
+    Image,
+    Message,
+    ModelReply,
+    OutputSchema,
+    ToolCall,
+    Usage,
+    messages_size,
+)
 from definable.original_library import OUTPUT_ATTRIBUTES, unknown_attribute
 
 if TYPE_CHECKING:
@@ -47,6 +56,8 @@ class ToolExecution:
     """Why it failed; None when it did not."""
     duration: float = 0.0
     """Seconds."""
+    media: tuple[Image, ...] = ()
+    """Images that came with the result."""
 
 
 @frozen
@@ -76,6 +87,8 @@ class RunOutput:
     """Unix seconds."""
     duration: float = 0.0
     """Seconds from the call to the end."""
+    finish_reason: FinishReason = "stop"
+    """Why the last reply ended."""
 
     if not TYPE_CHECKING:  # a type checker would take every name for an attribute
 

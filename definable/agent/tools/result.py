@@ -7,6 +7,7 @@ what came.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from pydantic_core import ErrorDetails, ValidationError, to_json
 
 from definable.concurrency.isolation import error_text, sole_member
 from definable.json_text import json_bytes, well_formed
+from definable.model.message import Image
 
 MAX_PROBLEMS = 10
 """Further ones are counted, not told."""
@@ -63,35 +65,88 @@ MAX_ERROR_LENGTH = 2_000
 """Characters of an exception's message that the model is shown."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class ToolResult:
-    """The outcome of one tool call."""
+    """The outcome of one tool call; a tool returns one to show images beside its text.
+
+    Args:
+        content: What the model is told: text as it is, anything else as JSON, as pydantic writes it (models,
+            dataclasses, dates, sets and so on; what JSON has no form for, as `json_bytes` says). None is `null`: some
+            providers refuse an empty content.
+        media: Images, or their bytes (PNG, JPEG, GIF, WebP), for a model that can see, and for the chat.
+        value: What the function returned.
+        error: What went wrong; None after success.
+
+    Raises:
+        ValueError: `content` contains itself, or bytes in `media` are no image of these formats.
+
+    Example:
+        >>> ToolResult("the chart of May", media=[Image(url="https://example.com/may.png")]).content
+        'the chart of May'
+    """
 
     content: str
     """What the model sees."""
-    value: Any = None
+    media: tuple[Image, ...]
+    """What it sees besides, if it can."""
+    value: Any
     """What the function returned; None after a failure."""
-    error: str | None = None
+    error: str | None
     """What went wrong, in the words of `content`; None after success."""
+
+    def __init__(
+        self, content: Any, media: Iterable[Image | bytes] = (), *, value: Any = None, error: str | None = None
+    ) -> None:
+        text = well_formed(str.__str__(content)) if isinstance(content, str) else json_bytes(content).decode()
+        set_field = object.__setattr__  # the class is frozen
+        set_field(self, "content", text)
+        set_field(self, "media", tuple([_image(each) for each in media]) if media else ())
+        set_field(self, "value", value)
+        set_field(self, "error", error)
 
     @classmethod
     def of(cls, value: Any) -> ToolResult:
-        """The result of a call that returned `value`.
-
-        A string is shown as it is, anything else as JSON, as pydantic writes it: models, dataclasses, dates, sets and
-        so on; what JSON has no form for, as `json_bytes` says. None is `null`: some providers refuse an empty content.
+        """The result of a call that returned `value`: an image, its bytes or a `ToolResult` too.
 
         Raises:
             ValueError: `value` contains itself.
         """
-        if isinstance(value, str):
-            return cls(well_formed(str.__str__(value)), value)
-        return cls(json_bytes(value).decode(), value)
+        if isinstance(value, ToolResult):
+            return value
+        if isinstance(value, Image) or (isinstance(value, bytes) and image_type(value) is not None):
+            image = _image(value)
+            return cls(
+                f"an image ({image.media_type})" if image.data else f"an image: {image.url}", (image,), value=value
+            )
+        return cls(value, value=value)
 
     @classmethod
     def failed(cls, error: str) -> ToolResult:
         """The result of a call that failed; the model is told why and may do better."""
-        return cls(well_formed(error), None, error)
+        return cls(error, error=error)
+
+
+_IMAGE_STARTS = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
+"""What the files of each format begin with (their specifications; a WebP is a RIFF container)."""
+
+
+def image_type(data: bytes) -> str | None:
+    """The MIME type of an image by its first bytes; None for anything but the formats that models take."""
+    for start, media_type in _IMAGE_STARTS:
+        if data.startswith(start):
+            return media_type
+    return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
+
+
+def _image(given: Image | bytes) -> Image:
+    if isinstance(given, Image):
+        return given
+    media_type = image_type(given)
+    if media_type is None:
+        raise ValueError(
+            f"{len(given)} bytes that are no PNG, JPEG, GIF or WebP: Image(data=..., media_type=...) says so"
+        )
+    return Image(data=given, media_type=media_type)
 
 
 def describe_exception(exception: BaseException) -> str:

@@ -23,19 +23,24 @@ IMAGES = st.one_of(
     st.builds(lambda data, media_type: Image(data=data, media_type=media_type), st.binary(), TEXT),
 )
 
-MESSAGES = st.builds(
-    Message,
-    st.sampled_from(["system", "user", "assistant", "tool"]),
-    TEXT,
-    st.lists(st.builds(ToolCall, TEXT, TEXT, TEXT)).map(tuple),
-    st.none() | TEXT,
-    st.lists(IMAGES).map(tuple),
-)
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
     lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
     max_leaves=10,
+)
+
+PROVIDER_DATA = st.none() | st.dictionaries(TEXT, JSON, min_size=1)
+
+MESSAGES = st.builds(
+    Message,
+    st.sampled_from(["system", "user", "assistant", "tool"]),
+    TEXT,
+    st.lists(st.builds(ToolCall, TEXT, TEXT, TEXT, PROVIDER_DATA), max_size=3).map(tuple),
+    st.none() | TEXT,
+    st.lists(IMAGES, max_size=3).map(tuple),
+    TEXT,
+    st.none() | TEXT,
+    PROVIDER_DATA,
 )
 
 
@@ -66,8 +71,11 @@ def test_no_field_is_forgotten() -> None:
         "tool_calls",
         "tool_call_id",
         "images",
+        "reasoning",
+        "provider",
+        "provider_data",
     ]
-    assert [field.name for field in dataclasses.fields(ToolCall)] == ["name", "arguments", "id"]
+    assert [field.name for field in dataclasses.fields(ToolCall)] == ["name", "arguments", "id", "provider_data"]
     assert [field.name for field in dataclasses.fields(Image)] == ["url", "data", "media_type"]
 
 
