@@ -100,6 +100,8 @@ class Submission(NamedTuple):
     """Seconds until it may be handed out."""
     key: str | None = None
     """What `cancel` knows it by while it waits; it replaces one that waits under the same key."""
+    keeps_time: bool = False
+    """Whether it is due when the one that it replaces would have been, and after its own delay where there is none."""
 
 
 @runtime_checkable

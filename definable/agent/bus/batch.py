@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import reprlib
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -45,6 +45,8 @@ class Publication:
     """When it may be claimed, in seconds of the event loop's clock; 0 for at once."""
     replaces: str | None = None
     """Its name for `cancel`: one that waits under the same name is replaced."""
+    keeps_time: bool = False
+    """Whether it is due when the one that it replaces would have been."""
     is_awaited: bool = False
     """Whether its publisher waits for the outcome."""
     outcome: bool | Exception | None = None
@@ -196,6 +198,23 @@ class Applied(NamedTuple):
     """Of the dead letters to replay, those that there were."""
     cancelled: Collection[str] = ()
     """Of the names to cancel, those that had something waiting."""
+
+
+def last_under_keys(publications: Sequence[Publication]) -> Sequence[Publication]:
+    """The publications of a batch less those that another one of them replaces while they wait."""
+    left: list[Publication | None] = []
+    waiting: dict[str, int] = {}
+    for each in publications:
+        if each.replaces is not None:
+            before = waiting.pop(each.replaces, None)
+            if before is not None and (replaced := left[before]) is not None:
+                left[before] = None
+                if each.keeps_time:
+                    each = replace(each, due_at=replaced.due_at, keeps_time=replaced.keeps_time)
+            if each.due_at:
+                waiting[each.replaces] = len(left)
+        left.append(each)
+    return [each for each in left if each is not None]
 
 
 # --- data as JSON

@@ -92,6 +92,8 @@ class MemoryStore(ImmediateStore):
         """What may not be claimed at present, by name."""
         self._later: list[tuple[float, int, _Entry]] = []
         """A heap: when each is due, in the order in which they came."""
+        self._by_key: dict[str, _Entry] = {}
+        """What waits for its time and has a name for `cancel`."""
         self._order = itertools.count()
 
     @property
@@ -146,11 +148,17 @@ class MemoryStore(ImmediateStore):
         return Applied(claimed, bool(self._ready), next_due, (), replayed, tuple(batch.cancelled))
 
     def _add(self, publication: Publication) -> None:
-        entry = _Entry(publication.id, publication.name, publication.data, 0, publication.replaces)
-        if publication.replaces is not None:
-            self._cancel(publication.replaces)
+        key = publication.replaces
+        if key is not None and publication.keeps_time and (kept := self._by_key.get(key)) is not None:
+            kept.id, kept.name, kept.data = publication.id, publication.name, publication.data
+            return
+        entry = _Entry(publication.id, publication.name, publication.data, 0, key)
+        if key is not None:
+            self._cancel(key)
         if publication.due_at:
             self._wait(entry, publication.due_at)
+            if key is not None:
+                self._by_key[key] = entry
         else:
             self._ready.append(entry)
 
@@ -158,11 +166,11 @@ class MemoryStore(ImmediateStore):
         heapq.heappush(self._later, (due_at, next(self._order), entry))
 
     def _cancel(self, name: str) -> bool:
-        left = [due for due in self._later if due[2].replaces != name]
-        if len(left) == len(self._later):
+        entry = self._by_key.pop(name, None)
+        if entry is None:
             return False
-        heapq.heapify(left)
-        self._later = left
+        self._later = [due for due in self._later if due[2] is not entry]
+        heapq.heapify(self._later)
         return True
 
     def _replay(self, letter_id: str) -> bool:
@@ -176,7 +184,10 @@ class MemoryStore(ImmediateStore):
     def _move_due(self) -> float | None:
         now = anyio.current_time()
         while self._later and self._later[0][0] <= now:
-            self._ready.append(heapq.heappop(self._later)[2])
+            entry = heapq.heappop(self._later)[2]
+            if entry.replaces is not None and self._by_key.get(entry.replaces) is entry:
+                del self._by_key[entry.replaces]
+            self._ready.append(entry)
         return self._later[0][0] if self._later else None
 
     def append_now(self, id: str, name: str, data: Any) -> None:
@@ -222,6 +233,7 @@ class MemoryStore(ImmediateStore):
         self._ready.clear()
         self._limited.clear()
         self._later.clear()
+        self._by_key.clear()
         return left
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
@@ -14,7 +15,7 @@ from definable.concurrency.logs import logger_named
 from definable.errors import StorageError
 
 from . import postgres_rows as sql
-from .batch import Applied, Claim, Handle, Message, WriteBatch, decode_data
+from .batch import Applied, Claim, Handle, Message, WriteBatch, decode_data, last_under_keys
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -73,8 +74,8 @@ class BatchTransaction:
         self._demand, self._grants, self._known = claim.demand, dict(claim.grants), claim.known
         self._new = [
             _New(each.id, each.key, each.key_ttl, storable(each.name), each.data, max(each.due_at - now, 0.0),
-                 None if each.replaces is None else storable(each.replaces))
-            for each in batch.publications
+                 None if each.replaces is None else storable(each.replaces), each.keeps_time)
+            for each in last_under_keys(batch.publications)
         ]  # fmt: skip
         self._acked = [*batch.acked]
         self._nacked = [(handle, max(due_at - now, 0.0), attempts) for handle, due_at, attempts in batch.nacked]
@@ -147,13 +148,18 @@ class BatchTransaction:
         if self._released:
             connection.execute(sql.RELEASE_KEYS, (*_columns(self._released), self._service))
         new = self._without_repeats(connection)
-        replaced = {each.replaces: each for each in new if each.replaces is not None}
-        if replaced:  # of several under one name in this batch, the last
-            connection.execute(sql.REPLACE, (self._service, [*replaced]))
-            new = [each for each in new if each.replaces is None or replaced[each.replaces] is each]
-        if not new:
-            return ()
-        return connection.execute(sql.PUBLISH, (self._service, *([each[i] for each in new] for i in (0, 3, 4, 5, 6))))
+        keys = [each.replaces for each in new if each.replaces is not None]
+        if keys:  # two replicas that replace nothing would not see each other's
+            connection.execute(sql.LOCK_KEYS, (self._service, keys))
+        replaced = [each.replaces for each in new if each.replaces is not None and not each.keeps_time]
+        if replaced:
+            connection.execute(sql.REPLACE, (self._service, replaced))
+        published: list[Iterable[tuple[int]]] = []
+        for keeps_time, publish in ((False, sql.PUBLISH), (True, sql.PUBLISH_KEEPING_TIME)):
+            if some := [each for each in new if each.keeps_time is keeps_time]:
+                columns = dict(zip(_New._fields, _columns(some), strict=True))
+                published.append(connection.execute(publish, {"service": self._service, **columns}))
+        return chain.from_iterable(published)
 
     def _without_repeats(self, connection: Connection[tuple[Any, ...]]) -> list[_New]:
         first: dict[str, _New] = {}
@@ -238,6 +244,7 @@ class _New(NamedTuple):
     data: bytes
     delay: float
     replaces: bytes | None
+    keeps_time: bool
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:

@@ -113,10 +113,23 @@ SELECT service, digest FROM definable_event_dedupe WHERE expires_at <= now() LIM
 
 REPLACE = "DELETE FROM definable_event WHERE service = %s AND key = ANY(%s) AND owner IS NULL AND due_at > now()"
 
-PUBLISH = """INSERT INTO definable_event (service, id, name, data, due_at, key)
-SELECT %s, id, name, data, now() + make_interval(secs => delay), key
-FROM unnest(%s::text[], %s::bytea[], %s::bytea[], %s::float8[], %s::bytea[])
-WITH ORDINALITY AS new (id, name, data, delay, key, number) ORDER BY number RETURNING position"""
+LOCK_KEYS = """SELECT pg_advisory_xact_lock(hashtextextended(%s || ' ' || encode(key, 'hex'), 0))
+FROM unnest(%s::bytea[]) AS given (key) ORDER BY key"""
+
+NEW = """unnest(%(id)s::text[], %(name)s::bytea[], %(data)s::bytea[], %(delay)s::float8[], %(replaces)s::bytea[])
+WITH ORDINALITY AS new (id, name, data, delay, key, number)"""
+
+PUBLISH = f"""INSERT INTO definable_event (service, id, name, data, due_at, key)
+SELECT %(service)s, id, name, data, now() + make_interval(secs => delay), key
+FROM {NEW} ORDER BY number RETURNING position"""
+
+PUBLISH_KEEPING_TIME = f"""WITH replaced AS (
+    UPDATE definable_event AS kept SET id = new.id, name = new.name, data = new.data FROM {NEW}
+    WHERE kept.service = %(service)s AND kept.key = new.key AND owner IS NULL AND due_at > now() RETURNING kept.key
+) INSERT INTO definable_event (service, id, name, data, due_at, key)
+SELECT %(service)s, id, name, data, now() + make_interval(secs => delay), key
+FROM {NEW} WHERE NOT EXISTS (SELECT FROM replaced WHERE replaced.key = new.key) ORDER BY number RETURNING position"""
+"""What waits under the same key is replaced where it stands: its time is kept."""
 
 NOTIFY = "SELECT pg_notify('definable_event', %s)"
 """The payload is the service, a space and the opening."""

@@ -148,6 +148,7 @@ class Publisher:
             item.dedupe_ttl,
             anyio.current_time() + item.delay if item.delay > 0 else 0.0,
             item.key,
+            item.keeps_time,
             is_awaited,
         )
 

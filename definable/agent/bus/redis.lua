@@ -109,7 +109,8 @@ local function cancel(key)
   local packed = call('HGET', later_keys, key)
   if not packed then return false end
   call('HDEL', later_keys, key)
-  return call('ZREM', later, packed) == 1
+  local due_at = call('ZSCORE', later, packed)
+  return call('ZREM', later, packed) == 1 and tonumber(due_at)
 end
 
 local function wait(due_at, id, name, data, attempts, key)
@@ -208,7 +209,7 @@ local functions = {}
 
 -- Write a batch. KEYS from 2 on: its dedupe keys. Arguments: number; 1 for a batch that was given up, whose number must not be
 -- written any more; then lists, each with its length before it: publications (id, name, data, index of its dedupe key
--- or 0, time to live in ms, delay in ms, name for cancel); acked; nacked (handle, delay, attempts); dead (handle, why,
+-- or 0, time to live in ms, delay in ms, name for cancel, 1 to keep the time of the one replaced); acked; nacked (handle, delay, attempts); dead (handle, why,
 -- attempts); released (handle, delay, or -1 to the list of its name); parked; begun; dedupe keys to forget (index,
 -- value or empty for any); names to cancel; ids of dead letters to replay; slots to free (name, handle); names to claim
 -- from (name, count, limit or 0).
@@ -231,11 +232,12 @@ function functions.apply()
   end
   local count = tonumber(arg())
   for _ = 1, count do
-    local id, name, data, key, ttl, delay, replaces = arg(), arg(), arg(), tonumber(arg()), arg(), tonumber(arg()), arg()
+    local id, name, data, key, ttl, delay = arg(), arg(), arg(), tonumber(arg()), arg(), tonumber(arg())
+    local replaces, keeps_time = arg(), arg() == '1'
     if key == 0 or take_key(KEYS[key], id, ttl) then
-      if replaces ~= '' then cancel(replaces) end
+      local due_at = replaces ~= '' and cancel(replaces)
       if delay > 0 then
-        wait(now + delay, id, name, data, 0, replaces ~= '' and replaces or nil)
+        wait(keeps_time and due_at or now + delay, id, name, data, 0, replaces ~= '' and replaces or nil)
       else
         add(id, name, data, 0)
       end

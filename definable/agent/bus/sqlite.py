@@ -16,13 +16,14 @@ from definable.storage import SQLiteFile, Synchronous
 from definable.storage.file_lock import owned
 
 from .base import Backlog, DeadLetter, WaitingRun
-from .batch import Applied, BatchRefused, Claim, Handle, Message, WriteBatch
+from .batch import Applied, BatchRefused, Claim, Handle, Message, WriteBatch, last_under_keys
 from .claims import MAX_DELIVERIES
 from .dedupe import digest, is_digest
 from .queue import DEFAULT_BUFFER, UNKNOWN_TTL, QueueBus
 from .sqlite_claims import Cursors
 from .sqlite_rows import (
     ADDED_COLUMNS,
+    INDEX_BY_KEY,
     SCHEMA,
     cancel,
     dead_letter,
@@ -30,6 +31,7 @@ from .sqlite_rows import (
     list_dead,
     list_waiting_runs,
     measure_backlog,
+    replace_in_place,
     replay,
     text,
 )
@@ -233,6 +235,7 @@ class SQLiteStore(Store):
             columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
             if column not in columns:
                 connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+        connection.execute(INDEX_BY_KEY)
         connection.execute("DELETE FROM definable_event_key WHERE expires_at <= ?", (now,))
         self._cursors.last_position, self._cursors.unclaimed = connection.execute(
             "SELECT coalesce(max(position), 0), count(*) FROM definable_event"
@@ -280,16 +283,17 @@ class SQLiteStore(Store):
 
     def _publish(self, connection: sqlite3.Connection, batch: WriteBatch, now: float, last: int) -> int:
         """Write down what is new; returns the last position."""
-        later = [each for each in batch.publications if each.due_at]
-        replaced = [(each.replaces,) for each in batch.publications if each.replaces is not None]
+        new = last_under_keys(batch.publications)
+        replaced = [(each.replaces,) for each in new if each.replaces is not None and not each.keeps_time]
         if replaced:
             connection.executemany("DELETE FROM definable_event_later WHERE key = ?", replaced)
+        later = [each for each in new if each.due_at and not (each.keeps_time and replace_in_place(connection, each))]
         if later or batch.nacked or batch.released:  # the numbers of the newest that are gone are given again
             [(newest,)] = connection.execute("SELECT coalesce(max(number), 0) FROM definable_event_later")
             self._last_earlier = min(self._last_earlier, newest)
         rows = [
             (position, each.id, text(each.name), each.data)
-            for position, each in enumerate((each for each in batch.publications if not each.due_at), last + 1)
+            for position, each in enumerate((each for each in new if not each.due_at), last + 1)
         ]
         if rows:
             insert = "INSERT INTO definable_event (position, id, name, attempt, data) VALUES (?, ?, ?, 0, ?)"

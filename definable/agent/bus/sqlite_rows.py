@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from definable.errors import StorageError
 
 from .base import MAX_SCANNED, Backlog, DeadLetter, WaitingRun
-from .batch import Handle, decode_data
+from .batch import Handle, Publication, decode_data
 
 MAX_DEAD_LETTERS = 10_000
 """Of the deliveries that died, so many of the last ones are kept."""
@@ -60,6 +60,10 @@ ADDED_COLUMNS = (
 )
 """Columns that files of 0.2 and before lack: added when such a file is opened."""
 
+INDEX_BY_KEY = """CREATE INDEX IF NOT EXISTS definable_event_later_by_key ON definable_event_later (key)
+WHERE key IS NOT NULL"""
+"""Made once the columns that older files lack are there."""
+
 Row: TypeAlias = tuple[int, str, str, int, bytes, int]
 """Position, id, name, earlier attempts, data, earlier claims of which nothing came: attempts too."""
 
@@ -96,6 +100,12 @@ def replay(connection: sqlite3.Connection, letter_id: str, position: int) -> boo
 
 def cancel(connection: sqlite3.Connection, key: str) -> bool:
     return connection.execute("DELETE FROM definable_event_later WHERE key = ?", (key,)).rowcount > 0
+
+
+def replace_in_place(connection: sqlite3.Connection, new: Publication) -> bool:
+    """Have a message take the place of the one that waits under its key; False when there is none."""
+    update = "UPDATE definable_event_later SET id = ?, name = ?, data = ? WHERE key = ?"
+    return connection.execute(update, (new.id, text(new.name), new.data, new.replaces)).rowcount > 0
 
 
 def first_due(connection: sqlite3.Connection) -> float | None:

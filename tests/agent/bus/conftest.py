@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from loopback.postgres import has_postgres, own_postgres, postgres, shared_postg
 from loopback.redis import has_redis, own_redis, redis, shared_redis
 
 from definable.agent.bus import EventBus, MemoryBus, PostgresBus, RedisBus, SQLiteBus
+from definable.agent.bus.queue import QueueBus
 
 __all__ = [
     "bus",
@@ -19,6 +21,7 @@ __all__ = [
     "path",
     "postgres",
     "redis",
+    "replicas",
     "shared_postgres",
     "shared_redis",
 ]
@@ -38,3 +41,11 @@ def bus(request: pytest.FixtureRequest, path: Path) -> EventBus:
     if request.param == "postgres":
         return PostgresBus(request.getfixturevalue("postgres"))
     return MemoryBus() if request.param == "memory" else SQLiteBus(path)
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def replicas(request: pytest.FixtureRequest) -> Sequence[QueueBus]:
+    """Buses of one kind at one server, not open yet."""
+    if request.param == "redis":
+        return [RedisBus(request.getfixturevalue("redis").url) for _ in range(3)]
+    return [PostgresBus(request.getfixturevalue("postgres")) for _ in range(3)]
