@@ -150,7 +150,7 @@ class Emitter:
             self._check_room(name, len(publications), connection)
         for publication in publications:
             if isinstance(publication, Submission):
-                _keeping_later(connection.bus).submit_nowait([publication])
+                keeping_later(connection.bus).submit_nowait([publication])
             else:
                 connection.bus.publish_nowait(*publication)
 
@@ -173,7 +173,7 @@ class Emitter:
             raise EventBusError("aemit() belongs to the event loop that serves: call emit() in other threads")
         publications = _publications(connection, name, body, when)
         if when is not None:
-            await _keeping_later(connection.bus).publish_many(_submissions(publications))
+            await keeping_later(connection.bus).publish_many(_submissions(publications))
             return
         if len(publications) > 1 and isinstance(connection.bus, PublishesMany) and not self._is_on_worker(connection):
             await connection.bus.publish_many(_submissions(publications))
@@ -197,7 +197,7 @@ class Emitter:
         if connection is None or not connection.bus.durable:
             await self.aemit(name, body)
             return
-        await _keeping_later(connection.bus).publish_many(
+        await keeping_later(connection.bus).publish_many(
             [Submission(key, payload, f"later {id} {key}") for key, payload in connection.route(name, body)]
         )
 
@@ -211,7 +211,7 @@ class Emitter:
         if connection is None:
             await cancel_shielded_checkpoint()
             return was_pre_start
-        return await _keeping_later(connection.bus).cancel(key) or was_pre_start
+        return await keeping_later(connection.bus).cancel(key) or was_pre_start
 
     async def publish(self, key: str, payload: Mapping[str, Any]) -> None:
         """Accept work for one trigger, waiting for room; also on a worker, which never waits for itself.
@@ -346,7 +346,7 @@ class Emitter:
     async def _forward_one(self, publication: Publication, connection: _Connection) -> None:
         try:
             if isinstance(publication, Submission):
-                await _keeping_later(connection.bus).publish_many([publication])
+                await keeping_later(connection.bus).publish_many([publication])
             else:
                 await connection.bus.publish(*publication)
         except StorageError as error:
@@ -426,7 +426,12 @@ def _submissions(publications: Sequence[Publication]) -> Sequence[Submission]:
     return [each if isinstance(each, Submission) else Submission(*each) for each in publications]
 
 
-def _keeping_later(bus: EventBus) -> PublishesMany:
+def keeping_later(bus: EventBus) -> PublishesMany:
+    """The bus, if it keeps events until their time.
+
+    Raises:
+        ConfigurationError: It does not.
+    """
     if not isinstance(bus, PublishesMany):
         raise ConfigurationError(
             f"{bus!r} keeps no events for later: it lacks `publish_many`, `submit_nowait`, `cancel`"

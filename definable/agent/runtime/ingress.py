@@ -13,17 +13,19 @@ from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
 
 from definable.agent.auth.base import AuthContext
-from definable.agent.bus.base import EventBus, KeepsValues
+from definable.agent.bus.base import EventBus, KeepsValues, Submission
 from definable.agent.bus.dedupe import digest
+from definable.agent.bus.emitter import keeping_later
 from definable.agent.run.context import RunRequest
 from definable.agent.run.telemetry import trace_headers
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.request import Headers, RawRequest
-from definable.agent.trigger.webhook import Webhook
+from definable.agent.trigger.webhook import Dedupe, Webhook
 from definable.concurrency.call import call_user
 from definable.concurrency.clock import current_clock
 from definable.concurrency.logs import logger_named
@@ -62,6 +64,11 @@ class InFlight:
     """The delivery is being handled already; whether that ends well is not known yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class Coalesced:
+    """The delivery waits for others about the same thing; which of them is handled is not known yet."""
+
+
 class Ingress:
     """Takes in runs and webhooks.
 
@@ -70,6 +77,9 @@ class Ingress:
         triggers: The agent's triggers with their keys.
         registry: Knows the runs that were promised.
         dispatcher: Handles what a sender waits for.
+
+    Raises:
+        ConfigurationError: Deliveries of a webhook are to be coalesced, and the bus keeps nothing for later.
     """
 
     def __init__(self, bus: EventBus, triggers: TriggerTable, registry: RunRegistry, dispatcher: Dispatcher) -> None:
@@ -77,6 +87,10 @@ class Ingress:
         self._triggers = triggers
         self._registry = registry
         self._dispatcher = dispatcher
+        self._waiting: WeakValueDictionary[str, RunRecord] = WeakValueDictionary()
+        """What was last accepted about each thing for which deliveries are coalesced in memory."""
+        if any(webhook.coalesce is not None for webhook in triggers.webhooks):
+            keeping_later(bus)
 
     @property
     def values(self) -> KeepsValues | None:
@@ -104,7 +118,7 @@ class Ingress:
             self._registry.release_memory(record)
         return record
 
-    async def accept(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> str | Duplicate:
+    async def accept(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> str | Duplicate | Coalesced:
         """Accept a webhook's delivery for later.
 
         Returns:
@@ -113,8 +127,13 @@ class Ingress:
         Raises:
             EventBufferFull: There is no room; nothing was accepted.
         """
+        key = await self._key_of(webhook.dedupe, webhook, event, user_id)
+        if webhook.coalesce is not None:
+            about, seconds = webhook.coalesce
+            burst = await self._key_of(about, webhook, event, user_id)
+            if burst is not None:
+                return await self._coalesce(webhook, event, user_id, burst, seconds, key)
         run = RunRequest("", user_id=user_id, namespace=namespace_of(event))
-        key = await self._dedupe_key(webhook, event, user_id)
         data = self._data(event.source, run.run_id, user_id) | request_data(event) | {"dedupe_key": key}
         self._check_room()
         record = self._registry.queue(run, event.source, data_size(data))
@@ -129,6 +148,35 @@ class Ingress:
             elif self._bus.durable:
                 self._registry.release_memory(record)
         return run.run_id if accepted else Duplicate()
+
+    async def _coalesce(
+        self, webhook: Webhook, event: TriggerEvent, user_id: str | None, about: str, seconds: float, key: str | None
+    ) -> Coalesced | Duplicate:
+        """Accept a delivery in the place of one about the same thing that still waits, and at its time.
+
+        Nobody is promised a run: which delivery is handled may be decided by another replica. What waits in memory is
+        listed among the runs, so that its bytes are counted.
+        """
+        bus = keeping_later(self._bus)
+        data = self._data(event.source, None, user_id) | request_data(event) | {"dedupe_key": key}
+        self._check_room()
+        record: RunRecord | None = None
+        if not self._bus.durable:
+            run = RunRequest("", user_id=user_id, namespace=namespace_of(event))
+            record = self._registry.queue(run, event.source, data_size(data))
+            data["run_id"] = run.run_id
+        name, accepted = self._triggers.key_of(webhook), False
+        waiting = Submission(name, data, key, DEDUPE_TTL, seconds, f"coalesce {about}", keeps_time=True)
+        try:
+            [accepted] = await bus.publish_many([waiting])
+        finally:
+            if record is not None and not accepted:
+                self._registry.forget(record)
+            elif record is not None:
+                if (replaced := self._waiting.get(about)) is not None:
+                    self._registry.replace(replaced)
+                self._waiting[about] = record
+        return Coalesced() if accepted else Duplicate()
 
     def handle(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> Awaitable[Outcome]:
         """Handle a webhook's delivery now, while its sender waits."""
@@ -145,7 +193,7 @@ class Ingress:
 
         One that is not answered 2xx may come again, also one that failed in its answer: its sender hears of no success.
         """
-        key = await self._dedupe_key(webhook, event, user_id)
+        key = await self._key_of(webhook.dedupe, webhook, event, user_id)
         if key is None:
             return answer_of(await self.handle(webhook, event, user_id))
         handling = f"{key}:in flight"
@@ -174,14 +222,15 @@ class Ingress:
         except (StorageError, EventBusError):
             logger.warning("%s: the event bus failed to release a delivery; a repeat may get 409", webhook.source)
 
-    async def _dedupe_key(self, webhook: Webhook, event: TriggerEvent, user_id: str | None) -> str | None:
-        dedupe = webhook.dedupe
-        if dedupe is None:
+    async def _key_of(
+        self, named_by: Dedupe | None, webhook: Webhook, event: TriggerEvent, user_id: str | None
+    ) -> str | None:
+        if named_by is None:
             return None
-        if isinstance(dedupe, str):
-            name = None if event.headers is None else event.headers.get(dedupe)
+        if isinstance(named_by, str):
+            name = None if event.headers is None else event.headers.get(named_by)
         else:
-            name = await call_user(dedupe, event)
+            name = await call_user(named_by, event)
         if name is None or name == "":
             return None
         # One caller's names are not another's. Of any length: what the bus carries must not be.
@@ -191,7 +240,7 @@ class Ingress:
         if self._bus.room < 1:
             raise EventBufferFull("the event buffer is full: nothing was accepted")
 
-    def _data(self, source: str, run_id: str, user_id: str | None) -> dict[str, Any]:
+    def _data(self, source: str, run_id: str | None, user_id: str | None) -> dict[str, Any]:
         return {"source": source, "timestamp": current_clock().now(), "run_id": run_id, "user_id": user_id}
 
 

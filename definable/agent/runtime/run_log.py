@@ -173,7 +173,7 @@ class RunLog:
             self._changed = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class RunRecord:
     """A run that the service made or is making."""
 

@@ -141,6 +141,11 @@ class RunRegistry:
         self._unqueue(record.run_id)
         record.log.end()
 
+    def replace(self, record: RunRecord) -> None:
+        """Forget a queued run whose delivery another one has replaced, unless it has begun."""
+        if self._queued.get(record.run_id) is record and record.status is QUEUED:
+            self.forget(record)
+
     def _unqueue(self, run_id: str) -> RunRecord | None:
         record = self._queued.pop(run_id, None)
         if record is not None:

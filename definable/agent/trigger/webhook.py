@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from math import inf
 from typing import Any, Literal, TypeAlias, Unpack, cast
 
 from definable.agent.auth.base import AuthProvider, is_provider
@@ -39,6 +40,10 @@ class Webhook(BaseTrigger):
         dedupe: A header's name, or a callable of the event, whose value names the delivery: within a day a repeat is
             answered `{"status": "duplicate"}` and not run again, or 409 while the first is still handled. What is not
             answered 2xx may come again.
+        coalesce: With `respond="accept"`: what a delivery is about, a header's name or a callable of the event, and
+            seconds, greater than 0. The first delivery about a thing waits so long, and each that comes meanwhile takes
+            its place: the handler gets the last one. It is answered 202 without a run id, since a run is of several
+            deliveries then. None or an empty text for what is handled by itself.
         challenge: How a platform's handshake is answered, also with `respond="accept"`, and before `dedupe`: True (any
             known kind), `"slack"`, `"meta"`, `"graph"`, `"zoom"`, `"cloudevents"`, `"echo"`,
             `MetaChallenge(verify_token)`, `ZoomChallenge(secret)`, or a function of the event that returns a `Reply`,
@@ -69,6 +74,7 @@ class Webhook(BaseTrigger):
         auth: AuthProvider | Literal[False] | None = None,
         respond: Literal["wait", "accept"] = "wait",
         dedupe: Dedupe | None = None,
+        coalesce: tuple[Dedupe, float] | None = None,
         challenge: Challenge | Preset | bool | Callable[[TriggerEvent], Any] | None = None,
         filter: Callable[[TriggerEvent], Any] | None = None,
         before_accept: Callable[[TriggerEvent], Any] | None = None,
@@ -84,13 +90,14 @@ class Webhook(BaseTrigger):
             raise ConfigurationError(f"Webhook(respond={respond!r}): 'wait' or 'accept'")
         if auth is not None and auth is not False and not is_provider(auth):
             raise ConfigurationError(f"Webhook(auth={auth!r}): a provider, False for public, None for the agent's")
-        if dedupe is not None and not callable(dedupe) and not (isinstance(dedupe, str) and dedupe):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if dedupe is not None and not is_name(dedupe):
             raise ConfigurationError(f"Webhook(dedupe={dedupe!r}): a header's name, or a callable of the event")
         if max_body < 0:
             raise ConfigurationError(f"Webhook(max_body={max_body!r}): bytes, 0 or more")
         self.auth: AuthProvider | Literal[False] | None = auth
         self.respond = respond
         self.dedupe = dedupe
+        self.coalesce: tuple[Dedupe, float] | None = checked_coalesce(coalesce, respond)
         self.challenge: Challenge | Callable[[TriggerEvent], Any] | None = challenge_of(challenge)
         for name, function in (("filter", filter), ("before_accept", before_accept)):
             if function is not None and not takes(function, 1):
@@ -122,6 +129,31 @@ class Webhook(BaseTrigger):
             pydantic.ValidationError: It is another one.
         """
         return body if self._validate is None else self._validate(body)
+
+
+def is_name(dedupe: object) -> bool:
+    """Whether something names deliveries: a header's name, or a callable of the event."""
+    return callable(dedupe) or (isinstance(dedupe, str) and dedupe != "")
+
+
+def checked_coalesce(coalesce: object, respond: str) -> tuple[Dedupe, float] | None:
+    """What `Webhook(coalesce=...)` says.
+
+    Raises:
+        ConfigurationError: It is no name of deliveries and seconds, or senders wait for what comes of them.
+    """
+    match coalesce:
+        case None:
+            return None
+        case (str() | Callable() as key, int() | float() as seconds) if is_name(key) and 0 < seconds < inf:
+            if respond == "accept":
+                return cast("Dedupe", key), seconds
+            raise ConfigurationError("Webhook(coalesce=...) needs respond='accept': else each sender waits for its own")
+        case _:
+            raise ConfigurationError(
+                f"Webhook(coalesce={coalesce!r}): a header's name or a callable of the event, and seconds: such as "
+                "(lambda event: event.body['number'], 5.0)"
+            )
 
 
 def checked_methods(method: object) -> tuple[str, ...]:

@@ -208,9 +208,10 @@ class WebhookRun(Document):
 
 
 class Acknowledged(Document):
-    """A delivery that no run came of: its handler asked for none, it was handled before, or is not wanted."""
+    """A delivery that no run is promised for: its handler asked for none, it was handled before, it is not wanted, or
+    it waits for others about the same thing ("accepted")."""
 
-    status: Literal["ok", "duplicate", "ignored"]
+    status: Literal["ok", "duplicate", "ignored", "accepted"]
 
 
 class Accepted(Document):

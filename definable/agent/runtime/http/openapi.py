@@ -322,7 +322,8 @@ def responses(webhook: Webhook) -> dict[str, Any]:
     """What the sender may be answered."""
     if webhook.respond == "accept":
         location = {"Location": "Where the run can be followed."}
-        answers = {"202": response(Answer("Accepted, to be handled later.", (Accepted,), headers=location))}
+        models = (Accepted,) if webhook.coalesce is None else (Accepted, Acknowledged)
+        answers = {"202": response(Answer("Accepted, to be handled later.", models, headers=location))}
         if webhook.dedupe is not None or webhook.filter is not None:
             answers["200"] = response(Answer("Accepted before, or not wanted.", (Acknowledged,)))
         if webhook.challenge is not None or webhook.before_accept is not None:

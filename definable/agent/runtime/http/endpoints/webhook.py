@@ -16,7 +16,7 @@ from definable.agent.runtime.http.body import parsed
 from definable.agent.runtime.http.documents import Accepted, WebhookRun
 from definable.agent.runtime.http.request import EndpointContext, Request
 from definable.agent.runtime.http.response import Response, Sendable, json_response, reply_response, wrong_fields
-from definable.agent.runtime.ingress import Duplicate, InFlight
+from definable.agent.runtime.ingress import Coalesced, Duplicate, InFlight
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.challenge import Challenge, reply_of
 from definable.agent.trigger.request import RawRequest, Reply
@@ -31,6 +31,8 @@ IGNORED = Response(b'{"status":"ignored"}')
 STATUS_OK = Response(b'{"status":"ok"}')
 
 DUPLICATE = Response(b'{"status":"duplicate"}')
+
+COALESCED = Response(b'{"status":"accepted"}', 202)
 
 HANDLED_BY_THEN = (b"retry-after", b"5")
 """Seconds: senders that wait mostly do so for 5 to 10."""
@@ -137,10 +139,10 @@ async def answer_handshake(webhook: Webhook, request: Request) -> Sendable:
     return reply
 
 
-def accepted_response(request: Request, accepted: str | Duplicate) -> Response:
+def accepted_response(request: Request, accepted: str | Duplicate | Coalesced) -> Response:
     """What a sender is told whose work is done later: the id of the run that may come of it."""
-    if isinstance(accepted, Duplicate):
-        return DUPLICATE
+    if not isinstance(accepted, str):
+        return DUPLICATE if isinstance(accepted, Duplicate) else COALESCED
     request.note_run(accepted)
     headers = [(b"location", request.link(f"/runs/{accepted}"))]
     return json_response(Accepted(status="accepted", run_id=accepted), 202, headers)
