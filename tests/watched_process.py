@@ -74,9 +74,9 @@ class WatchedProcess:
         self._seen.update(found)
         return [process for process in self._seen if process.is_running() and process.status() != "zombie"]
 
-    def exit_status(self) -> int:
-        """Wait for its end."""
-        status = self.process.wait(timeout=BOUND)
+    def exit_status(self, bound: float = BOUND) -> int:
+        """Wait for its end, for so many seconds."""
+        status = self.process.wait(timeout=bound)
         self._reader.join(timeout=BOUND)
         return status
 

@@ -38,7 +38,8 @@ RUN_TIMEOUT = 0.5
 GRACE = {End.CUT: 0.3, End.FORCE: 20.0, End.HARD: 20.0}
 """Seconds; of the other ends `LONG_GRACE`."""
 
-LONG_GRACE = 20.0
+LONG_GRACE = 75.0
+"""A storm that stands in a file is thousands of events, whose handlers fail in every way: a slow machine needs long."""
 
 UVLOOP = {"use_uvloop": True}
 """Of its loops the first opens pipes for the life of the process."""

@@ -33,10 +33,10 @@ FIRST_SEED = int(os.environ.get("DEFINABLE_CHAOS_SEED", "1"))
 TESTS = Path(__file__).parent.parent
 
 DRAIN_LIMIT = 90.0
-"""Seconds that the calm life may take to handle what the others left."""
+"""Seconds that the calm life may take to handle what the others left, and any life to end."""
 
 pytestmark = [
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
 ]
 
@@ -89,7 +89,7 @@ class Round:
                 clients.start_soon(load.run)
                 await anyio.sleep(seconds)
                 await self._end(process, end, load)
-                status = await to_thread.run_sync(process.exit_status)
+                status = await to_thread.run_sync(process.exit_status, DRAIN_LIMIT)
                 clients.cancel_scope.cancel()
             self._check(process, end, status)
 
@@ -100,7 +100,7 @@ class Round:
                 while self.missing():
                     await anyio.sleep(0.05)
             process.process.send_signal(signal.SIGTERM)
-            status = await to_thread.run_sync(process.exit_status)
+            status = await to_thread.run_sync(process.exit_status, DRAIN_LIMIT)
             assert not self.missing(), "accepted and lost"
             assert status == 0
             account = account_of(process)
