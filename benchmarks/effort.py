@@ -69,7 +69,7 @@ TINY = Effort(
     idle=0.1,
     load=0.1,
     in_flight=4,
-    cron_jobs=20,
+    cron_jobs=180,
 )
 """For the smoke test."""
 
