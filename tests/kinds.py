@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
+import os
 import re
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import WorkStealingScheduling
 
 ROOT = Path(__file__).parent
 
@@ -130,6 +134,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Before pytest selects by `-m`."""
     for item in items:
         item.add_marker(kind_of(item))
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        items[:] = slow_first(items, workers)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under `-n` each worker gets a part, and one that is done takes from the end of another's, where no slow test is."""
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
+def slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """The tests in as many parts of one size as there are workers, each with its share of the slow ones first."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    rest = iter([item for item in items if not item.get_closest_marker("slow")])
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        share = slow[worker::workers]
+        end = len(items) * (worker + 1) // workers
+        ordered += [*share, *itertools.islice(rest, max(end - len(ordered) - len(share), 0))]
+    return [*ordered, *rest]
 
 
 def kind_of(item: pytest.Item) -> str:
