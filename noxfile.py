@@ -34,7 +34,7 @@ def types(session: nox.Session) -> None:
 def fast(session: nox.Session) -> None:
     """All tests but the slow ones; further arguments are pytest's: `nox -s fast -- tests/model -k stream`."""
     installed(session)
-    session.run("pytest", "-n", "2", "-m", "not slow", *session.posargs)
+    session.run("pytest", "-n", "4", "-m", "not slow", *session.posargs)
 
 
 @nox.session
