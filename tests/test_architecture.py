@@ -55,6 +55,11 @@ LAYERS = [
 
 HEAVY = [
     "openai",
+    "anthropic",
+    "mcp",
+    "pydantic_ai",
+    "agents",
+    "langchain_core",
     "pydantic",
     "quart",
     "hypercorn",
@@ -103,6 +108,7 @@ SERVE_EDGE = ("definable.agent.agent", "definable.agent.runtime.entry")
 """`Agent.serve` and its sisters: the one import, in a function, of something to the right."""
 
 BACKEND_MODULES = {
+    "definable.concurrency.asyncio_thread",
     "definable.concurrency.containment_asyncio",
     "definable.concurrency.containment_trio",
     "definable.concurrency.event_loop",
@@ -328,4 +334,5 @@ def test_what_is_imported_is_required() -> None:
     provided = packages_distributions()
     unknown = imported - {"definable", *sys.stdlib_module_names}
     missing = {name for name in unknown if not required & {distribution(it) for it in provided[name]}}
-    assert missing == {"pydantic_core", "pytest"}  # which pydantic brings in its own version; the host of our plugin
+    # Which pydantic brings in its own version; the host of our plugin; frameworks whose agents users hand in.
+    assert missing == {"pydantic_core", "pytest", "pydantic_ai", "agents", "langchain_core"}

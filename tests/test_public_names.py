@@ -25,6 +25,7 @@ PUBLIC = {
     "definable.cli",
     "definable.errors",
     "definable.model",
+    "definable.model.adapters",
     "definable.server",
     "definable.storage",
     "definable.testing",

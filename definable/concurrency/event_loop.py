@@ -46,18 +46,18 @@ def run_blocking(
         raise RuntimeError(f"{library} runs in this thread already: write `{instead}` here")
     if backend == "asyncio":
         backend_options = {"use_uvloop": find_spec("uvloop") is not None} | (backend_options or {})
-    return _own_context().run(anyio.run, function, backend=backend, backend_options=backend_options)
+    return own_context().run(anyio.run, function, backend=backend, backend_options=backend_options)
 
 
 def running_library() -> str | None:
     """The async library that runs in this thread; None when there is none."""
     try:
-        return _own_context().run(sniffio.current_async_library)
+        return own_context().run(sniffio.current_async_library)
     except sniffio.AsyncLibraryNotFoundError:
         return None
 
 
-def _own_context() -> Context:
+def own_context() -> Context:
     """This context, less the name of the library that anyio notes in it: a thread may have been given that along."""
     context = copy_context()
     context.run(sniffio.current_async_library_cvar.set, None)

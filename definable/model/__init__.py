@@ -7,6 +7,7 @@ openai/       OpenAIChat: Chat Completions of OpenAI and every compatible server
 offline.py    OfflineModel: deterministic, without a network
 fallback.py   FallbackModel: the next model answers where one cannot for now
 function.py   FunctionModel: a function answers
+adapters/     PydanticAIAgent, OpenAIAgentsAgent, LangChainRunnable: agents of other frameworks
 ```
 """
 

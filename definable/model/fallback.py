@@ -21,7 +21,8 @@ from definable.errors import (
     ModelTimeoutError,
 )
 
-from .message import Model, ModelDelta, ModelReply, ModelRequest
+from .function import PlainProfile
+from .message import Model, ModelDelta, ModelProfile, ModelReply, ModelRequest
 from .resolve import resolve_model
 
 logger: logging.Logger = logger_named("definable.model")
@@ -75,6 +76,16 @@ class FallbackModel:
     def id(self) -> str:
         """The ids of the models, in their order."""
         return " or ".join(model.id for model in self.models)
+
+    @property
+    def profile(self) -> ModelProfile:
+        """What all of them understand: each is asked in the same way."""
+        profiles = [profile for model in self.models if (profile := getattr(model, "profile", None)) is not None]
+        return PlainProfile(
+            tools=all(profile.tools for profile in profiles),
+            json_schema=all(profile.json_schema for profile in profiles),
+            json_schema_with_tools=all(profile.json_schema_with_tools for profile in profiles),
+        )
 
     @property
     def has_key(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import isasyncgen, isgeneratorfunction
 from typing import Any, TypeAlias, cast
 
@@ -15,10 +15,19 @@ from definable.concurrency.call import call_user, is_generator_function
 from definable.concurrency.isolation import error_text
 from definable.errors import ConfigurationError, DefinableError, ModelError, ModelResponseError
 
-from .message import ModelDelta, ModelReply, ModelRequest
+from .message import ModelDelta, ModelProfile, ModelReply, ModelRequest
 
 Piece: TypeAlias = str | ModelReply
 """Some text of an answer, or, as the last one, the whole reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainProfile:
+    """Of a model that knows text alone: it is asked for an answer of a type in its instructions."""
+
+    tools: bool = False
+    json_schema: bool = False
+    json_schema_with_tools: bool = False
 
 
 class PieceModel:
@@ -27,6 +36,8 @@ class PieceModel:
     Args:
         id: The model's name, as shown in outputs and logs.
     """
+
+    profile: ModelProfile = PlainProfile()
 
     def __init__(self, id: str) -> None:
         if not id:
@@ -92,8 +103,8 @@ class PieceModel:
             raise ModelError(f"{self.id} failed: {error_text(error)}") from error
         said = "".join(texts)
         reply = ModelReply(said) if reply is None else reply
-        if reply.content and not said:
-            yield ModelDelta(reply.content)
+        if not said.endswith(reply.content):
+            yield ModelDelta(reply.content)  # what was streamed before it was said on the way
         yield ModelDelta(reply=self._completed(reply, said))
 
     def _completed(self, reply: ModelReply, said: str) -> ModelReply:
