@@ -6,15 +6,21 @@ a caller is one time: when its calls so far will have been paid for.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import OrderedDict
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Protocol, runtime_checkable
 
 import anyio
 
-from definable.errors import ConfigurationError
+from definable.errors import ConfigurationError, StorageError
+
+from .logs import logger_named
+
+logger: logging.Logger = logger_named(__name__)
 
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 
@@ -93,7 +99,7 @@ class SharesLimits(Protocol):
         ...
 
 
-class MemoryLimits:
+class MemoryLimits(Limits):
     """Of one process, in bounded memory.
 
     Args:
@@ -131,3 +137,35 @@ class MemoryLimits:
             del known[oldest]
             if not known:
                 return
+
+
+def caller_digest(key: str) -> bytes:
+    """What a server knows a caller by, whose name may be any text, of any length: 16 bytes."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+class LocalWhileAway(Limits):
+    """Limits that a server keeps for all replicas; of this process alone while it is away.
+
+    Args:
+        shared: The limits; their `take` raises `StorageError` while the server is away.
+        server: What it is, for the log.
+    """
+
+    def __init__(self, shared: Limits, server: str) -> None:
+        self._shared = shared
+        self._server = server
+        self._local = MemoryLimits()
+        self._is_away = False
+
+    async def take(self, key: str, rate: Rate) -> float:
+        """As of `Limits`."""
+        try:
+            early = await self._shared.take(key, rate)
+        except StorageError as error:
+            if not self._is_away:
+                logger.warning("rate limits are of this process alone until %s is back: %s", self._server, error)
+            self._is_away = True
+            return await self._local.take(key, rate)
+        self._is_away = False
+        return early

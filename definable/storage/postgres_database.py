@@ -93,7 +93,7 @@ class PostgresDatabase:
             raise MissingExtra(f"{user} needs psycopg: pip install definable[postgres]")
         if not (timeout > 0 and math.isfinite(timeout)):
             raise ConfigurationError(f"timeout={timeout!r}: seconds, greater than 0")
-        self._dsn = dsn
+        self._dsn, self._user = dsn, user
         self._shown = _checked(dsn)
         self._schema = schema
         self.timeout: float = timeout
@@ -109,6 +109,15 @@ class PostgresDatabase:
 
     def __str__(self) -> str:
         return f"PostgreSQL at {self._shown}"
+
+    def another(self, schema: Sequence[str], *, timeout: float) -> PostgresDatabase:
+        """The same database over a connection of its own, for who must not wait for the transactions of others.
+
+        Args:
+            schema: As of the class.
+            timeout: As of the class.
+        """
+        return PostgresDatabase(self._dsn, self._user, schema, timeout=timeout)
 
     @property
     def address(self) -> str:

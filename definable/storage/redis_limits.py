@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from definable.concurrency.logs import logger_named
-from definable.concurrency.rate_limits import Limits, MemoryLimits, Rate
-from definable.errors import StorageError
+from definable.concurrency.rate_limits import Limits, LocalWhileAway, Rate, caller_digest
 
 from .redis_address import RedisAddress, integer
 from .redis_link import RedisLink, Script, linked
-
-logger: logging.Logger = logger_named(__name__)
 
 TIMEOUT = 5.0
 """Seconds for Redis to answer; a request waits for it."""
@@ -37,8 +32,8 @@ By the clock of Redis, so that those of the replicas do not matter.
 """
 
 
-class RedisLimits:
-    """Limits at a Redis; of this process alone while it is away.
+class RedisLimits(Limits):
+    """Limits at a Redis.
 
     Args:
         link: The connection.
@@ -48,29 +43,27 @@ class RedisLimits:
     def __init__(self, link: RedisLink, prefix: str) -> None:
         self._link = link
         self._prefix = prefix
-        self._local = MemoryLimits()
-        self._is_away = False
 
     async def take(self, key: str, rate: Rate) -> float:
-        """Count a call, unless it comes too early; the seconds after which it may come again."""
+        """As of `Limits`.
+
+        Raises:
+            StorageError: Redis is away.
+        """
         times = [round(rate.interval * 1e6), round(rate.period * 1e6)]
-        try:
-            early = await self._link.script(TAKE, [f"{self._prefix}:limit:{key}"], times)
-        except StorageError as error:
-            if not self._is_away:
-                logger.warning("rate limits are of this process alone until Redis is back: %s", error)
-            self._is_away = True
-            return await self._local.take(key, rate)
-        self._is_away = False
-        return early / 1e6
+        return await self._link.script(TAKE, [f"{self._prefix}:limit:{caller_digest(key).hex()}"], times) / 1e6
 
 
 @asynccontextmanager
 async def redis_limits(address: RedisAddress, prefix: str) -> AsyncGenerator[Limits, None]:
-    """Limits at a Redis, while the context is open; the arguments are `RedisLimits`'s.
+    """Limits at a Redis, while the context is open.
+
+    Args:
+        address: Where it is.
+        prefix: What the keys begin with.
 
     Raises:
         StorageError: It cannot be reached.
     """
     async with linked(address, (TAKE,), timeout=TIMEOUT) as link:
-        yield RedisLimits(link, prefix)
+        yield LocalWhileAway(RedisLimits(link, prefix), "Redis")

@@ -11,7 +11,7 @@ import math
 import os
 import random
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +19,7 @@ import anyio
 from anyio import to_thread
 
 from definable.concurrency.logs import logger_named
+from definable.concurrency.rate_limits import Limits
 from definable.errors import ConfigurationError, StorageError
 from definable.storage.postgres_database import (
     DEFAULT_TIMEOUT,
@@ -27,6 +28,7 @@ from definable.storage.postgres_database import (
     PostgresDatabase,
     PostgresRefusal,
 )
+from definable.storage.postgres_limits import postgres_limits
 from definable.storage.service_name import ServiceName
 
 from . import postgres_rows as sql
@@ -119,6 +121,10 @@ class PostgresBus(QueueBus):
 
     def new_store(self) -> PostgresStore:
         return PostgresStore(self._database, str(self._service), lease=self._lease, unknown_ttl=self._unknown_ttl)
+
+    def rate_limits(self) -> AbstractAsyncContextManager[Limits]:
+        """The limits that replicas share in this database, while the context is open; see `SharesLimits`."""
+        return postgres_limits(self._database, str(self._service))
 
     def belongs_to(self, agent: str | None) -> None:
         """Keep events under an agent's name, where no service was given; called when an agent is given the bus.

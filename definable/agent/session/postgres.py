@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
+from definable.concurrency.rate_limits import Limits
 from definable.storage.postgres_database import DEFAULT_TIMEOUT, PostgresDatabase
+from definable.storage.postgres_limits import postgres_limits
 from definable.storage.service_name import ServiceName
 
 from .base import NOT_STORED, Session, conflict
@@ -122,6 +124,10 @@ class PostgresSessionStore(DurableStore):
 
     def __repr__(self) -> str:
         return f"PostgresSessionStore({self._database.address!r})"
+
+    def rate_limits(self) -> AbstractAsyncContextManager[Limits]:
+        """The limits that replicas share in this database, while the context is open; see `SharesLimits`."""
+        return postgres_limits(self._database, str(self._service))
 
     def belongs_to(self, agent: str | None) -> None:
         """Keep sessions under an agent's name, where no service was given; called when an agent is given the store.
