@@ -205,14 +205,14 @@ def last_under_keys(publications: Sequence[Publication]) -> Sequence[Publication
     left: list[Publication | None] = []
     waiting: dict[str, int] = {}
     for each in publications:
-        if each.replaces is not None:
-            before = waiting.pop(each.replaces, None)
+        if (key := each.replaces) is not None:
+            before = waiting.pop(key, None)
             if before is not None and (replaced := left[before]) is not None:
                 left[before] = None
                 if each.keeps_time:
                     each = replace(each, due_at=replaced.due_at, keeps_time=replaced.keeps_time)
             if each.due_at:
-                waiting[each.replaces] = len(left)
+                waiting[key] = len(left)
         left.append(each)
     return [each for each in left if each is not None]
 

@@ -158,7 +158,8 @@ class BatchTransaction:
         for keeps_time, publish in ((False, sql.PUBLISH), (True, sql.PUBLISH_KEEPING_TIME)):
             if some := [each for each in new if each.keeps_time is keeps_time]:
                 columns = dict(zip(_New._fields, _columns(some), strict=True))
-                published.append(connection.execute(publish, {"service": self._service, **columns}))
+                args = {"service": self._service, **columns}
+                published.append(connection.execute(publish, args))  # type: ignore[arg-type]
         return chain.from_iterable(published)
 
     def _without_repeats(self, connection: Connection[tuple[Any, ...]]) -> list[_New]:

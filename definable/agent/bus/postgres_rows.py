@@ -5,6 +5,8 @@ Names, reasons and keys for `cancel` are bytes: text of PostgreSQL has neither N
 
 from __future__ import annotations
 
+from typing import LiteralString
+
 MAX_DEAD_LETTERS = 10_000
 """Of a service's deliveries that died, so many of the last ones are kept."""
 
@@ -116,14 +118,15 @@ REPLACE = "DELETE FROM definable_event WHERE service = %s AND key = ANY(%s) AND 
 LOCK_KEYS = """SELECT pg_advisory_xact_lock(hashtextextended(%s || ' ' || encode(key, 'hex'), 0))
 FROM unnest(%s::bytea[]) AS given (key) ORDER BY key"""
 
-NEW = """unnest(%(id)s::text[], %(name)s::bytea[], %(data)s::bytea[], %(delay)s::float8[], %(replaces)s::bytea[])
+NEW: LiteralString = """unnest(
+    %(id)s::text[], %(name)s::bytea[], %(data)s::bytea[], %(delay)s::float8[], %(replaces)s::bytea[])
 WITH ORDINALITY AS new (id, name, data, delay, key, number)"""
 
-PUBLISH = f"""INSERT INTO definable_event (service, id, name, data, due_at, key)
+PUBLISH: LiteralString = f"""INSERT INTO definable_event (service, id, name, data, due_at, key)
 SELECT %(service)s, id, name, data, now() + make_interval(secs => delay), key
 FROM {NEW} ORDER BY number RETURNING position"""
 
-PUBLISH_KEEPING_TIME = f"""WITH replaced AS (
+PUBLISH_KEEPING_TIME: LiteralString = f"""WITH replaced AS (
     UPDATE definable_event AS kept SET id = new.id, name = new.name, data = new.data FROM {NEW}
     WHERE kept.service = %(service)s AND kept.key = new.key AND owner IS NULL AND due_at > now() RETURNING kept.key
 ) INSERT INTO definable_event (service, id, name, data, due_at, key)

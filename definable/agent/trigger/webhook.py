@@ -142,18 +142,18 @@ def checked_coalesce(coalesce: object, respond: str) -> tuple[Dedupe, float] | N
     Raises:
         ConfigurationError: It is no name of deliveries and seconds, or senders wait for what comes of them.
     """
-    match coalesce:
-        case None:
-            return None
-        case (str() | Callable() as key, int() | float() as seconds) if is_name(key) and 0 < seconds < inf:
-            if respond == "accept":
-                return cast("Dedupe", key), seconds
-            raise ConfigurationError("Webhook(coalesce=...) needs respond='accept': else each sender waits for its own")
-        case _:
-            raise ConfigurationError(
-                f"Webhook(coalesce={coalesce!r}): a header's name or a callable of the event, and seconds: such as "
-                "(lambda event: event.body['number'], 5.0)"
-            )
+    if coalesce is None:
+        return None
+    parts: tuple[Any, ...] = cast("tuple[Any, ...]", coalesce) if isinstance(coalesce, tuple) else ()
+    about, seconds = parts if len(parts) == 2 else ("", 0)
+    if not is_name(about) or not isinstance(seconds, int | float) or not 0 < seconds < inf:
+        raise ConfigurationError(
+            f"Webhook(coalesce={coalesce!r}): a header's name or a callable of the event, and seconds: such as "
+            "(lambda event: event.body['number'], 5.0)"
+        )
+    if respond != "accept":
+        raise ConfigurationError("Webhook(coalesce=...) needs respond='accept': else each sender waits for its own")
+    return about, seconds
 
 
 def checked_methods(method: object) -> tuple[str, ...]:
