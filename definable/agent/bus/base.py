@@ -87,6 +87,8 @@ class DeadLetter:
     why: str
     died_at: float
     """Unix seconds."""
+    group: str | None = None
+    """What tells its group from others, where it has one: it is replayed behind the others of it."""
 
 
 class Submission(NamedTuple):
@@ -102,6 +104,10 @@ class Submission(NamedTuple):
     """What `cancel` knows it by while it waits; it replaces one that waits under the same key."""
     keeps_time: bool = False
     """Whether it is due when the one that it replaces would have been, and after its own delay where there is none."""
+    group: str | None = None
+    """Those of one name and group are handed out one after the other, in the order in which they were accepted: the
+    next when the one before is acknowledged or a dead letter, so not while that waits for another attempt. None of
+    them has a `delay` or a `key`."""
 
 
 @runtime_checkable

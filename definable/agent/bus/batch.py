@@ -47,6 +47,8 @@ class Publication:
     """Its name for `cancel`: one that waits under the same name is replaced."""
     keeps_time: bool = False
     """Whether it is due when the one that it replaces would have been."""
+    group: str | None = None
+    """Behind which others it waits: see `Message`."""
     is_awaited: bool = False
     """Whether its publisher waits for the outcome."""
     outcome: bool | Exception | None = None
@@ -76,6 +78,8 @@ class WriteBatch:
     """Still claimed, but not begun: one claim less each."""
     begun: dict[Handle, None] = field(default_factory=dict[Handle, None])
     """Begun after they were parked: one claim more each."""
+    groups: set[str] = field(default_factory=set[str])
+    """Of which it acknowledges or dead-letters the first message."""
     keys: dict[str, float] = field(default_factory=dict[str, float])
     """Digests of dedupe keys that no publication brought, and when they expire (seconds of the loop's clock)."""
     forgotten: set[str] = field(default_factory=set[str])
@@ -126,7 +130,7 @@ class WriteBatch:
         for entries in (self.publications, self.acked, self.nacked, self.dead, self.released):
             if entries:
                 entries.clear()
-        for entries in (self.parked, self.begun, self.keys, self.forgotten, self.cancelled, self.replayed):
+        for entries in (self.parked, self.begun, self.groups, self.keys, self.forgotten, self.cancelled, self.replayed):
             if entries:
                 entries.clear()
         self.is_barrier = False
@@ -139,6 +143,7 @@ class WriteBatch:
         self.released += other.released
         self.parked |= other.parked
         self.begun |= other.begun
+        self.groups |= other.groups
         self.keys |= other.keys
         self.forgotten |= other.forgotten
         self.cancelled |= other.cancelled
@@ -168,6 +173,9 @@ class Message(NamedTuple):
     """
     is_surplus: bool = False
     """Whether the limit of its name was reached, so that it is to be skipped."""
+    group: str | None = None
+    """Until it is acknowledged or a dead letter, no other one of the group may be claimed, also while it waits for its
+    time; then the one that was published next may. Unlike others with the same text in whatever name."""
 
 
 class Claim(NamedTuple):

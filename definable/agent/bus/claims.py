@@ -52,6 +52,7 @@ class QueueDelivery:
     is_parked: bool = False
     is_suspect: bool = False
     is_surplus: bool = False
+    group: str | None = None
 
     def park(self) -> None:
         self.claims.park(self)
@@ -224,13 +225,13 @@ class Claims(Queue):
             self.has_more = True
             self._writes.wake.set()
         grants, is_shared = self._grants, self._is_shared
-        for handle, id, name, data, attempts, claims, is_surplus in messages:
+        for handle, id, name, data, attempts, claims, is_surplus, group in messages:
             if is_shared and handle in self._held:
                 continue  # two answers have told of it
             if name in grants:
                 grants[name] -= 1
             lease = anyio.CancelScope() if is_shared else None
-            delivery = QueueDelivery(self, handle, id, name, data, attempts + 1, lease, is_surplus=is_surplus)
+            delivery = QueueDelivery(self, handle, id, name, data, attempts + 1, lease, False, False, is_surplus, group)
             self._held[handle] = delivery
             if claims < SUSPECT or self._is_handed_out(delivery, claims):
                 self.ready.append(delivery)
@@ -317,10 +318,11 @@ class Claims(Queue):
     def ack(self, delivery: QueueDelivery) -> None:
         """It is done."""
         if self._settle(delivery):
-            if self._memory is not None:  # which has let go of it
+            if self._memory is not None and delivery.group is None:  # it has let go of it
                 self._settled()
                 return
             self._writes.next.acked.append(delivery.handle)
+            self._group_advances(delivery)
             self.notify()
 
     def nack(self, delivery: QueueDelivery, delay: float) -> None:
@@ -334,7 +336,12 @@ class Claims(Queue):
         """It failed for good."""
         if self._settle(delivery):
             self._writes.next.dead.append((delivery.handle, why, delivery.attempt))
+            self._group_advances(delivery)
             self.notify()
+
+    def _group_advances(self, delivery: QueueDelivery) -> None:
+        if delivery.group is not None:
+            self._writes.next.groups.add(delivery.group)
 
     def release(self, delivery: QueueDelivery, delay: float = 0.0) -> None:
         """It was not begun: let it be claimed again, here or elsewhere, as if it had not been."""

@@ -34,7 +34,8 @@ RETRY_PAUSE = 1.0
 """Seconds until an event is offered again to a bus whose storage failed."""
 
 Publication: TypeAlias = tuple[str, Mapping[str, Any]] | Submission
-"""What the bus is given: the name of whom it is for, and the data; a submission for what waits for its time."""
+"""What the bus is given: the name of whom it is for, and the data; a submission for what waits for its time, or behind
+others of its group."""
 
 LATER_KEY = "later event"
 """The name of events that wait for their time: which triggers they are for is found out then."""
@@ -71,8 +72,9 @@ class When:
         return cls(moment, key)
 
 
-Route: TypeAlias = Callable[[str, Any], Sequence[tuple[str, Mapping[str, Any]]]]
-"""From an event's name and body to one publication for every trigger that it is for; called from any thread."""
+Route: TypeAlias = Callable[[str, Any], Sequence[Publication]]
+"""From an event's name and body to one publication for every trigger that it is for; called from any thread. Raises
+`ConfigurationError` where a trigger cannot tell the event's key."""
 
 
 class _Connection:
@@ -149,10 +151,7 @@ class Emitter:
         if len(publications) > 1:
             self._check_room(name, len(publications), connection)
         for publication in publications:
-            if isinstance(publication, Submission):
-                keeping_later(connection.bus).submit_nowait([publication])
-            else:
-                connection.bus.publish_nowait(*publication)
+            _publish_nowait(connection.bus, publication)
 
     async def aemit(self, name: str, data: Any = None, when: When | None = None) -> None:
         """Accept an event, waiting for room; see `Agent.aemit`."""
@@ -197,8 +196,9 @@ class Emitter:
         if connection is None or not connection.bus.durable:
             await self.aemit(name, body)
             return
+        submissions = _submissions(connection.route(name, body))
         await keeping_later(connection.bus).publish_many(
-            [Submission(key, payload, f"later {id} {key}") for key, payload in connection.route(name, body)]
+            [each._replace(dedupe_key=f"later {id} {each.name}") for each in submissions]
         )
 
     async def cancel(self, key: str) -> bool:
@@ -270,7 +270,11 @@ class Emitter:
             self._connection, self._refusal, self._ended = connection, None, False
             early, self._pre_start = self._pre_start, []
             for name, body, when in early:
-                self._queued.extend(_publications(connection, name, body, when))
+                try:
+                    self._queued.extend(_publications(connection, name, body, when))
+                except ConfigurationError:
+                    logger.exception("the event %r from before serving is lost", name)
+                    self._lost.append((LATER_KEY, {"body": body}))
         try:
             async with anyio.create_task_group() as forwarder:
                 forwarder.start_soon(self._forward, connection)
@@ -319,17 +323,17 @@ class Emitter:
         return not connection.bus.durable and work_on_worker(connection.owner) is not None
 
     async def _publish(self, publication: Publication, connection: _Connection) -> None:
-        key, payload = publication[0], publication[1]
-        work = None if connection.bus.durable else work_on_worker(connection.owner)
-        if work is None or connection.bus.room == math.inf:
-            await connection.bus.publish(key, payload)
+        bus = connection.bus
+        work = None if bus.durable else work_on_worker(connection.owner)
+        if work is None or bus.room == math.inf:
+            await _publish(bus, publication)
             return
         with self._blocked_call(work) as last:
             if not last:
-                await connection.bus.publish(key, payload)
+                await _publish(bus, publication)
                 return
             try:  # nobody is left to make room: waiting for it would be for ever
-                connection.bus.publish_nowait(key, payload)
+                _publish_nowait(bus, publication)
             except EventBufferFull:
                 with self._lock:
                     self._enqueue([publication], connection)
@@ -345,10 +349,7 @@ class Emitter:
 
     async def _forward_one(self, publication: Publication, connection: _Connection) -> None:
         try:
-            if isinstance(publication, Submission):
-                await keeping_later(connection.bus).publish_many([publication])
-            else:
-                await connection.bus.publish(*publication)
+            await _publish(connection.bus, publication)
         except StorageError as error:
             logger.warning("an event for %s waits, the bus does not take it: %s", publication[0], error)
             await anyio.sleep(RETRY_PAUSE)
@@ -426,14 +427,29 @@ def _submissions(publications: Sequence[Publication]) -> Sequence[Submission]:
     return [each if isinstance(each, Submission) else Submission(*each) for each in publications]
 
 
+async def _publish(bus: EventBus, publication: Publication) -> None:
+    if isinstance(publication, Submission):
+        await keeping_later(bus).publish_many([publication])
+    else:
+        await bus.publish(*publication)
+
+
+def _publish_nowait(bus: EventBus, publication: Publication) -> None:
+    if isinstance(publication, Submission):
+        keeping_later(bus).submit_nowait([publication])
+    else:
+        bus.publish_nowait(*publication)
+
+
 def keeping_later(bus: EventBus) -> PublishesMany:
-    """The bus, if it keeps events until their time.
+    """The bus, if it keeps events until their time, and in the order of a key.
 
     Raises:
         ConfigurationError: It does not.
     """
     if not isinstance(bus, PublishesMany):
         raise ConfigurationError(
-            f"{bus!r} keeps no events for later: it lacks `publish_many`, `submit_nowait`, `cancel`"
+            f"{bus!r} keeps no events for later, nor in the order of a key: it lacks `publish_many`, `submit_nowait`, "
+            "`cancel`"
         )
     return bus

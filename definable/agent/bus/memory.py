@@ -69,9 +69,10 @@ class _Entry:
     data: Mapping[str, Any]
     attempts: int = 0
     replaces: str | None = None
+    group: str | None = None
 
     def claimed(self) -> Message:
-        return Message(self, self.id, self.name, self.data, self.attempts, 1)
+        return Message(self, self.id, self.name, self.data, self.attempts, 1, False, self.group)
 
 
 class MemoryStore(ImmediateStore):
@@ -84,6 +85,7 @@ class MemoryStore(ImmediateStore):
     durable: bool = False
     keeps_trying: bool = False
     max_publications: int = 1_000_000
+    orders_groups: bool = True
 
     def __init__(self, dead: deque[DeadLetter]) -> None:
         self._dead = dead
@@ -95,6 +97,10 @@ class MemoryStore(ImmediateStore):
         self._by_key: dict[str, _Entry] = {}
         """What waits for its time and has a name for `cancel`."""
         self._order = itertools.count()
+        self._groups: dict[str, deque[_Entry]] = {}
+        """What waits behind the first one of its group, which is claimed or in one of those above."""
+        self._behind = 0
+        """How many these are."""
 
     @property
     def failure(self) -> None:
@@ -103,16 +109,17 @@ class MemoryStore(ImmediateStore):
     @property
     def waiting(self) -> int:
         limited = sum(map(len, self._limited.values())) if self._limited else 0
-        return len(self._ready) + len(self._later) + limited
+        return len(self._ready) + len(self._later) + limited + self._behind
 
     @property
     def lines(self) -> Iterable[Sequence[_Entry]]:
         """What waits for a worker, oldest first in each."""
-        return self._ready, *self._limited.values()
+        return self._ready, *self._limited.values(), *self._groups.values()
 
     def waits_until(self, deadline: float) -> bool:
         """Whether something waits that is due by then (seconds of the event loop's clock)."""
-        return self.waiting > len(self._later) or bool(self._later and self._later[0][0] <= deadline)
+        could_begin = self.waiting - len(self._later) - self._behind
+        return could_begin > 0 or bool(self._later and self._later[0][0] <= deadline)
 
     def describe_waiting(self) -> str:
         return f", {len(self._later)} of them for their next attempt" if self._later else ""
@@ -130,13 +137,17 @@ class MemoryStore(ImmediateStore):
                 batch.cancelled = {key: None for key in batch.cancelled if key != name}
         for publication in batch.publications:
             self._add(publication)
+        for handle in batch.acked:  # those of a group alone
+            self._advance(_entry(handle))
         for handle, due_at, attempts in batch.nacked:
             entry = _entry(handle)
             entry.attempts = attempts
             self._wait(entry, due_at)
         for handle, why, attempts in batch.dead:
             entry = _entry(handle)
-            self._dead.append(DeadLetter(entry.id, entry.name, entry.data, attempts, why, time.time()))
+            letter = DeadLetter(entry.id, entry.name, entry.data, attempts, why, time.time(), entry.group)
+            self._dead.append(letter)
+            self._advance(entry)
         for handle, due_at in reversed(batch.released):
             if due_at:
                 self._wait(_entry(handle), due_at)
@@ -152,7 +163,7 @@ class MemoryStore(ImmediateStore):
         if key is not None and publication.keeps_time and (kept := self._by_key.get(key)) is not None:
             kept.id, kept.name, kept.data = publication.id, publication.name, publication.data
             return
-        entry = _Entry(publication.id, publication.name, publication.data, 0, key)
+        entry = _Entry(publication.id, publication.name, publication.data, 0, key, publication.group)
         if key is not None:
             self._cancel(key)
         if publication.due_at:
@@ -160,7 +171,29 @@ class MemoryStore(ImmediateStore):
             if key is not None:
                 self._by_key[key] = entry
         else:
+            self._append(entry)
+
+    def _append(self, entry: _Entry) -> None:
+        """Have it wait for a worker, or behind the others of its group."""
+        if entry.group is None:
             self._ready.append(entry)
+        elif (behind := self._groups.get(entry.group)) is not None:
+            behind.append(entry)
+            self._behind += 1
+        else:
+            self._groups[entry.group] = deque()
+            self._ready.append(entry)
+
+    def _advance(self, ended: _Entry) -> None:
+        """The first one of a group has come to its end: the next one is the first."""
+        if ended.group is None:
+            return
+        behind = self._groups[ended.group]
+        if behind:
+            self._ready.append(behind.popleft())
+            self._behind -= 1
+        else:
+            del self._groups[ended.group]
 
     def _wait(self, entry: _Entry, due_at: float) -> None:
         heapq.heappush(self._later, (due_at, next(self._order), entry))
@@ -178,7 +211,7 @@ class MemoryStore(ImmediateStore):
         if letter is None:
             return False
         self._dead.remove(letter)
-        self._ready.append(_Entry(letter.id, letter.name, letter.data))
+        self._append(_Entry(letter.id, letter.name, letter.data, group=letter.group))
         return True
 
     def _move_due(self) -> float | None:
@@ -229,11 +262,14 @@ class MemoryStore(ImmediateStore):
     def take_all(self) -> Sequence[Message]:
         later = [entry for _, _, entry in sorted(self._later, key=itemgetter(0, 1))]
         limited = [entry for entries in self._limited.values() for entry in entries]
-        left = [entry.claimed() for entry in (*self._ready, *limited, *later)]
+        behind = itertools.chain(*self._groups.values())
+        left = [entry.claimed() for entry in (*self._ready, *limited, *later, *behind)]
         self._ready.clear()
         self._limited.clear()
         self._later.clear()
         self._by_key.clear()
+        self._groups.clear()
+        self._behind = 0
         return left
 
 

@@ -172,7 +172,7 @@ class PostgresBus(QueueBus):
         """What waits for a worker; see `MeasuresBacklog`."""
 
         def measure(connection: Connection[tuple[Any, ...]]) -> Backlog:
-            [(waiting, since)] = connection.execute(sql.BACKLOG, (str(self._service),)).fetchall()
+            [(waiting, since)] = connection.execute(sql.BACKLOG, {"service": str(self._service)}).fetchall()
             return Backlog(waiting, since)
 
         return await self._database.transact(measure)
@@ -207,6 +207,7 @@ class PostgresStore(SharedStore):
     durable: bool = True
     keeps_trying: bool = True
     max_publications: int = 1_000
+    orders_groups: bool = True
 
     def __init__(self, database: PostgresDatabase, service: str, *, lease: float, unknown_ttl: float) -> None:
         self.opening: str = os.urandom(8).hex()
@@ -316,8 +317,7 @@ class PostgresStore(SharedStore):
             if not unknown:
                 return (), 0
             new = [name for (name,) in connection.execute(sql.LEAVE_UNKNOWN, (self._service, [*unknown]))]
-            expired = connection.execute(sql.EXPIRED_UNKNOWN, (self._service, self._unknown_ttl, self._service))
-            return new, len(expired.fetchall())
+            return new, self._end_unknown(connection)
 
         try:
             new, dead = await self._database.transact(sweep)
@@ -332,6 +332,14 @@ class PostgresStore(SharedStore):
                 )
             if dead:
                 logger.error("%d deliveries without a registered handler are dead letters", dead)
+
+    def _end_unknown(self, connection: Connection[tuple[Any, ...]]) -> int:
+        """Dead-letter what has waited too long for a handler; returns how many."""
+        ttl = self._unknown_ttl
+        if connection.execute(sql.HAS_EXPIRED_UNKNOWN, (self._service, ttl)).fetchone() is None:
+            return 0
+        connection.execute(sql.LOCK_ALL_GROUPS, (sql.GROUPS_LOCK, sql.KINDS_OF_GROUPS))
+        return len(connection.execute(sql.EXPIRED_UNKNOWN, (self._service, ttl, self._service)).fetchall())
 
     def _let_others_renew(self) -> None:
         """Those who hold something renew their leases first: they were not dead, the database was not to be had."""
@@ -444,6 +452,6 @@ class PostgresStore(SharedStore):
     async def dead_letters(self) -> Sequence[DeadLetter]:
         rows = await self._insist(lambda connection: connection.execute(sql.LIST_DEAD, (self._service,)).fetchall())
         return [
-            DeadLetter(id, readable(name), decode_data(body), attempt, readable(why), at)
-            for id, name, body, attempt, why, at in rows
+            DeadLetter(id, readable(name), decode_data(body), attempt, readable(why), at, group)
+            for id, name, body, attempt, why, at, group in rows
         ]

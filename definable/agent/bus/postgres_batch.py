@@ -25,6 +25,8 @@ logger: logging.Logger = logger_named(__name__)
 AHEAD = 4
 """Candidates for each message that is asked for: some are being claimed by other replicas."""
 
+LOCK = {"lock": sql.GROUPS_LOCK, "kinds": sql.KINDS_OF_GROUPS}
+
 
 class MadeBefore(Exception):
     """The batch was written, and its answer got lost.
@@ -74,7 +76,7 @@ class BatchTransaction:
         self._demand, self._grants, self._known = claim.demand, dict(claim.grants), claim.known
         self._new = [
             _New(each.id, each.key, each.key_ttl, storable(each.name), each.data, max(each.due_at - now, 0.0),
-                 None if each.replaces is None else storable(each.replaces), each.keeps_time)
+                 None if each.replaces is None else storable(each.replaces), each.keeps_time, each.group)
             for each in last_under_keys(batch.publications)
         ]  # fmt: skip
         self._acked = [*batch.acked]
@@ -84,15 +86,24 @@ class BatchTransaction:
             (handle, max(due_at - now, 0.0) if due_at > 0 else 0.0) for handle, due_at in batch.released
         ]
         self._parked, self._begun = [*batch.parked], [*batch.begun]
+        self._groups = batch.groups | {each.group for each in batch.publications if each.group is not None}
         self._cancelled, self._replayed = [*batch.cancelled], [*batch.replayed]
         self._repeated: Sequence[str] = ()
 
     def make(self, connection: Connection[tuple[Any, ...]]) -> Applied:
         """Write and claim; the time when the next message is due is in seconds from now."""
+        if self._replayed:
+            groups = connection.execute(sql.DEAD_GROUPS, (self._service, self._replayed))
+            self._groups = {*self._groups, *(group for (group,) in groups)}
+        changed: dict[str, Any] = {**LOCK, "service": self._service, "groups": [*self._groups]}
+        if self._groups:
+            connection.execute(sql.LOCK_GROUPS, changed)
         opening = connection.execute(sql.BEGIN_BATCH, (self._opening,))
         self._settle(connection)
         cancelled, published = self._cancel(connection), self._publish(connection)
         replayed = connection.execute(sql.REPLAY, (self._service, self._replayed)) if self._replayed else ()
+        if self._groups:
+            connection.execute(sql.FIND_FIRST, changed)
         claims = self._claim(connection) if self._demand else None
         # What follows asks for rows of what is above: only now is it sent, in one round trip.
         if (row := opening.fetchone()) is None:
@@ -107,7 +118,7 @@ class BatchTransaction:
         }
         self.last_position = max((position for (position,) in published), default=0)
         connection.execute(sql.END_BATCH, (self._number, json.dumps(outcome), self._opening))
-        if self._given_back or replayed or any(not each.delay for each in self._new):
+        if self._given_back or self._groups or replayed or any(not each.delay for each in self._new):
             connection.execute(sql.NOTIFY, (f"{self._service} {self._opening}",))
         claimed, has_more, next_due = ((), True, None) if claims is None else self._claimed(connection, claims)
         return Applied(claimed, has_more, next_due, **outcome)
@@ -216,14 +227,19 @@ class BatchTransaction:
     def _messages(self, connection: Connection[tuple[Any, ...]], rows: Sequence[tuple[Any, ...]]) -> Sequence[Message]:
         messages: list[Message] = []
         unread: list[tuple[Handle, bytes, int]] = []
-        for position, id, name, data, attempt, claims, _ in rows:
+        for position, id, name, data, attempt, claims, _, group in rows:
             try:
-                messages.append(Message(position, id, readable(name), decode_data(data), attempt + claims - 1, claims))
+                attempts, decoded = attempt + claims - 1, decode_data(data)
+                messages.append(Message(position, id, readable(name), decoded, attempts, claims, False, group))
             except StorageError as error:
                 logger.error("the event %s is a dead letter: %s", id, error)
                 unread.append((position, storable(str(error)), attempt + claims))
         if unread:
+            changed: dict[str, Any] = {**LOCK, "service": self._service}
+            changed["groups"] = [row[7] for row in rows if row[7] is not None]
+            connection.execute(sql.LOCK_GROUPS, changed)
             self._dead_letter(connection, unread)
+            connection.execute(sql.FIND_FIRST, changed)
         return messages
 
 
@@ -246,6 +262,7 @@ class _New(NamedTuple):
     delay: float
     replaces: bytes | None
     keeps_time: bool
+    group: str | None
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:

@@ -7,6 +7,12 @@ from __future__ import annotations
 
 from typing import LiteralString
 
+GROUPS_LOCK = 0x67727073
+"""The first key of the advisory locks of groups: `grps` in ASCII."""
+
+KINDS_OF_GROUPS = 256
+"""Their second keys."""
+
 MAX_DEAD_LETTERS = 10_000
 """Of a service's deliveries that died, so many of the last ones are kept."""
 
@@ -21,11 +27,16 @@ SCHEMA = (
         key bytea,
         attempt integer NOT NULL DEFAULT 0,
         claims integer NOT NULL DEFAULT 0,
-        owner text
+        owner text,
+        grp text,
+        is_first boolean NOT NULL DEFAULT true
     )""",
-    # `owner` is the opening that has claimed it. What waits is found by name, in the order in which it is due.
-    """CREATE INDEX IF NOT EXISTS definable_event_waiting ON definable_event (service, name, due_at, position)
-        WHERE owner IS NULL""",
+    # `owner` is the opening that has claimed it. What waits is found by name, in the order in which it is due; of a
+    # group (`grp`) only the first one, in the order of positions.
+    """CREATE INDEX IF NOT EXISTS definable_event_first ON definable_event (service, name, due_at, position)
+        WHERE owner IS NULL AND is_first""",
+    """CREATE INDEX IF NOT EXISTS definable_event_group ON definable_event (service, grp, position)
+        WHERE grp IS NOT NULL""",
     "CREATE INDEX IF NOT EXISTS definable_event_owned ON definable_event (owner) WHERE owner IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS definable_event_key ON definable_event (service, key) WHERE key IS NOT NULL",
     """CREATE TABLE IF NOT EXISTS definable_event_dead (
@@ -36,7 +47,8 @@ SCHEMA = (
         data bytea NOT NULL,
         attempt integer NOT NULL,
         why bytea NOT NULL,
-        died_at timestamptz NOT NULL DEFAULT now()
+        died_at timestamptz NOT NULL DEFAULT now(),
+        grp text
     )""",
     "CREATE INDEX IF NOT EXISTS definable_event_dead_by_service ON definable_event_dead (service, number)",
     """CREATE TABLE IF NOT EXISTS definable_event_dedupe (
@@ -119,11 +131,11 @@ LOCK_KEYS = """SELECT pg_advisory_xact_lock(hashtextextended(%s || ' ' || encode
 FROM unnest(%s::bytea[]) AS given (key) ORDER BY key"""
 
 NEW: LiteralString = """unnest(
-    %(id)s::text[], %(name)s::bytea[], %(data)s::bytea[], %(delay)s::float8[], %(replaces)s::bytea[])
-WITH ORDINALITY AS new (id, name, data, delay, key, number)"""
+    %(id)s::text[], %(name)s::bytea[], %(data)s::bytea[], %(delay)s::float8[], %(replaces)s::bytea[], %(group)s::text[])
+WITH ORDINALITY AS new (id, name, data, delay, key, grp, number)"""
 
-PUBLISH: LiteralString = f"""INSERT INTO definable_event (service, id, name, data, due_at, key)
-SELECT %(service)s, id, name, data, now() + make_interval(secs => delay), key
+PUBLISH: LiteralString = f"""INSERT INTO definable_event (service, id, name, data, due_at, key, grp, is_first)
+SELECT %(service)s, id, name, data, now() + make_interval(secs => delay), key, grp, grp IS NULL
 FROM {NEW} ORDER BY number RETURNING position"""
 
 PUBLISH_KEEPING_TIME: LiteralString = f"""WITH replaced AS (
@@ -133,6 +145,22 @@ PUBLISH_KEEPING_TIME: LiteralString = f"""WITH replaced AS (
 SELECT %(service)s, id, name, data, now() + make_interval(secs => delay), key
 FROM {NEW} WHERE NOT EXISTS (SELECT FROM replaced WHERE replaced.key = new.key) ORDER BY number RETURNING position"""
 """What waits under the same key is replaced where it stands: its time is kept."""
+
+LOCK_GROUPS = """SELECT pg_advisory_xact_lock(%(lock)s, kind) FROM (
+    SELECT DISTINCT abs(hashtext(%(service)s || grp)::bigint %% %(kinds)s)::integer AS kind
+    FROM unnest(%(groups)s::text[]) AS changed (grp) ORDER BY kind
+) AS kinds"""
+"""Taken before anything of them is read, in one order by all; by kinds, since a server has room for so many locks."""
+
+LOCK_ALL_GROUPS = "SELECT pg_advisory_xact_lock(%s, kind) FROM generate_series(0, %s - 1) AS kind"
+
+FIND_FIRST = """UPDATE definable_event SET is_first = true WHERE position IN (
+    SELECT waits.position FROM unnest(%(groups)s::text[]) AS changed (grp) CROSS JOIN LATERAL (
+        SELECT position, is_first FROM definable_event
+        WHERE service = %(service)s AND definable_event.grp = changed.grp ORDER BY position LIMIT 1
+    ) AS waits WHERE NOT waits.is_first
+)"""
+"""What waits first of groups that have changed; before, nothing of those is first that has just been written."""
 
 NOTIFY = "SELECT pg_notify('definable_event', %s)"
 """The payload is the service, a space and the opening."""
@@ -154,25 +182,28 @@ COUNT_CLAIMS = "UPDATE definable_event SET claims = claims + %s WHERE position =
 DEAD_LETTER = """WITH ended AS (
     DELETE FROM definable_event USING unnest(%s::bigint[], %s::bytea[], %s::integer[]) AS gone (position, why, attempts)
     WHERE definable_event.position = gone.position AND owner = %s
-    RETURNING service, id, name, data, gone.attempts, gone.why
-) INSERT INTO definable_event_dead (service, id, name, data, attempt, why) SELECT * FROM ended"""
+    RETURNING service, id, name, data, gone.attempts, gone.why, grp
+) INSERT INTO definable_event_dead (service, id, name, data, attempt, why, grp) SELECT * FROM ended"""
 
 FORGET_DEAD = """DELETE FROM definable_event_dead WHERE service = %(service)s AND number <= (
 SELECT number FROM definable_event_dead WHERE service = %(service)s ORDER BY number DESC OFFSET %(kept)s LIMIT 1)"""
 
 REPLAY = """WITH letter AS (
-    DELETE FROM definable_event_dead WHERE service = %s AND id = ANY(%s) RETURNING service, id, name, data
-) INSERT INTO definable_event (service, id, name, data, due_at)
-SELECT service, id, name, data, now() FROM letter RETURNING id"""
+    DELETE FROM definable_event_dead WHERE service = %s AND id = ANY(%s) RETURNING service, id, name, data, grp
+) INSERT INTO definable_event (service, id, name, data, due_at, grp, is_first)
+SELECT service, id, name, data, now(), grp, grp IS NULL FROM letter RETURNING id"""
 
-LIST_DEAD = """SELECT id, name, data, attempt, why, extract(epoch FROM died_at)::float8 FROM definable_event_dead
+DEAD_GROUPS = "SELECT grp FROM definable_event_dead WHERE service = %s AND id = ANY(%s) AND grp IS NOT NULL"
+
+LIST_DEAD = """SELECT id, name, data, attempt, why, extract(epoch FROM died_at)::float8, grp FROM definable_event_dead
 WHERE service = %s ORDER BY number"""
 
 WAITING_NAMES = """WITH RECURSIVE waiting AS (
-    (SELECT name FROM definable_event WHERE service = %(service)s AND owner IS NULL ORDER BY name LIMIT 1)
+    (SELECT name FROM definable_event WHERE service = %(service)s AND owner IS NULL AND is_first ORDER BY name LIMIT 1)
     UNION ALL SELECT (
         SELECT more.name FROM definable_event AS more
-        WHERE more.service = %(service)s AND owner IS NULL AND more.name > waiting.name ORDER BY more.name LIMIT 1
+        WHERE more.service = %(service)s AND owner IS NULL AND is_first AND more.name > waiting.name
+        ORDER BY more.name LIMIT 1
     ) FROM waiting WHERE waiting.name IS NOT NULL
 ) SELECT name FROM waiting WHERE name IS NOT NULL"""
 """One step into the index for each name (https://wiki.postgresql.org/wiki/Loose_indexscan), not one for each row."""
@@ -183,25 +214,26 @@ FROM (
         SELECT first.position FROM unnest(%(names)s::bytea[], %(counts)s::bigint[]) AS wanted (name, count)
         CROSS JOIN LATERAL (
             SELECT position FROM definable_event AS waits
-            WHERE waits.service = %(service)s AND waits.name = wanted.name AND owner IS NULL AND due_at <= now()
-            ORDER BY due_at, position LIMIT wanted.count
+            WHERE waits.service = %(service)s AND waits.name = wanted.name AND owner IS NULL AND is_first
+            AND due_at <= now() ORDER BY due_at, position LIMIT wanted.count
         ) AS first
     ) ORDER BY due_at, position LIMIT %(demand)s FOR UPDATE SKIP LOCKED
 ) AS found
 WHERE kept.position = found.position
-RETURNING kept.position, kept.id, kept.name, kept.data, kept.attempt, kept.claims, kept.due_at"""
+RETURNING kept.position, kept.id, kept.name, kept.data, kept.attempt, kept.claims, kept.due_at, kept.grp"""
 
 NEXT_DUE = """SELECT extract(epoch FROM min(first.due_at) - now())::float8
 FROM unnest(%(names)s::bytea[]) AS wanted (name) CROSS JOIN LATERAL (
     SELECT due_at FROM definable_event AS waits
-    WHERE waits.service = %(service)s AND waits.name = wanted.name AND owner IS NULL ORDER BY due_at LIMIT 1
+    WHERE waits.service = %(service)s AND waits.name = wanted.name AND owner IS NULL AND is_first
+    ORDER BY due_at LIMIT 1
 ) AS first"""
 
-OWNED = """SELECT position, id, name, data, attempt, claims, due_at FROM definable_event
+OWNED = """SELECT position, id, name, data, attempt, claims, due_at, grp FROM definable_event
 WHERE owner = %s AND position <> ALL(%s) ORDER BY due_at, position"""
 
 PASSED = """SELECT DISTINCT name FROM definable_event
-WHERE service = %s AND owner IS NULL AND due_at <= now() AND position <= %s"""
+WHERE service = %s AND owner IS NULL AND is_first AND due_at <= now() AND position <= %s"""
 
 SWEEP = """WITH gone AS (
     DELETE FROM definable_event_opening WHERE opening IN (
@@ -218,14 +250,17 @@ FOUND_UNKNOWN = "SELECT name FROM definable_event_unknown WHERE service = %s"
 
 FORGET_UNKNOWN = "DELETE FROM definable_event_unknown WHERE service = %s AND name = ANY(%s)"
 
+HAS_EXPIRED_UNKNOWN = """SELECT 1 FROM definable_event_unknown
+WHERE service = %s AND since <= now() - make_interval(secs => %s) LIMIT 1"""
+
 EXPIRED_UNKNOWN = """WITH gone AS (
     DELETE FROM definable_event_unknown WHERE service = %s AND since <= now() - make_interval(secs => %s) RETURNING name
 ), ended AS (
     DELETE FROM definable_event USING gone
     WHERE definable_event.service = %s AND definable_event.name = gone.name AND owner IS NULL
-    RETURNING service, id, definable_event.name, data, attempt + claims AS attempt
-) INSERT INTO definable_event_dead (service, id, name, data, attempt, why)
-SELECT service, id, name, data, attempt, 'no handler is registered for '''::bytea || name || ''''::bytea
+    RETURNING service, id, definable_event.name, data, attempt + claims AS attempt, grp
+) INSERT INTO definable_event_dead (service, id, name, data, attempt, grp, why)
+SELECT service, id, name, data, attempt, grp, 'no handler is registered for '''::bytea || name || ''''::bytea
 FROM ended RETURNING id"""
 
 GIVE_BACK = """UPDATE definable_event SET owner = NULL,
@@ -238,5 +273,7 @@ DEREGISTER = "DELETE FROM definable_event_opening WHERE opening = %s"
 
 WAITING_RUNS = "SELECT data FROM definable_event WHERE service = %s AND name = ANY(%s) ORDER BY position LIMIT %s"
 
-BACKLOG = """SELECT count(*), extract(epoch FROM min(due_at))::float8 FROM definable_event
-WHERE service = %s AND owner IS NULL AND due_at <= now()"""
+BACKLOG = """SELECT count(*), extract(epoch FROM min(due_at))::float8 FROM (
+    SELECT due_at FROM definable_event WHERE service = %(service)s AND owner IS NULL AND is_first AND due_at <= now()
+    UNION ALL SELECT due_at FROM definable_event WHERE service = %(service)s AND grp IS NOT NULL AND NOT is_first
+) AS waiting"""

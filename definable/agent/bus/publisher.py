@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 from anyio.lowlevel import checkpoint
 
-from definable.errors import EventBufferFull, EventBusClosed, StorageError
+from definable.errors import ConfigurationError, EventBufferFull, EventBusClosed, StorageError
 
 from .base import Submission
 from .batch import Publication, encode_data
@@ -139,6 +139,10 @@ class Publisher:
 
     def _publication(self, item: Submission, *, is_awaited: bool) -> Publication:
         self.check_accepting()
+        if item.group is not None and (item.delay > 0 or item.key is not None):
+            raise ConfigurationError(f"what is for {item.name!r} has a group, or waits for its time: not both")
+        if item.group is not None and not self._store.orders_groups:
+            raise ConfigurationError(f"{self._store!r} cannot keep what is for {item.name!r} in the order of a key")
         data = encode_data(item.name, item.data) if self._store.durable else item.data
         return Publication(
             f"{self._opening}-{next(self._numbers):x}",
@@ -149,6 +153,7 @@ class Publisher:
             anyio.current_time() + item.delay if item.delay > 0 else 0.0,
             item.key,
             item.keeps_time,
+            None if item.group is None else digest(f"{item.name}\x1f{item.group}"),
             is_awaited,
         )
 

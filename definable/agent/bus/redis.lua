@@ -3,11 +3,15 @@
 --
 -- Every key begins with one hash tag, `{prefix}`, so that a cluster keeps all of them on one node:
 --
---   {prefix}:line          a stream: what waits and what is claimed. Fields: i id, n name, d data, a earlier attempts
+--   {prefix}:line          a stream: what waits and what is claimed. Fields: i id, n name, d data, a earlier attempts,
+--                          g group
 --   {prefix}:limited       a stream: what was claimed out of a list below. The same fields
 --   {prefix}:parked        a hash: names whose messages wait in a list of their own, with their number
 --   {prefix}:parked:NAME   that list, packed: a process took them from the stream and could not begin them
 --   {prefix}:slots:NAME    a sorted set by the time (Unix ms) at which each is over: slots of a limited name, by handle
+--   {prefix}:groups        a hash: groups that have something to handle, with the handle of the first, which is empty
+--                          while that is not in a stream; by '' the number of all in the lists below
+--   {prefix}:groups:GROUP  a list: what waits behind the first, packed
 --   {prefix}:unknown       a hash: names without a handler wherever their messages were seen, and since when (Unix ms)
 --   {prefix}:attempts      a hash: attempts that ended with an orderly stop, by the entry of a stream
 --   {prefix}:later         a sorted set by due time (Unix ms): what waits for its time, packed
@@ -19,12 +23,13 @@
 --
 -- The consumer group of both streams is `workers`; a consumer is one opening of a bus. The consumer `-` holds what was
 -- given back: idle for longer than any lease, so that the next sweep takes it. The handle of an entry of `limited` has
--- `+` before it. Packed is {id, name, data, attempts, name for cancel or nil}.
+-- `+` before it. Packed is {id, name, data, attempts, name for cancel or false, group or nil}.
 
 local prefix, me, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local line, limited, later = prefix .. ':line', prefix .. ':limited', prefix .. ':later'
 local dead, order, parked = prefix .. ':dead', prefix .. ':dead:order', prefix .. ':parked'
 local attempts, unknown, later_keys = prefix .. ':attempts', prefix .. ':unknown', prefix .. ':later:keys'
+local groups = prefix .. ':groups'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local last = ''
@@ -37,8 +42,11 @@ local function arg()
 end
 
 -- Behind all that waits.
-local function add(id, name, data, attempts)
-  if attempts == 0 then
+local function add(id, name, data, attempts, group)
+  if group then
+    last = call('XADD', line, '*', 'i', id, 'n', name, 'd', data, 'a', attempts, 'g', group)
+    call('HSET', groups, group, last)
+  elseif attempts == 0 then
     last = call('XADD', line, '*', 'i', id, 'n', name, 'd', data)
   else
     last = call('XADD', line, '*', 'i', id, 'n', name, 'd', data, 'a', attempts)
@@ -64,6 +72,31 @@ local function fields(handle)
   for i = 1, #flat[2], 2 do found[flat[2][i]] = flat[2][i + 1] end
   found.a = tonumber(found.a or '0') + tonumber(call('HGET', attempts, handle) or '0')
   return found
+end
+
+-- The first of a group has come to its end: the next one is the first.
+local function advance(group)
+  if not group then return end
+  local packed = call('LPOP', groups .. ':' .. group)
+  if not packed then
+    call('HDEL', groups, group)
+    return
+  end
+  if call('HINCRBY', groups, '', -1) <= 0 then call('HDEL', groups, '') end
+  local e = cmsgpack.unpack(packed)
+  add(e[1], e[2], e[3], e[4], group)
+end
+
+-- Have what is new wait for a process, or behind the others of its group, unless somebody has removed the first of them.
+local function publish(id, name, data, group)
+  local first = group and call('HGET', groups, group)
+  if not first then
+    add(id, name, data, 0, group)
+    return
+  end
+  call('RPUSH', groups .. ':' .. group, cmsgpack.pack({id, name, data, 0, false, group}))
+  call('HINCRBY', groups, '', 1)
+  if first ~= '' and not fields(first) then advance(group) end
 end
 
 local function forget(handles)
@@ -113,8 +146,9 @@ local function cancel(key)
   return call('ZREM', later, packed) == 1 and tonumber(due_at)
 end
 
-local function wait(due_at, id, name, data, attempts, key)
-  local packed = cmsgpack.pack({id, name, data, attempts, key})
+local function wait(due_at, id, name, data, attempts, key, group)
+  local packed = cmsgpack.pack({id, name, data, attempts, key or false, group})
+  if group then call('HSET', groups, group, '') end
   if key then
     cancel(key)
     call('HSET', later_keys, key, packed)
@@ -125,7 +159,7 @@ end
 local function move_due()
   for _, packed in ipairs(call('ZRANGEBYSCORE', later, '-inf', now, 'LIMIT', 0, 100)) do
     local e = cmsgpack.unpack(packed)
-    add(e[1], e[2], e[3], e[4])
+    add(e[1], e[2], e[3], e[4], e[6])
     call('ZREM', later, packed)
     if e[5] then call('HDEL', later_keys, e[5]) end
   end
@@ -134,9 +168,10 @@ local function move_due()
 end
 
 local deaths = 0
-local function dead_letter(id, name, data, attempts, why)
+local function dead_letter(id, name, data, attempts, why, group)
   deaths = deaths + 1
-  call('HSET', dead, id, cmsgpack.pack({name, data, attempts, why, now}))
+  call('HSET', dead, id, cmsgpack.pack({name, data, attempts, why, now, group}))
+  advance(group)
   call('ZADD', order, time[1] * 1000000 + time[2] + deaths, id)
   local beyond = call('ZCARD', order) - 10000
   if beyond > 0 then
@@ -151,8 +186,9 @@ local function park(handle)
   if not (count and e) then return end
   forget({handle})
   local push = split(handle) == limited and 'LPUSH' or 'RPUSH'
-  call(push, parked .. ':' .. e.n, cmsgpack.pack({e.i, e.n, e.d, e.a + count - 1}))
+  call(push, parked .. ':' .. e.n, cmsgpack.pack({e.i, e.n, e.d, e.a + count - 1, false, e.g}))
   call('HINCRBY', parked, e.n, 1)
+  if e.g then call('HSET', groups, e.g, '') end
 end
 
 local function slots(name) return prefix .. ':slots:' .. name end
@@ -181,7 +217,8 @@ local function claim_parked(name, count, limit)
     local packed = call('LPOP', key)
     if not packed then break end
     local e = cmsgpack.unpack(packed)
-    local entry = call('XADD', limited, '*', 'i', e[1], 'n', e[2], 'd', e[3], 'a', e[4])
+    local entry = call('XADD', limited, '*', 'i', e[1], 'n', e[2], 'd', e[3], 'a', e[4], unpack(e[6] and {'g', e[6]} or {}))
+    if e[6] then call('HSET', groups, e[6], '+' .. entry) end
     if limit > 0 then hold_slot(name, '+' .. entry) end
     moved = moved + 1
   end
@@ -209,7 +246,8 @@ local functions = {}
 
 -- Write a batch. KEYS from 2 on: its dedupe keys. Arguments: number; 1 for a batch that was given up, whose number must not be
 -- written any more; then lists, each with its length before it: publications (id, name, data, index of its dedupe key
--- or 0, time to live in ms, delay in ms, name for cancel, 1 to keep the time of the one replaced); acked; nacked (handle, delay, attempts); dead (handle, why,
+-- or 0, time to live in ms, delay in ms, name for cancel, 1 to keep the time of the one replaced, group); acked; nacked
+-- (handle, delay, attempts); dead (handle, why,
 -- attempts); released (handle, delay, or -1 to the list of its name); parked; begun; dedupe keys to forget (index,
 -- value or empty for any); names to cancel; ids of dead letters to replay; slots to free (name, handle); names to claim
 -- from (name, count, limit or 0).
@@ -233,13 +271,13 @@ function functions.apply()
   local count = tonumber(arg())
   for _ = 1, count do
     local id, name, data, key, ttl, delay = arg(), arg(), arg(), tonumber(arg()), arg(), tonumber(arg())
-    local replaces, keeps_time = arg(), arg() == '1'
+    local replaces, keeps_time, group = arg(), arg() == '1', arg()
     if key == 0 or take_key(KEYS[key], id, ttl) then
       local due_at = replaces ~= '' and cancel(replaces)
       if delay > 0 then
         wait(keeps_time and due_at or now + delay, id, name, data, 0, replaces ~= '' and replaces or nil)
       else
-        add(id, name, data, 0)
+        publish(id, name, data, group ~= '' and group)
       end
     else
       repeated[#repeated + 1] = id
@@ -247,16 +285,23 @@ function functions.apply()
   end
 
   -- Forgotten first: a server that is full refuses what may take room, unless something was written before.
-  local gone = {}
-  for _ = 1, tonumber(arg()) do gone[#gone + 1] = arg() end
+  local gone, ended, has_groups = {}, {}, call('EXISTS', groups) == 1
+  for _ = 1, tonumber(arg()) do
+    local handle = arg()
+    local group = has_groups and (fields(handle) or {}).g
+    -- Of another process by now: that one's end counts.
+    if not group or claims(handle) then gone[#gone + 1] = handle end
+    if group and claims(handle) then ended[#ended + 1] = group end
+  end
   forget(gone)
+  for _, group in ipairs(ended) do advance(group) end
 
   for _ = 1, tonumber(arg()) do
     local handle, delay, tries = arg(), tonumber(arg()), tonumber(arg())
     local e = claims(handle) and fields(handle)
     if e then
       forget({handle})
-      if delay <= 0 then add(e.i, e.n, e.d, tries) else wait(now + delay, e.i, e.n, e.d, tries, nil) end
+      if delay <= 0 then add(e.i, e.n, e.d, tries, e.g) else wait(now + delay, e.i, e.n, e.d, tries, nil, e.g) end
     end
   end
 
@@ -265,7 +310,7 @@ function functions.apply()
     local e = claims(handle) and fields(handle)
     if e then
       forget({handle})
-      dead_letter(e.i, e.n, e.d, tries, why)
+      dead_letter(e.i, e.n, e.d, tries, why, e.g)
     end
   end
 
@@ -279,7 +324,7 @@ function functions.apply()
     elseif times then
       local e = fields(handle)
       forget({handle})
-      wait(now + delay, e.i, e.n, e.d, e.a + times - 1, nil)
+      wait(now + delay, e.i, e.n, e.d, e.a + times - 1, nil, e.g)
     end
   end
 
@@ -307,7 +352,7 @@ function functions.apply()
       local e = cmsgpack.unpack(packed)
       call('HDEL', dead, id)
       call('ZREM', order, id)
-      add(id, e[1], e[2], 0)
+      publish(id, e[1], e[2], e[6])
       replayed[#replayed + 1] = id
     end
   end
@@ -352,7 +397,7 @@ function functions.sweep()
     if now - call('HGET', unknown, name) >= ttl then
       for _, packed in ipairs(call('LRANGE', parked .. ':' .. name, 0, -1)) do
         local e = cmsgpack.unpack(packed)
-        dead_letter(e[1], e[2], e[3], e[4], "no handler is registered for '" .. name .. "'")
+        dead_letter(e[1], e[2], e[3], e[4], "no handler is registered for '" .. name .. "'", e[6])
       end
       call('DEL', parked .. ':' .. name)
       call('HDEL', parked, name)
@@ -511,6 +556,7 @@ function functions.backlog()
     local head = i < 200 and call('LINDEX', parked .. ':' .. names[i], 0)
     if head then first[#first + 1] = cmsgpack.unpack(head)[3] end
   end
+  waiting = waiting + tonumber(call('HGET', groups, '') or '0')
   return {waiting, first}
 end
 

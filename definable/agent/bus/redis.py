@@ -214,6 +214,7 @@ class RedisStore(SharedStore):
     durable: bool = True
     keeps_trying: bool = True
     max_publications: int = MAX_PUBLICATIONS
+    orders_groups: bool = True
 
     def __init__(self, address: RedisAddress, *, prefix: str, lease: float, timeout: float, unknown_ttl: float) -> None:
         self.opening: str = os.urandom(8).hex()

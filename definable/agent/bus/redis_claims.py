@@ -227,7 +227,7 @@ class RedisConsumer:
         """Those that need no slot or have one, and surplus ones; the others are in the lists of their names now."""
         left = dict(grants)
         args: list[Any] = []
-        for handle, _, name, _, attempts, _, _ in messages:
+        for handle, _, name, _, attempts, *_ in messages:
             if name in limits:
                 size, skip = limits[name]
                 args += (handle, storable(name), size if left.get(name, 1) >= 1 else 0, int(skip and not attempts))
@@ -262,7 +262,8 @@ class RedisConsumer:
         try:
             earlier = int(found.get(b"a", 0)) + extra + claims - 1
             name, decoded = readable(found[b"n"]), decode_data(found[b"d"])
-            return Message(handle, found[b"i"].decode(), name, decoded, earlier, claims)
+            group = found[b"g"].decode() if b"g" in found else None
+            return Message(handle, found[b"i"].decode(), name, decoded, earlier, claims, False, group)
         except (StorageError, KeyError, ValueError, TypeError):
             logger.exception("the entry %s is no event of ours: it is dropped", handle)
             self._queue.dismiss(handle, by_name=False)

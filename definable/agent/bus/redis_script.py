@@ -109,7 +109,7 @@ def batch_args(batch: WriteBatch, unclaimed: Sequence[tuple[bytes, str]], first_
         else:
             args += (first_key, milliseconds(each.key_ttl))
             first_key += 1
-        args += (milliseconds(max(each.due_at - now, 0)), each.replaces or "", int(each.keeps_time))
+        args += (milliseconds(max(each.due_at - now, 0)), each.replaces or "", int(each.keeps_time), each.group or "")
     lists: tuple[Sequence[Any], ...] = (
         batch.acked,
         [(handle, milliseconds(max(due_at - now, 0)), attempts) for handle, due_at, attempts in batch.nacked],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -16,18 +17,20 @@ from definable.storage import SQLiteFile, Synchronous
 from definable.storage.file_lock import owned
 
 from .base import Backlog, DeadLetter, WaitingRun
-from .batch import Applied, BatchRefused, Claim, Handle, Message, WriteBatch, last_under_keys
+from .batch import Applied, BatchRefused, Claim, Handle, Message, Publication, WriteBatch, last_under_keys
 from .claims import MAX_DELIVERIES
 from .dedupe import digest, is_digest
 from .queue import DEFAULT_BUFFER, UNKNOWN_TTL, QueueBus
 from .sqlite_claims import Cursors
 from .sqlite_rows import (
     ADDED_COLUMNS,
-    INDEX_BY_KEY,
+    INDEXES,
     SCHEMA,
     cancel,
     dead_letter,
+    end,
     first_due,
+    is_busy,
     list_dead,
     list_waiting_runs,
     measure_backlog,
@@ -155,6 +158,7 @@ class SQLiteStore(Store):
     durable: bool = True
     keeps_trying: bool = False
     max_publications: int = 5_000
+    orders_groups: bool = True
 
     def __init__(self, file: SQLiteFile, clock: Callable[[], float], unknown_ttl: float) -> None:
         self._file = file
@@ -235,7 +239,8 @@ class SQLiteStore(Store):
             columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
             if column not in columns:
                 connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
-        connection.execute(INDEX_BY_KEY)
+        for statement in INDEXES:
+            connection.execute(statement)
         connection.execute("DELETE FROM definable_event_key WHERE expires_at <= ?", (now,))
         self._cursors.last_position, self._cursors.unclaimed = connection.execute(
             "SELECT coalesce(max(position), 0), count(*) FROM definable_event"
@@ -265,11 +270,11 @@ class SQLiteStore(Store):
         last = self._publish(connection, batch, now, cursors.last_position)
         self._settle(connection, batch, now)
         cancelled = [key for key in batch.cancelled if cancel(connection, key)]
-        replayed = [id for number, id in enumerate(batch.replayed, 1) if replay(connection, id, last + number)]
-        last += len(batch.replayed)
-        due = self._move_due(connection, now, last) if (self._next_due or now + 1) <= now else 0
-        last += due
-        joined = last - cursors.last_position - len(batch.replayed) + len(replayed)
+        replayed = [id for id in batch.replayed if replay(connection, id)]
+        if batch.settlements or replayed:  # more may have come due
+            self._next_due = first_due(connection)
+        last += self._move_due(connection, now, last) if (self._next_due or now + 1) <= now else 0
+        joined = last - cursors.last_position
         cursors.last_position = last
         cursors.unclaimed += joined
         cursors.is_all_claimed = cursors.is_all_claimed and not joined
@@ -291,17 +296,20 @@ class SQLiteStore(Store):
         if later or batch.nacked or batch.released:  # the numbers of the newest that are gone are given again
             [(newest,)] = connection.execute("SELECT coalesce(max(number), 0) FROM definable_event_later")
             self._last_earlier = min(self._last_earlier, newest)
+        behind = self._behind(connection, new)
         rows = [
-            (position, each.id, text(each.name), each.data)
-            for position, each in enumerate((each for each in new if not each.due_at), last + 1)
+            (position, each.id, text(each.name), each.data, each.group)
+            for position, each in enumerate((each for each in new if not (each.due_at or each in behind)), last + 1)
         ]
         if rows:
-            insert = "INSERT INTO definable_event (position, id, name, attempt, data) VALUES (?, ?, ?, 0, ?)"
+            insert = "INSERT INTO definable_event (position, id, name, attempt, data, grp) VALUES (?, ?, ?, 0, ?, ?)"
             connection.executemany(insert, rows)
-        if later:
+        if later or behind:
+            times = [(self._began + each.due_at, each) for each in later] + [(math.inf, each) for each in behind]
             connection.executemany(
-                "INSERT INTO definable_event_later (due_at, id, name, attempt, data, key) VALUES (?, ?, ?, 0, ?, ?)",
-                [(self._began + each.due_at, each.id, text(each.name), each.data, each.replaces) for each in later],
+                """INSERT INTO definable_event_later (due_at, id, name, attempt, data, key, grp)
+                VALUES (?, ?, ?, 0, ?, ?, ?)""",
+                [(at, each.id, text(each.name), each.data, each.replaces, each.group) for at, each in times],
             )
         if batch.forgotten:
             connection.executemany("DELETE FROM definable_event_key WHERE key = ?", [(key,) for key in batch.forgotten])
@@ -313,6 +321,19 @@ class SQLiteStore(Store):
             connection.executemany("INSERT OR REPLACE INTO definable_event_key VALUES (?, ?)", keys)
         return last + len(rows)
 
+    def _behind(
+        self, connection: sqlite3.Connection, publications: Iterable[Publication]
+    ) -> Mapping[Publication, None]:
+        """Those of a group of which something else is to be handled first."""
+        busy: dict[str, bool] = {}
+        behind: dict[Publication, None] = {}
+        for each in publications:
+            if each.group is not None:
+                if busy.get(each.group) or is_busy(connection, each.group):
+                    behind[each] = None
+                busy[each.group] = True
+        return behind
+
     def _settle(self, connection: sqlite3.Connection, batch: WriteBatch, now: float) -> None:
         later = [(self._began + due_at, attempts, 0, position) for position, due_at, attempts in batch.nacked]
         back = [(position,) for position, due_at in batch.released if not due_at]
@@ -322,18 +343,20 @@ class SQLiteStore(Store):
                 connection.executemany(update, [(position,) for position in positions])
         delayed = [(self._began + due_at, position) for position, due_at in batch.released if due_at]
         if later:
-            copy = """INSERT INTO definable_event_later (due_at, id, name, attempt, data, claims)
-                SELECT ?, id, name, ?, data, ? FROM definable_event WHERE position = ?"""
+            copy = """INSERT INTO definable_event_later (due_at, id, name, attempt, data, claims, grp)
+                SELECT ?, id, name, ?, data, ?, grp FROM definable_event WHERE position = ?"""
             connection.executemany(copy, later)
         if delayed:
-            copy = """INSERT INTO definable_event_later (due_at, id, name, attempt, data, claims)
-                SELECT ?, id, name, attempt, data, claims - 1 FROM definable_event WHERE position = ?"""
+            copy = """INSERT INTO definable_event_later (due_at, id, name, attempt, data, claims, grp)
+                SELECT ?, id, name, attempt, data, claims - 1, grp FROM definable_event WHERE position = ?"""
             connection.executemany(copy, delayed)
         if batch.dead:
             dead_letter(connection, [(text(why), now, attempts, position) for position, why, attempts in batch.dead])
-        gone = [(position,) for position in batch.acked] + [row[-1:] for row in later] + [row[-1:] for row in delayed]
-        if gone:
-            connection.executemany("DELETE FROM definable_event WHERE position = ?", gone)
+        if batch.acked:
+            end(connection, [(position,) for position in batch.acked])
+        moved = [row[-1:] for row in (*later, *delayed)]
+        if moved:
+            connection.executemany("DELETE FROM definable_event WHERE position = ?", moved)
         if back:
             connection.executemany("UPDATE definable_event SET claims = claims - 1 WHERE position = ?", back)
 
@@ -343,8 +366,8 @@ class SQLiteStore(Store):
             (now, MOVED_AT_ONCE),
         ).fetchall()
         connection.executemany(
-            """INSERT INTO definable_event (position, id, name, attempt, data, claims)
-            SELECT ?, id, name, attempt, data, claims FROM definable_event_later WHERE number = ?""",
+            """INSERT INTO definable_event (position, id, name, attempt, data, claims, grp)
+            SELECT ?, id, name, attempt, data, claims, grp FROM definable_event_later WHERE number = ?""",
             [(position, number) for position, (number,) in enumerate(due, last + 1)],
         )
         connection.executemany("DELETE FROM definable_event_later WHERE number = ?", due)

@@ -67,9 +67,10 @@ class Cursors:
             connection.execute(f"{count} > ? AND position <= ?", (before, self._cursor))
         claimed: list[Message] = []
         unread: list[tuple[str, float, int, Handle]] = []
-        for position, id, name, attempts, data, claims in found.rows:
+        for position, id, name, attempts, data, claims, group in found.rows:
             try:
-                claimed.append(Message(position, id, name, decode_data(data), attempts + claims, claims + 1))
+                decoded = decode_data(data)
+                claimed.append(Message(position, id, name, decoded, attempts + claims, claims + 1, False, group))
             except StorageError as error:
                 logger.error("the event %s is a dead letter: %s", id, error)
                 unread.append((text(str(error)), now, attempts + claims + 1, position))

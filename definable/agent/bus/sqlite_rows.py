@@ -21,7 +21,8 @@ SCHEMA = (
         name TEXT NOT NULL,
         attempt INTEGER NOT NULL,
         data BLOB NOT NULL,
-        claims INTEGER NOT NULL DEFAULT 0
+        claims INTEGER NOT NULL DEFAULT 0,
+        grp TEXT
     )""",
     """CREATE TABLE IF NOT EXISTS definable_event_later (
         number INTEGER PRIMARY KEY,
@@ -31,8 +32,10 @@ SCHEMA = (
         attempt INTEGER NOT NULL,
         data BLOB NOT NULL,
         claims INTEGER NOT NULL DEFAULT 0,
-        key TEXT
+        key TEXT,
+        grp TEXT
     )""",
+    # What waits behind the first one of its group, which is in the queue or has a time, is due never.
     "CREATE INDEX IF NOT EXISTS definable_event_later_by_time ON definable_event_later (due_at)",
     """CREATE TABLE IF NOT EXISTS definable_event_dead (
         number INTEGER PRIMARY KEY,
@@ -41,7 +44,8 @@ SCHEMA = (
         attempt INTEGER NOT NULL,
         data BLOB NOT NULL,
         why TEXT NOT NULL,
-        died_at REAL NOT NULL
+        died_at REAL NOT NULL,
+        grp TEXT
     )""",
     """CREATE TABLE IF NOT EXISTS definable_event_key (
         key TEXT PRIMARY KEY,
@@ -57,20 +61,33 @@ ADDED_COLUMNS = (
     ("definable_event", "claims", "INTEGER NOT NULL DEFAULT 0"),
     ("definable_event_later", "claims", "INTEGER NOT NULL DEFAULT 0"),
     ("definable_event_later", "key", "TEXT"),
+    ("definable_event", "grp", "TEXT"),
+    ("definable_event_later", "grp", "TEXT"),
+    ("definable_event_dead", "grp", "TEXT"),
 )
 """Columns that files of 0.2 and before lack: added when such a file is opened."""
 
-INDEX_BY_KEY = """CREATE INDEX IF NOT EXISTS definable_event_later_by_key ON definable_event_later (key)
-WHERE key IS NOT NULL"""
-"""Made once the columns that older files lack are there."""
+INDEXES = (
+    "CREATE INDEX IF NOT EXISTS definable_event_later_by_key ON definable_event_later (key) WHERE key IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS definable_event_by_group ON definable_event (grp) WHERE grp IS NOT NULL",
+    """CREATE INDEX IF NOT EXISTS definable_event_later_by_group ON definable_event_later (grp, number)
+    WHERE grp IS NOT NULL""",
+)
+"""Of columns that may have to be added first."""
 
-Row: TypeAlias = tuple[int, str, str, int, bytes, int]
-"""Position, id, name, earlier attempts, data, earlier claims of which nothing came: attempts too."""
+NEVER = "9e999"
+"""Infinity, as SQLite writes it."""
+
+LONG_AGO = "1"
+"""A time that has come."""
+
+Row: TypeAlias = tuple[int, str, str, int, bytes, int, str | None]
+"""Position, id, name, earlier attempts, data, earlier claims of which nothing came (attempts too), group."""
 
 
 def next_rows(connection: sqlite3.Connection, cursor: int, count: int, condition: str, *names: str) -> list[Row]:
     return connection.execute(
-        f"""SELECT position, id, name, attempt, data, claims FROM definable_event
+        f"""SELECT position, id, name, attempt, data, claims, grp FROM definable_event
         WHERE position > ? {condition} ORDER BY position LIMIT ?""",
         (cursor, *names, count),
     ).fetchall()
@@ -78,24 +95,48 @@ def next_rows(connection: sqlite3.Connection, cursor: int, count: int, condition
 
 def dead_letter(connection: sqlite3.Connection, dead: Sequence[tuple[str, float, int, Handle]]) -> None:
     """Make dead letters of rows: why, when (Unix seconds), attempts, position."""
-    copy = """INSERT INTO definable_event_dead (why, died_at, attempt, id, name, data)
-        SELECT ?, ?, ?, id, name, data FROM definable_event WHERE position = ?"""
+    copy = """INSERT INTO definable_event_dead (why, died_at, attempt, id, name, data, grp)
+        SELECT ?, ?, ?, id, name, data, grp FROM definable_event WHERE position = ?"""
     connection.executemany(copy, dead)
-    connection.executemany("DELETE FROM definable_event WHERE position = ?", [row[-1:] for row in dead])
+    end(connection, [row[-1:] for row in dead])
     connection.execute(
         "DELETE FROM definable_event_dead WHERE number <= (SELECT max(number) FROM definable_event_dead) - ?",
         (MAX_DEAD_LETTERS,),
     )
 
 
-def replay(connection: sqlite3.Connection, letter_id: str, position: int) -> bool:
-    copied = connection.execute(
-        """INSERT INTO definable_event (position, id, name, attempt, data)
-        SELECT ?, id, name, 0, data FROM definable_event_dead WHERE id = ?""",
-        (position, letter_id),
+def end(connection: sqlite3.Connection, rows: Sequence[tuple[Handle]]) -> None:
+    """Remove rows that have come to their end, given their positions; the next of their groups come due."""
+    groups: list[tuple[str]] = []
+    if connection.execute(f"SELECT 1 FROM definable_event_later WHERE due_at = {NEVER} LIMIT 1").fetchone():
+        of_row = "SELECT grp FROM definable_event WHERE position = ? AND grp IS NOT NULL"
+        groups = [group for row in rows for group in connection.execute(of_row, row)]
+    connection.executemany("DELETE FROM definable_event WHERE position = ?", rows)
+    come_due = f"""UPDATE definable_event_later SET due_at = {LONG_AGO} WHERE number = (
+        SELECT number FROM definable_event_later WHERE grp = ? AND due_at = {NEVER} ORDER BY number LIMIT 1)"""
+    connection.executemany(come_due, groups)
+
+
+def is_busy(connection: sqlite3.Connection, group: str) -> bool:
+    """Whether something of a group is to be handled before what is new."""
+    tables = ("definable_event", "definable_event_later")
+    exists = " OR ".join(f"EXISTS (SELECT 1 FROM {table} WHERE grp = :group)" for table in tables)
+    return bool(connection.execute(f"SELECT {exists}", {"group": group}).fetchone()[0])
+
+
+def replay(connection: sqlite3.Connection, letter_id: str) -> bool:
+    """Have a dead letter come due, or wait behind the others of its group; False when there is none of that id."""
+    found = connection.execute("SELECT grp FROM definable_event_dead WHERE id = ?", (letter_id,)).fetchone()
+    if found is None:
+        return False
+    due_at = NEVER if found[0] is not None and is_busy(connection, found[0]) else LONG_AGO
+    connection.execute(
+        f"""INSERT INTO definable_event_later (due_at, id, name, attempt, data, grp)
+        SELECT {due_at}, id, name, 0, data, grp FROM definable_event_dead WHERE id = ?""",
+        (letter_id,),
     )
     connection.execute("DELETE FROM definable_event_dead WHERE id = ?", (letter_id,))
-    return copied.rowcount > 0
+    return True
 
 
 def cancel(connection: sqlite3.Connection, key: str) -> bool:
@@ -109,7 +150,8 @@ def replace_in_place(connection: sqlite3.Connection, new: Publication) -> bool:
 
 
 def first_due(connection: sqlite3.Connection) -> float | None:
-    due_at: float | None = connection.execute("SELECT min(due_at) FROM definable_event_later").fetchone()[0]
+    first = connection.execute(f"SELECT min(due_at) FROM definable_event_later WHERE due_at < {NEVER}").fetchone()
+    due_at: float | None = first[0]
     return due_at
 
 
@@ -120,13 +162,17 @@ def text(text: str) -> str:
 
 def list_dead(connection: sqlite3.Connection) -> Sequence[DeadLetter]:
     """The dead letters, oldest first; of those that cannot be read, all but their data."""
-    rows = connection.execute("SELECT id, name, data, attempt, why, died_at FROM definable_event_dead ORDER BY number")
-    return [DeadLetter(id, name, _readable(data), attempt, why, at) for id, name, data, attempt, why, at in rows]
+    columns = "id, name, data, attempt, why, died_at, grp"
+    rows = connection.execute(f"SELECT {columns} FROM definable_event_dead ORDER BY number")
+    return [DeadLetter(id, name, _readable(data), *others) for id, name, data, *others in rows]
 
 
 def measure_backlog(connection: sqlite3.Connection, held: Collection[Handle]) -> Backlog:
     """What waits, but for what is held."""
-    [(count,)] = connection.execute("SELECT count(*) FROM definable_event")
+    [(count,)] = connection.execute(
+        f"""SELECT (SELECT count(*) FROM definable_event)
+        + (SELECT count(*) FROM definable_event_later WHERE due_at = {NEVER})"""
+    )
     rows = connection.execute(
         "SELECT position, data FROM definable_event ORDER BY position LIMIT ?", (len(held) + 1,)
     ).fetchall()

@@ -72,6 +72,8 @@ class Store(Protocol):
     """Whether a publisher waits while the store fails, for as long as the bus lets it; else it is told at once."""
     max_publications: int
     """In one batch."""
+    orders_groups: bool
+    """Whether it claims one message of a group at a time (`Publication.group`); else none with a group is accepted."""
 
     def take_all(self) -> Sequence[Message]:
         """Take out what waits and will be lost when this opening ends."""

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from definable.agent.agent import Agent
 from definable.agent.arguments import check_interface
-from definable.agent.bus.emitter import LATER_KEY
+from definable.agent.bus.base import Submission
+from definable.agent.bus.emitter import LATER_KEY, Publication
 from definable.agent.interface.base import BaseInterface
 from definable.agent.trigger.base import BaseTrigger, Handler, TriggerEvent
 from definable.agent.trigger.cron import TimeTrigger
@@ -110,14 +111,25 @@ class TriggerTable:
             raise ConfigurationError(f"{trigger!r} is not one of the triggers that this agent serves")
         return key
 
-    def route(self, name: str, body: Any) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """What is published for an emitted event: one delivery for every trigger that matches."""
-        keys = [self._keys[id(trigger)] for trigger in self._index.matching(name)]
-        if not keys:
+    def route(self, name: str, body: Any) -> Sequence[Publication]:
+        """What is published for an emitted event: one delivery for every trigger that matches.
+
+        Raises:
+            ConfigurationError: The event's key cannot be told.
+        """
+        triggers = self._index.matching(name)
+        if not triggers:
             logger.debug("the event %r matches no trigger", name)
             return ()
         data = {"body": body, "source": f"event({name})", "timestamp": current_clock().now()}
-        return [(key, data) for key in keys]
+        return [self._publication(trigger, data) for trigger in triggers]
+
+    def _publication(self, trigger: EventTrigger, data: Mapping[str, Any]) -> Publication:
+        name = self._keys[id(trigger)]
+        if trigger.event_key is None:
+            return name, data
+        group = trigger.key_of(TriggerEvent(data["body"], source=data["source"], timestamp=data["timestamp"]))
+        return (name, data) if group is None else Submission(name, data, group=group)
 
     def _of(self, kind: type[Kind]) -> Sequence[Kind]:
         return tuple(trigger for trigger in self.by_key.values() if isinstance(trigger, kind))

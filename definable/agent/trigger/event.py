@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import translate
+from inspect import iscoroutinefunction
 from typing import TypeAlias, Unpack
 
+from definable.concurrency.call import takes
 from definable.errors import ConfigurationError
 
-from .base import BaseTrigger, TriggerOptions
+from .base import BaseTrigger, TriggerEvent, TriggerOptions
+
+EventKey: TypeAlias = Callable[[TriggerEvent], str | int | float | None]
+"""What an event is about, so that those about the same are handled in order."""
 
 SPECIAL = re.compile(r"[*?[\]]")
 """What ends a literal part of a glob."""
@@ -21,6 +26,11 @@ class EventTrigger(BaseTrigger):
     Args:
         event_name: An event's name, or a glob over names: `*`, `?` and `[...]`, with regard to case (`fnmatch`).
         pattern: The same as `event_name`.
+        key: From an event to the key that it is about, a text or a number, such as the id of an order. Events of one
+            key are handled one after the other, in the order in which the bus accepted them and over all replicas;
+            those of different keys side by side. A retry holds up its own key alone; after a dead letter the key's
+            next event is handled. None, from it or in its place: no order. It is called when the event is emitted,
+            which fails with it.
         options: `timeout`, `max_concurrency`, `retries`, `name`: see `TriggerOptions`.
 
     Raises:
@@ -31,8 +41,18 @@ class EventTrigger(BaseTrigger):
         True
     """
 
-    def __init__(self, event_name: str = "", *, pattern: str | None = None, **options: Unpack[TriggerOptions]) -> None:
+    def __init__(
+        self,
+        event_name: str = "",
+        *,
+        pattern: str | None = None,
+        key: EventKey | None = None,
+        **options: Unpack[TriggerOptions],
+    ) -> None:
         super().__init__(**options)
+        if key is not None and (not takes(key, 1) or iscoroutinefunction(key)):
+            raise ConfigurationError(f"EventTrigger(key={key!r}): a function of the event, not async, or None")
+        self.event_key: EventKey | None = key
         pattern = event_name if pattern is None else pattern
         if not isinstance(pattern, str) or not pattern.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"EventTrigger({pattern!r}): the name of an event, or a glob such as 'user.*'")
@@ -51,6 +71,24 @@ class EventTrigger(BaseTrigger):
     def matches(self, name: str) -> bool:
         """Whether events of this name fire the trigger."""
         return name == self.pattern or self._glob.match(name) is not None
+
+    def key_of(self, event: TriggerEvent) -> str | None:
+        """The key of an event; None where it is handled in no order.
+
+        Raises:
+            ConfigurationError: `key` failed, or returned neither a text nor a number.
+        """
+        if self.event_key is None:
+            return None
+        try:
+            key: object = self.event_key(event)
+        except Exception as error:
+            raise ConfigurationError(f"the key of an event for {self!r} cannot be told: {error!r}") from error
+        if key is None or isinstance(key, str):
+            return key
+        if not isinstance(key, int | float):
+            raise ConfigurationError(f"the key of an event for {self!r} is a text or a number, not {key!r}")
+        return str(key)
 
 
 Numbered: TypeAlias = list[tuple[int, EventTrigger]]

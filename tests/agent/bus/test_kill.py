@@ -49,11 +49,15 @@ class Journal:
     done: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     ran: Counter[str] = field(default_factory=Counter)
+    keyed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """What was begun and done of events with a key, in order."""
 
     @classmethod
     def read(cls, path: Path) -> Journal:
         journal = cls()
         for word, id, *rest in map(str.split, path.read_text().splitlines() if path.exists() else ()):
+            if id.startswith("keyed") and word in ("begun", "done"):
+                journal.keyed.append((word, id))
             if word == "begun":
                 journal.begun[id].append((int(rest[0]), rest[1]))
             elif word == "ran":
@@ -65,6 +69,23 @@ class Journal:
     def repeated_after(self, life: str) -> set[str]:
         """What was begun in that life and again in a later one."""
         return {id for id, begun in self.begun.items() if life in [where for _, where in begun[:-1]]}
+
+
+def check_order_of_keys(journal: Journal) -> int:
+    """What was accepted of one key is begun when all before it is done; returns how many were handled."""
+    waiting: defaultdict[str, list[int]] = defaultdict(list)
+    for id in journal.accepted:
+        if id.startswith("keyed"):
+            key, _, number = id.rpartition(".")
+            waiting[key].append(int(number))
+    handled = sum(map(len, waiting.values()))
+    for word, id in journal.keyed:
+        key, _, number = id.rpartition(".")
+        earlier = [each for each in waiting[key] if each < int(number)]
+        assert not earlier, (word, id, earlier)
+        if word == "done" and int(number) in waiting[key]:
+            waiting[key].remove(int(number))
+    return handled
 
 
 @dataclass
@@ -225,11 +246,12 @@ def test_every_kind_of_event_survives_kills_of_replicas_and_only_what_was_in_fli
         (id, life)
         for id, begun in journal.begun.items()
         for attempt, life in begun[:-1]
-        if not (id.startswith("retried") and attempt == 1 and id in journal.failed)
+        if not (id.startswith(("retried", "keyed")) and attempt == 1 and id in journal.failed)
     ]
     sys.stdout.write(
         f"{len(killed)} kills, {replicas} replicas: {len(journal.accepted)} events accepted, {len(lost)} lost, "
-        f"{len(repeats)} begun again, at most {max(Counter(life for _, life in repeats).values(), default=0)} a kill\n"
+        f"{len(repeats)} begun again, at most {max(Counter(life for _, life in repeats).values(), default=0)} a kill; "
+        f"{check_order_of_keys(journal)} with a key in its order\n"
     )
     assert len(journal.accepted) > 5 * KILLS
     assert not lost

@@ -38,7 +38,10 @@ FIRST_SEED = int(os.environ.get("DEFINABLE_STOPS_SEED", "1"))
 LIMIT = 60.0
 """Seconds that a round may hang."""
 
-KINDS = ("fine", "fine", "nap", "limited", "fails", "retried", "later")
+KINDS = ("fine", "fine", "nap", "limited", "fails", "retried", "later", "keyed", "keyed")
+
+KEYS = 3
+"""Of the events whose order is kept."""
 
 
 @dataclass
@@ -49,6 +52,8 @@ class Notes:
     done: set[str] = field(default_factory=set)
     raised: set[str] = field(default_factory=set)
     """Those whose last attempt failed."""
+    order: list[int] = field(default_factory=list[int])
+    """Of events with a key, those that were done."""
 
 
 @dataclass
@@ -67,16 +72,19 @@ def agent_on(bus: EventBus, notes: Notes, chance: random.Random) -> Agent:
     def add(kind: str, **options: Any) -> None:
         @agent.on(EventTrigger(kind, **options))
         async def handle(event: TriggerEvent) -> None:
-            if kind in ("nap", "limited"):
+            if kind in ("nap", "limited", "keyed"):
                 await anyio.sleep(chance.uniform(0.0, 0.1))
             if kind == "fails" or (kind == "retried" and event.attempt == 1):
                 if kind == "fails":
                     notes.raised.add(event.body["id"])
                 raise RuntimeError(kind)
+            if kind == "keyed":
+                notes.order.append(int(event.body["id"]))
             notes.done.add(event.body["id"])
 
     for kind in {*KINDS}:
-        add(kind, max_concurrency=1 if kind == "limited" else None, retries=3 if kind == "retried" else 0)
+        options: dict[str, Any] = {"key": lambda event: int(event.body["id"]) % KEYS} if kind == "keyed" else {}
+        add(kind, max_concurrency=1 if kind == "limited" else None, retries=3 if kind == "retried" else 0, **options)
     return agent
 
 
@@ -129,6 +137,9 @@ def check(home: Home, notes: Notes, report: ShutdownReport, seed: int, *, is_dur
         ended = counts.completed + counts.cancelled + counts.never_started
         assert len(notes.accepted) == ended, told
     assert dead <= notes.raised, told
+    for key in range(KEYS):
+        done = [number for number in notes.order if number % KEYS == key]
+        assert done == sorted(done), told
     if is_durable:
         assert counts.failed == len(dead), told
     return Counter(accepted=len(notes.accepted), completed=counts.completed, dead=len(dead), stored=len(stored))
@@ -204,6 +215,14 @@ async def new_home(kind: str, request: pytest.FixtureRequest, path: Path) -> Hom
     return Home(lambda: RedisBus(server.url), set, set)
 
 
+BEHIND = """local found = {}
+for _, key in ipairs(redis.call('KEYS', '{definable}:groups:*')) do
+    for _, packed in ipairs(redis.call('LRANGE', key, 0, -1)) do found[#found + 1] = cmsgpack.unpack(packed)[3] end
+end
+return found"""
+"""What waits behind others of its group."""
+
+
 async def read_redis(server: RedisServer) -> Home:
     """What it holds now."""
     bus = RedisBus(server.url)
@@ -214,6 +233,7 @@ async def read_redis(server: RedisServer) -> Home:
         assert store._commands is not None
         names = [name.decode() for name in await store._commands.call(b"HKEYS", "{definable}:parked")]
         found = [(body,) async for _, body in store._script.waiting(names, 1_000_000)]
+        found += [(body,) for body in await store._commands.call(b"EVAL", BEHIND, 0)]
         dead = {letter.data["body"]["id"] for letter in await bus.dead_letters()}
     stored = ids_in(found)
     return Home(lambda: bus, lambda: stored, lambda: dead)

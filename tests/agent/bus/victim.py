@@ -73,6 +73,16 @@ async def later(event: TriggerEvent) -> None:
     await job(event)
 
 
+@agent.on(EventTrigger("keyed", key=lambda event: event.body["id"].rpartition(".")[0], retries=20))
+async def keyed(event: TriggerEvent) -> None:
+    note("begun", event.body["id"], event.attempt, life)
+    await anyio.sleep(random.uniform(0, 0.005))
+    if event.attempt == 1 and random.random() < 0.1:
+        note("failed", event.body["id"], event.attempt, life)
+        raise RuntimeError("some first attempts fail")
+    note("done", event.body["id"])
+
+
 @agent.on(EventTrigger("poison"))
 async def poison(event: TriggerEvent) -> None:
     note("begun", "poison", event.attempt, life)
@@ -92,10 +102,10 @@ def ran(output: RunOutput) -> None:
     note("ran", output.run_id)
 
 
-async def emit(numbers: itertools.count[int]) -> None:
+async def emit(numbers: itertools.count[int], emitter: int) -> None:
     while True:
-        id = f"{life}.{next(numbers)}"
-        kind = random.choice(("job", "job", "limited", "retried", "later")) if is_mixed else "job"
+        kind = random.choice(("job", "job", "limited", "retried", "later", "keyed", "keyed")) if is_mixed else "job"
+        id = f"{life}.{emitter}.{next(numbers)}"
         delay = random.uniform(0.0, 1.5) if kind == "later" else None
         try:
             await agent.aemit(kind, {"id": id if kind == "job" else f"{kind}:{id}"}, delay=delay)
@@ -112,8 +122,8 @@ async def main() -> None:
         async with agent.running(**options) as runtime:  # type: ignore[arg-type]
             if life == "poison":
                 await agent.aemit("poison", {})
-            for _ in range(3 if is_mixed else EMITTERS if life.isdecimal() else 0):
-                emitters.start_soon(emit, numbers)
+            for emitter in range(3 if is_mixed else EMITTERS if life.isdecimal() else 0):
+                emitters.start_soon(emit, numbers, emitter)
             sys.stdout.write(f"{runtime.url}\n")
             sys.stdout.flush()
             await anyio.to_thread.run_sync(sys.stdin.read)
