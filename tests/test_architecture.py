@@ -32,6 +32,7 @@ LAYERS = [
     ["definable.server", "definable.storage", "definable.model"],
     [
         "definable.agent.run.context",
+        "definable.agent.run.limits",
         "definable.agent.run.output",
         "definable.agent.run.telemetry",
         "definable.agent.run.telemetry_span",

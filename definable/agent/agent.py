@@ -24,6 +24,7 @@ from .arguments import (
     NoArguments,
     OriginalEmit,
     OriginalRun,
+    check_loop,
     check_parts,
     check_run,
     event_name,
@@ -34,6 +35,8 @@ from .bus.emitter import When
 from .options import ServeOptions
 from .parts import CLOSE_TIMEOUT, DEFAULT_NAME, AgentParts
 from .run.context import RunRequest
+from .run.limits import UsageLimits
+from .run.loop import ShortenHistory
 from .run.output import RunOutput
 from .run.runner import Instructions, Runner
 from .run.stream import FollowedRun, RunStream, follow_run
@@ -70,12 +73,19 @@ class Agent(AgentParts):
             store have names of their own: by them the conversations of their chats are told apart.
         output_type: Replies are validated as this type (a pydantic model, or any type pydantic knows), asked for once
             more when they do not fit.
+        output_mode: How the model is asked for the output type: "native" (the provider enforces its JSON schema),
+            "tool" (the answer is the call of a tool), "prompt" (the schema stands in the instructions), or "auto", the
+            first of these that the model's provider understands.
         sessions: Where conversations are kept; a `MemorySessionStore` when None.
         bus: What carries work that is accepted now and done later; a `MemoryBus` when None.
         auth: Who may call over HTTP and messaging; None leaves the agent open.
         max_turns: How many requests one run may put to the model.
         max_history: How many messages of a session are kept and sent to the model.
+        history: A function of a session's messages, sync or async, called when they are more than the model takes: it
+            returns fewer (a summary of the oldest, say), which the request is made with once more and the session goes
+            on with. None drops the oldest half.
         run_timeout: Seconds that a run may take; None for no limit.
+        usage_limits: What a run may spend; None for no limit.
         lifespan: A function of the agent that returns an async context manager (or an async generator function of one
             `yield`). It is entered before serving begins, with or without HTTP, and left after the last piece of work:
             the place to open clients and pools that tools and handlers share.
@@ -94,16 +104,19 @@ class Agent(AgentParts):
         self,
         model: Model | str,
         instructions: Instructions = None,
-        tools: Sequence[Any] = (),
+        tools: Sequence[Any] | None = (),
         *,
         name: str | None = None,
         output_type: Any = None,
+        output_mode: Literal["auto", "native", "tool", "prompt"] = "auto",
         sessions: SessionStore | None = None,
         bus: EventBus | None = None,
         auth: AuthProvider | None = None,
         max_turns: int = 10,
         max_history: int = MAX_HISTORY,
+        history: ShortenHistory | None = None,
         run_timeout: float | None = None,
+        usage_limits: UsageLimits | None = None,
         lifespan: Lifespan | None = None,
         **unknown: Unpack[NoArguments],
     ) -> None:
@@ -114,18 +127,22 @@ class Agent(AgentParts):
         if max_history < 1:
             raise ConfigurationError(f"max_history={max_history!r}: at least 1 message")
         check_parts(instructions, sessions, bus, auth)
+        check_loop(tools, output_mode, history, usage_limits)
         if run_timeout is not None and not run_timeout > 0:
             raise ConfigurationError(f"run_timeout={run_timeout!r}: seconds, greater than 0, or None")
         runner = Runner(
             model=resolve_model(model),
             instructions=instructions,
-            tools=tools,
+            tools=() if tools is None else tools,
             output_type=output_type,
             sessions=MemorySessionStore() if sessions is None else sessions,
             max_turns=max_turns,
             max_history=max_history,
             run_timeout=run_timeout,
             name=name or DEFAULT_NAME,
+            output_mode=output_mode,
+            limits=usage_limits,
+            shorten=history,
         )
         super().__init__(name, runner, bus, auth)
         self.lifespan: Callable[[Agent], AbstractAsyncContextManager[Any]] | None = lifespan_of(lifespan)
@@ -158,7 +175,9 @@ class Agent(AgentParts):
 
         Raises:
             ConfigurationError: An argument is not what it should be.
-            RunError: The run failed: `ModelError`, `MaxTurnsExceeded`, `RunTimeout`, `OutputValidationError`.
+            RunError: The run failed: `ModelError` and what is below it (`OutputTruncated`, `ContentFiltered`,
+                `EmptyReply`, `ContextWindowExceeded` ...), `MaxTurnsExceeded`, `UsageLimitExceeded`, `RunTimeout`,
+                `OutputValidationError`. It carries the run's `usage`, `messages` and `tool_calls` so far.
             SessionNotFound: The session belongs to another user.
         """
         input = run_input("arun", input, original)

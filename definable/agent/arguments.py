@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypedDict
 
@@ -13,9 +13,13 @@ from definable.model.message import Message
 from definable.original_library import RUN_ARGUMENTS, unknown_arguments
 
 from .auth.base import check_platforms, is_provider
+from .run.limits import UsageLimits
 
 INTERFACES = "definable.interfaces"
 """The entry point group in which packages name their interfaces."""
+
+OUTPUT_MODES = ("auto", "native", "tool", "prompt")
+"""What `Agent(output_mode=)` may be; "auto" is the first that the model's profile knows."""
 
 RUN_PARAMETERS = ("input", "session_id", "user_id", "metadata")
 """What a run can be started with; a handler's dict holds the same."""
@@ -98,6 +102,22 @@ def check_parts(instructions: object, sessions: object, bus: object, auth: objec
     if bus is not None and (isinstance(bus, type) or not hasattr(bus, "publish")):
         raise ConfigurationError(f"bus={bus!r}: an event bus, such as SQLiteBus(path)")
     check_auth(auth)
+
+
+def check_loop(tools: object, output_mode: object, history: object, usage_limits: object) -> None:
+    """Refuse what no run can be made with.
+
+    Raises:
+        ConfigurationError: One of them is not what it should be.
+    """
+    if tools is not None and (isinstance(tools, str | Mapping) or not isinstance(tools, Iterable)):
+        raise ConfigurationError(f"tools={tools!r}: a list of functions, such as tools=[search]")
+    if output_mode not in OUTPUT_MODES:
+        raise ConfigurationError(f"output_mode={output_mode!r}: one of {', '.join(map(repr, OUTPUT_MODES))}")
+    if history is not None and not (callable(history) and takes(history, 1)):
+        raise ConfigurationError(f"history={history!r}: a function of the messages that returns fewer")
+    if usage_limits is not None and not isinstance(usage_limits, UsageLimits):
+        raise ConfigurationError(f"usage_limits={usage_limits!r}: UsageLimits(requests=..., output_tokens=...)")
 
 
 def lifespan_of(lifespan: Any) -> Any:

@@ -18,7 +18,8 @@ from definable.original_library import AGENT_ATTRIBUTES, unknown_arguments, unkn
 
 from .arguments import check_auth, check_interface, check_middleware, check_parts, installed_interface
 from .bus.emitter import Emitter
-from .run.runner import HookPoint, Runner
+from .run.hook_point import HookPoint
+from .run.runner import Runner
 from .trigger.registry import TriggerRegistry
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Following a run: its events, its failures, and leaving it early."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 import anyio
 import pytest
@@ -102,6 +102,22 @@ async def test_leaving_early_cancels_the_run() -> None:
                     break
     assert cancelled.is_set()
     assert await agent.sessions.load("s") is None
+
+
+async def test_a_generator_around_a_run_may_be_closed_early() -> None:
+    agent = Agent(OfflineModel("one two three four"))
+
+    async def events() -> AsyncGenerator[RunEvent]:
+        async with agent.arun_stream("hi", session_id="s") as stream:
+            async for event in stream:
+                yield event
+
+    async with aclosing(events()) as closing:
+        async for event in closing:
+            assert isinstance(event, RunStarted)
+            break
+    with anyio.fail_after(5):
+        assert len([event async for event in events()]) == 6
 
 
 async def test_the_first_delta_comes_while_the_model_still_talks() -> None:

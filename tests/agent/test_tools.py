@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import date
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import anyio
@@ -25,7 +26,7 @@ from definable.agent.tools.result import MAX_ERROR_LENGTH, MAX_PROBLEMS
 from definable.agent.tools.tool import index_tools
 from definable.concurrency.worker_thread import worker_threads
 from definable.errors import ConfigurationError
-from definable.model import ToolDefinition
+from definable.model import Image, ToolDefinition
 
 CONTEXT = RunContext(run_id="r1", session_id="s1", user_id="ada")
 
@@ -158,6 +159,32 @@ def test_two_tools_of_one_name_are_refused() -> None:
 )
 async def test_arguments_are_taken_as_models_send_them(arguments: str, value: int) -> None:
     assert await add.call(arguments, CONTEXT) == ToolResult(value, value=value)
+
+
+PICTURES = {
+    "image/png": b"\x89PNG\r\n\x1a\n...",
+    "image/jpeg": b"\xff\xd8\xff\xe0...",
+    "image/gif": b"GIF89a...",
+    "image/webp": b"RIFF\x00\x00\x00\x00WEBPVP8 ",
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("media_type", sorted(PICTURES))
+async def test_an_image_may_be_a_result(media_type: str) -> None:
+    image = Image(data=PICTURES[media_type], media_type=media_type)
+    for value in (image.data, image, ToolResult("a chart", [image]), ToolResult("a chart", [PICTURES[media_type]])):
+        result = await call(partial(lambda given: given, value), name="draw")
+        assert result.media == (image,)
+        assert result.error is None
+        assert result.content in ("a chart", f"an image ({media_type})")
+
+
+def test_the_content_of_a_result_may_be_anything() -> None:
+    assert ToolResult({"a": 1}).content == '{"a":1}'
+    assert ToolResult(None).content == "null"
+    with pytest.raises(ValueError, match="no PNG"):
+        ToolResult("a chart", [b"..."])
 
 
 @pytest.mark.anyio

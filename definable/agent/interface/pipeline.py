@@ -133,7 +133,8 @@ class Pipeline:
             finally:
                 self._interface.session_manager.touch(session)
             state = self._chat_sessions.after_run(session, output, turn)
-        response = InterfaceResponse(content=reply_text(output.content))
+        images = tuple([image for execution in output.tool_calls for image in execution.media])
+        response = InterfaceResponse(content=reply_text(output.content), images=images)
         response = await self._hooks.after_respond(message, response, session)
         await self._chat_sessions.keep_state(session, state)
         if streamed is None:

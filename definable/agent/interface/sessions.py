@@ -18,7 +18,8 @@ from typing import Any, TypeAlias
 
 from definable.agent.auth.base import CHAT_NAMESPACE, platform_identity
 from definable.agent.run.output import RunOutput
-from definable.agent.session.base import NOT_STORED, Session, bounded, copied_state
+from definable.agent.session.base import NOT_STORED, Session, copied_state
+from definable.agent.session.history import bounded
 from definable.agent.session.service import SessionService, SessionTurn, enter_in_time
 from definable.concurrency.isolation import error_text, is_failure
 from definable.concurrency.logs import logger_named

@@ -1,54 +1,54 @@
 """The loop of one run: model, tool calls, model ... until a reply asks for no tools.
 
 The runner hands it a conversation and gets back what was added to it. It knows nothing of sessions, hooks or triggers.
+A reply that is cut off, withheld, failed or empty is no answer: none of its tool calls is made, and it is asked for
+once more where that can help. What goes into the conversation is what every provider takes back (`session/history.py`).
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import anyio
 
+from definable.agent.session.history import newest_half, repaired, repaired_reply
 from definable.agent.tools.tool import Tool
-from definable.concurrency.call import closing_what_it_leaves
-from definable.errors import MaxTurnsExceeded, ModelResponseError, OutputValidationError
+from definable.concurrency.call import call_user, closing_what_it_leaves
+from definable.concurrency.logs import logger_named
+from definable.errors import (
+    ContextWindowExceeded,
+    EmptyReply,
+    MaxTurnsExceeded,
+    ModelError,
+    ModelResponseError,
+    OutputValidationError,
+)
 from definable.model.message import (
     Message,
     Model,
     ModelReply,
     ModelRequest,
-    OutputSchema,
     ToolCall,
     ToolDefinition,
-    Usage,
 )
 
 from .context import RunContext
-from .output import CheckReply, Listener, RejectedReply, TextDelta, ToolCallEnded, ToolCallStarted, ToolExecution
+from .conversation import Conversation, failure_of
+from .limits import UsageLimits
+from .output import Listener, TextDelta, ToolCallEnded, ToolCallStarted, ToolExecution
+from .output_type import RejectedReply, WantedOutput
 from .telemetry import chat_span, tool_span
 
-NO_USAGE = Usage()
+logger: logging.Logger = logger_named(__name__)
 
+NOT_MADE = "not called: the answer was given in the same reply"
+"""What a model is told of a call beside an answer that does not fit."""
 
-@dataclass(slots=True)
-class Conversation:
-    """What a run adds up, turn by turn."""
-
-    messages: list[Message]
-    """All that the model sees: instructions, history, and what this run added."""
-    begin: int
-    """Where this run's messages begin."""
-    tool_calls: list[ToolExecution] = field(default_factory=list[ToolExecution])
-    usage: Usage = NO_USAGE
-    model: str | None = None
-
-    @property
-    def added(self) -> tuple[Message, ...]:
-        """What this run added, its input first."""
-        return tuple(self.messages[self.begin :])
+ShortenHistory: TypeAlias = Callable[[tuple[Message, ...]], Sequence[Message] | Awaitable[Sequence[Message]]]
+"""Makes a shorter history of one that is longer than the model takes; sync (in a worker thread) or async."""
 
 
 class RunLoop:
@@ -59,19 +59,22 @@ class RunLoop:
         tools: The tools by name.
         context: Injected into tools that want it.
         max_turns: How many requests the model gets.
-        check: Turns a final reply into the run's content; None: its text is.
-        output_schema: What a final reply must fit, for the model to know.
+        output: Turns a final reply into the run's content; None: its text is.
+        limits: What the run may spend.
+        shorten: Makes a shorter history of one that is longer than the model takes; None: its oldest half is dropped.
         listener: Told what happens as it happens; the model then streams. None: nobody listens.
     """
 
     __slots__ = (
-        "_check",
         "_context",
         "_definitions",
+        "_has_told",
+        "_limits",
         "_listener",
         "_max_turns",
         "_model",
-        "_output_schema",
+        "_output",
+        "_shorten",
         "_tools",
     )
 
@@ -81,71 +84,165 @@ class RunLoop:
         tools: Mapping[str, Tool],
         context: RunContext,
         max_turns: int,
-        check: CheckReply | None = None,
-        output_schema: OutputSchema | None = None,
+        output: WantedOutput | None = None,
+        limits: UsageLimits | None = None,
+        shorten: ShortenHistory | None = None,
         listener: Listener | None = None,
     ) -> None:
         self._model = model
         self._tools = tools
-        self._definitions: tuple[ToolDefinition, ...] = tuple([tool.definition for tool in tools.values()])
+        definitions = [tool.definition for tool in tools.values()]
+        if output is not None and output.tool is not None:
+            definitions.append(output.tool)
+        self._definitions: tuple[ToolDefinition, ...] = tuple(definitions)
         self._context = context
         self._max_turns = max_turns
-        self._check = check
-        self._output_schema = output_schema
+        self._output = output
+        self._limits = limits
+        self._shorten = shorten
         self._listener = listener
+        self._has_told = False
+        """Whether the listener has been told some text of the last reply."""
 
     async def run(self, conversation: Conversation) -> Any:
         """Go on until a reply is final.
 
         Returns:
-            What `check` makes of the final reply; its text without one.
+            What `output` makes of the final reply; its text without one.
 
         Raises:
             MaxTurnsExceeded: The model still asked for tools at the last turn.
             OutputValidationError: The final reply does not fit, and was asked for once more or came in the last turn.
-            ModelError: The provider failed.
+            UsageLimitExceeded: The run has spent what it may.
+            ModelError: The provider failed, or its reply is no answer.
         """
-        rejection: RejectedReply | None = None
+        problem: Exception | None = None
         for _ in range(self._max_turns):
             reply = await self._turn(conversation)
-            if reply.tool_calls:
-                rejection = None
-                await self._call_tools(reply.tool_calls, conversation)
+            failure = failure_of(reply)
+            if failure is not None:
+                self._check_asking_again(failure, problem)
+                problem = failure
                 continue
-            if self._check is None:
-                return reply.content
+            calls = self._add(reply, conversation)
             try:
-                return self._check(reply)
+                if not calls:
+                    return reply.content if self._output is None else self._output.read(reply.content)
+                problem = None
+                answer = None if self._output is None else self._output.answer_call(reply)
+                if answer is not None:
+                    return self._answer(answer, calls, conversation)
             except RejectedReply as rejected:
-                rejection = rejected
-                conversation.messages.append(Message("user", str(rejection)))
-        if rejection is not None:
-            why = rejection.__cause__ or rejection
-            raise OutputValidationError(
+                problem = rejected
+                if not calls:
+                    conversation.messages.append(Message("user", str(rejected)))
+                continue
+            await self._call_tools(calls, conversation)
+        raise self._turns_are_over(problem, conversation)
+
+    def _check_asking_again(self, failure: ModelError, before: Exception | None) -> None:
+        """Raise the failure of a reply, unless asking once more may help and none of its text was shown."""
+        is_empty = isinstance(failure, EmptyReply)
+        may_help = is_empty or (isinstance(failure, ModelResponseError) and not self._has_told)
+        if not may_help or isinstance(before, ModelError):
+            raise failure
+        logger.warning("run %s: %s; %s is asked once more", self._context.run_id, failure, self._model.id)
+
+    def _turns_are_over(self, problem: Exception | None, conversation: Conversation) -> Exception:
+        if isinstance(problem, RejectedReply):
+            why = problem.__cause__ or problem
+            error = OutputValidationError(
                 f"the reply does not fit, and max_turns={self._max_turns} leaves no turn to ask once more: {why}"
-            ) from why
-        raise MaxTurnsExceeded(
+            )
+            error.__cause__ = why
+            return error
+        return problem or MaxTurnsExceeded(
             f"the model was not done after {self._max_turns} turns: raise max_turns, or see why it keeps calling "
             f"{', '.join(sorted({call.name for call in conversation.tool_calls})) or 'nothing'}"
         )
 
     async def _turn(self, conversation: Conversation) -> ModelReply:
-        request = ModelRequest(tuple(conversation.messages), self._definitions, self._output_schema)
-        with chat_span(self._model, self._context) as span:
-            if self._listener is None:
-                reply = await closing_what_it_leaves(self._model.reply, self._model.reply, request)
-            else:
-                reply = await closing_what_it_leaves(self._model.stream, self._streamed, request, self._listener)
-            span.replied(reply)
-        conversation.messages.append(Message("assistant", reply.content, reply.tool_calls))
+        if self._limits is not None:
+            self._limits.check_request(conversation.requests, conversation.usage)
+        request = ModelRequest(
+            tuple(conversation.messages), self._definitions, None if self._output is None else self._output.schema
+        )
+        conversation.requests += 1
+        try:
+            with chat_span(self._model, self._context) as span:
+                if self._listener is None:
+                    reply = await closing_what_it_leaves(self._model.reply, self._model.reply, request)
+                else:
+                    reply = await closing_what_it_leaves(self._model.stream, self._streamed, request, self._listener)
+                span.replied(reply)
+        except ContextWindowExceeded as error:
+            if conversation.is_shortened or conversation.history_begin == conversation.begin:
+                raise
+            await self._shorten_history(conversation, error)
+            return await self._turn(conversation)
         conversation.usage += reply.usage
         conversation.model = reply.model or conversation.model
+        conversation.finish_reason = reply.finish_reason
         return reply
 
+    async def _shorten_history(self, conversation: Conversation, error: ContextWindowExceeded) -> None:
+        history, shorter = conversation.history, None
+        if self._shorten is not None:
+            try:
+                shorter = repaired(tuple(await call_user(self._shorten, history)))
+            except Exception:
+                logger.exception("history= failed; the oldest half of the history is dropped instead")
+        if shorter is None:
+            shorter = newest_half(history)
+        conversation.shorten(shorter)
+        logger.warning(
+            "session %s: %d messages of history are more than %s takes, it is asked once more with %d: %s",
+            self._context.session_id,
+            len(history),
+            self._model.id,
+            len(shorter),
+            error,
+        )
+
+    def _add(self, reply: ModelReply, conversation: Conversation) -> tuple[ToolCall, ...]:
+        """Add a reply to the conversation; returns its calls as the model made them, each with an id of its own."""
+        calls = reply.tool_calls
+        message = Message(
+            "assistant",
+            reply.content,
+            calls,
+            reasoning=reply.reasoning,
+            provider=reply.provider,
+            provider_data=reply.provider_data,
+        )
+        if calls:
+            message = repaired_reply(message)
+            if message.tool_calls is not calls:
+                ids = [call.id for call in message.tool_calls]
+                calls = tuple([ToolCall(call.name, call.arguments, id) for call, id in zip(calls, ids, strict=True)])
+        conversation.messages.append(message)
+        return calls
+
+    def _answer(self, answer: ToolCall, calls: tuple[ToolCall, ...], conversation: Conversation) -> Any:
+        """The value of a call that is the answer; it is kept as an assistant's text, since no result follows it."""
+        assert self._output is not None
+        asked = conversation.messages[-1]
+        try:
+            value = self._output.read(answer.arguments)
+        except RejectedReply as rejected:
+            for call in calls:
+                told = str(rejected) if call.name == answer.name else NOT_MADE
+                conversation.messages.append(Message("tool", told, tool_call_id=call.id))
+            raise
+        conversation.messages[-1] = Message("assistant", answer.arguments, reasoning=asked.reasoning)
+        return value
+
     async def _streamed(self, request: ModelRequest, listener: Listener) -> ModelReply:
+        self._has_told = False
         async with self._model.stream(request) as deltas:
             async for delta in deltas:
                 if delta.text:
+                    self._has_told = True
                     await listener(TextDelta(delta.text))
                 if delta.reply is not None:
                     return delta.reply
@@ -153,21 +250,27 @@ class RunLoop:
 
     async def _call_tools(self, calls: tuple[ToolCall, ...], conversation: Conversation) -> None:
         """Call all tools of one reply at once; their results go back in the order of the calls."""
+        if self._limits is not None:
+            self._limits.check_tool_calls(len(conversation.tool_calls), len(calls), conversation.usage)
         executions: list[ToolExecution | None] = [None] * len(calls)
 
         async def execute(index: int) -> None:
             executions[index] = await self._execute(calls[index])
 
-        if len(calls) == 1:
-            await execute(0)
-        else:
-            async with anyio.create_task_group() as group:
-                for index in range(len(calls)):
-                    group.start_soon(execute, index)
-        for execution in executions:
-            assert execution is not None
-            conversation.tool_calls.append(execution)
-            conversation.messages.append(Message("tool", execution.result, tool_call_id=execution.id))
+        try:
+            if len(calls) == 1:
+                await execute(0)
+            else:
+                async with anyio.create_task_group() as group:
+                    for index in range(len(calls)):
+                        group.start_soon(execute, index)
+        finally:  # of a run that is cut off here, what was done is told as well
+            for execution in executions:
+                if execution is not None:
+                    conversation.tool_calls.append(execution)
+                    conversation.messages.append(
+                        Message("tool", execution.result, tool_call_id=execution.id, images=execution.media)
+                    )
 
     async def _execute(self, call: ToolCall) -> ToolExecution:
         if self._listener is None:
@@ -192,5 +295,11 @@ class RunLoop:
         result = await tool.call(call.arguments, self._context)
         duration = time.perf_counter() - started
         return ToolExecution(
-            call.id, call.name, call.arguments, result=result.content, error=result.error, duration=duration
+            call.id,
+            call.name,
+            call.arguments,
+            result=result.content,
+            error=result.error,
+            duration=duration,
+            media=result.media,
         )

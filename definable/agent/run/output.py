@@ -1,34 +1,27 @@
-"""What a run leaves behind, what a streamed run tells as it goes, and the check of a reply by the `output_type`.
+"""What a run leaves behind, and what a streamed run tells as it goes.
 
 The events are seen by `async with agent.arun_stream(...)` and sent as server-sent events.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from sys import getsizeof
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from definable.errors import ConfigurationError, OutputValidationError
 from definable.frozen import frozen
 from definable.json_text import OVERHEAD, value_size
 from definable.model.message import (
     FinishReason,
     Image,
     Message,
-    ModelReply,
-    OutputSchema,
     ToolCall,
     Usage,
     messages_size,
 )
 from definable.original_library import OUTPUT_ATTRIBUTES, unknown_attribute
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 
 class RunStatus(StrEnum):
@@ -136,79 +129,6 @@ RunEvent: TypeAlias = RunStarted | TextDelta | ToolCallStarted | ToolCallEnded |
 
 Listener: TypeAlias = Callable[[RunEvent], Awaitable[None]]
 """Is told each event in turn; the run waits for it."""
-
-
-CheckReply: TypeAlias = Callable[[ModelReply], Any]
-"""Turns a final reply into the run's content; raises `RejectedReply` to have the model try once more."""
-
-
-class RejectedReply(Exception):
-    """A reply that does not fit; its message tells the model what is wrong."""
-
-
-CODE_FENCE = re.compile(r"^\s*```[a-zA-Z]*\n(.*?)\n?```\s*$", re.DOTALL)
-"""Models without a JSON mode like to fence their JSON."""
-
-
-class OutputType:
-    """An agent's `output_type`: the schema that the model is told; validates replies as one type, through pydantic.
-
-    Args:
-        type_: A pydantic model, or any type that pydantic can validate.
-
-    Raises:
-        ConfigurationError: pydantic cannot validate it.
-    """
-
-    __slots__ = ("_adapter", "schema")
-
-    def __init__(self, type_: Any) -> None:
-        import pydantic  # heavy, and most agents have no output type
-
-        try:
-            self._adapter: TypeAdapter[Any] = pydantic.TypeAdapter(type_)
-            schema = self._adapter.json_schema()
-        except (pydantic.PydanticUserError, pydantic.errors.PydanticInvalidForJsonSchema) as error:
-            raise ConfigurationError(f"output_type={type_!r}: {error.message}") from error
-        name = re.sub(r"[^a-zA-Z0-9_-]", "_", getattr(type_, "__name__", "output"))[:64]
-        self.schema: OutputSchema = OutputSchema(name, schema)
-
-    def checker(self) -> CheckReply:
-        """A check for one run: it rejects a reply that does not fit once, with the reason; the second time it fails."""
-        rejections = 0
-
-        def check(reply: ModelReply) -> Any:
-            nonlocal rejections
-            try:
-                return self._parse(reply.content)
-            except ValueError as error:  # pydantic's ValidationError is one
-                rejections += 1
-                if rejections > 1:
-                    raise OutputValidationError(
-                        f"the reply does not fit output_type {self.schema.name!r}, also when asked once more: {error}"
-                    ) from error
-                raise RejectedReply(
-                    f"The reply does not fit the required JSON schema: {error}\n"
-                    "Answer again, with nothing but JSON that does."
-                ) from error
-
-        return check
-
-    def _parse(self, text: str) -> Any:
-        if self.schema.schema.get("type") != "string":
-            return self._adapter.validate_json(_unfenced(text))
-        try:
-            return self._adapter.validate_python(text)
-        except ValueError as error:  # of an enum, a date ...: a model that is asked for JSON puts quotes around it
-            try:
-                return self._adapter.validate_json(_unfenced(text))
-            except ValueError:
-                raise error from None
-
-
-def _unfenced(text: str) -> str:
-    fenced = CODE_FENCE.match(text)
-    return fenced[1] if fenced else text
 
 
 def output_size(output: RunOutput) -> int:

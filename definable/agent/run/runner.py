@@ -7,36 +7,37 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+from typing import Any, TypeAlias
 
 import anyio
 
-from definable.agent.session.base import Session, SessionStore, bounded
+from definable.agent.session.base import Session, SessionStore
+from definable.agent.session.history import bounded, repaired
 from definable.agent.session.service import SessionService, SessionTurn
 from definable.agent.tools.tool import Tool, index_tools
-from definable.concurrency.call import call_user, is_generator_function, takes
+from definable.concurrency.call import call_user
 from definable.concurrency.isolation import is_failure
 from definable.concurrency.logs import logger_named
-from definable.errors import ConfigurationError, RunTimeout, SessionNotFound
+from definable.errors import ConfigurationError, ContextWindowExceeded, RunError, RunTimeout, SessionNotFound
 from definable.model.message import Message, Model
 
 from .context import RunContext, RunRequest, current_run, mark, random_id
-from .loop import Conversation, RunLoop
-from .output import Listener, OutputType, RunEnded, RunOutput, RunStarted, RunStatus
+from .conversation import Conversation
+from .hook_point import HookPoint
+from .limits import UsageLimits
+from .loop import RunLoop, ShortenHistory
+from .output import Listener, RunEnded, RunOutput, RunStarted, RunStatus
+from .output_type import OutputType
 from .telemetry import run_span
-
-if TYPE_CHECKING:
-    pass
-
 
 logger: logging.Logger = logger_named(__name__)
 
 COMPLETED = RunStatus.COMPLETED
 
-Hook: TypeAlias = Callable[..., Any]
-HookFunction = TypeVar("HookFunction", bound=Hook)
+Begun: TypeAlias = list[tuple[RunContext, Conversation]]
+"""Where a run that has begun leaves what it is, for whoever cuts it off."""
 
 Instructions: TypeAlias = str | Callable[[RunContext], Any] | None
 
@@ -54,6 +55,9 @@ class Runner:
         max_history: How many messages of a session are kept and sent.
         run_timeout: Seconds that a run may take, its wait for its session's turn included; None for no limit.
         name: The agent's, for traces.
+        output_mode: How the model is asked for an answer of the output type.
+        limits: What a run may spend; None for no limit.
+        shorten: Makes a shorter history of one that is longer than the model takes; None drops its oldest half.
     """
 
     def __init__(
@@ -68,6 +72,9 @@ class Runner:
         max_history: int,
         run_timeout: float | None,
         name: str = "agent",
+        output_mode: str = "auto",
+        limits: UsageLimits | None = None,
+        shorten: ShortenHistory | None = None,
     ) -> None:
         self.name = name
         self.model = model
@@ -78,6 +85,9 @@ class Runner:
         self.on_error: HookPoint = HookPoint("on_error", "the RunContext", "the exception")
         self._tools = tuple(tools)
         self._output_type = output_type
+        self._output_mode = output_mode
+        self._limits = limits
+        self._shorten = shorten
         self._max_turns = max_turns
         self._max_history = max_history
         self._run_timeout = run_timeout
@@ -118,11 +128,15 @@ class Runner:
         return self._run_in_session(request, listener)
 
     async def _run_in_time(self, request: RunRequest, listener: Listener | None, seconds: float) -> RunOutput:
-        begun: list[RunContext] = []
+        begun: Begun = []
         with anyio.move_on_after(seconds):
             return await self._run_in_session(request, listener, begun)
         timeout = RunTimeout(f"the run did not end within run_timeout={seconds:g} seconds")
-        await self._tell_failure(timeout, request, begun[0] if begun else None)
+        context = None
+        if begun:
+            context, conversation = begun[0]
+            conversation.account(timeout)
+        await self._tell_failure(timeout, request, context)
         raise timeout
 
     async def _tell_failure(self, error: Exception, request: RunRequest, context: RunContext | None = None) -> None:
@@ -137,7 +151,7 @@ class Runner:
             current_run.reset(token)
 
     def _run_in_session(
-        self, request: RunRequest, listener: Listener | None, begun: list[RunContext] | None = None
+        self, request: RunRequest, listener: Listener | None, begun: Begun | None = None
     ) -> Awaitable[RunOutput]:
         if request.turn is not None:
             return self._run(request, request.turn, listener, begun)
@@ -147,7 +161,7 @@ class Runner:
         return self._run(request, self.sessions.new(session_id, request.user_id), listener, begun)
 
     async def _run_in_turn(
-        self, request: RunRequest, session_id: str, listener: Listener | None, begun: list[RunContext] | None
+        self, request: RunRequest, session_id: str, listener: Listener | None, begun: Begun | None
     ) -> RunOutput:
         async with self.sessions.turn(session_id) as turn:
             try:
@@ -160,16 +174,17 @@ class Runner:
             return await self._run(request, turn, listener, begun)
 
     async def _run(
-        self, request: RunRequest, turn: SessionTurn, listener: Listener | None, begun: list[RunContext] | None
+        self, request: RunRequest, turn: SessionTurn, listener: Listener | None, begun: Begun | None
     ) -> RunOutput:
         session = turn.session
         context = _context(request, session.session_id, session.state)
+        conversation = Conversation()
         if begun is not None:
-            begun.append(context)
+            begun.append((context, conversation))
         token = current_run.set(context)
         try:
             with run_span(self.name, self.model, context, request.headers) as span:
-                output = await self._run_within(request, turn, context, listener)
+                output = await self._run_within(request, turn, context, conversation, listener)
                 span.completed(output)
             return output
         except Exception as error:
@@ -179,18 +194,29 @@ class Runner:
             current_run.reset(token)
 
     async def _run_within(
-        self, request: RunRequest, turn: SessionTurn, context: RunContext, listener: Listener | None
+        self,
+        request: RunRequest,
+        turn: SessionTurn,
+        context: RunContext,
+        conversation: Conversation,
+        listener: Listener | None,
     ) -> RunOutput:
         session, created_at, started = turn.session, time.time(), time.perf_counter()
+        is_kept = request.keep or request.session_id is not None or request.turn is not None
         if self.before_request.hooks:
             await self.before_request.fire(context)
         if listener is not None:
             await listener(RunStarted(request.run_id, session.session_id))
         try:
-            content, conversation = await self._converse(request, context, session, listener)
-            if request.keep or request.session_id is not None or request.turn is not None:
-                await self._keep(request, turn, conversation, created_at)
+            content = await self._converse(request, context, conversation, session, listener)
+            if is_kept:
+                await self._keep(request, turn, conversation, conversation.added, created_at)
         except BaseException as error:
+            if isinstance(error, RunError):
+                conversation.account(error)
+            if isinstance(error, ContextWindowExceeded) and conversation.is_shortened and is_kept:
+                # The next run begins with what is left, or the session would fail at every message.
+                await self._keep(request, turn, conversation, (), created_at)
             if is_failure(error):
                 await self.on_error.fire(context, error)
             raise
@@ -202,33 +228,51 @@ class Runner:
         return output
 
     async def _converse(
-        self, request: RunRequest, context: RunContext, session: Session, listener: Listener | None
-    ) -> tuple[Any, Conversation]:
-        messages = await self._opening(context) if self.instructions else []
-        messages += bounded(session.messages, self._max_history)
-        conversation = Conversation(messages, begin=len(messages))
+        self,
+        request: RunRequest,
+        context: RunContext,
+        conversation: Conversation,
+        session: Session,
+        listener: Listener | None,
+    ) -> Any:
+        output = None
+        if self.output_type is not None:
+            output = self.output_type.wanted(self.model, self._output_mode, self.tools)
+        messages = conversation.messages
+        if self.instructions or (output is not None and output.instructions):
+            messages += await self._opening(context, "" if output is None else output.instructions)
+        conversation.history_begin = len(messages)
+        if session.messages:
+            messages += bounded(repaired(session.messages), self._max_history)
+        conversation.begin = len(messages)
         messages.append(request.input if isinstance(request.input, Message) else Message("user", request.input))
-        output_type = self.output_type
-        check = None if output_type is None else output_type.checker()
-        schema = None if output_type is None else output_type.schema
-        loop = RunLoop(self.model, self.tools, context, self._max_turns, check, schema, listener)
-        return await loop.run(conversation), conversation
+        loop = RunLoop(self.model, self.tools, context, self._max_turns, output, self._limits, self._shorten, listener)
+        return await loop.run(conversation)
 
-    async def _opening(self, context: RunContext) -> list[Message]:
+    async def _opening(self, context: RunContext, besides: str) -> list[Message]:
+        """The one system message: the instructions, and what the model is told of its output."""
         instructions = self.instructions
         if callable(instructions):
             instructions = await call_user(instructions, context)
-            if not instructions:
-                return []
+        if not instructions:
+            return [Message("system", besides)] if besides else []
         if not isinstance(instructions, str):
             raise ConfigurationError(f"instructions must give a string, not {instructions!r}")
-        return [Message("system", instructions)]
+        return [Message("system", f"{instructions}\n\n{besides}" if besides else instructions)]
 
-    def _keep(self, request: RunRequest, turn: SessionTurn, conversation: Conversation, now: float) -> Awaitable[None]:
+    def _keep(
+        self,
+        request: RunRequest,
+        turn: SessionTurn,
+        conversation: Conversation,
+        added: tuple[Message, ...],
+        now: float,
+    ) -> Awaitable[None]:
         session, limit = turn.session, self._max_history
         if request.max_history is not None and request.max_history < limit:
             limit = request.max_history
-        messages = bounded(session.messages + conversation.added, limit)
+        history = conversation.history if conversation.is_shortened else repaired(session.messages)
+        messages = bounded(history + added, limit)
         created_at = session.created_at or now
         return turn.save(
             Session(
@@ -272,51 +316,5 @@ def _output(
         status=COMPLETED,
         created_at=created_at,
         duration=duration,
+        finish_reason=conversation.finish_reason,
     )
-
-
-class HookPoint:
-    """One moment of a run, whatever its source, at which users' functions are called, in the order of registration.
-
-    The point itself is the decorator, with or without parentheses: `@agent.before_request`. A hook's failure is logged
-    and goes no further: it never cancels the run.
-
-    Args:
-        name: What it is called on the agent.
-        arguments: What its functions are called with, in words.
-    """
-
-    __slots__ = ("_arguments", "hooks", "name")
-
-    def __init__(self, name: str, *arguments: str) -> None:
-        self.name: str = name
-        self._arguments = arguments
-        self.hooks: Sequence[Hook] = ()
-
-    @overload
-    def __call__(self, function: HookFunction) -> HookFunction: ...
-
-    @overload
-    def __call__(self, function: None = None) -> Callable[[HookFunction], HookFunction]: ...
-
-    def __call__(self, function: HookFunction | None = None) -> HookFunction | Callable[[HookFunction], HookFunction]:
-        if function is None:
-            return self.__call__
-        if not callable(function):
-            raise TypeError(f"{self.name} takes a function, not {function!r}")
-        if not takes(function, len(self._arguments)):
-            raise TypeError(f"{self.name} takes a function of {' and '.join(self._arguments)}, not {function!r}")
-        if is_generator_function(function):
-            raise TypeError(f"{self.name}: {function!r} has a yield and would never run")
-        self.hooks = (*self.hooks, function)
-        return function
-
-    async def fire(self, *args: object) -> None:
-        """Call every hook; what one raises is logged."""
-        for hook in self.hooks:
-            try:
-                await call_user(hook, *args)
-            except BaseException as error:
-                if not is_failure(error):
-                    raise
-                logger.exception("%s hook %s failed", self.name, getattr(hook, "__qualname__", hook))

@@ -58,7 +58,8 @@ async def follow_run(make_run: MakeRun) -> AsyncGenerator[RunStream, None]:
             group.start_soon(_run, make_run, stream, send)
             try:
                 yield stream
-            except (Exception, SystemExit, KeyboardInterrupt) as error:  # raised below: the group would wrap it
+            # Raised below, the group would wrap it: also the end of an async generator that this context is in.
+            except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
                 failure = error
             group.cancel_scope.cancel()
     if failure is not None:

@@ -367,8 +367,11 @@ def cancellation(record: RunRecord) -> RunCancelled:
 
 
 def without_traceback(error: Exception) -> Exception:
-    """The same error, less the frames that it came through: a record must not keep alive all that was in them."""
+    """The same error, less the frames that it came through and what its run said: a record must not keep that alive."""
     try:
-        return copy.copy(error)
+        kept = copy.copy(error)
+        if isinstance(kept, RunError):
+            kept.messages, kept.tool_calls = (), ()
+        return kept
     except Exception:  # its own `__init__` wants more than the arguments that it keeps
         return RunError(error_message(error))

@@ -39,7 +39,7 @@ from definable.agent.session import Session, SQLiteSessionStore
 from definable.agent.work import WorkTracker
 from definable.concurrency.clock import SystemClock, use_clock
 from definable.errors import ConfigurationError, ModelError, StorageError
-from definable.model import Image, Message, OfflineModel, ToolCall
+from definable.model import Image, Message, ModelReply, OfflineModel, ToolCall
 from definable.testing import VIRTUAL_BACKENDS, run, virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -676,11 +676,39 @@ async def test_a_long_reply_comes_in_parts_with_the_media_last() -> None:
     assert [len(response.files) for response in chat.responses] == [0, 1]
 
 
-async def test_an_empty_reply_is_not_sent() -> None:
+@pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "error", "SAFETY_2"])
+async def test_a_reply_that_is_no_answer_is_not_silence(reason: str) -> None:
     chat = Chat()
-    async with serving(Agent(OfflineModel("  \n")), chat):
+    text = "  \n" if reason == "stop" else "The answer is"
+    async with serving(Agent(OfflineModel(ModelReply(text, finish_reason=reason))), chat):
+        await chat.say("hi")
+    assert (chat.sent, chat.ended) == ([chat.config.error_message], ["1"])
+
+
+async def test_an_empty_response_is_not_sent() -> None:
+    class Empties(InterfaceHook):
+        async def on_after_respond(
+            self, message: InterfaceMessage, response: InterfaceResponse, session: InterfaceSession
+        ) -> InterfaceResponse:
+            return InterfaceResponse("  \n")
+
+    chat = Chat(hooks=[Empties()])
+    async with serving(Agent("offline"), chat):
         await chat.say("hi")
     assert (chat.sent, chat.ended) == ([], ["1"])
+
+
+async def test_images_of_tools_are_sent_with_the_reply() -> None:
+    def draw() -> bytes:
+        return b"\x89PNG\r\n\x1a\n..."
+
+    chat = Chat()
+    async with serving(
+        Agent(OfflineModel([ModelReply(tool_calls=(ToolCall("draw"),)), "here it is"]), tools=[draw]), chat
+    ):
+        await chat.say("draw")
+    assert chat.sent == ["here it is"]
+    assert [image.media_type for image in chat.responses[-1].images] == ["image/png"]
 
 
 async def test_a_message_that_comes_in_twice_is_answered_once() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.agent.session.base import bounded
+from definable.agent.session.history import bounded
 from definable.model import Message, ToolCall
 
 IDS = st.sampled_from(["a", "b", "c"])
