@@ -36,9 +36,8 @@ from definable.model.message import (
 )
 
 from .context import RunContext
-from .conversation import Conversation, failure_of
 from .limits import UsageLimits
-from .output import Listener, TextDelta, ToolCallEnded, ToolCallStarted, ToolExecution
+from .output import Conversation, Listener, TextDelta, ToolCallEnded, ToolCallStarted, ToolExecution, failure_of
 from .output_type import RejectedReply, WantedOutput
 from .telemetry import chat_span, tool_span
 

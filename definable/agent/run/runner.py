@@ -24,11 +24,10 @@ from definable.errors import ConfigurationError, ContextWindowExceeded, RunError
 from definable.model.message import Message, Model
 
 from .context import RunContext, RunRequest, current_run, mark, random_id
-from .conversation import Conversation
 from .hook_point import HookPoint
 from .limits import UsageLimits
 from .loop import RunLoop, ShortenHistory
-from .output import Listener, RunEnded, RunOutput, RunStarted, RunStatus
+from .output import Conversation, Listener, RunEnded, RunOutput, RunStarted, RunStatus
 from .output_type import OutputType
 from .telemetry import run_span
 
@@ -243,7 +242,8 @@ class Runner:
             messages += await self._opening(context, "" if output is None else output.instructions)
         conversation.history_begin = len(messages)
         if session.messages:
-            messages += bounded(repaired(session.messages), self._max_history)
+            conversation.kept = repaired(session.messages)
+            messages += bounded(conversation.kept, self._max_history)
         conversation.begin = len(messages)
         messages.append(request.input if isinstance(request.input, Message) else Message("user", request.input))
         loop = RunLoop(self.model, self.tools, context, self._max_turns, output, self._limits, self._shorten, listener)
@@ -271,8 +271,9 @@ class Runner:
         session, limit = turn.session, self._max_history
         if request.max_history is not None and request.max_history < limit:
             limit = request.max_history
-        history = conversation.history if conversation.is_shortened else repaired(session.messages)
-        messages = bounded(history + added, limit)
+        messages = conversation.kept + added
+        if len(messages) > limit:
+            messages = bounded(messages, limit)
         created_at = session.created_at or now
         return turn.save(
             Session(
