@@ -27,7 +27,7 @@ from definable.json_text import json_bytes
 
 from .demo import demo, init
 from .target import BACKENDS, Target, agent_argument, harmless, load_target, program_directory, single_line
-from .triggers import deadletters, triggers
+from .triggers import deadletters, emit, triggers
 
 Command: TypeAlias = Callable[..., Any]
 
@@ -215,5 +215,5 @@ def completion(ctx: click.Context, shell: str) -> None:
     click.echo(made_by(ctx.find_root().command, {}, "definable", "_DEFINABLE_COMPLETE").source())
 
 
-for _command in (serve, run, triggers, deadletters, init, demo, completion):
+for _command in (serve, run, triggers, emit, deadletters, init, demo, completion):
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""The file beneath an `SQLiteFile`: whether it is still the one that was opened, and exclusive locks on it.
+"""The file beneath an `SQLiteFile`: whether it is still the one that was opened, exclusive locks on it, and notices.
 
 An open file can be written after its name was taken from it, and what is written is lost when it is closed. So
 `FileIdentity` compares device and inode number (Windows has both; there a file in use cannot be taken away).
@@ -14,8 +14,8 @@ import os
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -159,6 +159,61 @@ def create_private(path: Path) -> None:
     """
     with suppress(FileExistsError, IsADirectoryError, PermissionError):  # of the others SQLite says what is wrong
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+class WriteNotices:
+    """Through it other processes tell the owner of a file that they have written to it: a named pipe beside the file.
+
+    Without one (Windows, a file system that has none) the owner learns nothing, and has to look.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.resolve().with_name(f"{path.resolve().name}-notify")
+        self._descriptor: int | None = None
+
+    @contextmanager
+    def received(self) -> Generator[bool, None, None]:
+        """Receive notices while the context is open, for the owner of the file; yields whether that is possible."""
+        try:
+            with suppress(FileNotFoundError):
+                self._path.unlink()  # of a process that was killed
+            os.mkfifo(self._path, 0o600)
+            # For writing too: without a writer a pipe is at its end, and readable, all the time.
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (OSError, AttributeError):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            os.close(self._descriptor)
+            with suppress(OSError):
+                self._path.unlink()
+
+    async def wait(self) -> None:
+        """Return once somebody has written to the file, while notices are received."""
+        assert self._descriptor is not None
+        await anyio.wait_readable(self._descriptor)
+        with suppress(BlockingIOError):
+            os.read(self._descriptor, 65536)
+
+    def send(self) -> bool:
+        """Tell the owner; False when there is none now that receives notices."""
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (OSError, AttributeError):
+            return False
+        try:
+            with suppress(BlockingIOError):  # it is full: the owner knows
+                os.write(descriptor, b"\0")
+        except OSError:  # the owner ends
+            return False
+        finally:
+            os.close(descriptor)
+        return True
 
 
 @asynccontextmanager

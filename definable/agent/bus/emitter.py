@@ -6,9 +6,11 @@ of its task group. Which triggers an event is for is decided by the `route` that
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import threading
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -38,7 +40,8 @@ Publication: TypeAlias = tuple[str, Mapping[str, Any]] | Submission
 others of its group."""
 
 LATER_KEY = "later event"
-"""The name of events that wait for their time: which triggers they are for is found out then."""
+"""The name of events that wait for their time, or come from another process: which triggers they are for is found out
+when they are handled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ class Emitter:
         self._ended = False
         self._pre_start: list[tuple[str, Any, When | None]] = []
         """Events from before serving."""
+        self._warns_at_exit = False
         self._queued: deque[Publication] = deque()
         """What the forwarder has to bring to the bus: from before serving, and from other threads."""
         self._lost: list[Publication] = []
@@ -378,7 +382,20 @@ class Emitter:
             self._bus.check(f"event({name})", {"body": body})
         if when is not None and when.key is not None:
             self._pre_start = [event for event in self._pre_start if event[2] is None or event[2].key != when.key]
+        if not self._warns_at_exit:
+            self._warns_at_exit = True
+            atexit.register(_warn_of_lost, weakref.ref(self))
         self._pre_start.append((name, body, when))
+
+    def warn_of_lost(self) -> None:
+        """Say that the process ends, and events that waited for serving to begin end with it."""
+        if self._pre_start:
+            logger.warning(
+                "%d events are lost, of which the first is %r: emit() kept them until serving begins, and this process "
+                "ends without serving; `definable emit` publishes to the service that has a durable bus",
+                len(self._pre_start),
+                self._pre_start[0][0],
+            )
 
     def _check_room(self, name: str, needed: int, connection: _Connection) -> None:
         if needed > connection.bus.room:
@@ -411,16 +428,26 @@ def buffer_full(name: str) -> EventBufferFull:
     )
 
 
+def _warn_of_lost(emitter: weakref.ref[Emitter]) -> None:
+    if (left := emitter()) is not None:
+        left.warn_of_lost()
+
+
 def _wake(connection: _Connection) -> None:
     connection.wake.set()
 
 
 def _publications(connection: _Connection, name: str, body: Any, when: When | None) -> Sequence[Publication]:
-    if when is None:
-        return connection.route(name, body)
+    return connection.route(name, body) if when is None else [unrouted(name, body, when)]
+
+
+def unrouted(name: str, body: Any, when: When | None) -> Submission:
+    """An event of which the process that handles it finds out, then, for which triggers it is."""
     now = current_clock().now()
     data = {"body": {"event": name, "data": body}, "source": f"event({name})", "timestamp": now}
-    return [Submission(LATER_KEY, data, delay=max(when.at - now, 0.0), key=when.key)]
+    if when is None:
+        return Submission(LATER_KEY, data)
+    return Submission(LATER_KEY, data, delay=max(when.at - now, 0.0), key=when.key)
 
 
 def _submissions(publications: Sequence[Publication]) -> Sequence[Submission]:

@@ -13,19 +13,20 @@ import anyio
 
 from definable.concurrency.clock import current_clock
 from definable.concurrency.logs import logger_named
+from definable.errors import ConfigurationError
 from definable.storage import SQLiteFile, Synchronous
-from definable.storage.file_lock import owned
+from definable.storage.file_lock import WriteNotices, owned
 
-from .base import Backlog, DeadLetter, WaitingRun
-from .batch import Applied, BatchRefused, Claim, Handle, Message, Publication, WriteBatch, last_under_keys
+from .base import Backlog, DeadLetter, Submission, WaitingRun
+from .batch import Applied, BatchRefused, Claim, Handle, Message, Publication, WriteBatch, encode_data, last_under_keys
 from .claims import MAX_DELIVERIES
 from .dedupe import digest, is_digest
 from .queue import DEFAULT_BUFFER, UNKNOWN_TTL, QueueBus
 from .sqlite_claims import Cursors
 from .sqlite_rows import (
-    ADDED_COLUMNS,
-    INDEXES,
+    LONG_AGO,
     SCHEMA,
+    add_columns,
     cancel,
     dead_letter,
     end,
@@ -46,7 +47,8 @@ MOVED_AT_ONCE = 1_000
 """Deliveries that have come due and join the queue in one transaction."""
 
 CLOCK_PAUSE = 5.0
-"""Seconds between two looks at the machine's clock while something waits for its time."""
+"""Seconds between two looks at the machine's clock while something waits for its time; where the system has no named
+pipes, also between two looks at what other processes have written."""
 
 CLOCK_STEP = 2.0
 """Seconds by which the machine's clock must be off the event loop's to have been set."""
@@ -124,13 +126,9 @@ class SQLiteBus(QueueBus):
     def shared(self) -> bool:
         return False
 
-    async def read_dead_letters(self) -> Sequence[DeadLetter]:
-        """The dead letters in the file, oldest first; also while another process has the bus open.
-
-        Raises:
-            StorageError: The file cannot be read.
-        """
-        return await self._file.read(list_dead)
+    def client(self) -> SQLiteBusClient:
+        """What publishes, lists and replays while another process may have the bus open."""
+        return SQLiteBusClient(self._file, self._clock)
 
     async def backlog(self) -> Backlog:
         """What waits for a worker; see `MeasuresBacklog`."""
@@ -141,6 +139,69 @@ class SQLiteBus(QueueBus):
     async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
         """The runs that were promised and are not settled, oldest first; see `RemembersRuns`."""
         return await self._file.read(lambda connection: list_waiting_runs(connection, names, limit))
+
+
+class SQLiteBusClient:
+    """Uses a bus in a process that need not be the one that has it open, which is notified and hands the events out.
+
+    Where no process has it open, events are handed out when one has. Every method is a transaction of its own.
+
+    Args:
+        file: The file of the bus.
+        clock: Tells Unix seconds.
+    """
+
+    def __init__(self, file: SQLiteFile, clock: Callable[[], float]) -> None:
+        self._file = file
+        self._clock = clock
+
+    async def publish_many(self, submissions: Sequence[Submission]) -> Sequence[bool]:
+        """Accept events, all or none; dedupe keys and groups are for the process that has the bus open.
+
+        Raises:
+            ConfigurationError: The data is not JSON-serialisable, or there is a dedupe key or a group.
+            StorageError: The file cannot be written; nothing was accepted.
+        """
+        if any(each.dedupe_key is not None or each.group is not None for each in submissions):
+            raise ConfigurationError("a dedupe key or a group is for the process that has the bus open")
+        now = self._clock()
+        bodies = [encode_data(each.name, each.data) for each in submissions]
+        row = "INSERT INTO definable_event_later (due_at, id, name, attempt, data, key) VALUES (?, ?, ?, 0, ?, ?)"
+
+        def insert(connection: sqlite3.Connection) -> None:
+            add_columns(connection)
+            for each, body in zip(submissions, bodies, strict=True):
+                if each.key is not None:
+                    cancel(connection, each.key)
+                due_at = now + each.delay if each.delay > 0 else float(LONG_AGO)
+                connection.execute(row, (due_at, os.urandom(12).hex(), text(each.name), body, each.key))
+
+        await self._file.write(insert)
+        WriteNotices(self._file.path).send()
+        return [True] * len(submissions)
+
+    async def dead_letters(self) -> Sequence[DeadLetter]:
+        """The dead letters, oldest first.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        return await self._file.read(list_dead)
+
+    async def replay(self, letter_id: str) -> bool:
+        """Accept a dead letter anew, as a first attempt; False when there is none of that id.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+
+        def replayed(connection: sqlite3.Connection) -> bool:
+            add_columns(connection)
+            return replay(connection, letter_id)
+
+        found = await self._file.write(replayed)
+        WriteNotices(self._file.path).send()
+        return found
 
 
 class SQLiteStore(Store):
@@ -171,6 +232,8 @@ class SQLiteStore(Store):
         self._next_due: float | None = None
         """Unix seconds."""
         self._has_failed = False
+        self._notices = WriteNotices(file.path)
+        self._is_notified = False
 
     def __repr__(self) -> str:
         return repr(self._file)
@@ -185,7 +248,19 @@ class SQLiteStore(Store):
             self._began = self._clock() - anyio.current_time()
             now = self._now()
             keys = await self._file.write(lambda connection: self._load(connection, now))
-            yield [(key, expires_at - now) for key, expires_at in keys]
+            with self._notices.received() as self._is_notified:
+                async with anyio.create_task_group() as listening:
+                    if self._is_notified:
+                        listening.start_soon(self._listen, queue)
+                    yield [(key, expires_at - now) for key, expires_at in keys]
+                    listening.cancel_scope.cancel()
+
+    async def _listen(self, queue: Queue) -> None:
+        """Have a flush made when another process has written to the file: it claims what has come due."""
+        while True:
+            await self._notices.wait()
+            self._next_due = self._now()
+            queue.request_flush()
 
     def _now(self) -> float:
         return self._began + anyio.current_time()
@@ -235,12 +310,7 @@ class SQLiteStore(Store):
 
     def _load(self, connection: sqlite3.Connection, now: float) -> Sequence[tuple[str, float]]:
         """Read what the file holds; returns its dedupe keys, and forgets those that have expired."""
-        for table, column, kind in ADDED_COLUMNS:
-            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-            if column not in columns:
-                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
-        for statement in INDEXES:
-            connection.execute(statement)
+        add_columns(connection)
         connection.execute("DELETE FROM definable_event_key WHERE expires_at <= ?", (now,))
         self._cursors.last_position, self._cursors.unclaimed = connection.execute(
             "SELECT coalesce(max(position), 0), count(*) FROM definable_event"
@@ -282,8 +352,8 @@ class SQLiteStore(Store):
         self._next_due = first_due(connection)
         has_more = cursors.unclaimed > 0 and not cursors.is_all_claimed
         next_due = min(filter(None, (self._next_due, cursors.next_expiry(connection, now))), default=None)
-        if next_due is not None:
-            next_due = min(next_due, now + CLOCK_PAUSE)
+        if next_due is not None or not self._is_notified:
+            next_due = min(next_due or math.inf, now + CLOCK_PAUSE)
         return Applied(claimed, has_more, None if next_due is None else next_due - self._began, (), replayed, cancelled)
 
     def _publish(self, connection: sqlite3.Connection, batch: WriteBatch, now: float, last: int) -> int:

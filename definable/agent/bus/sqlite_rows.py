@@ -85,6 +85,16 @@ Row: TypeAlias = tuple[int, str, str, int, bytes, int, str | None]
 """Position, id, name, earlier attempts, data, earlier claims of which nothing came (attempts too), group."""
 
 
+def add_columns(connection: sqlite3.Connection) -> None:
+    """Bring the tables of an earlier version up to this one."""
+    for table, column, kind in ADDED_COLUMNS:
+        columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+        if column not in columns:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+    for statement in INDEXES:
+        connection.execute(statement)
+
+
 def next_rows(connection: sqlite3.Connection, cursor: int, count: int, condition: str, *names: str) -> list[Row]:
     return connection.execute(
         f"""SELECT position, id, name, attempt, data, claims, grp FROM definable_event
