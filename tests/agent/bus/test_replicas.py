@@ -1,5 +1,6 @@
 """Three replicas whose clocks are 3 s apart, a cron job each second, one server: every tick fires once.
 
+A firing that all of them missed is made once when they start again.
 `DEFINABLE_KILLS=20` restarts replicas that often instead of three times.
 """
 
@@ -14,10 +15,17 @@ import time
 from collections import defaultdict
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
+import anyio
 import pytest
 from loopback.redis import RedisServer
+
+from definable.agent import Agent
+from definable.agent.bus import EventBus, PostgresBus, RedisBus, SQLiteBus
+from definable.agent.trigger import Cron, OneShot, TriggerEvent
+from definable.concurrency.clock import SystemClock, use_clock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -82,3 +90,65 @@ def test_every_tick_fires_once_over_replicas_that_restart(
         assert len({attempt for _, attempt in handled}) == len(handled)
     if by is signal.SIGTERM:
         assert repeated == 0
+
+
+NINE = datetime(2026, 1, 5, 9, tzinfo=UTC).timestamp()
+
+
+class ClockAt(SystemClock):
+    """Shows this time when it is made, in Unix seconds, and goes on from there."""
+
+    def __init__(self, shown: float) -> None:
+        self._ahead = shown - super().now()
+
+    def now(self) -> float:
+        return super().now() + self._ahead
+
+
+async def serve_together(buses: list[EventBus], shown: float) -> list[tuple[float, int]]:
+    """Serve a replica on each bus until all have fired something else, and stop them.
+
+    Returns:
+        The firings of nine o'clock that were handled: the time in seconds after nine, and the attempt.
+    """
+    handled: list[tuple[float, int]] = []
+    begun = 0
+    all_begun = anyio.Event()
+
+    async def nine(event: TriggerEvent) -> None:
+        handled.append((event.timestamp - NINE, event.attempt))
+
+    async def start(event: TriggerEvent) -> None:  # what was missed is published before
+        nonlocal begun
+        begun += 1
+        if begun == len(buses):
+            all_begun.set()
+
+    async def serve(number: int, bus: EventBus) -> None:
+        agent = Agent("offline", bus=bus)
+        agent.on(Cron("0 9 * * *", timezone="UTC", misfire_grace=3600))(nine)
+        agent.on(OneShot(delay=0, name=f"start {number}"))(start)
+        async with agent.running(enable_server=False):
+            await all_begun.wait()
+
+    with use_clock(ClockAt(shown)), anyio.fail_after(40):
+        async with anyio.create_task_group() as replicas:
+            for number, bus in enumerate(buses):
+                replicas.start_soon(serve, number, bus)
+    return handled
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("server", ["redis", "postgres", "sqlite"])
+async def test_a_firing_that_all_replicas_missed_is_made_once(
+    server: str, request: pytest.FixtureRequest, path: Path
+) -> None:
+    def buses() -> list[EventBus]:
+        if server == "sqlite":
+            return [SQLiteBus(path)]
+        found = request.getfixturevalue(server)
+        return [RedisBus(found.url) if server == "redis" else PostgresBus(found) for _ in range(3)]
+
+    assert await serve_together(buses(), NINE - 3600) == []
+    assert await serve_together(buses(), NINE + 20) == [(0.0, 1)]
+    assert await serve_together(buses(), NINE + 600) == []
