@@ -4,6 +4,7 @@
 resolve.py    "openai/gpt-4o" or "offline" -> a Model
 message.py    the Model protocol, and what travels: ModelRequest in, ModelReply or ModelDeltas out
 openai/       OpenAIChat: Chat Completions of OpenAI and every compatible server (loads the SDK when first used)
+anthropic/    Claude: Anthropic's Messages API (extra `anthropic`)
 offline.py    OfflineModel: deterministic, without a network
 fallback.py   FallbackModel: the next model answers where one cannot for now
 function.py   FunctionModel: a function answers
@@ -11,6 +12,7 @@ adapters/     PydanticAIAgent, OpenAIAgentsAgent, LangChainRunnable: agents of o
 ```
 """
 
+from .anthropic.model import Claude
 from .fallback import FallbackModel
 from .function import FunctionModel
 from .message import (
@@ -35,6 +37,7 @@ from .resolve import resolve_model
 __all__ = [
     "Model",
     "OpenAIChat",
+    "Claude",
     "OfflineModel",
     "FallbackModel",
     "FunctionModel",

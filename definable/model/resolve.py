@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import ConfigurationError
+from .anthropic.model import Claude
 from .message import Model
 from .offline import OfflineModel
 from .openai.model import OpenAIChat
 
 ENTRY_POINTS = "definable.models"
 
-PROVIDERS: dict[str, Callable[[str], Model]] = {"openai": OpenAIChat}
+PROVIDERS: dict[str, Callable[[str], Model]] = {"openai": OpenAIChat, "anthropic": Claude}
 """Our own, in a table: they need no installed metadata, nor a look through all distributions."""
 
 MEMBERS = ("id", "reply", "stream", "aclose")
