@@ -171,17 +171,23 @@ def slow_entry(nodeid: str) -> str | None:
     return next((name for name in names if name in SLOW), None)
 
 
-def sources(item: pytest.Item) -> set[Path]:
+def sources(item: pytest.Item) -> set[str]:
     """The module of a test, and those of its fixtures but for the suite's own."""
     fixtures = getattr(item, "_fixtureinfo", None)
     definitions = [found[-1] for found in fixtures.name2fixturedefs.values() if found] if fixtures else []
-    files = {Path(definition.func.__code__.co_filename) for definition in definitions}
-    return {item.path, *(path for path in files if ROOT in path.parents and path.stem not in PLUGINS)}
+    files = {definition.func.__code__.co_filename for definition in definitions}
+    return {str(item.path), *filter(is_of_a_room, files)}
 
 
 @functools.cache
-def uses_services(path: Path) -> bool:
-    return SIGNS.search(path.read_text()) is not None
+def is_of_a_room(path: str) -> bool:
+    """Whether fixtures of the file belong to some tests, and not to all."""
+    return ROOT in Path(path).parents and Path(path).stem not in PLUGINS
+
+
+@functools.cache
+def uses_services(path: str) -> bool:
+    return SIGNS.search(Path(path).read_text()) is not None
 
 
 class Watch:

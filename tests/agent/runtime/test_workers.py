@@ -305,9 +305,12 @@ async def test_a_bus_that_cannot_settle_does_not_take_the_worker_along(caplog: p
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("definable.agent.bus.claims.QueueDelivery.ack", refuse)
-        async with serve(agent, event_workers=1) as runtime:
+        # What cannot be settled holds up a stop until its timeout.
+        async with serve(agent, event_workers=1, shutdown_timeout=0.1) as runtime:
             for _ in range(3):
                 agent.emit("job")
+            while handled < 3:
+                await checkpoint()
     assert handled == runtime.report.completed == 3
     assert "could not be settled" in caplog.text
 
