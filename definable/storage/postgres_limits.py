@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from random import uniform
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -145,11 +144,15 @@ class PostgresLimits(Limits):
         try:
             await self._sweep()
             for caller, taken, early in await self._database.transact(take):
-                for number, call in zip(count(), calls[bytes(caller)]):
+                for number, call in enumerate(calls.pop(bytes(caller))):
                     call.early = 0.0 if number < taken else max(early, 1e-6)
+                    call.done.set()
         except StorageError as error:
             failure = error
         for call in (call for same in calls.values() for call in same):
+            if failure is None:  # another replica has just removed the row, since nothing was left to pay for
+                self._waiting.append(call)
+                continue
             call.failure = failure
             call.done.set()
 

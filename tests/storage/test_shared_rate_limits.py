@@ -70,7 +70,7 @@ async def test_so_many_at_once_over_all_replicas_and_others_do_not_notice(replic
         assert await each.take("bob", HOURLY) == 0.0
 
 
-async def test_of_many_at_once_as_many_count_as_may(replicas: list[Limits]) -> None:
+async def test_of_many_at_once_as_many_count_as_may(replicas: list[Limits], caplog: pytest.LogCaptureFixture) -> None:
     """Callers overlap, and come in opposite orders: replicas that lock each other out would fail."""
     let_through = Counter[str]()
 
@@ -85,6 +85,7 @@ async def test_of_many_at_once_as_many_count_as_may(replicas: list[Limits]) -> N
                 for caller, reverse in zip(callers, reversed(callers), strict=True):
                     group.start_soon(call, replicas[0], caller)
                     group.start_soon(call, replicas[1], reverse)
+    assert "of this process alone" not in caplog.text
     assert let_through == dict.fromkeys(callers, 20)
 
 
