@@ -16,6 +16,7 @@ from .questions import (
     idle,
     idle_connections,
     import_time,
+    limiter,
     matching,
     run,
     slow_runs,
@@ -31,6 +32,7 @@ QUESTIONS: dict[str, Question] = {
     for question in (
         webhook.QUESTION,
         webhook_key.QUESTION,
+        limiter.QUESTION,
         bare_function.QUESTION,
         *bare_function.WEBHOOK_OVER_BARE,
         run.QUESTION,

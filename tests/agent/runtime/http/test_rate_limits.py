@@ -198,10 +198,13 @@ class Caller:
     Args:
         name: Its name.
         rate: What it may.
+        connections: Of all callers to a replica: beyond it the client's own queue would time out.
     """
 
-    def __init__(self, name: str, rate: Rate) -> None:
+    def __init__(self, name: str, rate: Rate, connections: anyio.CapacityLimiter) -> None:
         self.name = name
+        self._headers = user(name)
+        self._connections = connections
         self.let_through = self.model_let_through = 0
         self.seconds: list[float] = []
         self._rate = rate
@@ -209,9 +212,10 @@ class Caller:
 
     async def call(self, replicas: Sequence[httpx2.AsyncClient], times: int, pause: float = 0.0) -> None:
         for number in range(times):
-            began = anyio.current_time()
-            response = await replicas[number % len(replicas)].get("/runs", headers=user(self.name))
-            ended = anyio.current_time()
+            async with self._connections:
+                began = anyio.current_time()
+                response = await replicas[number % len(replicas)].get("/runs", headers=self._headers)
+                ended = anyio.current_time()
             assert response.status_code in (200, 429)
             self.let_through += response.status_code == 200
             self.model_let_through += not self._model.taken(self.name, self._rate, (began + ended) / 2)
@@ -223,8 +227,9 @@ async def test_each_user_at_its_limit_gets_what_it_may_over_replicas_and_others_
     place: dict[str, Any],
 ) -> None:
     rate = "20/minute"
-    greedy = [Caller(f"greedy {number}", rate_of(rate)) for number in range(USERS)]
-    modest = [Caller(f"modest {number}", rate_of(rate)) for number in range(USERS)]
+    connections = anyio.CapacityLimiter(80)
+    greedy = [Caller(f"greedy {number}", rate_of(rate), connections) for number in range(USERS)]
+    modest = [Caller(f"modest {number}", rate_of(rate), connections) for number in range(USERS)]
     async with AsyncExitStack() as stack:
         services = [await stack.enter_async_context(served(place["make"](), rate_limit=rate)) for _ in range(2)]
         replicas = [service.client for service in services]
