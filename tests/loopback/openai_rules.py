@@ -44,8 +44,21 @@ class Refusal(Exception):
         return json.dumps({"error": error}).encode()
 
 
-def check(method: str, path: str, headers: Mapping[str, str], body: bytes, *, key: str, models: frozenset[str]) -> Any:
-    """Return the parsed request, or raise the `Refusal` that OpenAI would answer."""
+def check(
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    key: str,
+    models: frozenset[str],
+    more: frozenset[str] = frozenset(),
+) -> Any:
+    """Return the parsed request, or raise the `Refusal` that OpenAI would answer.
+
+    Args:
+        more: Further fields of assistants' messages and calls, which other providers know.
+    """
     if (method, path) != ("POST", "/v1/chat/completions"):
         raise Refusal(f"Invalid URL ({method} {path})", 404)
     _check_key(headers.get("authorization", ""), key)
@@ -59,7 +72,7 @@ def check(method: str, path: str, headers: Mapping[str, str], body: bytes, *, ke
     if request["model"] not in models:
         message = f"The model `{request['model']}` does not exist or you do not have access to it."
         raise Refusal(message, 404, code="model_not_found")
-    _check_messages(request["messages"])
+    _check_messages(request["messages"], more)
     _check_tools(request)
     _check_format(request.get("response_format"))
     return request
@@ -90,7 +103,7 @@ def _check_fields(request: Any) -> None:
         raise Refusal("Invalid 'temperature': expected a value between 0 and 2.", param="temperature")
 
 
-def _check_messages(messages: Any) -> None:
+def _check_messages(messages: Any, more: frozenset[str]) -> None:
     if not isinstance(messages, list) or not messages:
         raise Refusal("Invalid 'messages': empty array. Expected an array with minimum length 1.", param="messages")
     unanswered: list[str] = []
@@ -99,7 +112,7 @@ def _check_messages(messages: Any) -> None:
         role = message.get("role")
         if role not in MESSAGE_FIELDS:
             raise Refusal(f"Invalid value: '{role}'. Supported values are: 'system', 'assistant', 'user', and 'tool'.")
-        if unknown := set(message) - MESSAGE_FIELDS[role]:
+        if unknown := set(message) - MESSAGE_FIELDS[role] - (more if role == "assistant" else set()):
             raise Refusal(
                 f"Additional properties are not allowed ('{unknown.pop()}' was unexpected) - 'messages.{index}'"
             )
@@ -109,7 +122,7 @@ def _check_messages(messages: Any) -> None:
             unanswered = [call for call in unanswered if call != message["tool_call_id"]]
         else:
             _check_answered(unanswered)
-            unanswered = _call_ids(message, index)
+            unanswered = _call_ids(message, index, more)
             answerable = set(unanswered)
         _check_content(message, index)
     _check_answered(unanswered)
@@ -123,17 +136,22 @@ def _check_answered(unanswered: list[str]) -> None:
         )
 
 
-def _call_ids(message: dict[str, Any], index: int) -> list[str]:
+def _call_ids(message: dict[str, Any], index: int, more: frozenset[str]) -> list[str]:
     if "tool_calls" not in message:
         return []
     calls = message["tool_calls"]
     if not calls:
         raise Refusal(f"Invalid 'messages[{index}].tool_calls': empty array.")
     for call in calls:
-        if set(call) != {"id", "type", "function"} or call["type"] != "function":
+        if set(call) - more != {"id", "type", "function"} or call["type"] != "function":
             raise Refusal(f"Invalid 'messages[{index}].tool_calls': {call}")
         if set(call["function"]) != {"name", "arguments"} or not isinstance(call["function"]["arguments"], str):
             raise Refusal(f"Invalid type for 'messages[{index}].tool_calls[0].function.arguments': expected a string.")
+        if not NAME.fullmatch(call["function"]["name"]):
+            raise Refusal(
+                f"Invalid 'messages[{index}].tool_calls[0].function.name': string does not match pattern. Expected a "
+                "string that matches the pattern '^[a-zA-Z0-9_-]+$'."
+            )
     return [call["id"] for call in calls]
 
 

@@ -22,6 +22,7 @@ import h11
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 
 from .openai_rules import Refusal, check
+from .provider_rules import MORE_FIELDS, REASONING, check_provider
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,9 @@ class BrokenStream:
     completion: Completion
     chunks: int
     """How many chunks are sent before."""
-    then: Literal["end", "disconnect", "stall"] | bytes
-    """The body ends without [DONE]; the socket is closed; nothing more comes; or these bytes are sent, and it ends."""
+    then: Literal["end", "disconnect", "stall"] | bytes | tuple[Literal["again"], bytes]
+    """The body ends without [DONE]; the socket is closed; nothing more comes; these bytes are sent, and it ends; or
+    these are sent again and again."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,10 @@ class Received:
 class OpenAIServer:
     """The server; see the module."""
 
-    def __init__(self, *, key: str = "sk-loopback", models: Sequence[str] = ("gpt-4o",)) -> None:
+    def __init__(self, *, key: str = "sk-loopback", models: Sequence[str] = ("gpt-4o",), rules: str = "openai") -> None:
         self.key = key
+        self.rules = rules
+        """Whose (`provider_rules`): what OpenAI refuses, all others do here, too."""
         self.models = frozenset(models)
         self.url = ""
         self.received: list[Received] = []
@@ -199,9 +203,10 @@ class OpenAIServer:
         headers = {name.decode(): value.decode() for name, value in request.headers}
         sender = _Sender(stream, connection)
         try:
-            parsed = check(
-                request.method.decode(), request.target.decode(), headers, bytes(body), key=self.key, models=self.models
-            )
+            where = (request.method.decode(), request.target.decode())
+            more = MORE_FIELDS.get(self.rules, REASONING)
+            parsed = check(*where, headers, bytes(body), key=self.key, models=self.models, more=more)
+            check_provider(parsed, self.rules)
         except Refusal as refusal:
             self.refusals.append(refusal)
             await sender.whole(refusal.status, refusal.body())
@@ -241,6 +246,14 @@ class _Sender:
         await self._stream.aclose()
         self._connection.send_failed()
 
+    async def send_until_hang_up(self, raw: bytes) -> None:
+        """Send this every 20 ms until the client goes away."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.wait_for_hang_up)
+            while True:
+                await self.send(h11.Data(raw))
+                await anyio.sleep(0.02)
+
     async def wait_for_hang_up(self) -> None:
         """Until the client goes away."""
         while True:
@@ -267,7 +280,7 @@ async def _answer(sender: _Sender, answer: Answer, request: dict[str, Any]) -> N
 
 
 async def _send_stream(
-    sender: _Sender, completion: Completion, request: dict[str, Any], limit: int | None, then: str | bytes
+    sender: _Sender, completion: Completion, request: dict[str, Any], limit: int | None, then: Any
 ) -> None:
     await sender.begin_events()
     include_usage = request.get("stream_options", {}).get("include_usage", False)
@@ -282,6 +295,8 @@ async def _send_stream(
             await sender.wait_for_hang_up()
         case bytes(raw):
             await sender.send(h11.Data(raw))
+        case ("again", raw):
+            await sender.send_until_hang_up(raw)
         case _:
             pass
     await sender.send(h11.EndOfMessage())
