@@ -7,16 +7,22 @@ slash, and what it loads is called with the model's id.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ..errors import ConfigurationError
 from .anthropic.model import Claude
 from .message import Model
 from .offline import OfflineModel
 from .openai.model import OpenAIChat
+from .openai.profiles import PROVIDERS as COMPATIBLE
 
 ENTRY_POINTS = "definable.models"
 
-PROVIDERS: dict[str, Callable[[str], Model]] = {"openai": OpenAIChat, "anthropic": Claude}
+PROVIDERS: dict[str, Callable[[str], Model]] = {
+    **{name: partial(OpenAIChat, profile=name) for name in sorted(COMPATIBLE)},
+    "anthropic": Claude,
+    "openai": OpenAIChat,
+}
 """Our own, in a table: they need no installed metadata, nor a look through all distributions."""
 
 MEMBERS = ("id", "reply", "stream", "aclose")

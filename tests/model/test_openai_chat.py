@@ -113,8 +113,9 @@ async def test_a_schema_that_is_no_object_is_told_in_words(provider: Any) -> Non
         await model.reply(request)
         body = server.received[0].body
         assert "response_format" not in body
-        assert [message["role"] for message in body["messages"]] == ["system", "system", "user"]
-        assert '"items": {"type": "integer"}' in body["messages"][1]["content"]
+        assert [message["role"] for message in body["messages"]] == ["system", "user"]
+        assert body["messages"][0]["content"].startswith("Be kind.\n\n")
+        assert '"items": {"type": "integer"}' in body["messages"][0]["content"]
 
 
 @pytest.mark.parametrize(

@@ -332,14 +332,14 @@ async def ask(model: OpenAIChat, stream: bool) -> None:
     [
         (httpx2.ConnectTimeout(""), ModelConnectionError, "cannot reach http://x: no connection in time", True),
         (httpx2.PoolTimeout(""), ModelTimeoutError, "all connections to http://x were busy for 7 s", False),
-        (httpx2.ReadTimeout(""), ModelTimeoutError, "http://x sent nothing for 7 s", False),
+        (httpx2.ReadTimeout(""), ModelTimeoutError, "http://x sent nothing new for 7 s", False),
         (httpx2.UnsupportedProtocol("no ftp"), ModelConnectionError, "cannot talk to http://x: no ftp", False),
         (httpx2.ProxyError(""), ModelConnectionError, "cannot reach http://x: ProxyError", True),
         (httpx2.DecodingError("no gzip"), ModelResponseError, "the answer of http://x cannot be read: no gzip", False),
     ],
 )
 def test_a_failed_try_is_explained(error: Exception, expected: type[ModelError], words: str, transient: bool) -> None:
-    failure = explain(error, where="http://x", key="", timeout=7)
+    failure = explain(error, where="http://x", keys=(), timeout=7)
     assert (type(failure.error), str(failure.error), failure.transient) == (expected, words, transient)
 
 

@@ -43,7 +43,9 @@ async def test_text_comes_in_deltas_and_the_last_one_holds_the_reply(provider: A
         server.play(Completion("one two three", usage=(5, 3)))
         deltas = await read(model)
         assert [delta.text for delta in deltas] == ["one ", "two ", "three", ""]
-        assert whole(deltas) == ModelReply("one two three", (), Usage(5, 3), "gpt-4o-2024-08-06", "stop")
+        assert whole(deltas) == ModelReply(
+            "one two three", (), Usage(5, 3), "gpt-4o-2024-08-06", "stop", provider="openai-compatible"
+        )
         assert server.received[0].body["stream_options"] == {"include_usage": True}
 
 
@@ -63,6 +65,7 @@ async def test_an_emoji_may_come_in_two_halves(provider: Any) -> None:
         {"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "add", "arguments": piece}}]} for piece in pieces
     ]
     events = [json.dumps({"choices": [{"delta": delta}]}) for delta in deltas]
+    events += ['{"choices": [{"delta": {}, "finish_reason": "tool_calls"}]}']
     async with provider() as (server, model):
         raw = "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"]).encode()
         server.play(BrokenStream(Completion(""), 1, raw))
@@ -136,7 +139,7 @@ async def test_a_reply_that_is_complete_survives_a_missing_done(provider: Any, t
 async def test_a_stall_is_a_timeout(provider: Any) -> None:
     async with provider(timeout=0.4) as (server, model):
         server.play(BrokenStream(Completion("one two"), 2, "stall"))
-        with pytest.raises(ModelTimeoutError, match=r"sent nothing for 0\.4 s"):
+        with pytest.raises(ModelTimeoutError, match=r"sent nothing new for 0\.4 s"):
             await read(model)
 
 

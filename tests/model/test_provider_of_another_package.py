@@ -73,7 +73,7 @@ async def test_a_model_of_another_package_runs_an_agent(installed: Path, monkeyp
     async with served(server) as service:
         assert service.runtime.url is not None
         monkeypatch.setenv("OLLAMA_HOST", service.runtime.url)
-        agent = Agent("ollama/small", tools=[add])
+        agent = Agent("ollama-native/small", tools=[add])
         assert isinstance(agent.model, Model)
         output = await agent.arun("What is two and three?")
         assert (output.content, output.usage.input_tokens, output.model) == ("It is 5", 7, "small")
@@ -81,29 +81,32 @@ async def test_a_model_of_another_package_runs_an_agent(installed: Path, monkeyp
             texts = [getattr(event, "text", "") async for event in events]
         assert [text for text in texts if text] == ["It is ", "5"]
         with pytest.raises(ModelRequestError, match="model 'large' not found"):
-            await Agent("ollama/large").arun("hi")
+            await Agent("ollama-native/large").arun("hi")
 
 
 async def test_its_server_may_be_away(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_HOST", "http://127.0.0.1:9")
     with pytest.raises(ModelConnectionError, match=r"127\.0\.0\.1:9"):
-        await Agent("ollama/small").arun("hi")
+        await Agent("ollama-native/small").arun("hi")
 
 
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("ollama_models:Missing", r"the model provider 'ollama' \(ollama_models:Missing\) fails to load: .*Missing"),
+        (
+            "ollama_models:Missing",
+            r"the model provider 'ollama-native' \(ollama_models:Missing\) fails to load: .*Missing",
+        ),
         ("not_there:Model", "fails to load: No module named 'not_there'"),
         ("builtins:str", "a model is a Model instance or one of .*, not 'small'"),
     ],
 )
 def test_what_is_no_provider_is_said_so(installed: Path, value: str, says: str) -> None:
-    install(installed, f"[definable.models]\nollama = {value}\n")
+    install(installed, f"[definable.models]\nollama-native = {value}\n")
     with pytest.raises(ConfigurationError, match=says):
-        resolve_model("ollama/small")
+        resolve_model("ollama-native/small")
 
 
 def test_an_unknown_model_is_answered_with_what_is_installed(installed: Path) -> None:
-    with pytest.raises(ConfigurationError, match='"openai/<id>", "ollama/<id>", "offline"'):
+    with pytest.raises(ConfigurationError, match=r'"openai/<id>", .*"ollama-native/<id>", "offline"'):
         resolve_model("acme/gpt")

@@ -9,7 +9,7 @@ import pytest
 from loopback.openai_rules import Refusal, check_strict
 from pydantic import BaseModel, Field, HttpUrl
 
-from definable.model.openai.request import inline_root, strict_schema
+from definable.model.openai.strict_schema import inline_root, strict_schema
 
 
 class Colour(Enum):

@@ -6,7 +6,8 @@ Loaded with the SDK, when an `OpenAIChat` is first used; `model.py` opens one fo
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -20,6 +21,7 @@ from definable.half_read_body import may_be_half_read
 from definable.model.message import ModelReply
 
 from .errors import EXPLAINED, Failure, explain, raise_explained, retry_wait
+from .profiles import Profile
 from .response import read_reply
 
 logger: logging.Logger = logger_named("definable.model")
@@ -37,38 +39,47 @@ class OpenAIClient:
     """Sends requests and explains what goes wrong.
 
     Args:
-        key: The API key.
+        key: Returns the API key, before each request.
         base_url: The server's, None for OpenAI's.
+        profile: What the server understands.
         timeout: Seconds for one answer, or for the next piece of a streamed one.
         max_retries: How many tries may follow the first.
-        extra_headers: Sent with every request.
-        extra_query: Sent with every request.
+        headers: Sent with every request.
+        query: Sent with every request.
+        sdk: Further arguments of the SDK's client.
     """
 
     def __init__(
         self,
-        key: str,
+        key: Callable[[], Awaitable[str]],
         base_url: str | None,
+        profile: Profile,
         *,
         timeout: float,
         max_retries: int,
-        extra_headers: dict[str, str] | None = None,
-        extra_query: dict[str, object] | None = None,
+        headers: Mapping[str, str],
+        query: Mapping[str, object],
+        sdk: Mapping[str, Any],
     ) -> None:
         self._key = key
-        self._timeout = timeout
+        self._keys: deque[str] = deque(maxlen=4)
+        """The last that were sent: what a server repeats of them is in no message."""
+        self._has_authorization = any(name.lower() == "authorization" for name in headers)
         self._max_retries = max_retries
+        self.timeout: float = timeout
+        self.profile: Profile = profile
         deadlines = httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
         self._sdk = openai.AsyncOpenAI(
-            api_key=key,
+            api_key="set with each request",
             base_url=base_url,
             max_retries=0,  # the SDK's own would block for up to two minutes on a long Retry-After
             timeout=deadlines,
-            default_headers=extra_headers,
-            default_query=extra_query,
+            default_headers=headers,
+            default_query=query,
             http_client=httpx2.AsyncClient(
                 limits=LIMITS, timeout=deadlines, follow_redirects=True, event_hooks={"response": [may_be_half_read]}
             ),
+            **sdk,
         )
         self._where = str(self._sdk.base_url.copy_with(userinfo=b"")).rstrip("/")
 
@@ -76,13 +87,19 @@ class OpenAIClient:
         """Send one request; return the answer before its body is read. The caller closes it."""
         if self._sdk.is_closed():
             raise ModelConnectionError(f"the connections to {self._where} were closed meanwhile")
+        key = await self._key()
+        if key not in self._keys:
+            self._keys.append(key)
+        headers = {"Content-Type": "application/json"}
+        if not self._has_authorization:
+            headers["Authorization"] = f"Bearer {key}"
         # `chat.completions.create` takes milliseconds to walk a long history through its parameter types; a body of our
         # own goes through the same client without.
         response = await self._sdk.post(
             "/chat/completions",
             cast_to=cast("type[openai.AsyncStream[Any]]", httpx2.Response),  # the SDK then hands out its raw response
             content=body,
-            options={"headers": {"Content-Type": "application/json"}},
+            options={"headers": headers},
             stream=True,
             stream_cls=openai.AsyncStream[Any],
         )
@@ -118,20 +135,20 @@ class OpenAIClient:
 
     def explain(self, error: BaseException) -> Failure:
         """Say what an exception of a try means."""
-        return explain(error, where=self._where, key=self._key, timeout=self._timeout)
+        return explain(error, where=self._where, keys=self._keys, timeout=self.timeout)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._sdk.close()
 
     async def _reply_once(self, body: bytes) -> ModelReply:
-        with anyio.move_on_after(self._timeout):
+        with anyio.move_on_after(self.timeout):
             response = await self.post(body)
             try:
-                return read_reply(await response.aread())
+                return read_reply(await response.aread(), self.profile.name, think_tags=self.profile.think_tags)
             finally:
                 await response.aclose()
-        raise ModelTimeoutError(f"{self._where} did not answer within {self._timeout:g} s")
+        raise ModelTimeoutError(f"{self._where} did not answer within {self.timeout:g} s")
 
     async def _no_page(self, response: httpx2.Response) -> httpx2.Response:
         if response.headers.get("content-type", "").startswith("text/html"):

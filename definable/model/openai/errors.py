@@ -9,19 +9,19 @@ is raised at once. Loaded with the SDK, when an `OpenAIChat` is first used.
 from __future__ import annotations
 
 import errno
-import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from math import isfinite
-from typing import Any, NoReturn, cast
+from typing import NoReturn, cast
 
 import httpx2
 import openai
 
 from definable.concurrency.backoff import Backoff
 from definable.errors import (
+    ContentFiltered,
+    ContextWindowExceeded,
     ModelAuthenticationError,
     ModelConnectionError,
     ModelError,
@@ -32,7 +32,21 @@ from definable.errors import (
     TooManyOpenFiles,
 )
 
-from .response import EventTooLong, ProviderError, excerpt
+from .completion import ProviderError
+from .error_body import (
+    FAILED_CODES,
+    FILTERED,
+    QUOTA_CODES,
+    TOO_LONG,
+    codes_of,
+    number,
+    only_error,
+    provider_message,
+    retry_delay,
+    status_of,
+)
+from .events import EventTooLong
+from .response import NoChoices
 
 RETRY_BACKOFF = Backoff(initial=0.5, maximum=8.0, jitter=0.25, max_retry_after=30.0)
 """A provider that asks for a longer pause gets none: the call fails and carries `retry_after`."""
@@ -73,20 +87,12 @@ def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
         headers: The answer's, looked up in lower case.
         now: Unix seconds, to measure a date against.
     """
-    milliseconds = _number(headers.get("retry-after-ms"))
+    milliseconds = number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
     value = headers.get("retry-after")
-    seconds = _number(value)
+    seconds = number(value)
     return _seconds_until(value, now) if seconds is None else seconds
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if isfinite(number) and number >= 0 else None
 
 
 def _seconds_until(date: str | None, now: float) -> float | None:
@@ -97,35 +103,43 @@ def _seconds_until(date: str | None, now: float) -> float | None:
     return max(0.0, moment.timestamp() - now)
 
 
-EXPLAINED = (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, ProviderError, EventTooLong, ModelError)
+EXPLAINED = (
+    openai.OpenAIError,
+    httpx2.HTTPError,
+    httpx2.InvalidURL,
+    ProviderError,
+    NoChoices,
+    EventTooLong,
+    ModelError,
+)
 """What a try may raise that `explain` understands."""
 
-_QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-_LIMIT_CODES = frozenset({"rate_limit_exceeded", "rate_limit_error", "tokens", "requests"}) | _QUOTA_CODES
-_KEY_CODES = frozenset({"invalid_api_key", "authentication_error", "permission_error"})
-_REQUEST_CODES = frozenset({"invalid_request_error", "context_length_exceeded", "model_not_found"})
+MIN_SECRET = 8
+"""Characters: a shorter key is no secret but a word ("x", "none", "ollama") that stands in messages as well."""
 
 
-def explain(error: BaseException, *, where: str, key: str, timeout: float) -> Failure:
+def explain(error: BaseException, *, where: str, keys: Iterable[str], timeout: float) -> Failure:
     """Return what a failed try means.
 
     Args:
         error: One of `EXPLAINED`.
         where: The provider's base URL, for the message.
-        key: The API key: some servers repeat it, our messages never do.
+        keys: The API keys that were sent: some servers repeat them, our messages never do.
         timeout: Seconds that one answer, or the next piece of one, may take.
     """
     match error:
         case ModelError():
             return Failure(error, transient=False)
         case openai.APIStatusError():
-            return _status_failure(error.status_code, error.body, error.response.headers, where, key)
+            return _status_failure(error.status_code, error.body, error.response.headers, where, keys)
         case openai.APITimeoutError() | httpx2.TimeoutException():
             return _timeout_failure(error, where, timeout)
         case openai.APIConnectionError() | httpx2.TransportError():
             return _connection_failure(error, where)
         case ProviderError():
-            return _status_failure(_status_of(error.error), error.error, {}, where, key)
+            return _status_failure(status_of(error.error), error.error, {}, where, keys)
+        case NoChoices():  # Google's and OpenRouter's, now and then: the next try has one
+            return Failure(ModelResponseError(str(error)), transient=True)
         case _:
             return Failure(ModelResponseError(f"the answer of {where} cannot be read: {_said(error)}"), transient=False)
 
@@ -137,21 +151,31 @@ def raise_explained(failure: Failure, error: BaseException) -> NoReturn:
     raise failure.error from error
 
 
-def _status_failure(status: int | None, body: object, headers: Mapping[str, str], where: str, key: str) -> Failure:
-    body = _only_error(body)
-    said = _provider_message(body)
+def _status_failure(
+    status: int | None, body: object, headers: Mapping[str, str], where: str, keys: Iterable[str]
+) -> Failure:
+    body = only_error(body)
+    said = provider_message(body)
     text = f"{where} answered {status or 'with an error'}: {said}"
-    text = text.replace(key, "***") if key else text
-    code = _code(body)
+    for key in keys:
+        text = text.replace(key, "***") if len(key) >= MIN_SECRET else text
+    codes = codes_of(body)
     retry_after = parse_retry_after(headers, time.time())
-    transient = _is_transient(status, headers) and code not in _QUOTA_CODES
+    if retry_after is None:
+        retry_after = retry_delay(body)
+    transient = _is_transient(status, headers, codes) and codes.isdisjoint(QUOTA_CODES)
+    words = " ".join([said, *codes]).lower()
     match status:
         case 401 | 403:
-            error: ModelError = ModelAuthenticationError(f"{text} (check api_key= or OPENAI_API_KEY)", status=status)
+            error: ModelError = ModelAuthenticationError(f"{text} (check api_key= or its variable)", status=status)
         case 429:
             error = ModelRateLimitError(text, status=status, retry_after=retry_after)
         case 408 | 504:
             error = ModelTimeoutError(text, status=status)
+        case _ if status == 413 or TOO_LONG.search(words):
+            error, transient = ContextWindowExceeded(text, status=status), False
+        case _ if FILTERED.search(words):
+            error, transient = ContentFiltered(text, status=status), False
         case int() if status < 500:
             error = ModelRequestError(text, status=status)
         case _:
@@ -159,11 +183,13 @@ def _status_failure(status: int | None, body: object, headers: Mapping[str, str]
     return Failure(error, transient, retry_after)
 
 
-def _is_transient(status: int | None, headers: Mapping[str, str]) -> bool:
+def _is_transient(status: int | None, headers: Mapping[str, str], codes: frozenset[str]) -> bool:
     told = headers.get("x-should-retry")  # OpenAI's own word on it
     if told in ("true", "false"):
         return told == "true"
-    return status is not None and (status in (408, 409, 429) or status >= 500)
+    if status is None:
+        return not codes.isdisjoint(FAILED_CODES)
+    return status in (408, 409, 429) or status >= 500
 
 
 def _timeout_failure(error: Exception, where: str, timeout: float) -> Failure:
@@ -174,7 +200,7 @@ def _timeout_failure(error: Exception, where: str, timeout: float) -> Failure:
         text = f"all connections to {where} were busy for {timeout:g} s"
         return Failure(ModelTimeoutError(text), transient=False)
     # Not tried again: the provider is likely still at work on the request, and charges for it.
-    return Failure(ModelTimeoutError(f"{where} sent nothing for {timeout:g} s"), transient=False)
+    return Failure(ModelTimeoutError(f"{where} sent nothing new for {timeout:g} s"), transient=False)
 
 
 def _connection_failure(error: Exception, where: str) -> Failure:
@@ -208,48 +234,3 @@ def lacks_descriptors(error: BaseException | None) -> bool:
 
 def _said(error: BaseException | None) -> str:
     return str(error) or type(error).__name__
-
-
-def _status_of(error: object) -> int | None:
-    """The HTTP status that an error object inside a stream stands for."""
-    fields = cast("dict[str, Any]", error) if isinstance(error, dict) else {}
-    if isinstance(fields.get("code"), int):
-        return fields["code"]
-    codes = {code for code in (fields.get("code"), fields.get("type")) if isinstance(code, str)}
-    for known, status in ((_LIMIT_CODES, 429), (_KEY_CODES, 401), (_REQUEST_CODES, 400)):
-        if not known.isdisjoint(codes):
-            return status
-    return None
-
-
-def _only_error(body: object) -> object:
-    """The error object that is alone in a list, which is how Google's compatible server sends it; else the body."""
-    match cast("Any", body):
-        case [{"error": error}]:
-            return error
-        case _:
-            return body
-
-
-_TITLE, _TITLE_END = re.compile("<title>", re.IGNORECASE), re.compile("</title>", re.IGNORECASE)
-
-
-def _code(body: object) -> str | None:
-    code: object = cast("dict[str, Any]", body).get("code") if isinstance(body, dict) else None
-    return code if isinstance(code, str) else None
-
-
-def _provider_message(body: object) -> str:
-    """The provider's own words, whatever shape its error has."""
-    if isinstance(body, dict):
-        fields = cast("dict[str, Any]", body)
-        for name in ("message", "error", "detail"):
-            if isinstance(fields.get(name), str):
-                return excerpt(fields[name], 1_000)
-        return excerpt(str(fields))
-    text = body if isinstance(body, str) else ""
-    title = _TITLE.search(text)  # a second one is never looked for: an unclosed one would be sought from each again
-    end = None if title is None else _TITLE_END.search(text, title.end())
-    if title is None or end is None:
-        return excerpt(text) or "no message"
-    return f"an HTML page, {excerpt(text[title.end() : end.start()])!r}"

@@ -1,11 +1,16 @@
 """`OpenAIChat`, the one door to the `openai` SDK, which loads when a model is first used (a third of a second).
 
 ```
-request.py     ModelRequest -> JSON
-client.py      one event loop's client: sends, tries again
-errors.py      explains failures, says when to try again
-response.py    JSON, whole or in server-sent events -> ModelReply
-stream.py      one streamed answer
+profiles.py       what each provider understands: one table
+keys.py           API keys, fixed or asked for
+request.py        ModelRequest -> JSON; strict_schema.py its schemas
+client.py         one event loop's client: sends, tries again
+errors.py         explains failures, by error_body.py, says when to try again
+stream.py         one streamed answer; events.py its server-sent events
+response.py       JSON, whole or in chunks -> ModelReply, of the parts:
+  completion.py   the JSON in the shapes in which servers send it
+  calls.py        tool calls from their pieces
+  reasoning.py    what the model thought before
 ```
 """
 
@@ -23,25 +28,41 @@ import anyio
 from anyio.lowlevel import current_token
 from anyio.to_thread import run_sync
 
-from definable.errors import ConfigurationError, ModelAuthenticationError, ModelConnectionError, TooManyOpenFiles
+from definable.errors import ConfigurationError, ModelConnectionError, TooManyOpenFiles
 from definable.model.message import ModelDelta, ModelReply, ModelRequest
 
+from .keys import APIKey, KeySource
+from .profiles import Profile, profile_of, provider_named
 from .request import encode_request
 
 if TYPE_CHECKING:
     from .client import OpenAIClient
 
-_OURS = {
+_NOT_OURS = {
     "model": "it is the first argument, id=",
     "messages": "the agent makes them",
     "tools": "give them to the agent",
     "functions": "give tools to the agent",
     "function_call": "use tool_choice=",
     "stream": "use arun_stream() or model.stream()",
-    "stream_options": "usage is always asked for",
     "n": "one reply is read",
+    "http_client": "each event loop has a client of its own; proxies are taken from HTTPS_PROXY and ALL_PROXY, "
+    "certificates from SSL_CERT_FILE",
+    "provider": "OpenRouter's goes into extra_body={\"provider\": ...}, the SDK's is a base_url=",
+    "data_residency": "give its base_url=",
+    "workload_identity": "give a function that returns the token as api_key=",
+    "admin_api_key": "give the key as api_key=",
+    "webhook_secret": "webhooks are verified by definable.agent.auth",
+    "websocket_base_url": "Chat Completions come over HTTP: give base_url=",
+    "azure_endpoint": 'give base_url="https://RESOURCE.openai.azure.com/openai/v1", or use "azure/DEPLOYMENT"',
+    "azure_deployment": "it is the first argument, id=",
+    "azure_ad_token": "give it as api_key=",
+    "azure_ad_token_provider": "give it as api_key=",
+    "api_version": 'the version "v1" of Azure needs none; else extra_query={"api-version": ...}',
+    "_strict_response_validation": "answers are read leniently",
+    "_enforce_credentials": "a server that needs no key takes any text as api_key=",
 }
-"""Chat Completions parameters that are not the caller's to set, and why."""
+"""What Chat Completions or the SDK's clients take and this does not, and the way out."""
 
 
 class OpenAIChat:
@@ -55,28 +76,32 @@ class OpenAIChat:
 
     Args:
         id: The model, as the provider names it.
-        api_key: None reads OPENAI_API_KEY. A server that needs no key takes any text.
+        api_key: Text, a `SecretStr`, or a sync or async function that returns one, called before each request. None
+            reads OPENAI_API_KEY, or the provider's variable. A server that needs no key takes any text.
         base_url: Up to and with the version, as in "http://localhost:11434/v1". None reads OPENAI_BASE_URL, and without
             it is OpenAI's.
-        timeout: Seconds for one try of a whole reply; of a stream, for each wait for more of it.
+        timeout: Seconds for one try of a whole reply; of a stream, for each wait for more of it: signs of life, as
+            comments and empty chunks, are nothing of it.
         max_retries: How many tries may follow the first.
+        profile: What the provider understands: a `Profile`, or the name of a provider in the table, whose base URL and
+            key variable are then the defaults. None: by base URL and id.
         **options: Further Chat Completions parameters (temperature, max_tokens, reasoning_effort ...), also those of
-            compatible servers; and, as in the SDK, extra_headers, extra_query and extra_body.
+            compatible servers; None leaves one out, and `stream_options=None` does not ask for the usage of streams.
+            And, as in the SDK, extra_headers (or default_headers), extra_query (or default_query), extra_body,
+            organization and project.
 
     Raises:
         ConfigurationError: An argument is out of range, or an option is set elsewhere.
     """
 
-    provider = "openai"
-    """What spans call it."""
-
     def __init__(
         self,
         id: str,
-        api_key: str | None = None,
+        api_key: APIKey | None = None,
         base_url: str | None = None,
         timeout: float = 60,
         max_retries: int = 2,
+        profile: Profile | str | None = None,
         **options: Any,
     ) -> None:
         if not id:
@@ -85,24 +110,42 @@ class OpenAIChat:
             raise ConfigurationError(f"timeout is a number of seconds above 0, not {timeout!r}")
         if max_retries < 0:
             raise ConfigurationError(f"max_retries is 0 or more, not {max_retries!r}")
-        _check_options(options)
         self.id = id
         self.base_url: str | None = _checked_url(base_url, "base_url")
         self.timeout = timeout
         self.max_retries = max_retries
-        self._api_key = api_key
+        self._profile = profile
+        self._row = provider_named(profile if isinstance(profile, str) else "openai")
+        self._key = KeySource(api_key, self._row, id)
+        self._headers = _merged(options, "default_headers", "extra_headers")
+        self._query = _merged(options, "default_query", "extra_query")
+        self._sdk = {name: options.pop(name) for name in ("organization", "project") if name in options}
         extra_body: dict[str, Any] = options.pop("extra_body", None) or {}
-        self._http_options = {name: options.pop(name, None) for name in ("extra_headers", "extra_query")}
-        self._options = options | extra_body
+        _check_options(options)
+        _check_json(options | extra_body)
+        given = {name: value for name, value in options.items() if value is not None or name == "stream_options"}
+        self._options = given | extra_body
         self._held: WeakKeyDictionary[object, _LoopClient] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         return f"OpenAIChat({self.id!r})"
 
     @property
+    def provider(self) -> str:
+        """The provider's name in the table of profiles; spans bear it, and what only it may get back."""
+        return self.profile.name
+
+    @property
+    def profile(self) -> Profile:
+        """What the provider understands."""
+        if isinstance(self._profile, Profile):
+            return self._profile
+        return profile_of(self._profile, self._url(), self.id)
+
+    @property
     def has_key(self) -> bool:
-        """Whether a key is there; serving warns at once when it is not."""
-        return bool(self._key)
+        """Whether a key is there, or none is needed; serving warns at once when it is not."""
+        return self._key.is_there
 
     async def reply(self, request: ModelRequest) -> ModelReply:
         """Answer a request whole.
@@ -136,22 +179,19 @@ class OpenAIChat:
         if held is not None:
             await held.aclose()
 
-    @property
-    def _key(self) -> str:
-        return (self._api_key or os.environ.get("OPENAI_API_KEY", "")).strip()
+    def _url(self) -> str | None:
+        """The base URL; None for OpenAI's own."""
+        if self.base_url is not None:
+            return self.base_url
+        if self._row.name == "openai":
+            return _checked_url(os.environ.get("OPENAI_BASE_URL"), "OPENAI_BASE_URL")
+        return self._row.url(os.environ)
 
     def _encode(self, request: ModelRequest, *, stream: bool) -> bytes:
-        return encode_request(self.id, request, self._options, stream=stream)
+        return encode_request(self.id, request, self._options, self.profile, stream=stream)
 
     async def _client(self) -> OpenAIClient:
-        key = self._key
-        if not key:
-            raise ModelAuthenticationError(
-                f"no API key for {self.id}: set OPENAI_API_KEY, or pass api_key= to OpenAIChat (a server that needs no "
-                "key takes any text)"
-            )
-        if not (key.isascii() and key.isprintable()):
-            raise ModelAuthenticationError(f"the API key for {self.id} holds a character that no header can carry")
+        self._key.check()  # before the SDK is loaded
         loop = current_token().native_token
         held = self._held.get(loop)
         if held is None:
@@ -161,10 +201,21 @@ class OpenAIChat:
     def _make_client(self) -> OpenAIClient:
         from .client import OpenAIClient  # loads the SDK, a third of a second
 
-        base_url = self.base_url or _checked_url(os.environ.get("OPENAI_BASE_URL"), "OPENAI_BASE_URL")
+        base_url = self._url()
+        if base_url is None and self._row.name != "openai":
+            raise ModelConnectionError(
+                f"no base URL for {self.id}: give base_url=, or set what {self._row.base_url} needs"
+            )
         try:
             return OpenAIClient(
-                self._key, base_url, timeout=self.timeout, max_retries=self.max_retries, **self._http_options
+                self._key.read,
+                base_url,
+                self.profile,
+                timeout=self.timeout,
+                max_retries=self.max_retries,
+                headers=self._headers,
+                query=self._query,
+                sdk=self._sdk,
             )
         except Exception as error:  # what the HTTP client makes of them: InvalidURL, ImportError, OSError ...
             from .errors import lacks_descriptors  # loads the SDK, which is loaded here
@@ -215,10 +266,21 @@ class _LoopClient:
             await client.aclose()
 
 
+def _merged(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """What stands under several names of one thing, taken out of the options."""
+    merged: dict[str, Any] = {}
+    for name in names:
+        merged |= options.pop(name, None) or {}
+    return merged
+
+
 def _check_options(options: Mapping[str, Any]) -> None:
-    for name, why in _OURS.items():
+    for name, why in _NOT_OURS.items():
         if name in options:
             raise ConfigurationError(f"{name}= is not an option of OpenAIChat: {why}")
+
+
+def _check_json(options: Mapping[str, Any]) -> None:
     try:
         json.dumps(options)
     except (TypeError, ValueError) as error:

@@ -1,21 +1,24 @@
-"""`ModelRequest` to the body of a Chat Completions request, with schemas in the subset that OpenAI enforces ("strict").
+"""`ModelRequest` to the body of a Chat Completions request, as its provider's profile wants it.
 
-Pure; `model.py` calls it. Sources: https://platform.openai.com/docs/api-reference/chat/create and
-https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
+Pure; `model.py` calls it. Source: https://platform.openai.com/docs/api-reference/chat/create
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from definable.errors import ModelRequestError
 from definable.model.message import Image, Message, ModelRequest, OutputSchema, ToolCall, ToolDefinition
 
-_ONLY_WITH_TOOLS = ("tool_choice", "parallel_tool_calls")
-"""Options that OpenAI refuses in a request without tools."""
+from .profiles import Profile
+from .strict_schema import inline_root, strict_schema
+
+_SHORT_ID = re.compile("[a-zA-Z0-9]{9}")
 
 _OF_ANY_TEXT = frozenset({"type", "title", "description", "default", "examples"})
 """Keywords of a string's schema that every text fits."""
@@ -23,29 +26,33 @@ _OF_ANY_TEXT = frozenset({"type", "title", "description", "default", "examples"}
 _ANSWER_IN_JSON = "Answer with nothing but JSON, not fenced, that fits this JSON schema:"
 
 
-def encode_request(model: str, request: ModelRequest, options: Mapping[str, Any], *, stream: bool) -> bytes:
+def encode_request(
+    model: str, request: ModelRequest, options: Mapping[str, Any], profile: Profile, *, stream: bool
+) -> bytes:
     """Return the request's JSON body.
 
     Args:
         model: The model's id.
         request: What is asked.
         options: Further Chat Completions parameters.
+        profile: What the provider understands.
         stream: Whether the answer is to be streamed, with its usage in the last chunk.
 
     Raises:
         ModelRequestError: Something in the request cannot be written as JSON.
     """
-    body: dict[str, Any] = {"model": model, "messages": [_message(message) for message in request.messages], **options}
-    if request.tools:
-        body["tools"] = [_tool(tool) for tool in request.tools]
-    else:
-        for name in _ONLY_WITH_TOOLS:
-            body.pop(name, None)
+    body: dict[str, Any] = {"model": model, "messages": _messages(request.messages, profile), **options}
+    stream_options = body.pop("stream_options", {"include_usage": True} if profile.stream_options else None)
+    for name in ("max_tokens", "max_completion_tokens"):
+        if profile.max_tokens and name in body:
+            body[profile.max_tokens] = body.pop(name)
+    _add_tools(request, profile, body)
     if request.output_schema is not None:
         _ask_for(request.output_schema, body)
     if stream:
         body["stream"] = True
-        body["stream_options"] = {"include_usage": True}
+        if stream_options is not None:
+            body["stream_options"] = stream_options
     try:
         # ASCII escapes also carry a lone surrogate, which UTF-8 cannot: users send them.
         return json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
@@ -53,17 +60,106 @@ def encode_request(model: str, request: ModelRequest, options: Mapping[str, Any]
         raise ModelRequestError(f"the request to {model} cannot be written as JSON: {error}") from error
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _add_tools(request: ModelRequest, profile: Profile, body: dict[str, Any]) -> None:
+    """Add the tools; the options about them go with them alone, since OpenAI refuses them without."""
+    choice = body.pop("tool_choice", None)
+    if not request.tools or not profile.parallel_tool_calls:
+        body.pop("parallel_tool_calls", None)
+    if not request.tools:
+        return
+    body["tools"] = [_tool(tool) for tool in request.tools]
+    if request.messages and request.messages[-1].role == "tool":
+        choice = _unforced(choice)
+    if choice is not None:
+        body["tool_choice"] = choice
+
+
+def _unforced(choice: Any) -> Any:
+    """The choice of a tool once tools have been called: a model that must call one each turn never comes to an end."""
+    if choice in ("required", "any"):
+        return None
+    if not isinstance(choice, dict):
+        return choice
+    fields = cast("dict[str, Any]", choice)
+    if fields.get("type") == "allowed_tools":
+        return {**fields, "allowed_tools": {**fields.get("allowed_tools", {}), "mode": "auto"}}
+    return None
+
+
+def _messages(messages: Sequence[Message], profile: Profile) -> list[dict[str, Any]]:
+    encoded: list[dict[str, Any]] = []
+    seen: list[Image] = []
+    for message in messages:
+        if seen and message.role != "tool":
+            encoded.append(_images(seen))
+            seen = []
+        encoded.append(_message(message, profile))
+        if message.role == "tool":  # whose message takes no images: they come behind the results
+            seen += message.images
+    if seen:
+        encoded.append(_images(seen))
+    return encoded if profile.several_system_messages else _with_one_system_message(encoded)
+
+
+def _with_one_system_message(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    said = [message["content"] for message in messages if message["role"] in ("system", "developer")]
+    if len(said) < 2 and messages[:1] and messages[0]["role"] in ("system", "developer"):
+        return messages
+    others = [message for message in messages if message["role"] not in ("system", "developer")]
+    return [{"role": "system", "content": "\n\n".join(said)}, *others] if said else others
+
+
+def _message(message: Message, profile: Profile) -> dict[str, Any]:
     match message.role:
-        case "assistant" if message.tool_calls:
-            calls = [_tool_call(call) for call in message.tool_calls]
-            return {"role": "assistant", "content": message.content or None, "tool_calls": calls}
+        case "assistant":
+            return _assistant_message(message, profile)
         case "tool":
-            return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.content}
+            call_id = _call_id(message.tool_call_id or "", profile)
+            return {"role": "tool", "tool_call_id": call_id, "content": message.content}
         case "user" if message.images:
             return {"role": "user", "content": _parts(message)}
+        case "system":
+            return {"role": profile.system_role, "content": message.content}
         case role:
             return {"role": role, "content": message.content}
+
+
+def _assistant_message(message: Message, profile: Profile) -> dict[str, Any]:
+    content = _tagged_content(message, profile)
+    if not message.tool_calls:
+        return {"role": "assistant", "content": content, **_reasoning_fields(message, profile)}
+    calls = [_tool_call(call, message, profile) for call in message.tool_calls]
+    if profile.call_signature and not any("extra_content" in call for call in calls):
+        calls[0]["extra_content"] = {"google": {"thought_signature": profile.call_signature}}
+    return {
+        "role": "assistant",
+        "content": content or (None if profile.null_content else ""),
+        "tool_calls": calls,
+        **_reasoning_fields(message, profile),
+    }
+
+
+def _reasoning_fields(message: Message, profile: Profile) -> dict[str, Any]:
+    """The fields of an assistant's message in which its provider wants its reasoning back: it gets what is its own."""
+    data: Mapping[str, Any] = message.provider_data or {} if message.provider == profile.name else {}
+    fields: dict[str, Any] = {name: data[name] for name in ("reasoning_details", "extra_content") if name in data}
+    form = data.get("form")
+    if message.tool_calls and form in ("reasoning_content", "reasoning"):
+        fields[form] = message.reasoning
+    if message.tool_calls and profile.reasoning_needed:
+        fields.setdefault("reasoning_content", "")
+    return fields if profile.reasoning_back == "as it came" else {}
+
+
+def _tagged_content(message: Message, profile: Profile) -> str:
+    """The text of an assistant's message, behind its reasoning in tags where its provider wants it so."""
+    if profile.reasoning_back != "in tags" or message.provider != profile.name or not message.reasoning:
+        return message.content
+    return f"<think>\n{message.reasoning}\n</think>\n\n{message.content}"
+
+
+def _images(images: Sequence[Image]) -> dict[str, Any]:
+    return {"role": "user", "content": _parts(Message("user", "The images of these results:", images=tuple(images)))}
 
 
 def _parts(message: Message) -> list[dict[str, Any]]:
@@ -77,8 +173,18 @@ def _image_url(image: Image) -> str:
     return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode('ascii')}"
 
 
-def _tool_call(call: ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+def _tool_call(call: ToolCall, message: Message, profile: Profile) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    encoded: dict[str, Any] = {"id": _call_id(call.id, profile), "type": "function", "function": function}
+    if call.provider_data and message.provider == profile.name and "extra_content" in call.provider_data:
+        encoded["extra_content"] = call.provider_data["extra_content"]
+    return encoded
+
+
+def _call_id(id: str, profile: Profile) -> str:
+    if not profile.short_call_ids or _SHORT_ID.fullmatch(id):
+        return id
+    return hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()[:9]
 
 
 def _tool(tool: ToolDefinition) -> dict[str, Any]:
@@ -96,81 +202,11 @@ def _ask_for(output: OutputSchema, body: dict[str, Any]) -> None:
         case _:
             # OpenAI takes nothing but an object as a response format.
             told = {"role": "system", "content": f"{_ANSWER_IN_JSON}\n{json.dumps(schema)}"}
-            body["messages"].insert(1 if body["messages"][:1] and body["messages"][0]["role"] == "system" else 0, told)
+            first = 1 if body["messages"][:1] and body["messages"][0]["role"] in ("system", "developer") else 0
+            body["messages"] = _with_one_system_message([*body["messages"][:first], told, *body["messages"][first:]])
 
 
 def _response_format(output: OutputSchema, schema: dict[str, Any]) -> dict[str, Any]:
     strict = strict_schema(schema)
     wanted = {"name": output.name, "schema": strict or schema, "strict": strict is not None}
     return {"type": "json_schema", "json_schema": wanted}
-
-
-_UNSUPPORTED = frozenset(
-    "allOf contains dependentRequired dependentSchemas else if maxContains maxLength maxProperties minContains "
-    "minLength minProperties not oneOf patternProperties prefixItems propertyNames then unevaluatedItems "
-    "unevaluatedProperties uniqueItems".split()
-)
-_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
-_ONE_OF_THESE = frozenset({"type", "anyOf", "$ref", "enum", "const"})
-_MAPS_OF_SCHEMAS = frozenset({"properties", "$defs", "definitions"})
-_VERBATIM = frozenset({"enum", "const", "required", "description", "title"})
-
-
-def inline_root(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema with an object at its root: pydantic puts a reference there for a recursive model."""
-    name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
-    definitions: Mapping[str, Mapping[str, Any]] = schema.get("$defs", {})
-    if name not in definitions:
-        return dict(schema)
-    return {**definitions[name], "$defs": definitions}
-
-
-class _NotStrict(Exception):
-    """The schema has no strict equivalent."""
-
-
-def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return an equivalent that strict mode accepts, or None when there is none.
-
-    Objects are closed and every property becomes required (the model then writes out what it would have left to a
-    default); `default` is dropped. Open objects (a `dict[str, int]`) and the keywords that strict mode refuses have no
-    equivalent: then the schema is sent as it is, as a request that the model may miss.
-    """
-    try:
-        return _strict(schema)
-    except _NotStrict:
-        return None
-
-
-def _strict(schema: Mapping[str, Any]) -> dict[str, Any]:
-    if not _UNSUPPORTED.isdisjoint(schema) or _ONE_OF_THESE.isdisjoint(schema):
-        raise _NotStrict
-    if schema.get("format", "date") not in _FORMATS:
-        raise _NotStrict
-    strict = {key: _strict_value(key, value) for key, value in schema.items() if key != "default"}
-    if "$ref" in strict:
-        return {"$ref": strict["$ref"]}  # strict mode refuses keywords beside a reference
-    if schema.get("type") == "object":
-        _close(schema, strict)
-    return strict
-
-
-def _close(schema: Mapping[str, Any], strict: dict[str, Any]) -> None:
-    if schema.get("additionalProperties", False) is not False or "properties" not in schema:
-        raise _NotStrict
-    strict["additionalProperties"] = False
-    strict["required"] = list(cast("Mapping[str, Any]", schema["properties"]))
-
-
-def _strict_value(key: str, value: Any) -> Any:
-    if key in _VERBATIM:
-        return value
-    if isinstance(value, Mapping):
-        members = cast("Mapping[str, Any]", value)
-        if key in _MAPS_OF_SCHEMAS:
-            return {name: _strict(member) for name, member in members.items()}
-        return _strict(members)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        items = cast("Sequence[Any]", value)
-        return [_strict(cast("Mapping[str, Any]", item)) if isinstance(item, Mapping) else item for item in items]
-    return value

@@ -6,6 +6,7 @@ that broke off for one that ended.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -16,10 +17,10 @@ from definable.errors import ModelResponseError
 from definable.model.message import ModelDelta
 
 from .client import OpenAIClient
+from .completion import ProviderError
 from .errors import EXPLAINED, raise_explained
-from .response import ReplyAssembler, SSEDecoder
-
-DONE = "[DONE]"
+from .events import DONE, ErrorEvent, SSEDecoder
+from .response import ReplyAssembler
 
 DRAIN_TIMEOUT = 0.1
 """Seconds that leaving a complete stream waits for its last bytes: only then can the connection be used again."""
@@ -40,6 +41,8 @@ class ChatStream:
         self._client = client
         self._body = body
         self._over = False
+        self._ended = False
+        """No text comes any more, but perhaps the reply."""
 
     async def __aenter__(self) -> ChatStream:
         self._events, self._assembler, self._first_text = await self._client.retrying(self._begin)
@@ -62,7 +65,8 @@ class ChatStream:
             raise StopAsyncIteration
         text, self._first_text = self._first_text, ""
         try:
-            text = text or await self._next_text()
+            if not text and not self._ended:
+                text = await self._next_text()
         except EXPLAINED as error:
             self._over = True
             raise_explained(self._client.explain(error), error)
@@ -72,36 +76,78 @@ class ChatStream:
         return ModelDelta(reply=self._assembler.reply())
 
     async def _begin(self) -> tuple[_Events, ReplyAssembler, str]:
-        """Open the stream and take its first chunk: until then it can be tried again."""
-        events = _Events(await self._client.post(self._body))
-        assembler = ReplyAssembler()
+        """Open the stream and read it until something of the reply comes: until then it can be tried again.
+
+        Many servers send a chunk with nothing but the role at once, and fail thereafter.
+        """
+        profile = self._client.profile
+        assembler = ReplyAssembler(profile.name, think_tags=profile.think_tags)
+        deadline = anyio.current_time() + self._client.timeout
+        with anyio.CancelScope(deadline=deadline) as scope:
+            events = _Events(await self._client.post(self._body))
+        if scope.cancelled_caught:
+            raise httpx2.ReadTimeout("")
         try:
-            data = await events.first()
-            if data is None or data == DONE:
-                raise ModelResponseError("the model provider's stream ended before its first chunk")
-            return events, assembler, assembler.add(data)
+            while not assembler.brought:
+                data = await events.next(deadline)
+                if data is None or data.strip() == DONE:
+                    if not assembler.has_choice:
+                        raise ModelResponseError("the model provider's stream ended before its first chunk")
+                    self._check_complete(assembler)
+                    break
+                if text := _add(data, assembler):
+                    return events, assembler, text
+            return events, assembler, ""
         except BaseException:
             await events.aclose()
             raise
 
     async def _next_text(self) -> str:
         """The next text, empty at the end of a complete reply."""
+        deadline = anyio.current_time() + self._client.timeout
         while True:
             try:
-                data = await self._events.next()
+                data = await self._events.next(deadline)
             except httpx2.TransportError:
-                if self._assembler.finish_reason is None:
+                if not self._assembler.is_complete:
                     raise
-                return ""  # nothing but the usage can be missing
-            if data is None or data == DONE:
-                self._check_complete(done=data is not None)
-                return ""
-            if text := self._assembler.add(data):
+                data = None  # nothing but the usage can be missing
+            if data is None or data.strip() == DONE:
+                self._check_complete(self._assembler)
+                self._ended = True
+                return self._assembler.end()
+            if text := _add(data, self._assembler):
                 return text
+            if self._assembler.brought:  # a wait counts from what brought something, not from a sign of life
+                deadline = anyio.current_time() + self._client.timeout
 
-    def _check_complete(self, *, done: bool) -> None:
-        if self._assembler.finish_reason is None and not (done and self._assembler.has_choice):
-            raise ModelResponseError("the model provider's stream broke off: it ended without finish_reason or [DONE]")
+    @staticmethod
+    def _check_complete(assembler: ReplyAssembler) -> None:
+        if not assembler.is_complete:
+            strange = f"; it holds {assembler.strange}" if assembler.strange else ""
+            raise ModelResponseError(f"the model provider's stream broke off: it ended without finish_reason{strange}")
+
+
+def _add(data: str, assembler: ReplyAssembler) -> str:
+    """Give an event's data to the assembler; return the text that it adds."""
+    if isinstance(data, ErrorEvent):
+        raise ProviderError(_json_or_text(data))
+    try:
+        return assembler.add(data)
+    except ModelResponseError:
+        lines = data.splitlines()
+        if len(lines) < 2:
+            raise
+        # A server that ends its events with one line break: by the standard they are one event of many lines.
+        return "".join([assembler.add(line) for line in lines if line.strip() not in ("", DONE)])
+
+
+def _json_or_text(data: str) -> object:
+    try:
+        value: object = json.loads(data)
+    except (ValueError, RecursionError):
+        return data
+    return value["error"] if isinstance(value, dict) and value.get("error") else value
 
 
 class _Events:
@@ -112,31 +158,46 @@ class _Events:
         self._chunks = response.aiter_bytes()
         self._decoder = SSEDecoder()
         self._ready: Iterator[str] = iter(())
+        self._is_whole = response.headers.get("content-type", "").startswith("application/json")
 
-    async def first(self) -> str | None:
-        """The first event's data; the whole answer of a server that cannot stream and sends it at once."""
-        if self._response.headers.get("content-type", "").startswith("application/json"):
-            return (await self._response.aread()).decode("utf-8", "replace")
-        return await self.next()
+    async def next(self, deadline: float) -> str | None:
+        """The next event's data, or the whole answer of a server that cannot stream; None at the end.
 
-    async def next(self) -> str | None:
-        """The next event's data, None at the end of the answer."""
+        Args:
+            deadline: When to give up, by the event loop's clock.
+
+        Raises:
+            ReadTimeout: It came to that.
+        """
         while True:
             for data in self._ready:
-                return data
-            chunk = await anext(self._chunks, None)
-            if chunk is None:
+                if data and not data.isspace():  # some keep the connection alive by empty events
+                    return data
+            with anyio.CancelScope(deadline=deadline) as scope:
+                self._ready = await self._more()
+            if scope.cancelled_caught:
+                raise httpx2.ReadTimeout("")
+            if self._ready is _END:
                 return None
-            self._ready = self._decoder.feed(chunk)
+
+    async def _more(self) -> Iterator[str]:
+        if self._is_whole:
+            whole = "" if self._response.is_closed else (await self._response.aread()).decode("utf-8", "replace")
+            return iter((whole,)) if whole else _END
+        chunk = await anext(self._chunks, None)
+        if chunk is not None:
+            return self._decoder.feed(chunk)
+        rest = self._decoder.end()
+        return _END if rest is None else iter((rest,))
 
     async def drain(self) -> None:
         """Read what is left, as long as it takes no time."""
-        with anyio.move_on_after(DRAIN_TIMEOUT):
-            try:
-                while await self.next() is not None:
-                    pass
-            except EXPLAINED:
-                return  # the reply is complete, and the connection will not be used again
+        deadline = anyio.current_time() + DRAIN_TIMEOUT
+        try:
+            while await self.next(deadline) is not None:
+                pass
+        except EXPLAINED:
+            return  # the reply is complete, and the connection will not be used again
 
     async def aclose(self) -> None:
         """Close the connection, or give it back when the answer was read to its end."""
@@ -144,3 +205,7 @@ class _Events:
             await self._chunks.aclose()
         finally:
             await self._response.aclose()
+
+
+_END: Iterator[str] = iter(())
+"""What stands for the end of the answer."""

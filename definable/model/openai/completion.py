@@ -1,0 +1,203 @@
+"""The JSON of a Chat Completions answer, whole or a chunk, in the shapes in which servers send it. Pure.
+
+`response.py` puts replies together from it. It is lenient where compatible servers differ from OpenAI's, but for one
+thing: an error in whatever form is an error, and never the end of an answer. Sources:
+https://platform.openai.com/docs/api-reference/chat/object and .../chat/streaming
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from pydantic import BaseModel, ValidationError
+
+from definable.errors import ModelResponseError
+from definable.model.message import Usage
+
+from .calls import CallPiece, FunctionPiece
+from .reasoning import ReasoningFields
+
+_ERROR_FIELDS = frozenset({"error_code", "error_message", "errors", "detail", "message"})
+"""An object without choices that has one of these reports a failure: FastAPI's, Databricks', vLLM's, gateways'."""
+
+_OF_ANY_CHUNK = frozenset({"usage", "id", "object", "created", "model", "choices", "type"})
+
+
+class MessageFields(ReasoningFields):
+    """Of a whole reply the message, of a chunk what it adds."""
+
+    refusal: str | None = None
+    tool_calls: list[CallPiece] | None = None
+    function_call: FunctionPiece | None = None
+    """What came before tool calls; a server that knows no other still sends it."""
+
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join([part.text or "" for part in self.content if part.type in (None, "text")])
+        return self.content or self.refusal or ""
+
+    def calls(self) -> list[CallPiece]:
+        legacy = [] if self.function_call is None else [CallPiece(index=0, function=self.function_call)]
+        return self.tool_calls or legacy
+
+
+class Choice(BaseModel):
+    """One of the replies that were asked for."""
+
+    index: int | None = None
+    message: MessageFields | None = None
+    delta: MessageFields | None = None
+    finish_reason: str | None = None
+    error: Any = None
+    """OpenRouter's way to tell that the model behind it failed."""
+
+
+class _Details(BaseModel):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    prompt_cache_hit_tokens: int | None = None
+    """DeepSeek's, https://api-docs.deepseek.com/guides/kv_cache"""
+    cached_tokens: int | None = None
+    """Moonshot's."""
+
+    def tokens(self) -> Usage:
+        cached = (self.prompt_tokens_details or _Details()).cached_tokens
+        return Usage(
+            self.prompt_tokens or 0,
+            self.completion_tokens or 0,
+            cached or self.prompt_cache_hit_tokens or self.cached_tokens or 0,
+            (self.completion_tokens_details or _Details()).reasoning_tokens or 0,
+        )
+
+
+class Completion(BaseModel):
+    """A `chat.completion` or a `chat.completion.chunk`."""
+
+    model: str | None = None
+    choices: list[Choice] | None = None
+    usage: _Usage | None = None
+    error: Any = None
+
+
+class ProviderError(Exception):
+    """An error object inside an answer whose status was 200; `errors.py` says what it means."""
+
+    def __init__(self, error: object) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def parse(payload: str | bytes) -> Completion:
+    """Return the completion, or the chunk of one, that a JSON text is.
+
+    Raises:
+        ModelResponseError: It is no JSON, or no completion.
+        ProviderError: It reports an error.
+    """
+    try:
+        completion = Completion.model_validate_json(payload)
+    except ValidationError:
+        completion = _parse_leniently(payload)
+    for error in (completion.error, *[choice.error for choice in completion.choices or ()]):
+        if _reports_an_error(error):
+            raise ProviderError(error)
+    return completion
+
+
+def check_object(payload: str | bytes) -> str:
+    """See whether an object without choices says that the provider failed.
+
+    Returns:
+        The begin of one that is neither that nor a plain sign of life: for the message of what follows.
+
+    Raises:
+        ProviderError: It reports an error.
+    """
+    fields: Mapping[str, Any] = json.loads(payload)
+    status = cast("Mapping[str, Any]", fields.get("base_resp") or {})  # MiniMax's
+    if status.get("status_code"):
+        raise ProviderError(status)
+    if "error" in (fields.get("object"), fields.get("type")) or any(fields.get(name) for name in _ERROR_FIELDS):
+        raise ProviderError(fields)
+    return excerpt(payload) if fields.keys() - _OF_ANY_CHUNK else ""
+
+
+def excerpt(body: str | bytes, limit: int = 200) -> str:
+    """The beginning of an answer, for an error's message."""
+    text = body if isinstance(body, str) else body.decode("utf-8", "replace")
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def _parse_leniently(payload: str | bytes) -> Completion:
+    """A chunk may end in the middle of an emoji, an escaped half of a surrogate pair: pydantic takes no such JSON."""
+    try:
+        return Completion.model_validate(_tidied(json.loads(payload)))
+    except (ValueError, RecursionError) as error:
+        raise ModelResponseError(f"the model provider's answer is no chat completion: {excerpt(payload)}") from error
+
+
+def _tidied(completion: Any) -> Any:
+    """A completion of odd shape in the one that `Completion` knows; what it has none for stays, and is refused."""
+    if not isinstance(completion, dict):
+        return completion
+    fields = cast("dict[str, Any]", completion)
+    usage = fields.get("usage")
+    if usage is not None:
+        fields["usage"] = _tidy_usage(usage)
+    if not isinstance(fields.get("model"), str):
+        fields["model"] = None
+    choices = fields.get("choices")
+    for choice in cast("list[Any]", choices) if isinstance(choices, list) else ():
+        for name in ("message", "delta"):
+            if isinstance(choice, dict) and isinstance(choice.get(name), dict):
+                _tidy_message(choice[name])
+    return fields
+
+
+def _tidy_usage(usage: Any) -> Any:
+    if not isinstance(usage, dict):
+        return None
+    numbers = cast("dict[str, Any]", usage)
+    return {name: int(value) if isinstance(value, float) else value for name, value in numbers.items()}
+
+
+def _tidy_message(message: dict[str, Any]) -> None:
+    content = message.get("content")
+    parts = [content] if isinstance(content, dict) and "text" in content else content
+    if isinstance(parts, list):
+        message["content"] = [{"text": part} if isinstance(part, str) else part for part in cast("list[Any]", parts)]
+    for name in ("reasoning", "reasoning_content"):
+        if not isinstance(message.get(name), str):
+            message[name] = None
+    calls = message.get("tool_calls")
+    calls = [calls] if isinstance(calls, dict) else calls
+    if isinstance(calls, list):
+        given = cast("list[Any]", calls)
+        message["tool_calls"] = [_tidy_call(call) if isinstance(call, dict) else call for call in given if call]
+
+
+def _tidy_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    arguments = function.get("arguments")
+    if isinstance(arguments, list):  # of PHP an empty object
+        function = {**function, "arguments": json.dumps(arguments) if arguments else {}}
+    id = call.get("id")
+    return {**call, "function": function, "id": str(id) if isinstance(id, int) else id}
+
+
+def _reports_an_error(error: Any) -> bool:
+    """Whether an `error` field reports one: some servers always send it, with code 0 and no words."""
+    if not isinstance(error, dict):
+        return bool(error)
+    fields = cast("dict[str, Any]", error)
+    return any(value not in (None, 0, "0", "", {}, []) for value in fields.values())

@@ -1,0 +1,112 @@
+"""The body of a provider's error: its words, and what kind of error it is by them. Pure; `errors.py` calls it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any, cast
+
+from .completion import excerpt
+
+QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_LIMIT_CODES = frozenset({"rate_limit_exceeded", "rate_limit_error", "tokens", "requests"}) | QUOTA_CODES
+_KEY_CODES = frozenset({"invalid_api_key", "authentication_error", "permission_error"})
+_REQUEST_CODES = frozenset({"invalid_request_error", "context_length_exceeded", "model_not_found"})
+FAILED_CODES = frozenset(
+    "server_error internal_error internal_server_error internalservererror api_error overloaded_error overloaded "
+    "engine_overloaded_error service_unavailable temporarily_unavailable".split()
+)
+"""Of an error inside a 200, which has no status: the provider failed, and may not the next time."""
+
+TOO_LONG = re.compile(
+    "context_length_exceeded|exceed_context_size|model_max_prompt_tokens_exceeded|maximum context length|"
+    "context (window|length|size)|(prompt|input) is too long|too many (input )?tokens|maximum prompt length|"
+    "input token count|(input|prompt) length .*exceed|exceeds? the (maximum|max) .*tokens"
+)
+"""In lower case, of OpenAI, vLLM, llama.cpp, Ollama, Google, xAI, Mistral, Groq, Copilot and OpenRouter."""
+
+FILTERED = re.compile(
+    "content_filter|responsibleaipolicyviolation|content_policy_violation|data_inspection_failed|content exists risk"
+)
+"""In lower case, of Azure, OpenAI, Alibaba and DeepSeek."""
+
+
+def number(text: str | None) -> float | None:
+    """The number that a text is, where it is finite and not negative."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if isfinite(number) and number >= 0 else None
+
+
+def status_of(error: object) -> int | None:
+    """The HTTP status that an error object inside an answer stands for."""
+    fields = cast("dict[str, Any]", error) if isinstance(error, dict) else {}
+    code = fields.get("code")
+    if isinstance(code, str) and code.isdecimal():
+        code = int(code)
+    if isinstance(code, int) and 400 <= code < 600:
+        return code
+    codes = codes_of(error)
+    for known, status in ((_LIMIT_CODES, 429), (_KEY_CODES, 401), (_REQUEST_CODES, 400)):
+        if not known.isdisjoint(codes):
+            return status
+    return None
+
+
+def retry_delay(body: object) -> float | None:
+    """The seconds that Google asks to wait, which stands in the body: https://cloud.google.com/apis/design/errors"""
+    match cast("Any", body):
+        case {"details": [*details]}:
+            delays = [detail.get("retryDelay") for detail in details if isinstance(detail, dict)]
+            return next((number(delay.removesuffix("s")) for delay in delays if isinstance(delay, str)), None)
+        case _:
+            return None
+
+
+def only_error(body: object) -> object:
+    """The error object that is alone in a list, which is how Google's compatible server sends it; else the body."""
+    match cast("Any", body):
+        case [{"error": error}]:
+            return error
+        case _:
+            return body
+
+
+_TITLE, _TITLE_END = re.compile("<title>", re.IGNORECASE), re.compile("</title>", re.IGNORECASE)
+
+
+def codes_of(body: object) -> frozenset[str]:
+    """The words that say what kind of error it is, in lower case."""
+    fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+    inner = fields.get("innererror")  # Azure's
+    named = [fields.get(name) for name in ("code", "type", "error_code", "status")]
+    named += [cast("dict[str, Any]", inner).get("code")] if isinstance(inner, dict) else []
+    return frozenset([name.lower() for name in named if isinstance(name, str)])
+
+
+def _behind(fields: Mapping[str, Any]) -> str:
+    """The words of the provider behind OpenRouter, whose own are "Provider returned error"."""
+    match fields.get("metadata"):
+        case {"raw": str(raw)} if raw:
+            return f" ({raw})"
+        case _:
+            return ""
+
+
+def provider_message(body: object) -> str:
+    """The provider's own words, whatever shape its error has."""
+    if isinstance(body, dict):
+        fields = cast("dict[str, Any]", body)
+        for name in ("message", "error", "detail", "error_message", "status_msg", "msg"):
+            if isinstance(fields.get(name), str):
+                return excerpt(f"{fields[name]}{_behind(fields)}", 1_000)
+        return excerpt(str(fields))
+    text = body if isinstance(body, str) else ""
+    title = _TITLE.search(text)  # a second one is never looked for: an unclosed one would be sought from each again
+    end = None if title is None else _TITLE_END.search(text, title.end())
+    if title is None or end is None:
+        return excerpt(text) or "no message"
+    return f"an HTML page, {excerpt(text[title.end() : end.start()])!r}"
