@@ -118,27 +118,14 @@ async def test_a_schema_that_is_no_object_is_told_in_words(provider: Any) -> Non
         assert '"items": {"type": "integer"}' in body["messages"][0]["content"]
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"type": "string", "format": "date"},
-        {"type": "string", "pattern": "^[a-z]+$"},
-        {"type": "string", "const": "yes"},
-        {"type": "string", "enum": ["yes", "no"]},
-    ],
-)
-async def test_a_schema_of_some_texts_is_told_in_words(provider: Any, schema: dict[str, str]) -> None:
-    async with provider() as (server, model):
-        await model.reply(ModelRequest(HI.messages, output_schema=OutputSchema("date", schema)))
-        told, _ = server.received[0].body["messages"]
-        assert json.dumps(schema) in told["content"]
-
-
-async def test_a_schema_of_plain_text_changes_nothing(provider: Any) -> None:
-    async with provider() as (server, model):
-        await model.reply(ModelRequest(HI.messages, output_schema=OutputSchema("str", {"type": "string"})))
-        assert len(server.received[0].body["messages"]) == 1
-        assert "response_format" not in server.received[0].body
+async def test_a_response_format_of_ones_own_stays(provider: Any) -> None:
+    """Of a server that knows no other, say DeepSeek's: the schema is told in words beside it."""
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    async with provider(response_format={"type": "json_object"}) as (server, model):
+        await model.reply(ModelRequest(HI.messages, output_schema=OutputSchema("Place", schema)))
+        body = server.received[0].body
+        assert body["response_format"] == {"type": "json_object"}
+        assert json.dumps(schema) in body["messages"][0]["content"]
 
 
 @pytest.mark.parametrize(

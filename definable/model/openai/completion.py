@@ -39,8 +39,9 @@ class MessageFields(ReasoningFields):
         return self.content or self.refusal or ""
 
     def calls(self) -> list[CallPiece]:
-        legacy = [] if self.function_call is None else [CallPiece(index=0, function=self.function_call)]
-        return self.tool_calls or legacy
+        if self.function_call is None:
+            return self.tool_calls or []
+        return self.tool_calls or [CallPiece(index=0, function=self.function_call)]
 
 
 class Choice(BaseModel):
@@ -107,10 +108,20 @@ def parse(payload: str | bytes) -> Completion:
         completion = Completion.model_validate_json(payload)
     except ValidationError:
         completion = _parse_leniently(payload)
-    for error in (completion.error, *[choice.error for choice in completion.choices or ()]):
-        if _reports_an_error(error):
-            raise ProviderError(error)
+    if completion.error is not None:
+        raise_reported(completion.error)
     return completion
+
+
+def raise_reported(error: Any) -> None:
+    """Raise an `error` field, unless it reports none: some servers always send it, with code 0 and no words.
+
+    Raises:
+        ProviderError: It reports an error.
+    """
+    fields = cast("dict[str, Any]", error) if isinstance(error, dict) else {"": error}
+    if any(value not in (None, 0, "0", "", {}, [], False) for value in fields.values()):
+        raise ProviderError(error)
 
 
 def check_object(payload: str | bytes) -> str:
@@ -193,11 +204,3 @@ def _tidy_call(call: dict[str, Any]) -> dict[str, Any]:
         function = {**function, "arguments": json.dumps(arguments) if arguments else {}}
     id = call.get("id")
     return {**call, "function": function, "id": str(id) if isinstance(id, int) else id}
-
-
-def _reports_an_error(error: Any) -> bool:
-    """Whether an `error` field reports one: some servers always send it, with code 0 and no words."""
-    if not isinstance(error, dict):
-        return bool(error)
-    fields = cast("dict[str, Any]", error)
-    return any(value not in (None, 0, "0", "", {}, []) for value in fields.values())

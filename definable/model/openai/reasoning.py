@@ -34,6 +34,14 @@ class ReasoningFields(BaseModel):
     reasoning_details: list[dict[str, Any]] | None = None
     extra_content: dict[str, Any] | None = None
 
+    @property
+    def has_text_alone(self) -> bool:
+        """Whether there is nothing to be looked for: of nearly every chunk."""
+        return self.model_fields_set.isdisjoint(_OF_REASONING) and not isinstance(self.content, list)
+
+
+_OF_REASONING = ReasoningFields.model_fields.keys() - {"content"}
+
 
 class ReasoningAssembler:
     """Puts the reasoning of one reply together."""
@@ -46,6 +54,8 @@ class ReasoningAssembler:
 
     def add(self, fields: ReasoningFields) -> bool:
         """Take what a chunk or a message brings; return whether it brought anything."""
+        if fields.has_text_alone:
+            return False
         form, text = self._said(fields)
         if text:
             self._form = form

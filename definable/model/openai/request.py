@@ -20,8 +20,7 @@ from .strict_schema import inline_root, strict_schema
 
 _SHORT_ID = re.compile("[a-zA-Z0-9]{9}")
 
-_OF_ANY_TEXT = frozenset({"type", "title", "description", "default", "examples"})
-"""Keywords of a string's schema that every text fits."""
+_SYSTEM = ("system", "developer")
 
 _ANSWER_IN_JSON = "Answer with nothing but JSON, not fenced, that fits this JSON schema:"
 
@@ -102,11 +101,11 @@ def _messages(messages: Sequence[Message], profile: Profile) -> list[dict[str, A
 
 
 def _with_one_system_message(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    said = [message["content"] for message in messages if message["role"] in ("system", "developer")]
-    if len(said) < 2 and messages[:1] and messages[0]["role"] in ("system", "developer"):
+    said = [message for message in messages if message["role"] in _SYSTEM]
+    if not said or (len(said) == 1 and messages[0] is said[0]):
         return messages
-    others = [message for message in messages if message["role"] not in ("system", "developer")]
-    return [{"role": "system", "content": "\n\n".join(said)}, *others] if said else others
+    whole = {**said[0], "content": "\n\n".join([message["content"] for message in said])}
+    return [whole, *[message for message in messages if message["role"] not in _SYSTEM]]
 
 
 def _message(message: Message, profile: Profile) -> dict[str, Any]:
@@ -194,16 +193,13 @@ def _tool(tool: ToolDefinition) -> dict[str, Any]:
 
 def _ask_for(output: OutputSchema, body: dict[str, Any]) -> None:
     schema = inline_root(output.schema)
-    match schema.get("type"):
-        case "object":
-            body["response_format"] = _response_format(output, schema)
-        case "string" if schema.keys() <= _OF_ANY_TEXT:
-            pass
-        case _:
-            # OpenAI takes nothing but an object as a response format.
-            told = {"role": "system", "content": f"{_ANSWER_IN_JSON}\n{json.dumps(schema)}"}
-            first = 1 if body["messages"][:1] and body["messages"][0]["role"] in ("system", "developer") else 0
-            body["messages"] = _with_one_system_message([*body["messages"][:first], told, *body["messages"][first:]])
+    if "response_format" not in body and schema.get("type") == "object":
+        body["response_format"] = _response_format(output, schema)
+        return
+    # OpenAI takes nothing but an object as a response format; and what the caller has set, say `json_object`, stays.
+    told = {"role": "system", "content": f"{_ANSWER_IN_JSON}\n{json.dumps(schema)}"}
+    head = [message for message in body["messages"][:1] if message["role"] in _SYSTEM]
+    body["messages"] = _with_one_system_message([*head, told, *body["messages"][len(head) :]])
 
 
 def _response_format(output: OutputSchema, schema: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from definable.model.message import WHOLE, FinishReason, ModelReply, ToolCall, Usage
 
 from .calls import CallAssembler, CallPiece, well_formed
-from .completion import Choice, check_object, excerpt, parse
+from .completion import Choice, check_object, excerpt, parse, raise_reported
 from .reasoning import ReasoningAssembler, TagSplitter
 
 _FINISH_REASONS: dict[str, FinishReason] = {
@@ -87,7 +87,10 @@ class ReplyAssembler:
             self._usage = usage.tokens()
         if completion.choices is None:
             self.strange = check_object(payload) or self.strange
-        return "".join([self._add_choice(choice, at) for at, choice in enumerate(completion.choices or ())])
+            return ""
+        if len(completion.choices) == 1:
+            return self._add_choice(completion.choices[0], 0)
+        return "".join([self._add_choice(choice, at) for at, choice in enumerate(completion.choices)])
 
     def end(self) -> str:
         """Return the text that was held back, since it might have begun a tag."""
@@ -122,6 +125,8 @@ class ReplyAssembler:
         return _FINISH_REASONS.get(said.lower(), said)
 
     def _add_choice(self, choice: Choice, at: int) -> str:
+        if choice.error is not None:
+            raise_reported(choice.error)
         index = at or choice.index or 0  # two choices of one answer may bear one index
         self._first = index if self._first is None else self._first
         message = choice.delta or choice.message
@@ -133,7 +138,8 @@ class ReplyAssembler:
         if message is None:
             return ""
         repeated = whole and self._had_pieces
-        self._add_calls(message.calls(), self._choices.setdefault(index, CallAssembler()), whole=whole)
+        if calls := message.calls():
+            self._add_calls(calls, self._choices.setdefault(index, CallAssembler()), whole=whole)
         if repeated or index != self._first:  # one reply was asked for: of a second choice calls alone can belong to it
             return ""
         self._refused = self._refused or bool(message.refusal)
