@@ -19,7 +19,7 @@ from .openai.profiles import PROVIDERS as COMPATIBLE
 ENTRY_POINTS = "definable.models"
 
 PROVIDERS: dict[str, Callable[[str], Model]] = {
-    **{name: partial(OpenAIChat, profile=name) for name in sorted(COMPATIBLE)},
+    **{name: partial(OpenAIChat, profile=name) for name in COMPATIBLE},
     "anthropic": Claude,
     "openai": OpenAIChat,
 }
@@ -79,5 +79,5 @@ def _installed(provider: str) -> Callable[[str], Model] | None:
 def _known() -> str:
     from importlib.metadata import entry_points  # see `_installed`
 
-    names = dict.fromkeys([*PROVIDERS, *sorted(entry_points(group=ENTRY_POINTS).names)])
+    names = sorted({*PROVIDERS, *entry_points(group=ENTRY_POINTS).names})
     return ", ".join([*(f'"{name}/<id>"' for name in names), '"offline"'])

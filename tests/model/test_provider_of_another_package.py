@@ -108,5 +108,5 @@ def test_what_is_no_provider_is_said_so(installed: Path, value: str, says: str) 
 
 
 def test_an_unknown_model_is_answered_with_what_is_installed(installed: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r'"openai/<id>", .*"ollama-native/<id>", "offline"'):
+    with pytest.raises(ConfigurationError, match=r'"ollama-native/<id>", "openai/<id>", .*"offline"'):
         resolve_model("acme/gpt")

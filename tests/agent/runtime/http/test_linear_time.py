@@ -24,7 +24,7 @@ from definable.agent.auth import (
     StripeSignature,
 )
 from definable.agent.interface.splitting import split_text
-from definable.agent.run.output import OutputType
+from definable.agent.run.output_type import OutputType
 from definable.agent.run.telemetry_span import parent_of
 from definable.agent.runtime.http.auth import PublicPaths
 from definable.agent.runtime.http.body import decoded, parsed
