@@ -15,7 +15,7 @@ from typing import Any, cast
 from definable.errors import ModelRequestError
 from definable.model.message import Image, Message, ModelRequest, OutputSchema, ToolCall, ToolDefinition
 
-from .profiles import Profile
+from .profiles import UNKNOWN, Profile
 from .strict_schema import inline_root, strict_schema
 
 _SHORT_ID = re.compile("[a-zA-Z0-9]{9}")
@@ -26,7 +26,7 @@ _ANSWER_IN_JSON = "Answer with nothing but JSON, not fenced, that fits this JSON
 
 
 def encode_request(
-    model: str, request: ModelRequest, options: Mapping[str, Any], profile: Profile, *, stream: bool
+    model: str, request: ModelRequest, options: Mapping[str, Any], profile: Profile = UNKNOWN, *, stream: bool
 ) -> bytes:
     """Return the request's JSON body.
 
