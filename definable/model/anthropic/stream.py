@@ -34,7 +34,7 @@ from definable.errors import (
 from definable.half_read_body import may_be_half_read
 from definable.model.message import FinishReason, ModelDelta, ModelReply, ToolCall, Usage
 from definable.model.openai.errors import Failure, lacks_descriptors, parse_retry_after, raise_explained, retry_wait
-from definable.model.openai.response import EventTooLong, SSEDecoder
+from definable.model.openai.events import EventTooLong, SSEDecoder
 
 logger: logging.Logger = logger_named("definable.model")
 
