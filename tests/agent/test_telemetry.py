@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from definable.agent import Agent, RunContext
 from definable.agent.run.telemetry import NO_SPAN, chat_span, run_span, tool_span
 from definable.agent.trigger import EventTrigger, Webhook
-from definable.errors import ModelAuthenticationError
+from definable.errors import ModelAuthenticationError, OutputTruncated
 from definable.model import ModelReply, OfflineModel, ToolCall, Usage
 from definable.testing import served
 
@@ -80,7 +80,7 @@ async def test_a_run_is_a_tree_of_spans_with_its_tokens(spans: Spans) -> None:
     script = [
         ModelReply(
             tool_calls=(ToolCall("add", {"a": 1, "b": 2}, id="call_1"), ToolCall("add", {"a": 3, "b": 4}, id="call_2")),
-            usage=Usage(10, 5),
+            usage=Usage(10, 5, 4, 3),
             finish_reason="tool_calls",
         ),
         ModelReply("done", usage=Usage(20, 7), model="offline-2"),
@@ -100,6 +100,8 @@ async def test_a_run_is_a_tree_of_spans_with_its_tokens(spans: Spans) -> None:
         "gen_ai.response.model": "offline-2",
         "gen_ai.usage.input_tokens": 30,
         "gen_ai.usage.output_tokens": 12,
+        "gen_ai.usage.cache_read.input_tokens": 4,
+        "gen_ai.usage.reasoning.output_tokens": 3,
         "definable.run.id": output.run_id,
     }
     first, second = [span for span in spans if span.name == "chat offline"]
@@ -108,6 +110,8 @@ async def test_a_run_is_a_tree_of_spans_with_its_tokens(spans: Spans) -> None:
     assert first.attributes["gen_ai.operation.name"] == "chat"
     assert first.attributes["gen_ai.usage.input_tokens"] == 10
     assert first.attributes["gen_ai.usage.output_tokens"] == 5
+    assert first.attributes["gen_ai.usage.cache_read.input_tokens"] == 4
+    assert first.attributes["gen_ai.usage.reasoning.output_tokens"] == 3
     assert first.attributes["gen_ai.response.finish_reasons"] == ("tool_calls",)
     tools = [span for span in spans if span.name == "execute_tool add"]
     assert {(span.attributes or {})["gen_ai.tool.call.id"] for span in tools} == {"call_1", "call_2"}
@@ -122,6 +126,16 @@ async def test_a_streamed_run_has_the_same_spans(spans: Spans) -> None:
         async for _ in events:
             pass
     assert is_child(spans.one("chat offline"), spans.one("invoke_agent agent"))
+
+
+async def test_a_run_that_fails_has_spent_its_tokens(spans: Spans) -> None:
+    agent = Agent(OfflineModel([ModelReply(usage=Usage(10, 5), content="half", finish_reason="length")]))
+    with pytest.raises(OutputTruncated):
+        await agent.arun("hi")
+    attributes = spans.one("invoke_agent agent").attributes or {}
+    assert (attributes["gen_ai.usage.input_tokens"], attributes["gen_ai.usage.output_tokens"]) == (10, 5)
+    assert attributes["error.type"] == "definable.errors.OutputTruncated"
+    assert (spans.one("chat offline").attributes or {})["gen_ai.response.finish_reasons"] == ("length",)
 
 
 async def test_a_model_that_fails_is_an_error_of_call_and_run(spans: Spans) -> None:

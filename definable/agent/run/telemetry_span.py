@@ -13,6 +13,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
 from definable.concurrency.isolation import UNREADABLE, error_message
+from definable.errors import RunError
 from definable.model.message import ModelReply, Usage
 
 from .output import RunOutput, ToolExecution
@@ -74,11 +75,17 @@ class RecordedSpan:
     def _record_usage(self, usage: Usage, model: str | None) -> None:
         self._span.set_attribute("gen_ai.usage.input_tokens", usage.input_tokens)
         self._span.set_attribute("gen_ai.usage.output_tokens", usage.output_tokens)
+        if usage.cached_tokens:
+            self._span.set_attribute("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens)
+        if usage.reasoning_tokens:
+            self._span.set_attribute("gen_ai.usage.reasoning.output_tokens", usage.reasoning_tokens)
         if model is not None:
             self._span.set_attribute("gen_ai.response.model", model)
 
     def _failed(self, error: BaseException) -> None:
         self._span.set_attribute("error.type", error_type(error))
+        if isinstance(error, RunError) and error.usage is not None:  # a run's own: a failed call has spent nothing yet
+            self._record_usage(error.usage, None)
         if isinstance(error, Exception):
             message = error_message(error)
             if message is UNREADABLE:  # `record_exception` would ask for it again

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from definable.agent.run.output import RunOutput, RunStatus
 from definable.agent.runtime.runs import RunRecord
 from definable.agent.session.base import Session as StoredSession
+from definable.errors import RunError
 from definable.model.message import Message as StoredMessage
 from definable.model.message import Role
 
@@ -92,6 +93,10 @@ class Usage(Document):
     input_tokens: int
     output_tokens: int
     total_tokens: int
+    cached_tokens: int
+    """Of the input tokens: those that the provider read from its cache."""
+    reasoning_tokens: int
+    """Of the output tokens: those that the model spent on thinking."""
 
 
 class Run(Document):
@@ -105,6 +110,8 @@ class Run(Document):
     """The reply: its text, or the validated value where the agent has an output type."""
     model: str | None
     """The model that answered, as its provider names it."""
+    finish_reason: str
+    """Why the last reply ended."""
     usage: Usage
     tool_calls: list[ToolExecution]
     created_at: float
@@ -134,6 +141,8 @@ class RunState(Document):
     """Unix seconds."""
     problem: Problem | None = None
     """Why it failed or was cancelled; absent where neither happened."""
+    usage: Usage | None = None
+    """What it had cost when it failed; absent where that is not known."""
 
 
 class RunSummary(Document):
@@ -148,8 +157,9 @@ class RunSummary(Document):
     created_at: float
     """Unix seconds."""
     model: str | None = None
-    """The model that answered; like what follows, absent unless the run has ended well."""
+    """The model that answered; like the duration, absent unless the run has ended well."""
     usage: Usage | None = None
+    """Tokens, of a failed run too; absent where they are not known."""
     duration: float | None = None
     """Seconds."""
     problem: Problem | None = None
@@ -266,7 +276,12 @@ def record_document(record: RunRecord) -> dict[str, Any]:
         return run_document(record.output, record.namespace) | {"source": record.source}
     session_id = record.session_id and record.session_id.removeprefix(record.namespace)
     document = RunState.of(record, session_id=session_id, status=record.status.value)
-    return document if record.failure is None else document | {"problem": failure_document(record.failure)}
+    if record.failure is None:
+        return document
+    document["problem"] = failure_document(record.failure)
+    if isinstance(record.failure, RunError) and record.failure.usage is not None:
+        document["usage"] = Usage.of(record.failure.usage)
+    return document
 
 
 def summary_document(record: RunRecord) -> dict[str, Any]:

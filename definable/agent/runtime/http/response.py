@@ -16,14 +16,20 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from definable.agent.runtime.run_log import TooManyRuns
 from definable.agent.trigger.request import Reply
 from definable.errors import (
+    ContentFiltered,
+    ContextWindowExceeded,
+    EmptyReply,
     EventBusError,
+    MaxTurnsExceeded,
     ModelError,
     ModelTimeoutError,
+    OutputTruncated,
     RunCancelled,
     RunTimeout,
     SessionNotFound,
     StorageError,
     TooManyOpenFiles,
+    UsageLimitExceeded,
 )
 from definable.json_text import json_bytes, well_formed
 from definable.server.problem import Problem
@@ -51,13 +57,23 @@ def problem_of(error: Exception) -> Problem:
     if (lack := _what_lacks(error)) is not None:
         return Problem(503, f"{lack}: try again later", headers=[RETRY_AFTER])
     if isinstance(error, ModelError):
-        return Problem(502, "the model provider failed")
+        return Problem(502, _MODEL_FAILURES.get(type(error), "the model provider failed"))
+    if isinstance(error, UsageLimitExceeded | MaxTurnsExceeded):
+        return Problem(500, "the run came to its limits before it was done")
     if isinstance(error, SessionNotFound):
         return Problem(404, "there is no such session")
     if isinstance(error, RunCancelled):
         return Problem(409, "the run was cancelled")
     return Problem(500, "the service failed to handle this request")
 
+
+_MODEL_FAILURES = {
+    OutputTruncated: "the model's reply was cut off at its limit of output tokens",
+    ContentFiltered: "the model's provider withheld the reply for what it says",
+    EmptyReply: "the model's reply was empty",
+    ContextWindowExceeded: "the conversation is longer than the model takes",
+}
+"""What a caller may know of replies that are no answer."""
 
 MAX_WRONG = 20
 """Wrong fields that are named to the client that sent them."""

@@ -19,7 +19,7 @@ from definable.errors import (
     ModelRateLimitError,
     ModelTimeoutError,
 )
-from definable.model import ModelReply, OfflineModel, ToolCall
+from definable.model import ModelReply, OfflineModel, ToolCall, Usage
 from definable.testing import served
 
 pytestmark = pytest.mark.anyio
@@ -42,6 +42,7 @@ async def test_a_run_is_answered_whole(serve: Serve) -> None:
     [execution] = document["tool_calls"]
     assert (execution["name"], execution["arguments"], execution["result"]) == ("add", '{"a": 1, "b": 2}', "3")
     assert document["usage"]["total_tokens"] > 0
+    assert document["finish_reason"] == "stop"
 
 
 async def test_runs_of_one_session_share_their_history(serve: Serve) -> None:
@@ -211,6 +212,35 @@ async def test_a_failure_is_told_without_internals_and_logged_with_them(
         [run] = (await client.get("/runs")).json()["runs"]
     assert (run["status"], run["problem"]["status"]) == ("failed", status)
     assert "secret" in caplog.text
+
+
+NO_ANSWERS = {
+    "length": (
+        ModelReply("The ans", finish_reason="length", usage=Usage(4, 2)),
+        "cut off at its limit of output tokens",
+    ),
+    "content_filter": (ModelReply(finish_reason="content_filter", usage=Usage(4, 2)), "withheld the reply"),
+    "empty": (ModelReply(usage=Usage(2, 1)), "the model's reply was empty"),
+    "error": (ModelReply("The ans", finish_reason="error", usage=Usage(2, 1)), "the model provider failed"),
+}
+"""Replies, and what a caller is told of them; what fails as a whole reply is asked for twice."""
+
+
+@pytest.mark.parametrize("kind", sorted(NO_ANSWERS))
+async def test_a_reply_that_is_no_answer_is_a_failed_run_with_its_usage(serve: Serve, kind: str) -> None:
+    reply, said = NO_ANSWERS[kind]
+    async with serve(Agent(OfflineModel(reply))) as client:
+        response = await client.post("/run", json={"input": "hi"})
+        assert_problem(response, 502)
+        assert said in response.json()["detail"]
+        streamed = await client.post("/run", json={"input": "hi"}, headers={"accept": "text/event-stream"})
+        assert "event: run_failed" in streamed.text
+        assert said in streamed.text
+        listed = (await client.get("/runs")).json()["runs"]
+        run = (await client.get(f"/runs/{listed[1]['run_id']}")).json()
+    assert [run["status"], run["usage"]["input_tokens"], run["usage"]["output_tokens"]] == ["failed", 4, 2]
+    assert said in run["problem"]["detail"]
+    assert all(summary["usage"]["input_tokens"] in (2, 4) for summary in listed)
 
 
 async def test_a_run_beyond_its_deadline_is_a_504() -> None:

@@ -1,0 +1,175 @@
+"""Whatever a run leaves in a session, the next request is one that every provider takes; so is what was stored before.
+
+The rules are those of the loopback server (`loopback/openai_rules.py`), and those that vLLM, Ollama, llama.cpp and
+Mistral add: arguments are a JSON object, an assistant says something, results stand behind their calls.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from loopback.openai_rules import NAME, check
+
+from definable.agent import Agent, UsageLimits
+from definable.agent.session import MemorySessionStore, Session
+from definable.agent.session.history import bounded, newest_half, repaired
+from definable.errors import ContextWindowExceeded, ModelResponseError, RunError
+from definable.model import Message, ModelReply, ModelRequest, OfflineModel, ToolCall
+from definable.model.openai.request import encode_request
+
+TEXTS = st.sampled_from(["", " ", "\n", "yes", "{}", "null", "multi_tool_use.parallel", "zählen", "x" * 70])
+
+NAMES = st.sampled_from(["count", "fail", "look.up", "", "no_such_tool", "x" * 70])
+
+ARGUMENTS = st.sampled_from(
+    [
+        "",
+        " ",
+        "{}",
+        ' {"a": 1}',
+        "null",
+        "[1]",
+        '"text"',
+        "{",
+        '{"a": NaN}',
+        '{"a": "He said "hi""}',
+        '{"a": "\\ud800"}',
+        "1",
+    ]
+)
+
+IDS = st.sampled_from(["", "a", "b", "c"])
+
+CALLS = st.lists(st.builds(ToolCall, NAMES, ARGUMENTS, IDS), max_size=3).map(tuple)
+
+REASONS = st.sampled_from(["stop", "tool_calls", "length", "content_filter", "error", "MALFORMED_FUNCTION_CALL"])
+
+REPLIES = st.one_of(
+    st.builds(lambda text, calls: ModelReply(text, calls), TEXTS, CALLS),
+    st.builds(lambda text, calls, reason: ModelReply(text, calls, finish_reason=reason), TEXTS, CALLS, REASONS),
+    st.sampled_from([ModelResponseError("broke off"), ContextWindowExceeded("too long")]),
+)
+
+MESSAGES = st.lists(
+    st.one_of(
+        st.just(Message("user", "?")),
+        st.builds(lambda text, calls: Message("assistant", text, calls), TEXTS, CALLS),
+        st.builds(lambda text, id: Message("tool", text, tool_call_id=id), TEXTS, st.none() | IDS),
+    ),
+    max_size=12,
+).map(tuple)
+"""What an older version, or a program of one's own, may have stored."""
+
+
+def assert_accepted(request: ModelRequest) -> None:
+    """Refuse what one of the providers would."""
+    body = encode_request("m", request, {}, stream=False)
+    headers = {"authorization": "Bearer k", "content-type": "application/json"}
+    checked: Any = check("POST", "/v1/chat/completions", headers, body, key="k", models=frozenset({"m"}))
+    assert [message["role"] for message in checked["messages"]].count("system") <= 1
+    for message in checked["messages"]:
+        if message["role"] != "assistant":
+            continue
+        calls = message.get("tool_calls", [])
+        assert calls or (message["content"] or "").strip()
+        assert len({call["id"] for call in calls}) == len(calls)
+        for call in calls:
+            assert call["id"]
+            assert NAME.fullmatch(call["function"]["name"])
+            arguments = json.loads(call["function"]["arguments"], parse_constant=pytest.fail)
+            assert isinstance(arguments, dict)
+            json.dumps(arguments, ensure_ascii=False).encode()  # strict parsers refuse half of a surrogate pair
+
+
+class Strict(OfflineModel):
+    """A model behind a provider that refuses what any of them would."""
+
+    async def reply(self, request: ModelRequest) -> ModelReply:
+        assert_accepted(request)
+        return await super().reply(request)
+
+
+def count() -> int:
+    return 1
+
+
+def fail() -> None:
+    raise LookupError("nothing there")
+
+
+async def talk(agent: Agent, times: int, *, streamed: bool) -> None:
+    for number in range(times):
+        try:
+            if streamed:
+                async with agent.arun_stream(f"{number}", session_id="s") as events:
+                    async for _ in events:
+                        pass
+            else:
+                await agent.arun(f"{number}", session_id="s")
+        except RunError:
+            pass  # what it has left behind is what this is about
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@settings(max_examples=60, deadline=None)
+@given(
+    replies=st.lists(REPLIES, max_size=12),
+    stored=MESSAGES,
+    mode=st.sampled_from(["native", "tool", "prompt"]),
+    typed=st.booleans(),
+    streamed=st.booleans(),
+)
+def test_every_request_of_a_session_is_accepted(
+    backend: str, replies: list[Any], stored: tuple[Message, ...], mode: Any, typed: bool, streamed: bool
+) -> None:
+    async def main() -> None:
+        store = MemorySessionStore()
+        await store.save(Session("s", messages=stored))
+        agent = Agent(
+            Strict([*replies, "done", "done"]),
+            "Be brief.",
+            [count, fail],
+            output_type=list[int] if typed else None,
+            output_mode=mode,
+            sessions=store,
+            max_turns=4,
+            max_history=10,
+            usage_limits=UsageLimits(tool_calls=6),
+        )
+        with anyio.fail_after(60):
+            await talk(agent, len(replies) + 2, streamed=streamed)
+
+    anyio.run(main, backend=backend)
+
+
+@given(MESSAGES)
+def test_repairing_changes_what_is_wrong_and_no_more(messages: tuple[Message, ...]) -> None:
+    once = repaired(messages)
+    assert_accepted(ModelRequest((*once, Message("user", "next"))))
+    assert repaired(once) is once
+    assert [each for each in once if each.role == "user"] == [each for each in messages if each.role == "user"]
+    said = [each.content for each in messages if each.role == "assistant" and each.content.strip()]
+    assert [each.content for each in once if each.role == "assistant" and each.content.strip()] == said
+    if all(each.role == "user" for each in messages):
+        assert once is messages
+
+
+@given(MESSAGES.map(repaired))
+def test_half_of_a_history_is_accepted_as_well(messages: tuple[Message, ...]) -> None:
+    half = newest_half(messages)
+    assert half == messages[len(messages) - len(half) :]
+    assert len(half) < len(messages) or not messages
+    assert_accepted(ModelRequest((*half, Message("user", "next"))))
+    assert_accepted(ModelRequest((*bounded(messages, 5), Message("user", "next"))))
+
+
+def test_an_answer_that_came_late_is_put_behind_its_call() -> None:
+    call = ToolCall("count", id="c")
+    late = Message("tool", "1", tool_call_id="c")
+    said = (Message("user", "1"), Message("assistant", "", (call,)), Message("user", "2"), late)
+    assert repaired(said) == (said[0], said[1], late, said[2])
