@@ -23,7 +23,7 @@ from definable.agent.session import Session
 from definable.agent.trigger import Reply, Webhook
 from definable.errors import ModelError
 from definable.json_text import json_bytes
-from definable.model import Message, ModelRequest, OfflineModel, ToolCall
+from definable.model import Message, ModelRequest, OfflineModel, ToolCall, Usage
 from definable.server.problem import Problem
 from definable.testing import served
 
@@ -51,8 +51,11 @@ async def test_the_schemas_are_those_of_the_documents() -> None:
     as_documented(documents.Run, documents.run_document(OUTPUT))
     as_documented(documents.CompletedRun, documents.record_document(record(output=OUTPUT)))
     as_documented(documents.RunSummary, documents.summary_document(record(output=OUTPUT)), absent={"problem"})
-    as_documented(documents.RunState, documents.record_document(record()), absent={"problem"})
-    failed = record(status=RunStatus.FAILED, failure=ModelError("no"))
+    as_documented(documents.RunState, documents.record_document(record()), absent={"problem", "usage"})
+    failure = ModelError("no")
+    failed = record(status=RunStatus.FAILED, failure=failure)
+    as_documented(documents.RunState, documents.record_document(failed), absent={"usage"})
+    failure.usage = Usage(2, 1)  # by the run that it ended
     as_documented(documents.RunState, documents.record_document(failed))
     as_documented(documents.ToolExecution, documents.ToolExecution.of(EXECUTION))
     messages = (Message("assistant", "", (ToolCall("add", {"a": 1}),)), Message("tool", "2", tool_call_id="1"))
