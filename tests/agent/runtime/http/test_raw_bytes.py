@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ from definable.agent.auth import APIKeyAuth
 from definable.agent.trigger import Webhook
 
 pytestmark = pytest.mark.anyio
+
+EXAMPLES = int(os.environ.get("DEFINABLE_EXAMPLES", "50"))
 
 FORM = b"POST /hook/x?a=%ff HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n"
 
@@ -98,7 +101,7 @@ def agent() -> Agent:
     return agent
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(pieces=conversations())
 async def test_any_bytes_do_no_harm(pieces: Sequence[bytes], caplog: pytest.LogCaptureFixture) -> None:
     caplog.clear()

@@ -17,8 +17,17 @@ from definable.testing import served
 
 KEY = "a-long-random-key"
 
+EXAMPLES = int(os.environ.get("DEFINABLE_EXAMPLES", "8"))
+"""Of each operation, in each of schemathesis' phases."""
+
 SCHEMATHESIS = [
-    *(str(Path(sys.executable).with_name("schemathesis")), "run", "--no-color", "--seed=1", "--max-examples=25"),
+    *(
+        str(Path(sys.executable).with_name("schemathesis")),
+        "run",
+        "--no-color",
+        "--seed=1",
+        f"--max-examples={EXAMPLES}",
+    ),
     *("--checks=all", "--exclude-checks=use_after_free"),  # a run that was cancelled is shown still
     *("--continue-on-failure", "--request-timeout=10", "--wait-for-schema=10", f"--header=X-API-Key:{KEY}"),
 ]
@@ -66,10 +75,11 @@ def agent_with_webhooks() -> Agent:
 
 
 @pytest.mark.anyio
+@pytest.mark.timeout(60 + 5 * EXAMPLES)
 async def test_every_answer_is_as_documented(tmp_path: Path) -> None:
     (tmp_path / "unique_keys.py").write_text(HOOKS)
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "unique_keys", "PYTHONPATH": str(tmp_path)}
-    with anyio.fail_after(55):
+    with anyio.fail_after(50 + 5 * EXAMPLES):
         async with served(agent_with_webhooks(), dev=True) as service:
             command = [*SCHEMATHESIS, f"{service.runtime.url}/openapi.json"]
             done = await anyio.run_process(command, check=False, env=environment)

@@ -65,9 +65,12 @@ async def test_a_repeat_is_answered_and_not_run_again(serve: Serve, respond: Any
     assert sorted(names, key=str) == ["", "", None, None, "a", "b"]
 
 
+REPEATS = 300
+
+
 @pytest.mark.parametrize("respond", ["wait", "accept"])
 @pytest.mark.parametrize("dedupe", ["X-Delivery", lambda event: event.body["id"]], ids=["header", "call"])
-async def test_of_a_thousand_repeats_at_once_exactly_one_runs(respond: Any, dedupe: Any) -> None:
+async def test_of_hundreds_of_repeats_at_once_exactly_one_runs(respond: Any, dedupe: Any) -> None:
     handler = Recorder("hi")
     agent = agent_with(Webhook("/hook", respond=respond, dedupe=dedupe), handler, OfflineModel(latency=0.05))
     statuses: Counter[str | int] = Counter()
@@ -83,12 +86,12 @@ async def test_of_a_thousand_repeats_at_once_exactly_one_runs(respond: Any, dedu
                 assert response.headers["retry-after"] == "5"
 
         async with anyio.create_task_group() as group:
-            for _ in range(1_000):
+            for _ in range(REPEATS):
                 group.start_soon(post)
         repeated = await client.post("/hook", json={"id": "7"}, headers={"x-delivery": "7"})
         assert repeated.json() == {"status": "duplicate"}
     assert statuses.pop("run" if respond == "wait" else "accepted") == 1
-    assert statuses.total() == 999
+    assert statuses.total() == REPEATS - 1
     assert set(statuses) <= ({"duplicate", 409} if respond == "wait" else {"duplicate"})
     assert respond == "accept" or statuses[409]
     assert len(handler.events) == 1
