@@ -6,12 +6,18 @@ Lengths are UTF-16 code units, as Telegram and Discord's clients count: most cha
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from definable.json_text import well_formed
 
-_FENCE = re.compile(r" {0,3}(?P<marker>(?P<mark>`|~)(?P=mark){2,})(?P<info>.*)")
-"""CommonMark 4.5: a line that opens or closes a block of code."""
+_FENCE = re.compile(
+    r"(?P<before>(?:[ \t>]|[-*+][ \t]|[0-9]{1,9}[.)][ \t])*)(?P<marker>(?P<mark>`|~)(?P=mark){2,})(?P<info>.*)"
+)
+"""A line that opens or closes a block of code (CommonMark 4.5), at any indentation, in quotations and list items."""
+
+TABLE_DELIMITER = re.compile(r"\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*(?:\|[ \t]*)?")
+"""The line beneath a table's header (GFM, Tables); it has a pipe."""
 
 _BREAKS = (r"\n[ \t]*(?=\n)", r"\n", r"(?<=[.!?]) ", r"[ \t]")
 """Where a text may be cut, the best first: between paragraphs, lines, sentences, words."""
@@ -20,21 +26,24 @@ _BLANK_LINES = re.compile(r"(?:[ \t]*\n)+")
 _BLANKS = re.compile(r"[ \t]*(?:[ \t]*\n)*")
 
 
+_VIRAMAS = frozenset("\u094d\u09cd\u0acd\u0b4d\u0c4d\u0d4d")
+"""They join consonants in Indic scripts (Unicode Standard Annex 29, GB9c)."""
+
+_EXTENDING = frozenset("\u0e33\u0eb3\u200c\u200d")
+"""What belongs to the character before it, beside marks: Thai and Lao AM, and the joiners."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Fence:
-    """A block of code that is open."""
+class _Block:
+    """A block of code or a table that a cut goes through."""
 
-    line: str
-    """What opens it, with its language."""
-    marker: str
-
-    @property
-    def opening(self) -> str:
-        return f"{self.line}\n"
-
-    @property
-    def closing(self) -> str:
-        return f"\n{self.marker}"
+    opening: str
+    """What the next piece begins with: the fence, or the table's header and the line beneath."""
+    closing: str = ""
+    """What a piece ends with."""
+    marker: str = ""
+    """The fence's; empty for a table."""
+    is_quoted: bool = False
 
 
 def utf16_length(text: str) -> int:
@@ -46,9 +55,10 @@ def split_text(text: str, limit: int) -> list[str]:
     """A text in pieces of at most `limit` UTF-16 code units.
 
     Cut between paragraphs where that is possible, else between lines, sentences or words; within a word only when it is
-    longer than a piece. A block of code that is cut is closed at the end of its piece and opened again in the next one,
-    unless the pieces are too short for that. White space at a cut is dropped outside of code. A text of nothing but
-    white space has no pieces. The pieces are `well_formed`.
+    longer than a piece, and then between characters as people see them. A block of code that is cut is closed at the
+    end of its piece and opened again in the next one, and a table's next piece begins with its header, unless the
+    pieces are too short for that. White space at a cut is dropped outside of code. A text of nothing but white space
+    has no pieces. The pieces are `well_formed`.
 
     Args:
         text: Markdown or plain text.
@@ -56,43 +66,81 @@ def split_text(text: str, limit: int) -> list[str]:
     """
     text = well_formed(text)
     pieces: list[str] = []
-    fence: _Fence | None = None
+    block: _Block | None = None
     at = 0
     while at < len(text):
-        opening = fence.opening if fence is not None else ""
+        opening = block.opening if block is not None else ""
         if len(text) - at <= limit and utf16_length(opening) + utf16_length(text[at:]) <= limit:
             pieces.append(opening + text[at:])
             break
-        body, at, fence = _cut(text, at, limit, fence)
+        body, at, block = _cut(text, at, limit, block)
         pieces.append(body)
     return [piece for piece in pieces if piece.strip()]
 
 
-def _cut(text: str, at: int, limit: int, fence: _Fence | None) -> tuple[str, int, _Fence | None]:
-    """The piece that begins at `at`, where the next one begins, and the block of code that goes on in it."""
+def _cut(text: str, at: int, limit: int, block: _Block | None) -> tuple[str, int, _Block | None]:
+    """The piece that begins at `at`, where the next one begins, and the block that goes on in it."""
     window = text[at : at + limit + 1]
-    room = limit - _longest_closing(window, fence) - (utf16_length(fence.opening) if fence is not None else 0)
+    opening = block.opening if block is not None else ""
+    room = limit - _longest_closing(window, block) - utf16_length(opening)
     if room < limit // 2 or room < 1:  # more fence than code: the block is not mended
-        end = _end(window, limit, in_code=False)
+        end = _end(window, limit, in_block=False)
         return window[:end], at + end, None
-    end = _before_fence_line(window, _end(window, room, in_code=fence is not None))
-    body, inside = window[:end], _open_fence(window[:end], fence)
-    opening = fence.opening if fence is not None else ""
+    end = _before_whole_lines(window, _end(window, room, in_block=block is not None))
+    body, inside = window[:end], _open_block(window[:end], block)
+    if inside is not None and not inside.marker and not _is_row(text, at + end):
+        inside = None  # the table ends here
     if inside is not None:
         return f"{opening}{body}{inside.closing}", at + end + text.startswith("\n", at + end), inside
     blanks = (_BLANK_LINES if text.startswith("\n", at + end) else _BLANKS).match(text, at + end)
     return opening + body.rstrip(), at + end if blanks is None else blanks.end(), None
 
 
-def _end(window: str, room: int, *, in_code: bool) -> int:
+def _end(window: str, room: int, *, in_block: bool) -> int:
     """Where to cut a text that has no room as a whole."""
     fitting = window[: _index(window, room)]
-    least = 1 if in_code else len(fitting) // 2
-    for pattern in _BREAKS[1:] if in_code else _BREAKS:
-        end = max((found.start() for found in re.finditer(pattern, window[: len(fitting) + 1])), default=0)
+    least = 1 if in_block else len(fitting) // 2
+    for pattern in _BREAKS[1:] if in_block else _BREAKS:
+        end = _last_break(pattern, window[: len(fitting) + 1])
         if end >= max(least, 1):
             return end
-    return max((found.start() for found in re.finditer(r"\s", fitting)), default=0) or len(fitting)
+    return _last_break(r"\s", fitting) or next(
+        (end for end in range(len(fitting), len(fitting) // 2, -1) if not _is_joined(window, end)), len(fitting)
+    )
+
+
+def _last_break(pattern: str, text: str) -> int:
+    starts = [found.start() for found in re.finditer(pattern, text)]
+    return next((start for start in reversed(starts) if not _is_joined(text, start + 1)), 0)
+
+
+def _is_joined(text: str, index: int) -> bool:
+    """Whether a reader sees one character where a text would be cut (Unicode Standard Annex 29)."""
+    before, after = text[index - 1 : index], text[index : index + 1]
+    if not (before and after) or before == "\n" or (before + after).isascii():
+        return False
+    if after in _EXTENDING or unicodedata.category(after)[0] == "M" or "\U0001f3fb" <= after <= "\U0001f3ff":
+        return True
+    if "\U000e0020" <= after <= "\U000e007f":  # the letters of England's flag
+        return True
+    if before == "\u200d" or (before in _VIRAMAS and unicodedata.category(after) == "Lo"):
+        return True
+    if _is_flag_letter(before) and _is_flag_letter(after):
+        letters = next((count for count in range(1, index) if not _is_flag_letter(text[index - count - 1])), index)
+        return letters % 2 == 1
+    return _is_syllable(before, after)
+
+
+def _is_flag_letter(character: str) -> bool:
+    return "\U0001f1e6" <= character <= "\U0001f1ff"
+
+
+def _is_syllable(before: str, after: str) -> bool:
+    """Whether both are letters of one Korean syllable that was written letter by letter."""
+    if "\u1160" <= after <= "\u11ff" or "\ud7b0" <= after <= "\ud7fb":
+        return "\u1100" <= before <= "\u11ff" or "\ua960" <= before <= "\ua97c" or "\uac00" <= before <= "\ud7fb"
+    is_first = "\u1100" <= before <= "\u115f" or "\ua960" <= before <= "\ua97c"
+    return is_first and ("\u1100" <= after <= "\u115f" or "\uac00" <= after <= "\ud7a3")
 
 
 def _index(text: str, units: int) -> int:
@@ -103,30 +151,63 @@ def _index(text: str, units: int) -> int:
     return max(index, 1)
 
 
-def _before_fence_line(window: str, end: int) -> int:
-    """The cut moved to the beginning of its line when the line opens or closes a block of code."""
+def _before_whole_lines(window: str, end: int) -> int:
+    """The cut moved to the beginning of its line when the line opens or closes a block of code, and to the beginning of
+    a table when it is between its header and its first row."""
     start = window.rfind("\n", 0, end) + 1
-    stop = window.find("\n", end)
-    line = window[start : len(window) if stop < 0 else stop]
-    is_inside = start < end < start + len(line)
-    return start - 1 if is_inside and start > 1 and _FENCE.fullmatch(line) else end
+    line = _line(window, start)
+    if start < end < start + len(line) and start > 1 and _FENCE.fullmatch(line):
+        return start - 1
+    for beneath in (end + 1, start):  # the header, or the line beneath, would be the last of its piece
+        header = window.rfind("\n", 0, max(beneath - 1, 0)) + 1
+        if header > 1 and "|" in _line(window, header) and _is_delimiter(_line(window, beneath)):
+            return header - 1
+    return end
 
 
-def _open_fence(text: str, fence: _Fence | None) -> _Fence | None:
-    """The block of code that is open after a text, given the one that is open before it."""
+def _open_block(text: str, block: _Block | None) -> _Block | None:
+    """The block that is open after a text, given the one that is open before it."""
+    before = ""
     for line in text.split("\n"):
-        found = _FENCE.fullmatch(line)
-        if found is None:
-            continue
-        marker, info = found["marker"], found["info"]
-        if fence is None:
-            fence = None if found["mark"] == "`" and "`" in info else _Fence(line, marker)
-        elif marker.startswith(fence.marker) and not info.strip():
-            fence = None
-    return fence
+        if block is not None and not block.marker and "|" not in line:
+            block = None
+        if block is not None and block.is_quoted and not line.lstrip().startswith(">"):
+            block = None
+        if (found := _FENCE.fullmatch(line)) is not None:
+            block = _after_fence(found, block)
+        elif block is None and "|" in before and _is_delimiter(line):
+            block = _Block(f"{before}\n{line}\n")
+        before = line
+    return block
 
 
-def _longest_closing(window: str, fence: _Fence | None) -> int:
-    markers = [found["marker"] for line in window.split("\n") if (found := _FENCE.fullmatch(line))]
-    markers += [fence.marker] if fence is not None else []
-    return max(map(len, markers), default=-1) + 1
+def _after_fence(found: re.Match[str], block: _Block | None) -> _Block | None:
+    """The block that is open after a line that looks like a fence."""
+    marker, info = found["marker"], found["info"]
+    if block is None or not block.marker:
+        if found["mark"] == "`" and "`" in info:
+            return block
+        indent = re.sub(r"[^ \t>]", " ", found["before"])
+        return _Block(f"{indent}{marker}{info}\n", f"\n{indent}{marker}", marker, ">" in indent)
+    is_end = marker.startswith(block.marker) and not info.strip() and not found["before"].strip(" \t>")
+    return None if is_end else block
+
+
+def _longest_closing(window: str, block: _Block | None) -> int:
+    fences = [found for line in window.split("\n") if (found := _FENCE.fullmatch(line))]
+    lengths = [len(found["before"]) + len(found["marker"]) + 1 for found in fences]
+    return max([*lengths, len(block.closing) if block is not None else 0])
+
+
+def _line(text: str, start: int) -> str:
+    stop = text.find("\n", start)
+    return text[start:] if stop < 0 else text[start:stop]
+
+
+def _is_delimiter(line: str) -> bool:
+    return "|" in line and TABLE_DELIMITER.fullmatch(line.lstrip(" \t>")) is not None
+
+
+def _is_row(text: str, end: int) -> bool:
+    """Whether a table goes on after a cut."""
+    return not text.startswith("\n", end) or "|" in _line(text, end + 1)
