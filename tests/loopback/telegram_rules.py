@@ -76,6 +76,42 @@ def _check_text(text: Any, entities: list[dict[str, Any]]) -> None:
     for entity in entities:
         if not (0 <= entity["offset"] and entity["length"] > 0 and entity["offset"] + entity["length"] <= length):
             raise BadRequest(f"can't parse entities: {entity!r} is out of the text")
+    _check_entities(text, entities)
+
+
+STYLES = ("bold", "italic", "underline", "strikethrough", "spoiler")
+
+MAX_ENTITIES = 100
+
+
+def _check_entities(text: str, entities: list[dict[str, Any]]) -> None:
+    """What Telegram would drop or mend in silence (https://core.telegram.org/bots/api#formatting-options)."""
+    if len(entities) > MAX_ENTITIES:
+        raise BadRequest(f"can't parse entities: {len(entities)} are more than {MAX_ENTITIES}")
+    units = text.encode("utf-16-le")
+    spans = [(each["offset"], each["offset"] + each["length"], each["type"]) for each in entities]
+    for start, end, kind in spans:
+        if kind not in (*STYLES, "code", "pre", "text_link", "blockquote"):
+            raise BadRequest(f"can't parse entities: unknown type {kind!r}")
+        for edge in (start, end):
+            if edge * 2 < len(units) and 0xDC <= units[edge * 2 + 1] <= 0xDF:
+                raise BadRequest("can't parse entities: an edge within a surrogate pair")
+    if spans != sorted(spans, key=lambda span: (span[0], -span[1])):
+        raise BadRequest("can't parse entities: not in order")
+    for index, outer in enumerate(spans):
+        for inner in spans[index + 1 :]:
+            if inner[0] < outer[1]:
+                _check_nested(outer, inner)
+
+
+def _check_nested(outer: tuple[int, int, str], inner: tuple[int, int, str]) -> None:
+    kinds = {outer[2], inner[2]}
+    if inner[1] > outer[1]:
+        raise BadRequest(f"can't parse entities: {outer} and {inner} cross")
+    if len(kinds) == 1:
+        raise BadRequest(f"can't parse entities: {outer} within {inner}")
+    if kinds & {"code", "pre"} and "blockquote" not in kinds:
+        raise BadRequest(f"can't parse entities: {outer} and {inner}: code holds nothing, and nothing holds code")
 
 
 def _multipart(content_type: str, body: bytes) -> dict[str, Any]:

@@ -1,8 +1,4 @@
-"""What a response becomes in a chat: text first, then its media (Bot API, sendMessage and its kin).
-
-Markdown is sent as text with entities that say what is bold (Bot API, MessageEntity). Entities rather than
-`parse_mode`: nothing needs to be escaped, so no text of a model's can break the message.
-"""
+"""What a response becomes in a chat: text first, then its media (Bot API, sendMessage and its kin)."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from definable.agent.interface.errors import InterfaceConnectionError
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse, Media
@@ -20,9 +16,7 @@ from definable.json_text import json_bytes
 
 from .client import BotAPI, TelegramRefusal
 from .config import TelegramConfig
-
-if TYPE_CHECKING:
-    from telegramify_markdown.config import RenderConfig
+from .formatting import Formatted, Page, within_limits
 
 logger: logging.Logger = logger_named(__name__)
 
@@ -136,25 +130,6 @@ def _as_form(parameters: Place) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json_bytes(value).decode() for name, value in parameters.items()}
 
 
-class Entity(Protocol):
-    """What the converter gives; its own type does not say what its parts are."""
-
-    def to_dict(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Formatted:
-    """A text and how it looks."""
-
-    text: str
-    entities: tuple[dict[str, Any], ...] = ()
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """As sendMessage and editMessageText take it."""
-        return {"text": self.text, **({"entities": list(self.entities)} if self.entities else {})}
-
-
 def formatted(markdown: str, limit: int) -> Formatted:
     """Markdown as text with entities; as it stands when it cannot be converted, or would become too long.
 
@@ -162,31 +137,25 @@ def formatted(markdown: str, limit: int) -> Formatted:
         markdown: What a model wrote.
         limit: UTF-16 code units that the result may have.
     """
-    config = _render_config()
-    if config is None:
+    render = _renderer()
+    if render is None:
         return Formatted(markdown)
     try:
-        from telegramify_markdown import convert  # the extra `telegram`
-
-        text, entities = convert(markdown, config=config)
+        for is_narrow in (False, True):  # columns cost white space
+            page = render(markdown, is_narrow)
+            text = page.text.rstrip()
+            if text and utf16_length(text) <= limit:
+                return within_limits(markdown, text, page.entities)
     except Exception:
         logger.warning("a reply could not be formatted, it is sent as it is", exc_info=True)
-        return Formatted(markdown)
-    if not text.strip() or utf16_length(text) > limit:
-        return Formatted(markdown)
-    return Formatted(text, tuple(cast("Entity", entity).to_dict() for entity in entities))
+    return Formatted(markdown)
 
 
 @cache
-def _render_config() -> RenderConfig | None:
-    """Without the pictures that the library puts before headings; None when it is not installed."""
+def _renderer() -> Callable[[str, bool], Page] | None:
     try:
-        from telegramify_markdown.config import RenderConfig  # the extra `telegram`
+        from .rendering import render  # the extra `telegram`
     except ImportError:
         logger.warning("telegram: replies are sent unformatted: pip install 'definable[telegram]'")
         return None
-    config = RenderConfig.isolated()
-    symbols = config.markdown_symbol
-    symbols.heading_level_1 = symbols.heading_level_2 = symbols.heading_level_3 = symbols.heading_level_4 = ""
-    symbols.unordered_list_item = "•"
-    return config
+    return render

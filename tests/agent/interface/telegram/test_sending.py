@@ -49,7 +49,7 @@ async def test_markdown_is_sent_as_text_with_entities() -> None:
         call = server.sent(1, "sendMessage")[0]
         parameters = next(call.parameters for call in server.calls if call.method == "sendMessage")
         assert call.split() == ["Title", "bold", "code"]
-        assert {entity["type"] for entity in parameters["entities"]} == {"bold", "code", "underline"}
+        assert {entity["type"] for entity in parameters["entities"]} == {"bold", "code"}
         assert "parse_mode" not in parameters
 
 
@@ -61,35 +61,24 @@ async def test_without_parse_mode_text_goes_out_as_it_is() -> None:
 
 
 async def test_without_the_extra_text_goes_out_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "telegramify_markdown", None)
-    monkeypatch.setitem(sys.modules, "telegramify_markdown.config", None)
-    sender._render_config.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setitem(sys.modules, "definable.agent.interface.telegram.rendering", None)
+    sender._renderer.cache_clear()  # pyright: ignore[reportPrivateUsage]
     try:
         async with TelegramServer().running() as server:
             server.write("**bold**", chat=1)
             await answered(server)
             assert server.sent() == ["**bold**"]
     finally:
-        sender._render_config.cache_clear()  # pyright: ignore[reportPrivateUsage]
+        sender._renderer.cache_clear()  # pyright: ignore[reportPrivateUsage]
 
 
-async def test_a_reply_that_the_converter_fails_at_goes_out_as_it_is(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(markdown: str, **options: Any) -> Any:
-        raise ValueError("nested too deeply")
-
-    monkeypatch.setattr("telegramify_markdown.convert", fail)
+async def test_a_reply_that_the_converter_fails_at_goes_out_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    deep = "> " * 1000 + "**bold**"
     async with TelegramServer().running() as server:
-        server.write("**bold**", chat=1)
+        server.write(deep, chat=1)
         await answered(server)
-        assert server.sent() == ["**bold**"]
+        assert server.sent() == [deep]
     assert "a reply could not be formatted, it is sent as it is" in caplog.text
-
-
-@pytest.mark.parametrize(("markdown", "limit"), [("**bold**", 3), ("[](https://example.com)", 100)])
-def test_what_formatting_would_lengthen_or_empty_stays_as_it_is(markdown: str, limit: int) -> None:
-    assert sender.formatted(markdown, limit) == sender.Formatted(markdown)
 
 
 async def test_entities_that_telegram_cannot_parse_are_left_out() -> None:
