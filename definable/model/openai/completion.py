@@ -119,9 +119,9 @@ def raise_reported(error: Any) -> None:
     Raises:
         ProviderError: It reports an error.
     """
-    fields = cast("dict[str, Any]", error) if isinstance(error, dict) else {"": error}
-    if any(value not in (None, 0, "0", "", {}, [], False) for value in fields.values()):
-        raise ProviderError(error)
+    values: Any = fields_of(cast("object", error)).values() if isinstance(error, dict) else [error]
+    if any(value not in (None, 0, "0", "", {}, [], False) for value in values):
+        raise ProviderError(cast("object", error))
 
 
 def check_object(payload: str | bytes) -> str:
@@ -157,50 +157,57 @@ def _parse_leniently(payload: str | bytes) -> Completion:
         raise ModelResponseError(f"the model provider's answer is no chat completion: {excerpt(payload)}") from error
 
 
-def _tidied(completion: Any) -> Any:
+def fields_of(value: object) -> dict[str, Any]:
+    """The fields of a JSON object; none of what is no object."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _tidied(completion: object) -> object:
     """A completion of odd shape in the one that `Completion` knows; what it has none for stays, and is refused."""
     if not isinstance(completion, dict):
         return completion
-    fields = cast("dict[str, Any]", completion)
-    usage = fields.get("usage")
-    if usage is not None:
-        fields["usage"] = _tidy_usage(usage)
+    fields = fields_of(cast("object", completion))
+    if "usage" in fields:
+        fields["usage"] = _tidy_usage(fields["usage"])
     if not isinstance(fields.get("model"), str):
         fields["model"] = None
     choices = fields.get("choices")
-    for choice in cast("list[Any]", choices) if isinstance(choices, list) else ():
+    for choice in cast("list[object]", choices) if isinstance(choices, list) else ():
         for name in ("message", "delta"):
-            if isinstance(choice, dict) and isinstance(choice.get(name), dict):
-                _tidy_message(choice[name])
+            _tidy_message(fields_of(fields_of(choice).get(name)))
     return fields
 
 
-def _tidy_usage(usage: Any) -> Any:
-    if not isinstance(usage, dict):
-        return None
-    numbers = cast("dict[str, Any]", usage)
-    return {name: int(value) if isinstance(value, float) else value for name, value in numbers.items()}
+def _tidy_usage(usage: object) -> object:
+    numbers = fields_of(usage)
+    return {name: int(value) if isinstance(value, float) else value for name, value in numbers.items()} or None
 
 
 def _tidy_message(message: dict[str, Any]) -> None:
-    content = message.get("content")
-    parts = [content] if isinstance(content, dict) and "text" in content else content
-    if isinstance(parts, list):
-        message["content"] = [{"text": part} if isinstance(part, str) else part for part in cast("list[Any]", parts)]
+    content: Any = message.get("content")
+    if "text" in fields_of(content):
+        content = [content]
+    if isinstance(content, list):
+        parts = cast("list[object]", content)
+        message["content"] = [{"text": part} if isinstance(part, str) else part for part in parts]
     for name in ("reasoning", "reasoning_content"):
-        if not isinstance(message.get(name), str):
+        if name in message and not isinstance(message[name], str):
             message[name] = None
-    calls = message.get("tool_calls")
-    calls = [calls] if isinstance(calls, dict) else calls
+    calls: Any = message.get("tool_calls")
+    if isinstance(calls, dict):
+        calls = [cast("object", calls)]
     if isinstance(calls, list):
-        given = cast("list[Any]", calls)
-        message["tool_calls"] = [_tidy_call(call) if isinstance(call, dict) else call for call in given if call]
+        given = cast("list[object]", calls)
+        message["tool_calls"] = [_tidy_call(fields_of(call)) or call for call in given if call]
 
 
 def _tidy_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function") or {}
-    arguments = function.get("arguments")
+    if not call:
+        return call
+    function = fields_of(call.get("function"))
+    arguments: object = function.get("arguments")
     if isinstance(arguments, list):  # of PHP an empty object
-        function = {**function, "arguments": json.dumps(arguments) if arguments else {}}
+        empty: dict[str, Any] = {}
+        function = {**function, "arguments": json.dumps(arguments) if arguments else empty}
     id = call.get("id")
     return {**call, "function": function, "id": str(id) if isinstance(id, int) else id}

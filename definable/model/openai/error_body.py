@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any, cast
 
-from .completion import excerpt
+from .completion import excerpt, fields_of
 
 QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _LIMIT_CODES = frozenset({"rate_limit_exceeded", "rate_limit_error", "tokens", "requests"}) | QUOTA_CODES
@@ -35,16 +35,15 @@ FILTERED = re.compile(
 def number(text: str | None) -> float | None:
     """The number that a text is, where it is finite and not negative."""
     try:
-        number = float(text or "")
+        value = float(text or "")
     except ValueError:
         return None
-    return number if isfinite(number) and number >= 0 else None
+    return value if isfinite(value) and value >= 0 else None
 
 
 def status_of(error: object) -> int | None:
     """The HTTP status that an error object inside an answer stands for."""
-    fields = cast("dict[str, Any]", error) if isinstance(error, dict) else {}
-    code = fields.get("code")
+    code = fields_of(error).get("code")
     if isinstance(code, str) and code.isdecimal():
         code = int(code)
     if isinstance(code, int) and 400 <= code < 600:
@@ -58,12 +57,12 @@ def status_of(error: object) -> int | None:
 
 def retry_delay(body: object) -> float | None:
     """The seconds that Google asks to wait, which stands in the body: https://cloud.google.com/apis/design/errors"""
-    match cast("Any", body):
-        case {"details": [*details]}:
-            delays = [detail.get("retryDelay") for detail in details if isinstance(detail, dict)]
-            return next((number(delay.removesuffix("s")) for delay in delays if isinstance(delay, str)), None)
-        case _:
-            return None
+    details = fields_of(body).get("details")
+    for detail in cast("list[object]", details) if isinstance(details, list) else ():
+        delay = fields_of(detail).get("retryDelay")
+        if isinstance(delay, str):
+            return number(delay.removesuffix("s"))
+    return None
 
 
 def only_error(body: object) -> object:
@@ -80,11 +79,10 @@ _TITLE, _TITLE_END = re.compile("<title>", re.IGNORECASE), re.compile("</title>"
 
 def codes_of(body: object) -> frozenset[str]:
     """The words that say what kind of error it is, in lower case."""
-    fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
-    inner = fields.get("innererror")  # Azure's
+    fields = fields_of(body)
+    inner = fields_of(fields.get("innererror"))  # Azure's
     named = [fields.get(name) for name in ("code", "type", "error_code", "status")]
-    named += [cast("dict[str, Any]", inner).get("code")] if isinstance(inner, dict) else []
-    return frozenset([name.lower() for name in named if isinstance(name, str)])
+    return frozenset([name.lower() for name in [*named, inner.get("code")] if isinstance(name, str)])
 
 
 def _behind(fields: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from definable.errors import ModelResponseError
 from definable.model.message import ModelDelta
 
 from .client import OpenAIClient
-from .completion import ProviderError
+from .completion import ProviderError, fields_of
 from .errors import EXPLAINED, raise_explained
 from .events import DONE, ErrorEvent, SSEDecoder
 from .response import ReplyAssembler
@@ -83,9 +83,10 @@ class ChatStream:
         profile = self._client.profile
         assembler = ReplyAssembler(profile.name, think_tags=profile.think_tags)
         deadline = anyio.current_time() + self._client.timeout
-        with anyio.CancelScope(deadline=deadline) as scope:
+        events: _Events | None = None
+        with anyio.CancelScope(deadline=deadline):
             events = _Events(await self._client.post(self._body))
-        if scope.cancelled_caught:
+        if events is None:
             raise httpx2.ReadTimeout("")
         try:
             while not assembler.brought:
@@ -147,7 +148,7 @@ def _json_or_text(data: str) -> object:
         value: object = json.loads(data)
     except (ValueError, RecursionError):
         return data
-    return value["error"] if isinstance(value, dict) and value.get("error") else value
+    return fields_of(value).get("error") or value
 
 
 class _Events:
