@@ -1,7 +1,7 @@
 """Whatever a run leaves in a session, the next request is one that every provider takes; so is what was stored before.
 
-The rules are those of the loopback server (`loopback/openai_rules.py`), and those that vLLM, Ollama, llama.cpp and
-Mistral add: arguments are a JSON object, an assistant says something, results stand behind their calls.
+The rules are those of the loopback server: what OpenAI refuses, what each other provider adds (`provider_rules`), and
+what is asked of all: arguments are a JSON object, an assistant says something, ids are not used twice in a message.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback.openai_rules import NAME, check
+from loopback.provider_rules import MORE_FIELDS, REASONING, RULES, check_provider
 
 from definable.agent import Agent, UsageLimits
 from definable.agent.session import MemorySessionStore, Session
 from definable.agent.session.history import bounded, newest_half, repaired
 from definable.errors import ContextWindowExceeded, ModelResponseError, RunError
 from definable.model import Message, ModelReply, ModelRequest, OfflineModel, ToolCall
+from definable.model.openai.profiles import UNKNOWN, profile_of
 from definable.model.openai.request import encode_request
 
 TEXTS = st.sampled_from(["", " ", "\n", "yes", "{}", "null", "multi_tool_use.parallel", "zählen", "x" * 70])
@@ -49,8 +51,11 @@ CALLS = st.lists(st.builds(ToolCall, NAMES, ARGUMENTS, IDS), max_size=3).map(tup
 
 REASONS = st.sampled_from(["stop", "tool_calls", "length", "content_filter", "error", "MALFORMED_FUNCTION_CALL"])
 
+PROVIDERS = st.sampled_from(["moonshot", "deepseek", "google", "openai"])
+
 REPLIES = st.one_of(
     st.builds(lambda text, calls: ModelReply(text, calls), TEXTS, CALLS),
+    st.builds(lambda calls, name: ModelReply("", calls, reasoning="So...", provider=name), CALLS, PROVIDERS),
     st.builds(lambda text, calls, reason: ModelReply(text, calls, finish_reason=reason), TEXTS, CALLS, REASONS),
     st.sampled_from([ModelResponseError("broke off"), ContextWindowExceeded("too long")]),
 )
@@ -66,11 +71,26 @@ MESSAGES = st.lists(
 """What an older version, or a program of one's own, may have stored."""
 
 
-def assert_accepted(request: ModelRequest) -> None:
-    """Refuse what one of the providers would."""
-    body = encode_request("m", request, {}, stream=False)
+PROFILES = {
+    "openai": profile_of("openai", None, "m"),
+    "mistral": profile_of("mistral", None, "m"),
+    "deepseek": profile_of("deepseek", None, "m"),
+    "kimi": profile_of("moonshot", None, "kimi-k2-thinking"),
+    "google": profile_of("google", None, "gemini-3-pro"),
+    "groq": profile_of("groq", None, "m"),
+}
+"""By whose rules a request is judged."""
+
+
+def assert_accepted(request: ModelRequest, provider: str = "openai") -> None:
+    """Refuse what a provider would."""
+    model = "gemini-3-pro" if provider == "google" else "m"
+    body = encode_request(model, request, {}, PROFILES.get(provider, UNKNOWN), stream=False)
     headers = {"authorization": "Bearer k", "content-type": "application/json"}
-    checked: Any = check("POST", "/v1/chat/completions", headers, body, key="k", models=frozenset({"m"}))
+    more = MORE_FIELDS.get(provider, REASONING)
+    models = frozenset({model})
+    checked: Any = check("POST", "/v1/chat/completions", headers, body, key="k", models=models, more=more)
+    check_provider(checked, provider)
     assert [message["role"] for message in checked["messages"]].count("system") <= 1
     for message in checked["messages"]:
         if message["role"] != "assistant":
@@ -87,10 +107,15 @@ def assert_accepted(request: ModelRequest) -> None:
 
 
 class Strict(OfflineModel):
-    """A model behind a provider that refuses what any of them would."""
+    """A model behind a provider that refuses what it does."""
+
+    def __init__(self, script: list[Any], provider: str) -> None:
+        super().__init__(script)
+        self.rules = provider
+        self.profile = PROFILES.get(provider, UNKNOWN)
 
     async def reply(self, request: ModelRequest) -> ModelReply:
-        assert_accepted(request)
+        assert_accepted(request, self.rules)
         return await super().reply(request)
 
 
@@ -120,18 +145,25 @@ async def talk(agent: Agent, times: int, *, streamed: bool) -> None:
 @given(
     replies=st.lists(REPLIES, max_size=12),
     stored=MESSAGES,
-    mode=st.sampled_from(["native", "tool", "prompt"]),
+    mode=st.sampled_from(["auto", "tool", "prompt"]),
     typed=st.booleans(),
     streamed=st.booleans(),
+    provider=st.sampled_from(sorted(RULES)),
 )
 def test_every_request_of_a_session_is_accepted(
-    backend: str, replies: list[Any], stored: tuple[Message, ...], mode: Any, typed: bool, streamed: bool
+    backend: str,
+    replies: list[Any],
+    stored: tuple[Message, ...],
+    mode: Any,
+    typed: bool,
+    streamed: bool,
+    provider: str,
 ) -> None:
     async def main() -> None:
         store = MemorySessionStore()
         await store.save(Session("s", messages=stored))
         agent = Agent(
-            Strict([*replies, "done", "done"]),
+            Strict([*replies, "done", "done"], provider),
             "Be brief.",
             [count, fail],
             output_type=list[int] if typed else None,

@@ -60,7 +60,7 @@ class OutputType:
             self.is_any_text: bool = self._is_string and schema.keys() <= _OF_ANY_TEXT
             """Whether every reply fits: the model is asked for nothing in particular."""
             if _root_of(schema).get("type") != "object":
-                wrapper: Any = pydantic.create_model(self.name, **{ANSWER_FIELD: (type_, ...)})
+                wrapper = cast("Any", pydantic.create_model)(self.name, **{ANSWER_FIELD: (type_, ...)})
                 self._wrapped = pydantic.TypeAdapter(wrapper)
                 schema = self._wrapped.json_schema()
         except (pydantic.PydanticUserError, pydantic.errors.PydanticInvalidForJsonSchema) as error:
