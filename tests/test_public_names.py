@@ -64,6 +64,7 @@ MANY_ROOMS = {
     "chaos": "drives what misbehaves from the inside",
     "fuzz": "feeds each parser and codec alone",
     "loopback": "has bots whose waits are short",
+    "agent/test_accepted_histories.py": "hands what runs leave in sessions to the encoder of requests",
     "agent/runtime/http/test_openapi_answers.py": "makes every document of the API from what it is made of",
 }
 """Tests that are about several rooms, and what they do there."""
