@@ -33,6 +33,7 @@ SLOW = {
     "discord/test_reference_client.py": "starts discord.py",
     "discord/test_soak.py": "soaks",
     "http/test_docs_in_browser.py": "starts a browser",
+    "http/test_own_pages_in_browser.py::test_a_page_of_ones_own_follows_runs_and_opens_websockets": "starts a browser",
     "http/test_proxies.py": "starts nginx and Caddy",
     "http/test_other_origins_in_browser.py": "starts a browser",
     "http/test_raw_bytes.py": "sends any bytes",
