@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hmac
 import logging
 from itertools import product
 from typing import Any
@@ -16,6 +17,7 @@ from quart import redirect, url_for
 
 from definable.agent import Agent
 from definable.agent.auth import APIKey, APIKeyAuth, AuthContext, AuthRequest, CompositeAuth, JWTAuth
+from definable.agent.session import MemorySessionStore, Session
 from definable.agent.trigger import Webhook
 from definable.testing import served
 
@@ -194,6 +196,83 @@ async def test_runs_and_sessions_of_others_are_as_if_they_were_not(serve: Serve)
             assert of_ann.text == of_nobody.text
         assert (await client.get("/sessions/trip", headers=ann)).status_code == 200
         assert (await client.get(f"/runs/{mine['run_id']}", headers=ann)).status_code == 200
+
+
+# The same by time: a clock would tell of the machine, so what is counted is the work.
+
+
+class CountingStore(MemorySessionStore):
+    """Sessions in memory, and what was asked of them: the operation, and how many messages it found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, int]] = []
+
+    async def load(self, session_id: str) -> Session | None:
+        session = await super().load(session_id)
+        self.asked.append(("load", 0 if session is None else len(session.messages)))
+        return session
+
+    async def save(self, session: Session) -> None:
+        self.asked.append(("save", len(session.messages)))
+        await super().save(session)
+
+    async def delete(self, session_id: str) -> bool:
+        self.asked.append(("delete", 0))
+        return await super().delete(session_id)
+
+
+@pytest.mark.parametrize(
+    "presented",
+    ["first-key", "last-key", "expired", "first-ke", "first-kez", "xirst-key", "last-kez", "", "x" * 100_000, "\xff"],
+    ids=[
+        "first",
+        "last",
+        "expired",
+        "begin",
+        "last differs",
+        "first differs",
+        "like the last",
+        "empty",
+        "long",
+        "byte",
+    ],
+)
+def test_a_key_is_compared_with_all_others_by_what_takes_constant_time(
+    presented: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comparison with `==`, or one that ends at the first key that fits, would be missing here."""
+    keys = {"first": "first-key", "old": APIKey("expired", expires=1), "more": "more", "last": "last-key"}
+    auth, compared, compare = APIKeyAuth(keys), list[tuple[Any, Any]](), hmac.compare_digest
+
+    def counted(known: Any, given: Any) -> bool:
+        compared.append((known, given))
+        return compare(known, given)
+
+    monkeypatch.setattr(hmac, "compare_digest", counted)
+    auth.authenticate(AuthRequest(headers={"x-api-key": presented}))
+    given = presented.encode("latin-1")
+    assert compared == [(key, given) for key in (b"first-key", b"expired", b"more", b"last-key")]
+
+
+@pytest.mark.parametrize("session_id", ["trip", "telegram~7"])
+@pytest.mark.parametrize("request_of", ["GET", "DELETE", "POST /run"])
+async def test_a_session_of_somebody_else_takes_the_same_work_as_none(session_id: str, request_of: str) -> None:
+    store, ann, eve = CountingStore(), {"x-api-key": "a"}, {"x-api-key": "e"}
+    agent = Agent("offline", auth=APIKeyAuth({"ann": "a", "eve": "e"}), sessions=store)
+    async with served(agent) as service:
+        for _ in range(5):
+            began = await service.client.post("/run", json={"input": "hi", "session_id": session_id}, headers=ann)
+            assert began.status_code == 200
+        work: list[list[tuple[str, int]]] = []
+        for name in (session_id, "0" * len(session_id)):
+            store.asked.clear()
+            if request_of == "POST /run":
+                await service.client.post("/run", json={"input": "hi", "session_id": name}, headers=eve)
+            else:
+                await service.client.request(request_of, f"/sessions/{name}", headers=eve)
+            work.append([*store.asked])
+    assert work[0] == work[1] != []
 
 
 # Secrets in logs: `planted_secrets` looks in every record of every test; here they are put wherever they might be.
