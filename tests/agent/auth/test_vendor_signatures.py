@@ -1,18 +1,18 @@
 """What vendors' own packages sign is accepted, and nothing that differs from it.
 
-`vendor_signatures.json` was made by those packages, each row by the version that it names; together they weigh 120 MB
+vendor_signatures.json was made by those packages, each row by the version that it names; together they weigh 120 MB
 and are no dependencies for that reason:
 
 | Vendor | Signed by |
 |---|---|
-| Slack | `slack_sdk.signature.SignatureVerifier.generate_signature` |
-| Stripe | `stripe.WebhookSignature.generate_signature_header` |
-| Standard Webhooks | `svix.Webhook.sign`; the tests call `standardwebhooks` itself besides (`test_signature.py`) |
-| Twilio | `twilio.request_validator.RequestValidator.compute_signature` |
-| GitHub | `sign` of the Node package `@octokit/webhooks-methods` |
-| Shopify | `createSHA256HMAC`, by which the Node package `@shopify/shopify-api` validates |
+| Slack | slack_sdk.signature.SignatureVerifier.generate_signature |
+| Stripe | stripe.WebhookSignature.generate_signature_header |
+| Standard Webhooks | svix.Webhook.sign; the tests call standardwebhooks itself besides (test_signature.py) |
+| Twilio | twilio.request_validator.RequestValidator.compute_signature |
+| GitHub | sign of the Node package @octokit/webhooks-methods |
+| Shopify | createSHA256HMAC, by which the Node package @shopify/shopify-api validates |
 
-Meta and Zoom publish no package that signs or verifies: `test_signature.py` has what their documentation says.
+Meta and Zoom publish no package that signs or verifies: test_signature.py has what their documentation says.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Behind a real nginx and a real Caddy, configured as `docs/deployment.md` shows.
+"""Behind a real nginx, Caddy and Traefik, configured as `docs/deployment.md` shows.
 
-TLS and HTTP/2 end there, and a Unix socket leads to the agent.
+TLS and HTTP/2 end there, and a Unix socket leads to the agent; from Traefik a port of the loopback interface.
 """
 
 from __future__ import annotations
@@ -61,13 +61,17 @@ async def behind(
 ) -> AsyncGenerator[tuple[Proxy, httpx2.AsyncClient]]:
     """A client of a proxy before the agent."""
     uds = directory / "http.sock"
+    where: dict[str, Any] = {"trusted_proxies": ["127.0.0.1"]}
+    if name != "traefik":
+        where = {"trusted_proxies": ["unix"], "uds": uds}
     with anyio.fail_after(60):
-        async with (
-            served(agent, uds=uds, root_path="/agent", trusted_proxies=["unix"], allowed_hosts=["agent.example"]),
-            proxy_before(name, uds, directory, strips_prefix=strips_prefix) as proxy,
-            another(proxy, http2=http2) as client,
-        ):
-            yield proxy, client
+        async with served(agent, root_path="/agent", allowed_hosts=["agent.example"], **where) as service:
+            target = service.client.base_url.netloc.decode() if name == "traefik" else str(uds)
+            async with (
+                proxy_before(name, target, directory, strips_prefix=strips_prefix) as proxy,
+                another(proxy, http2=http2) as client,
+            ):
+                yield proxy, client
 
 
 @pytest.mark.parametrize("strips_prefix", [False, True])
