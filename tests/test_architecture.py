@@ -74,7 +74,7 @@ HEAVY = [
     "opentelemetry",
 ]
 
-FEATURES = ("jwt", "telegram", "discord", "uvloop", "redis", "postgres", "otel", "anthropic")
+FEATURES = ("jwt", "telegram", "discord", "uvloop", "redis", "postgres", "otel", "anthropic", "mcp")
 """The extras that a user installs."""
 
 ROOMS = {

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .run.limits import UsageLimits
     from .run.output import RunEnded, RunOutput, RunStarted, RunStatus, TextDelta, ToolCallEnded, ToolCallStarted
     from .run.stream import RunStream
+    from .tools.mcp import MCPServer
     from .tools.result import ToolResult
     from .tools.tool import Tool, tool
 
@@ -27,6 +28,7 @@ __all__ = [
     "ToolCallEnded",
     "RunEnded",
     "ToolResult",
+    "MCPServer",
     "UsageLimits",
 ]
 
@@ -46,6 +48,7 @@ __getattr__: GetAttribute = lazy_exports(
         "ToolCallEnded": ".run.output",
         "RunEnded": ".run.output",
         "ToolResult": ".tools.result",
+        "MCPServer": ".tools.mcp",
         "UsageLimits": ".run.limits",
     },
 )

@@ -16,6 +16,8 @@ import anyio
 from definable.agent.session.base import Session, SessionStore
 from definable.agent.session.history import bounded, repaired
 from definable.agent.session.service import SessionService, SessionTurn
+from definable.agent.tools.mcp import MCPServer
+from definable.agent.tools.mcp_connection import reachable
 from definable.agent.tools.tool import Tool, index_tools
 from definable.concurrency.call import call_user
 from definable.concurrency.isolation import is_failure
@@ -82,7 +84,9 @@ class Runner:
         self.before_request: HookPoint = HookPoint("before_request", "the RunContext")
         self.after_response: HookPoint = HookPoint("after_response", "the RunOutput")
         self.on_error: HookPoint = HookPoint("on_error", "the RunContext", "the exception")
-        self._tools = tuple(tools)
+        tools = tuple(tools)
+        self._tools = [tool for tool in tools if not isinstance(tool, MCPServer)]
+        self.mcp_servers: list[MCPServer] = [tool for tool in tools if isinstance(tool, MCPServer)]
         self._output_type = output_type
         self._output_mode = output_mode
         self._limits = limits
@@ -93,7 +97,7 @@ class Runner:
 
     @cached_property
     def tools(self) -> Mapping[str, Tool]:
-        """The tools by name."""
+        """The tools by name, without those of MCP servers."""
         return index_tools(self._tools)
 
     @cached_property
@@ -233,10 +237,15 @@ class Runner:
         conversation: Conversation,
         session: Session,
         listener: Listener | None,
+        tools: Mapping[str, Tool] | None = None,
     ) -> Any:
+        if tools is None and self.mcp_servers:
+            async with reachable(self.mcp_servers, self.tools) as tools:
+                return await self._converse(request, context, conversation, session, listener, tools)
+        tools = self.tools if tools is None else tools
         output = None
         if self.output_type is not None:
-            output = self.output_type.wanted(self.model, self._output_mode, self.tools)
+            output = self.output_type.wanted(self.model, self._output_mode, tools)
         messages = conversation.messages
         if self.instructions or (output is not None and output.instructions):
             messages += await self._opening(context, "" if output is None else output.instructions)
@@ -246,7 +255,7 @@ class Runner:
             messages += bounded(conversation.kept, self._max_history)
         conversation.begin = len(messages)
         messages.append(request.input if isinstance(request.input, Message) else Message("user", request.input))
-        loop = RunLoop(self.model, self.tools, context, self._max_turns, output, self._limits, self._shorten, listener)
+        loop = RunLoop(self.model, tools, context, self._max_turns, output, self._limits, self._shorten, listener)
         return await loop.run(conversation)
 
     async def _opening(self, context: RunContext, besides: str) -> list[Message]:

@@ -248,6 +248,9 @@ class AgentRuntime(ServedAgent):
             yield
 
     async def _start(self, children: TaskGroup) -> None:
+        async with anyio.create_task_group() as connecting:  # at once; each within its time-out
+            for connection in self.mcp_connections:
+                connecting.start_soon(children.start, connection.run)
         await self.registry.recall(self.bus, self.triggers.promising)
         await children.start(run_child, "the event workers", self.workers.run, self._may_end)
         self.agent.emitter.begin()

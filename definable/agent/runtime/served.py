@@ -20,6 +20,7 @@ from definable.agent.auth.base import RefusalLog, has_limits
 from definable.agent.bus.base import Backlog, MeasuresBacklog
 from definable.agent.bus.memory import MemoryBus
 from definable.agent.interface.base import BaseInterface
+from definable.agent.tools.mcp_connection import MCPConnection
 from definable.agent.work import WorkTracker
 from definable.concurrency.clock import current_clock
 from definable.concurrency.rate_limits import SharesLimits
@@ -103,6 +104,8 @@ class ServedAgent:
         self.cron_loop: CronLoop = CronLoop(
             self.triggers.crons, source.fire, source.fire_many, source.make_up if self.bus.durable else None
         )
+        servers = dict.fromkeys(server for each in self._agents for server in each.runner.mcp_servers)
+        self.mcp_connections: list[MCPConnection] = [MCPConnection(server, serves=True) for server in servers]
         self._backlog: Mapping[str, float] = {}
         self._measured_at = -math.inf
         """Seconds of the event loop's clock."""
@@ -120,7 +123,8 @@ class ServedAgent:
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Whether all is well, and the state of every child, as `/health` shows them."""
         firings = self.firings if self.cron_loop.jobs else None
-        return health_of(self.name, bool(self.draining), self.supervisors, self._storage, firings=firings)
+        draining, connections = bool(self.draining), self.mcp_connections
+        return health_of(self.name, draining, self.supervisors, self._storage, firings=firings, connections=connections)
 
     async def backlog(self) -> Mapping[str, float]:
         """How many deliveries wait for a worker, and for how many seconds the oldest does; nothing where the bus cannot

@@ -25,6 +25,7 @@ from definable.agent.interface.pipeline import AgentHandle, Pipeline
 from definable.agent.parts import DEFAULT_NAME
 from definable.agent.run.context import RunRequest
 from definable.agent.run.output import Listener, RunOutput
+from definable.agent.tools.mcp_connection import MCPConnection
 from definable.agent.work import WorkTracker
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.call import contained
@@ -317,6 +318,7 @@ def health_of(
     storage: Iterable[tuple[str, object]] = (),
     *,
     firings: FiringCount | None,
+    connections: Iterable[MCPConnection] = (),
 ) -> tuple[bool, dict[str, Any]]:
     """Whether all is well, and the document of `/health`: truthful about every child, silent about secrets.
 
@@ -326,6 +328,7 @@ def health_of(
         supervisors: Of the interfaces.
         storage: What keeps things, by name; a part may say by an attribute `failure` that it cannot.
         firings: What became of cron firings; None where there are no jobs.
+        connections: Those to MCP servers.
     """
     children: dict[str, dict[str, Any]] = {"events": {"state": "draining" if draining else "running"}}
     if firings is not None:
@@ -334,6 +337,9 @@ def health_of(
     for supervisor in supervisors:
         well = well and supervisor.is_well
         children[supervisor.name] = {"state": supervisor.state.value}
+    for connection in connections:
+        well = well and connection.is_well
+        children[unused(connection.server.name, children)] = {"state": connection.state}
     for part_name, part in storage:
         if getattr(part, "failure", None) is not None:
             well = False
