@@ -26,6 +26,8 @@ from definable.concurrency.backoff import Backoff
 from definable.concurrency.logs import logger_named
 from definable.errors import ConfigurationError, MissingExtra, StorageError
 
+from .service_name import ServerAway
+
 if TYPE_CHECKING:
     from psycopg import Connection
 
@@ -66,7 +68,7 @@ REFUSED = ("22", "54")
 """Classes of SQLSTATE that the same data will get again: it cannot be represented, or is too large."""
 
 
-class PostgresAway(StorageError):
+class PostgresAway(ServerAway):
     """PostgreSQL cannot be reached, or does not answer: whether it did what it was asked to is not known."""
 
 

@@ -14,9 +14,9 @@ from os.path import isdir
 from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlencode, urlsplit
 
-from definable.errors import ConfigurationError, MissingExtra, StorageError
+from definable.errors import ConfigurationError, MissingExtra
 
-from .service_name import ServiceName
+from .service_name import ServerAway, ServiceName
 
 Value = TypeVar("Value")
 
@@ -25,7 +25,7 @@ DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
 
 
-class RedisAway(StorageError):
+class RedisAway(ServerAway):
     """Redis cannot be reached, or does not answer: whether it did what it was asked to is not known."""
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from definable.errors import ConfigurationError
+from definable.errors import ConfigurationError, StorageError
 
 DEFAULT_NAME = "definable"
 """Followed by the agent's name where it has one."""
+
+
+class ServerAway(StorageError):
+    """A server cannot be reached, or does not answer: whether it did what it was asked to is not known."""
 
 
 class ServiceName:

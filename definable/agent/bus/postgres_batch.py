@@ -52,6 +52,7 @@ class BatchTransaction:
         held: What is claimed and not settled.
         released: Dedupe keys to forget, with the claims that they must have; empty for any.
         names: Names of which messages waited the last time.
+        frees: Whether slots of limited names come free, for which other processes may wait.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class BatchTransaction:
         held: Sequence[Handle],
         released: Sequence[tuple[str, str]],
         names: Sequence[bytes],
+        *,
+        frees: bool,
     ) -> None:
         now = anyio.current_time()
         self.last_position: int = 0
@@ -74,6 +77,7 @@ class BatchTransaction:
         self._service, self._opening, self._lease = service, opening, lease
         self._number, self._held, self._released = batch.number, held, released
         self._demand, self._grants, self._known = claim.demand, dict(claim.grants), claim.known
+        self._limits, self._frees = dict(claim.limits), frees
         self._new = [
             _New(each.id, each.key, each.key_ttl, storable(each.name), each.data, max(each.due_at - now, 0.0),
                  None if each.replaces is None else storable(each.replaces), each.keeps_time, each.group)
@@ -118,7 +122,7 @@ class BatchTransaction:
         }
         self.last_position = max((position for (position,) in published), default=0)
         connection.execute(sql.END_BATCH, (self._number, json.dumps(outcome), self._opening))
-        if self._given_back or self._groups or replayed or any(not each.delay for each in self._new):
+        if self._given_back or self._groups or self._frees or replayed or any(not each.delay for each in self._new):
             connection.execute(sql.NOTIFY, (f"{self._service} {self._opening}",))
         claimed, has_more, next_due = ((), True, None) if claims is None else self._claimed(connection, claims)
         return Applied(claimed, has_more, next_due, **outcome)
@@ -197,15 +201,20 @@ class BatchTransaction:
             text = readable(name)
             if (self._known is None or text in self._known) and self._grants.get(text, 1) >= 1:
                 wanted[name] = int(min(left * AHEAD, self._grants.get(text, math.inf)))
-        args = {
+        args: dict[str, Any] = {
             "service": self._service,
             "opening": self._opening,
             "names": [*wanted],
             "counts": [*wanted.values()],
+            "sizes": [None if (limit := self._limits.get(readable(name))) is None else limit.size for name in wanted],
+            "skipped": [name for name in wanted if (limit := self._limits.get(readable(name))) and limit.skip],
             "demand": left,
         }
+        if any(size is not None for size in args["sizes"]):
+            connection.execute(sql.LOCK_LIMITS, args)
         return _Claims(
             connection.execute(sql.CLAIM, args) if wanted else (),
+            connection.execute(sql.CLAIM_SURPLUS, args) if args["skipped"] else (),
             connection.execute(sql.NEXT_DUE, args) if wanted else ((None,),),
             connection.execute(sql.WAITING_NAMES, args),
         )
@@ -214,7 +223,7 @@ class BatchTransaction:
         self, connection: Connection[tuple[Any, ...]], claims: _Claims
     ) -> tuple[Sequence[Message], bool, float | None]:
         """What was claimed, whether there is more, and in how many seconds the next is due."""
-        rows = sorted(claims.rows, key=lambda row: (row[6], row[0]))
+        rows = sorted([*claims.rows, *claims.surplus], key=lambda row: (row[6], row[0]))
         [(due,)] = claims.next_due
         names = [name for (name,) in claims.names]
         is_known = {*names} <= {*self.names}
@@ -227,10 +236,10 @@ class BatchTransaction:
     def _messages(self, connection: Connection[tuple[Any, ...]], rows: Sequence[tuple[Any, ...]]) -> Sequence[Message]:
         messages: list[Message] = []
         unread: list[tuple[Handle, bytes, int]] = []
-        for position, id, name, data, attempt, claims, _, group in rows:
+        for position, id, name, data, attempt, claims, _, group, is_surplus in rows:
             try:
                 attempts, decoded = attempt + claims - 1, decode_data(data)
-                messages.append(Message(position, id, readable(name), decoded, attempts, claims, False, group))
+                messages.append(Message(position, id, readable(name), decoded, attempts, claims, is_surplus, group))
             except StorageError as error:
                 logger.error("the event %s is a dead letter: %s", id, error)
                 unread.append((position, storable(str(error)), attempt + claims))
@@ -247,6 +256,7 @@ class _Claims(NamedTuple):
     """What was asked for, and not read yet."""
 
     rows: Iterable[tuple[Any, ...]]
+    surplus: Iterable[tuple[Any, ...]]
     next_due: Iterable[tuple[float | None]]
     names: Iterable[tuple[bytes]]
 

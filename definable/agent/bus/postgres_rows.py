@@ -29,10 +29,12 @@ SCHEMA = (
         claims integer NOT NULL DEFAULT 0,
         owner text,
         grp text,
-        is_first boolean NOT NULL DEFAULT true
+        is_first boolean NOT NULL DEFAULT true,
+        is_surplus boolean NOT NULL DEFAULT false
     )""",
     # `owner` is the opening that has claimed it. What waits is found by name, in the order in which it is due; of a
-    # group (`grp`) only the first one, in the order of positions.
+    # group (`grp`) only the first one, in the order of positions. What is claimed has a slot of its name, unless it is
+    # surplus.
     """CREATE INDEX IF NOT EXISTS definable_event_first ON definable_event (service, name, due_at, position)
         WHERE owner IS NULL AND is_first""",
     """CREATE INDEX IF NOT EXISTS definable_event_group ON definable_event (service, grp, position)
@@ -208,28 +210,65 @@ WAITING_NAMES = """WITH RECURSIVE waiting AS (
 ) SELECT name FROM waiting WHERE name IS NOT NULL"""
 """One step into the index for each name (https://wiki.postgresql.org/wiki/Loose_indexscan), not one for each row."""
 
-CLAIM = """UPDATE definable_event AS kept SET owner = %(opening)s, claims = claims + 1
+LOCK_LIMITS = """SELECT set_config('definable.limited', coalesce((
+    SELECT string_agg(number::text, ',') FROM unnest(%(names)s::bytea[], %(sizes)s::bigint[])
+    WITH ORDINALITY AS wanted (name, size, number)
+    WHERE size IS NOT NULL
+    AND pg_try_advisory_xact_lock(hashtextextended(%(service)s || ' limit ' || encode(name, 'hex'), 0))
+), ''), true)"""
+"""Only one replica at a time claims of a name that has a limit, and counts its slots when it has the lock."""
+
+USED = """SELECT count(*) FROM definable_event AS held
+WHERE held.service = %(service)s AND held.name = given.name AND held.owner IS NOT NULL AND NOT held.is_surplus"""
+
+WANTED: LiteralString = f"""wanted AS MATERIALIZED (
+    SELECT name, CASE WHEN size IS NULL THEN count
+        WHEN number::text = ANY(string_to_array(current_setting('definable.limited', true), ','))
+        THEN least(count, greatest(size - ({USED}), 0)) ELSE -1 END AS count
+    FROM unnest(%(names)s::bytea[], %(counts)s::bigint[], %(sizes)s::bigint[])
+    WITH ORDINALITY AS given (name, count, size, number)
+)"""
+"""How many may be claimed of each name: -1 where another replica claims of it now."""
+
+CLAIMED = "kept.position, kept.id, kept.name, data, attempt, claims, due_at, grp, is_surplus"
+
+CLAIM: LiteralString = f"""WITH {WANTED}
+UPDATE definable_event AS kept SET owner = %(opening)s, claims = claims + 1, is_surplus = false
 FROM (
     SELECT position FROM definable_event WHERE owner IS NULL AND position IN (
-        SELECT first.position FROM unnest(%(names)s::bytea[], %(counts)s::bigint[]) AS wanted (name, count)
-        CROSS JOIN LATERAL (
+        SELECT first.position FROM wanted CROSS JOIN LATERAL (
             SELECT position FROM definable_event AS waits
             WHERE waits.service = %(service)s AND waits.name = wanted.name AND owner IS NULL AND is_first
-            AND due_at <= now() ORDER BY due_at, position LIMIT wanted.count
+            AND due_at <= now() ORDER BY due_at, position LIMIT greatest(wanted.count, 0)
         ) AS first
     ) ORDER BY due_at, position LIMIT %(demand)s FOR UPDATE SKIP LOCKED
 ) AS found
 WHERE kept.position = found.position
-RETURNING kept.position, kept.id, kept.name, kept.data, kept.attempt, kept.claims, kept.due_at, kept.grp"""
+RETURNING {CLAIMED}"""
 
-NEXT_DUE = """SELECT extract(epoch FROM min(first.due_at) - now())::float8
-FROM unnest(%(names)s::bytea[]) AS wanted (name) CROSS JOIN LATERAL (
+CLAIM_SURPLUS: LiteralString = f"""WITH {WANTED}
+UPDATE definable_event AS kept SET owner = %(opening)s, claims = claims + 1, is_surplus = true
+FROM (
+    SELECT position FROM definable_event JOIN wanted USING (name) WHERE service = %(service)s AND wanted.count = 0
+    AND name = ANY(%(skipped)s::bytea[]) AND owner IS NULL AND is_first AND due_at <= now()
+    AND attempt = 0 AND claims = 0 ORDER BY due_at, position LIMIT %(demand)s FOR UPDATE OF definable_event SKIP LOCKED
+) AS found
+WHERE kept.position = found.position
+RETURNING {CLAIMED}"""
+"""What is no retry, of names that are skipped when all their slots are used."""
+
+NEXT_DUE: LiteralString = f"""WITH {WANTED} SELECT extract(epoch FROM min(first.due_at) - now())::float8
+FROM wanted CROSS JOIN LATERAL (
     SELECT due_at FROM definable_event AS waits
     WHERE waits.service = %(service)s AND waits.name = wanted.name AND owner IS NULL AND is_first
     ORDER BY due_at LIMIT 1
-) AS first"""
+) AS first WHERE wanted.count <> 0"""
 
-OWNED = """SELECT position, id, name, data, attempt, claims, due_at, grp FROM definable_event
+SLOTS = """SELECT name, count(*), bool_or(owner = %s) FROM definable_event
+WHERE service = %s AND owner IS NOT NULL AND NOT is_surplus GROUP BY name"""
+"""How many are used of each name, and whether an opening has one of them."""
+
+OWNED = """SELECT position, id, name, data, attempt, claims, due_at, grp, is_surplus FROM definable_event
 WHERE owner = %s AND position <> ALL(%s) ORDER BY due_at, position"""
 
 PASSED = """SELECT DISTINCT name FROM definable_event

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import ssl
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
@@ -16,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.lowlevel import checkpoint
 
-from definable.errors import ConfigurationError, StorageError
+from definable.errors import StorageError
 from definable.storage.redis_address import KeyPrefix, RedisAddress, RedisAway, integer, list_of, nothing, optional_data
 
 from .base import MAX_SCANNED, Backlog, DeadLetter, WaitingRun
-from .batch import Applied, BatchRefused, Claim, Handle, Limit, Message, WriteBatch, decode_data
+from .batch import Applied, BatchRefused, Claim, Handle, Message, WriteBatch, decode_data
 from .claims import MAX_DELIVERIES
-from .dedupe import digest
-from .queue import DEFAULT_BUFFER, UNKNOWN_TTL, QueueBus
+from .queue import DEFAULT_BUFFER, UNKNOWN_TTL
 from .redis_script import (
     BusScript,
     applied_answer,
@@ -37,16 +35,14 @@ from .redis_script import (
     slot_args,
     storable,
 )
-from .store import Queue, SharedStore
+from .shared import DEFAULT_LEASE, ServerStore, SharedBus
+from .store import Queue
 
 if TYPE_CHECKING:
     from definable.concurrency.rate_limits import Limits
     from definable.storage.redis_link import RedisLink
 
     from .redis_claims import RedisConsumer
-
-DEFAULT_LEASE = 30.0
-"""Seconds."""
 
 DEFAULT_TIMEOUT = 5.0
 """Seconds."""
@@ -64,7 +60,7 @@ TOO_LARGE = ("exceeds", "too large", "too big", "invalid bulk length")
 """In an error of Redis: it will say the same again."""
 
 
-class RedisBus(QueueBus):
+class RedisBus(SharedBus):
     """Shares events over replicas: each is handled by one of them. For Redis or Valkey from 6.2 on.
 
     - What `await publish` accepted is with Redis, and as safe as Redis keeps it (`appendonly yes` survives the death of
@@ -125,82 +121,31 @@ class RedisBus(QueueBus):
         unknown_ttl: float = UNKNOWN_TTL,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        for name, seconds in (("lease", lease), ("timeout", timeout)):
-            if not (seconds > 0 and math.isfinite(seconds)):
-                raise ConfigurationError(f"{name}={seconds!r}: seconds, greater than 0")
-        super().__init__(buffer=buffer, timeout=timeout, max_deliveries=max_deliveries, waiting="wait for Redis")
-        self._address = RedisAddress(url, "RedisBus", ssl_context)
-        self._prefix = KeyPrefix(prefix, "RedisBus")
-        self._store_options: dict[str, Any] = {
+        bounds: dict[str, Any] = {
             "lease": lease,
             "timeout": timeout,
-            "unknown_ttl": unknown_ttl,
+            "buffer": buffer,
+            "max_deliveries": max_deliveries,
         }
+        super().__init__(KeyPrefix(prefix, "RedisBus"), **bounds, waiting="wait for Redis")
+        self._address = RedisAddress(url, "RedisBus", ssl_context)
+        self._unknown_ttl = unknown_ttl
 
     def __repr__(self) -> str:
         return f"RedisBus({self._address!r})"
 
     def new_store(self) -> RedisStore:
-        return RedisStore(self._address, prefix=str(self._prefix), **self._store_options)
+        seconds = {"lease": self._lease, "timeout": self._timeout, "unknown_ttl": self._unknown_ttl}
+        return RedisStore(self._address, prefix=str(self._service), **seconds)
 
     def rate_limits(self) -> AbstractAsyncContextManager[Limits]:
         """The limits that replicas share in this Redis, while the context is open; see `SharesLimits`."""
         from definable.storage.redis_limits import redis_limits  # loads coredis
 
-        return redis_limits(self._address, str(self._prefix))
-
-    def belongs_to(self, agent: str | None) -> None:
-        """Keep events under an agent's name, where no prefix was given; called when an agent is given the bus.
-
-        Raises:
-            ConfigurationError: Agents of several names share it.
-        """
-        self._prefix.follow(agent)
-
-    @property
-    def durable(self) -> bool:
-        return True
-
-    @property
-    def shared(self) -> bool:
-        return True
-
-    def limit_name(self, name: str, count: int, *, skip: bool) -> None:
-        """Have so many of this name handled at once over all replicas; see `SharesLimits`."""
-        self._opened().claims.limit_name(name, Limit(count, skip))
-
-    async def dead_letters(self) -> Sequence[DeadLetter]:
-        queue = self._opened()
-        with suppress(StorageError):  # while Redis refuses what is new, it still lists what it has
-            await queue.writes.all_written()
-        return await queue.store.dead_letters()
-
-    async def keep_value(self, key: str, value: bytes, ttl: float, *, replace: bool = False) -> bytes | None:
-        """Remember a value for all replicas; see `KeepsValues`."""
-        store = self._opened().store
-        assert isinstance(store, RedisStore)
-        return await store.keep_value(digest(key), value, ttl, replace=replace)
-
-    async def drop_value(self, key: str) -> None:
-        """Forget a value; see `KeepsValues`."""
-        store = self._opened().store
-        assert isinstance(store, RedisStore)
-        await store.drop_value(digest(key))
-
-    async def backlog(self) -> Backlog:
-        """What waits for a worker; see `MeasuresBacklog`."""
-        store = self._opened().store
-        assert isinstance(store, RedisStore)
-        return await store.backlog()
-
-    async def waiting_runs(self, names: Collection[str], limit: int) -> Sequence[WaitingRun]:
-        """The runs that were promised and are not settled, oldest first; see `RemembersRuns`."""
-        store = self._opened().store
-        assert isinstance(store, RedisStore)
-        return await store.waiting_runs(names, limit)
+        return redis_limits(self._address, str(self._service))
 
 
-class RedisStore(SharedStore):
+class RedisStore(ServerStore):
     """The messages in Redis, for one opening.
 
     Args:
@@ -383,6 +328,10 @@ class RedisStore(SharedStore):
             found = await self._commands.call(b"GET", key, read=optional_data)
             if found is not None:  # else it has expired in between
                 return found
+
+    async def reconnected(self) -> None:
+        assert self._commands is not None
+        await self._commands.is_up()
 
     async def drop_value(self, digest: str) -> None:
         """See `KeepsValues.drop_value`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -28,15 +27,10 @@ from .redis_script import (
     storable,
     swept_answer,
 )
+from .shared import SharedConsumer
 from .store import Queue
 
 logger: logging.Logger = logger_named(__name__)
-
-MAX_BLOCK = 1.0
-"""Seconds between two looks for what no process cares for any more."""
-
-BEATS = 3
-"""Heartbeats in the time of a lease."""
 
 WAITS, HAS_SLOT, IS_SURPLUS = range(3)
 """What `admit` answers of a message."""
@@ -45,7 +39,7 @@ HELD_AT_ONCE = 500
 """Leases that are renewed in one call."""
 
 
-class RedisConsumer:
+class RedisConsumer(SharedConsumer):
     """Claims for one opening of a bus, and renews the leases of what is claimed.
 
     Args:
@@ -69,13 +63,10 @@ class RedisConsumer:
         lease: float,
         unknown_ttl: float,
     ) -> None:
+        super().__init__(queue, opening=opening, lease=lease, unknown_ttl=unknown_ttl)
         self.last_entry: bytes = b"0-0"
         """The last that this opening has brought into the stream."""
-        self.is_taking: bool = False
-        """Whether messages may be on their way from Redis."""
         self._script, self._commands, self._reads = script, commands, reads
-        self._queue = queue
-        self._opening, self._lease, self._unknown_ttl = opening, lease, unknown_ttl
         self._parked: set[str] = set()
         """Names with a list of their own, as far as is known."""
         self._blocked: set[str] = set()
@@ -85,7 +76,7 @@ class RedisConsumer:
         self.answers_lost: bool = False
         """Whether a connection may have taken along what Redis had claimed for this consumer."""
         self._held_in_redis = False
-        self._next_sweep = self._last_beat = 0.0
+        self._last_beat = 0.0
         self._cursor = b"0-0"
 
     @property
@@ -119,40 +110,25 @@ class RedisConsumer:
         )
         return messages, has_more
 
-    async def run(self) -> None:
-        """Claim what comes, and renew leases, until cancelled."""
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._beat)
-            while await self._queue.demanded():
-                self.is_taking = True
-                try:
-                    await self._take()
-                except RedisAway:
-                    self.answers_lost = True
-                    await self._reads.is_up()
-                    self._let_others_renew()
-                except StorageError as refusal:
-                    logger.warning("nothing can be claimed at present: %s", refusal)
-                    with suppress(StorageError):
-                        await self._script.prepare()
-                    await anyio.sleep(MAX_BLOCK)
-                    self._let_others_renew()
-                finally:
-                    self.is_taking = False
-
     # --- claims
 
     async def _take(self) -> None:
         if self.answers_lost:
             await self._recover()
-        pause = self._next_sweep - anyio.current_time()
-        if pause <= 0:
-            await self._sweep()
-        else:
-            await self._await_new(min(pause, MAX_BLOCK))
+        await super()._take()
 
-    async def _sweep(self) -> None:
-        """What others have left, and what others could not begin."""
+    async def recover_connection(self) -> None:
+        self.answers_lost = True
+        await self._reads.is_up()
+
+    async def prepare(self) -> None:
+        await self._script.prepare()
+
+    async def connection_changed(self) -> None:
+        await self._commands.is_down()
+        await self._commands.is_up()
+
+    async def sweep(self) -> None:
         if anyio.current_time() - self._last_beat > self._lease / 2:
             await self.renew()  # its own are not others'
         known = self._queue.claim.known
@@ -161,10 +137,7 @@ class RedisConsumer:
         self._cursor, swept, due, parked = await self._script.call("sweep", *args, read=swept_answer)
         self._parked = {readable(name) for name in parked}
         if self._cursor == b"0-0":
-            # By chance: Redis gives to whoever waits longest, and of replicas that began anew each second that would be
-            # the same one for all that comes each second.
-            pause = min(MAX_BLOCK, self._lease / BEATS) * random.uniform(0.5, 1.0)
-            self._next_sweep = anyio.current_time() + pause
+            self.sweep_is_done()
         has_more = any(known is None or name in known for name in self._parked)
         await self._arrived([entry for entry in swept if entry[0] not in self._queue.held], due, has_more=has_more)
 
@@ -176,7 +149,7 @@ class RedisConsumer:
         self.answers_lost = False
         await self._arrived(entries)
 
-    async def _await_new(self, seconds: float) -> None:
+    async def take_new(self, seconds: float) -> None:
         count = max(self._queue.demand, 1)
         words = ("GROUP", "workers", self._opening, "COUNT", count, "BLOCK", milliseconds(seconds), "STREAMS")
         entries = await self._reads.call(
@@ -268,24 +241,6 @@ class RedisConsumer:
             logger.exception("the entry %s is no event of ours: it is dropped", handle)
             self._queue.dismiss(handle, by_name=False)
             return None
-
-    def _let_others_renew(self) -> None:
-        """Those who hold something renew their leases first: they were not dead, Redis was not to be had."""
-        self._next_sweep = anyio.current_time() + self._lease / BEATS
-
-    async def _beat(self) -> None:
-        """Renew leases until cancelled, and as soon as Redis is back."""
-        while True:
-            pause = self._lease / BEATS
-            try:
-                await self.renew()
-            except RedisAway:
-                pass
-            except StorageError:  # it is there, and will not say when it takes writes again
-                pause = min(pause, MAX_BLOCK)
-            with anyio.move_on_after(pause):
-                await self._commands.is_down()
-                await self._commands.is_up()
 
     async def renew(self) -> None:
         """Renew the leases of what is held, and let go of what was lost."""

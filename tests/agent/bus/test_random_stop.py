@@ -40,9 +40,6 @@ LIMIT = 60.0
 
 KINDS = ("fine", "fine", "nap", "limited", "fails", "retried", "later", "keyed", "keyed")
 
-KEYS = 3
-"""Of the events whose order is kept."""
-
 
 @dataclass
 class Notes:
@@ -52,8 +49,8 @@ class Notes:
     done: set[str] = field(default_factory=set)
     raised: set[str] = field(default_factory=set)
     """Those whose last attempt failed."""
-    order: list[int] = field(default_factory=list[int])
-    """Of events with a key, those that were done."""
+    order: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
+    """Of events with a key, those that were done, by the client, whose events are accepted in order."""
 
 
 @dataclass
@@ -79,25 +76,25 @@ def agent_on(bus: EventBus, notes: Notes, chance: random.Random) -> Agent:
                     notes.raised.add(event.body["id"])
                 raise RuntimeError(kind)
             if kind == "keyed":
-                notes.order.append(int(event.body["id"]))
+                notes.order.setdefault(event.body["client"], []).append(int(event.body["id"]))
             notes.done.add(event.body["id"])
 
     for kind in {*KINDS}:
-        options: dict[str, Any] = {"key": lambda event: int(event.body["id"]) % KEYS} if kind == "keyed" else {}
+        options: dict[str, Any] = {"key": lambda event: event.body["client"]} if kind == "keyed" else {}
         add(kind, max_concurrency=1 if kind == "limited" else None, retries=3 if kind == "retried" else 0, **options)
     return agent
 
 
-async def emit(agent: Agent, notes: Notes, chance: random.Random, ids: itertools.count[int]) -> None:
+async def emit(agent: Agent, notes: Notes, chance: random.Random, ids: itertools.count[int], client: int) -> None:
     """Emit until it is refused."""
     while True:
         kind, id = chance.choice(KINDS), f"{next(ids)}"
         delay = chance.choice((0.02, 30.0)) if kind == "later" else None
         try:
             if chance.random() < 0.5:
-                agent.emit(kind, {"id": id}, delay=delay)
+                agent.emit(kind, {"id": id, "client": client}, delay=delay)
             else:
-                await agent.aemit(kind, {"id": id}, delay=delay)
+                await agent.aemit(kind, {"id": id, "client": client}, delay=delay)
         except EventBufferFull:
             pass
         except EventBusClosed:
@@ -114,8 +111,8 @@ async def make_round(home: Home, seed: int) -> tuple[Notes, ShutdownReport]:
         grace = chance.choice((0.0, 0.05, 0.3, 5.0))
         options: dict[str, Any] = {"event_workers": chance.choice((1, 5, 50)), "enable_server": False}
         async with agent.running(shutdown_timeout=grace, **options) as runtime:
-            for _ in range(chance.choice((1, 5))):
-                clients.start_soon(emit, agent, notes, chance, ids)
+            for client in range(chance.choice((1, 5))):
+                clients.start_soon(emit, agent, notes, chance, ids, client)
             await anyio.sleep(chance.uniform(0.0, 0.3))
         report = runtime.report
     assert report is not None
@@ -137,8 +134,7 @@ def check(home: Home, notes: Notes, report: ShutdownReport, seed: int, *, is_dur
         ended = counts.completed + counts.cancelled + counts.never_started
         assert len(notes.accepted) == ended, told
     assert dead <= notes.raised, told
-    for key in range(KEYS):
-        done = [number for number in notes.order if number % KEYS == key]
+    for done in notes.order.values():
         assert done == sorted(done), told
     if is_durable:
         assert counts.failed == len(dead), told
