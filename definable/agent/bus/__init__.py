@@ -11,6 +11,7 @@ store.py     what it asks of a store: write a batch, claim what is due
 batch.py     what travels between them
 memory.py    the store in this process
 sqlite.py    the store in a file (loads sqlite3 when first used)
+shared.py    what buses on a server have in common: arguments, values, leases, sweeps
 redis.py     the store in Redis, shared by replicas (loads coredis when first used); redis.lua is its server's part
 postgres.py  the store in PostgreSQL, shared by replicas (loads psycopg when first used)
 ```

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeAlias, cast
 
 import anyio
@@ -178,8 +179,8 @@ class Emitter:
         if when is not None:
             await keeping_later(connection.bus).publish_many(_submissions(publications))
             return
-        if len(publications) > 1 and isinstance(connection.bus, PublishesMany) and not self._is_on_worker(connection):
-            await connection.bus.publish_many(_submissions(publications))
+        if len(publications) > 1 and _takes_many(type(connection.bus)) and not self._is_on_worker(connection):
+            await keeping_later(connection.bus).publish_many(_submissions(publications))
             return
         for publication in publications:
             await self._publish(publication, connection)
@@ -474,9 +475,14 @@ def keeping_later(bus: EventBus) -> PublishesMany:
     Raises:
         ConfigurationError: It does not.
     """
-    if not isinstance(bus, PublishesMany):
+    if not _takes_many(type(bus)):
         raise ConfigurationError(
             f"{bus!r} keeps no events for later, nor in the order of a key: it lacks `publish_many`, `submit_nowait`, "
             "`cancel`"
         )
-    return bus
+    return cast("PublishesMany", bus)
+
+
+@cache
+def _takes_many(bus: type[EventBus]) -> bool:
+    return issubclass(bus, PublishesMany)  # which takes as long as publishing

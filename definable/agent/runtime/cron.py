@@ -4,8 +4,7 @@
 agent stops, and what it published is drained by the workers. `/health`, the banner and the report read its counters.
 
 - `FiredTimes`: which nominal times a job has fired, so that a clock that steps back repeats none. Pure.
-- `CronSource`: a firing becomes a delivery of the event bus, once over all replicas and restarts.
-- `CronLoop`: finds out what is due, calls the source, and counts.
+- `CronLoop`: finds out what is due, calls the source (`cron_source.py`), and counts.
 """
 
 from __future__ import annotations
@@ -14,24 +13,21 @@ import heapq
 import itertools
 import logging
 import math
-import random
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import anyio
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
-from definable.agent.bus.base import DEDUPE_TTL, EventBus, PublishesMany, Submission
-from definable.agent.bus.emitter import LATER_KEY
 from definable.agent.trigger.cron import TimeTrigger
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.clock import WallClock, current_clock
 from definable.concurrency.logs import logger_named
-from definable.errors import EventBufferFull, EventBusError, StorageError
+from definable.errors import EventBusError, StorageError
 
-from .triggers import TriggerTable
+from .cron_source import YIELD_EVERY, FiresMany, MakeUp, delay_of
 
 MAX_SPANS = 4
 """A step of the clock begins a new span, and the oldest one is forgotten."""
@@ -77,122 +73,8 @@ class FiredTimes:
 logger: logging.Logger = logger_named(__name__)
 
 
-FireMany: TypeAlias = Callable[[Sequence[tuple[TimeTrigger, float]]], Awaitable[None]]
-"""Publishes firings together: jobs and their nominal times in Unix seconds."""
-
-FIRED_AT_ONCE = 500
-"""Firings that are published together."""
-
-SERVED_KEY = "cron: served before"
-"""A dedupe key that is taken from the first start on a durable bus on."""
-
-SERVED_TTL = 366 * 24 * 3600.0
-"""Seconds for which it is."""
-
-MAX_SKEW = 3600.0
-"""Seconds by which the clocks of replicas may be apart: so long after it could come late, a firing is remembered."""
-
-
-class CronSource:
-    """Publishes firings, each under its job and nominal time.
-
-    Args:
-        bus: Carries them.
-        triggers: Knows the jobs' keys.
-    """
-
-    def __init__(self, bus: EventBus, triggers: TriggerTable) -> None:
-        self._bus = bus
-        self._triggers = triggers
-
-    async def fire(self, job: TimeTrigger, nominal: float) -> None:
-        """Publish one firing, unless another replica has.
-
-        Args:
-            job: What fires.
-            nominal: When its schedule says, in Unix seconds.
-        """
-        key, data, dedupe_key, ttl = self._submission(job, nominal)[:4]
-        accepted = False
-        try:  # waiting for the event loop at each of thousands makes the last ones late
-            accepted = self._bus.publish_nowait(key, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
-        except EventBufferFull:
-            accepted = await self._bus.publish(key, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
-        if not accepted:
-            logger.debug("%s at %s was fired by another replica", job.source, nominal)
-
-    @property
-    def fire_many(self) -> FireMany | None:
-        """Publishes firings together, where the bus has to wait for a disk or a broker; else None."""
-        bus = self._bus
-        if not bus.durable:
-            return None
-        return self._publish_many if isinstance(bus, PublishesMany) else self._publish_one_by_one
-
-    async def _publish_many(self, firings: Sequence[tuple[TimeTrigger, float]]) -> None:
-        assert isinstance(self._bus, PublishesMany)
-        await self._bus.publish_many([self._submission(job, nominal) for job, nominal in firings])
-
-    async def _publish_one_by_one(self, firings: Sequence[tuple[TimeTrigger, float]]) -> None:
-        for job, nominal in firings:
-            name, data, dedupe_key, ttl = self._submission(job, nominal)[:4]
-            await self._bus.publish(name, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
-
-    async def make_up(self, firings: Iterable[tuple[TimeTrigger, float]]) -> Sequence[TimeTrigger]:
-        """Publish those of late firings that nobody has made, where a service was on this durable bus before.
-
-        Returns:
-            The jobs that fire so.
-        """
-        bus = self._bus
-        if not bus.durable or not isinstance(bus, PublishesMany) or await self._is_first_start(bus):
-            return ()
-        made: list[TimeTrigger] = []
-        for some in batched(firings, FIRED_AT_ONCE):
-            accepted = await bus.publish_many([self._submission(*firing, delay=_delay(firing[0])) for firing in some])
-            made += [job for (job, _), is_new in zip(some, accepted, strict=True) if is_new]
-        return made
-
-    async def _is_first_start(self, bus: PublishesMany) -> bool:
-        """Whether this is the first service on the bus: what came due before it is nobody's loss."""
-        # A message is what a dedupe key is kept with; this one is withdrawn long before its time.
-        data = {"body": {"event": SERVED_KEY, "data": None}}
-        mark = Submission(LATER_KEY, data, SERVED_KEY, SERVED_TTL, delay=SERVED_TTL, key=SERVED_KEY)
-        [is_first] = await bus.publish_many([mark])
-        if is_first:
-            await bus.cancel(SERVED_KEY)
-        return is_first
-
-    def _submission(self, job: TimeTrigger, nominal: float, delay: float = 0.0) -> Submission:
-        key = self._triggers.key_of(job)
-        data = {"body": None, "source": job.source, "timestamp": nominal}
-        return Submission(key, data, f"{key}@{nominal:.3f}", remembered(job, nominal), delay)
-
-
-def remembered(job: TimeTrigger, nominal: float) -> float:
-    """Seconds for which a firing is remembered: longer than another replica may come late with it."""
-    grace = job.misfire_grace
-    if grace > DEDUPE_TTL:  # a late one is overtaken by the next time of the job
-        grace = min(grace, job.next_after(nominal) - nominal)
-    return grace + job.jitter + MAX_SKEW
-
-
-def batched(firings: Iterable[tuple[TimeTrigger, float]], count: int) -> Iterator[Sequence[tuple[TimeTrigger, float]]]:
-    """Firings in groups of so many."""
-    left = iter(firings)
-    while some := tuple(itertools.islice(left, count)):
-        yield some
-
-
-MakeUp: TypeAlias = Callable[[Iterable[tuple[TimeTrigger, float]]], Awaitable[Sequence[TimeTrigger]]]
-"""Publishes those of late firings that nobody has made; returns their jobs."""
-
 Fire: TypeAlias = Callable[[TimeTrigger, float], Awaitable[None]]
 """Publishes one firing: the job and its nominal time in Unix seconds. It should be quick, later jobs wait for it."""
-
-YIELD_EVERY = 16
-"""Jobs that are dealt with before other tasks get their turn: fewer than the workers take in one of theirs, or what was
-published would wait for all the rest to be."""
 
 STEP_TOLERANCE = 1.0
 """Seconds by which the wall clock may fall behind the loop's clock between two looks before it counts as a step."""
@@ -250,7 +132,7 @@ class CronLoop:
         self,
         jobs: Iterable[TimeTrigger],
         fire: Fire,
-        fire_many: FireMany | None = None,
+        fire_many: FiresMany | None = None,
         make_up: MakeUp | None = None,
     ) -> None:
         self.jobs: tuple[TimeTrigger, ...] = tuple(dict.fromkeys(jobs))
@@ -259,7 +141,8 @@ class CronLoop:
         self.failed: Counter[TimeTrigger] = Counter()
         self.late: Counter[TimeTrigger] = Counter()
         self._fire = fire
-        self._fire_many = fire_many
+        self._fire_many = None if fire_many is None else fire_many.publish
+        self._at_once = 0 if fire_many is None else fire_many.at_once
         self._make_up = make_up
         self._collected: list[tuple[TimeTrigger, float, int]] = []
         """Firings that are published together next, with how often each could not be."""
@@ -372,7 +255,7 @@ class CronLoop:
                 if self._is_still_wanted(due, now):
                     await self._publish(due.job, due.nominal, due.failures)
             elif now < due.nominal + SHORTEST_INTERVAL:
-                delay = _delay(due.job)
+                delay = delay_of(due.job)
                 fires = self._fires(due.job, due.nominal, now - delay)
                 on_time.append((due, fires))
                 if fires:
@@ -394,7 +277,7 @@ class CronLoop:
         """Fire the latest time of a job that has come since; earlier ones are missed."""
         job = due.job
         nominal, successor = self._latest(due, now)
-        delay = _delay(job)
+        delay = delay_of(job)
         fires = self._fires(job, nominal, now - delay)
         self._succeed(job, nominal, successor, fires)
         if fires:
@@ -445,7 +328,7 @@ class CronLoop:
             del self._unpublished[job]
         if self._fire_many is not None:
             self._collected.append((job, nominal, failures))
-            if len(self._collected) >= FIRED_AT_ONCE:
+            if len(self._collected) >= self._at_once:
                 await self._publish_collected()
             return
         try:
@@ -491,11 +374,6 @@ class CronLoop:
         self._unpublished[job] = nominal
         when = current_clock().now() + PUBLISH_BACKOFF.delay(failures)
         heapq.heappush(self._heap, Due(when, next(self._order), job, nominal, True, failures))
-
-
-def _delay(job: TimeTrigger) -> float:
-    """Seconds for which the job's jitter holds a firing back."""
-    return random.uniform(0, job.jitter) if job.jitter else 0.0
 
 
 def _lead(clock: WallClock) -> float:

@@ -27,7 +27,8 @@ from definable.concurrency.rate_limits import SharesLimits
 from definable.errors import EventBusError, StorageError
 
 from .banner import ServedChat, ServiceSummary
-from .cron import CronLoop, CronSource
+from .cron import CronLoop
+from .cron_source import CronSource
 from .dispatch import Dispatcher
 from .ingress import Ingress
 from .runs import RunRegistry

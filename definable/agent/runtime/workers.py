@@ -13,7 +13,7 @@ import anyio
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from definable.agent.bus.base import ClaimsByName, Delivery, EventBus, Limited, Parkable, SharesLimits
+from definable.agent.bus.base import ClaimsByName, Delivery, EventBus, Parkable, SharesLimits
 from definable.agent.bus.emitter import LATER_KEY, Emitter
 from definable.agent.trigger.base import BaseTrigger, TriggerEvent
 from definable.agent.trigger.content import own_body
@@ -171,7 +171,7 @@ class Workers:
 
     async def _admitted(self, limit: ConcurrencyLimit, delivery: Delivery) -> bool:
         """Whether the delivery is to be handled now."""
-        if isinstance(delivery, Limited) and delivery.is_surplus:
+        if getattr(delivery, "is_surplus", False):  # of `Limited`: to ask for the protocol costs as much as the rest
             await self._skip(limit, delivery)
             return False
         admission = limit.admit(delivery)

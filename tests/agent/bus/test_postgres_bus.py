@@ -13,8 +13,9 @@ from loopback.postgres import PostgresServer
 
 from definable.agent import Agent
 from definable.agent.bus import Delivery, PostgresBus
-from definable.agent.bus import postgres as implementation
+from definable.agent.bus import shared as implementation
 from definable.agent.bus.postgres import PostgresStore
+from definable.agent.bus.postgres_claims import PostgresConsumer
 from definable.agent.session import PostgresSessionStore
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.errors import ConfigurationError, SessionConflict, StorageError
@@ -58,7 +59,7 @@ def die(bus: PostgresBus) -> None:
 
     async def nothing(held: Any = None) -> None: ...
 
-    store.renew = nothing  # type: ignore[method-assign]
+    store.consumer.renew = nothing  # type: ignore[method-assign]
     store.close = nothing  # type: ignore[method-assign]
 
 
@@ -112,10 +113,10 @@ async def test_a_notification_wakes_another_replica(postgres: str, monkeypatch: 
 async def test_without_notifications_others_are_looked_for_each_second(
     postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(store: PostgresStore) -> None:
+    def refuse(consumer: PostgresConsumer) -> None:
         raise psycopg.OperationalError("a pooler in transaction mode")
 
-    monkeypatch.setattr(PostgresStore, "_open_listener", refuse)
+    monkeypatch.setattr(PostgresConsumer, "_open_listener", refuse)
     publisher, other = PostgresBus(postgres), PostgresBus(postgres)
     async with publisher.open(), other.open(), other.consume() as deliveries, anyio.create_task_group() as group:
         taken: list[Delivery] = []
@@ -152,13 +153,13 @@ async def test_a_handler_whose_lease_is_lost_is_cancelled_and_what_it_says_is_no
         await slow.publish("job", {"n": 1})
         [lost] = await take(deliveries)
         store = store_of(slow)
-        renew, back = store.renew, anyio.Event()
+        renew, back = store.consumer.renew, anyio.Event()
 
         async def when_back() -> None:
             await back.wait()
             await renew()
 
-        store.renew = when_back  # type: ignore[method-assign]
+        store.consumer.renew = when_back  # type: ignore[method-assign]
         [taken] = await take(others)
         assert (taken.id, taken.attempt) == (lost.id, 2)
         back.set()

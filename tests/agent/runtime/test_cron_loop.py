@@ -166,7 +166,7 @@ async def test_an_earlier_firing_that_jitter_brings_later_takes_no_other_attempt
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     delays = iter([90.0, 10.0])
-    monkeypatch.setattr("definable.agent.runtime.cron._delay", lambda job: next(delays, 0.0))
+    monkeypatch.setattr("definable.agent.runtime.cron.delay_of", lambda job: next(delays, 0.0))
     firings = Refusing(until=2.4)
     async with running(Cron("1,2 9 * * *", misfire_grace=HOUR), fire=firings):
         await anyio.sleep(HOUR)

@@ -11,7 +11,8 @@ import pytest
 
 from definable.agent import Agent
 from definable.agent.bus import MemoryBus
-from definable.agent.runtime.cron import CronLoop, CronSource
+from definable.agent.runtime.cron import CronLoop
+from definable.agent.runtime.cron_source import CronSource
 from definable.agent.runtime.triggers import TriggerTable
 from definable.agent.trigger import Cron, TriggerEvent
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
