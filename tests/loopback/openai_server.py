@@ -22,7 +22,7 @@ import h11
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 
 from .openai_rules import Refusal, check
-from .provider_rules import MORE_FIELDS, REASONING, check_provider
+from .provider_rules import check_provider, fields_of
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class OpenAIServer:
         sender = _Sender(stream, connection)
         try:
             where = (request.method.decode(), request.target.decode())
-            more = MORE_FIELDS.get(self.rules, REASONING)
+            more = fields_of(self.rules)
             parsed = check(*where, headers, bytes(body), key=self.key, models=self.models, more=more)
             check_provider(parsed, self.rules)
         except Refusal as refusal:

@@ -137,6 +137,24 @@ MORE_FIELDS: dict[str, frozenset[str]] = {
 """Of an assistant's message; servers that are not here take all kinds of reasoning."""
 
 
+PROVIDERS: dict[str, tuple[str | None, str]] = {
+    "openai": ("openai", "gpt-5-mini"),
+    "vllm": ("vllm", "qwen3"),
+    "mistral": ("mistral", "mistral-large"),
+    "deepseek": ("deepseek", "deepseek-chat"),
+    "kimi": ("moonshot", "kimi-k2.5"),
+    "google": ("google", "gemini-3-pro"),
+    "groq": ("groq", "llama-3.3-70b"),
+    "lenient": (None, "m"),
+}
+"""A profile, None of a server that is in no table, and a model to which each of the rules applies."""
+
+
+def fields_of(rules: str) -> frozenset[str]:
+    """The fields of assistants' messages and calls that OpenAI does not know and this provider does."""
+    return MORE_FIELDS.get(rules, REASONING)
+
+
 def check_provider(request: dict[str, Any], rules: str) -> None:
     """Raise the `Refusal` of a provider."""
     RULES[rules](request)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +118,21 @@ PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 MARK = "<!-- the table; `python tests/model/test_profiles.py` writes it -->\n"
 
 
+def columns() -> Iterator[tuple[str, str, str]]:
+    """Name, default and meaning of each column."""
+    [profile] = [node for node in ast.parse(inspect.getsource(Profile)).body if isinstance(node, ast.ClassDef)]
+    for field, meaning in pairwise(profile.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(meaning, ast.Expr):
+            assert field.value is not None
+            text = " ".join(inspect.cleandoc(ast.literal_eval(meaning.value)).split())
+            yield ast.unparse(field.target), ast.unparse(field.value), text
+
+
 def page() -> str:
     """The table in Markdown."""
-    lines = ["", "| Model | Base URL | Key | Said in |", "|---|---|---|---|"]
+    lines = ["", "| Column | Default | |", "|---|---|---|"]
+    lines += [f"| `{name}` | `{default}` | {meaning} |" for name, default, meaning in columns()]
+    lines += ["", "| Model | Base URL | Key | Said in |", "|---|---|---|---|"]
     for name, row in sorted(PROVIDERS.items()):
         key = f"`{row.key}`{'' if row.needs_key else ', if any'}" if row.key else "none"
         lines.append(f'| `"{name}/<id>"` | `{row.base_url}` | {key} | <{row.source}> |')

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from loopback.openai_server import BrokenStream, Completion, Page
+from loopback.provider_rules import PROVIDERS
 from pydantic import BaseModel
 
 from definable.agent import Agent, ToolResult
@@ -14,17 +15,14 @@ from definable.model import Image, OpenAIChat
 
 pytestmark = pytest.mark.anyio
 
-PROVIDERS = {
-    "openai": ("gpt-5-mini", "openai", {}),
-    "vllm": ("qwen3", "vllm", {"reasoning": "hm"}),
-    "mistral": ("mistral-large", "mistral", {}),
-    "deepseek": ("deepseek-chat", "deepseek", {"reasoning_content": "hm"}),
-    "kimi": ("kimi-k2.5", "moonshot", {"reasoning_content": "hm"}),
-    "google": ("gemini-3-pro", "google", {}),
-    "groq": ("llama-3.3-70b", "groq", {"reasoning": "hm"}),
-    "lenient": ("m", None, {"content": "<think>hm</think>"}),
+REASONING: dict[str, dict[str, Any]] = {
+    "vllm": {"reasoning": "hm"},
+    "deepseek": {"reasoning_content": "hm"},
+    "kimi": {"reasoning_content": "hm"},
+    "groq": {"reasoning": "hm"},
+    "lenient": {"content": "<think>hm</think>"},
 }
-"""By their rules: a model, the profile, and how reasoning comes with a call."""
+"""How it comes with a call, by the rules."""
 
 
 class City(BaseModel):
@@ -66,7 +64,7 @@ async def run(agent: Agent, text: str, *, streamed: bool) -> Any:
 
 @pytest.mark.parametrize("rules", PROVIDERS)
 async def test_no_turn_of_a_session_is_refused(provider: Any, rules: str) -> None:
-    id, profile, reasoning = PROVIDERS[rules]
+    (profile, id), reasoning = PROVIDERS[rules], REASONING.get(rules, {})
     async with provider(id=id, profile=profile, max_completion_tokens=99) as (server, model):
         server.models, server.rules = frozenset({id}), rules
         agent = Agent(model, "Be brief.", tools=[people, picture])
@@ -86,7 +84,7 @@ async def test_no_turn_of_a_session_is_refused(provider: Any, rules: str) -> Non
 async def test_an_answer_of_a_type_is_asked_for_as_the_provider_knows_it(
     provider: Any, rules: str, tools: list[Any]
 ) -> None:
-    id, profile, _ = PROVIDERS[rules]
+    profile, id = PROVIDERS[rules]
     answer = '{"name": "Oslo", "people": 700000}'
     async with provider(id=id, profile=profile) as (server, model):
         server.models, server.rules = frozenset({id}), rules
@@ -101,13 +99,13 @@ async def test_an_answer_of_a_type_is_asked_for_as_the_provider_knows_it(
 async def test_a_conversation_goes_on_with_another_provider(provider: Any) -> None:
     """What is left of one provider in a session is no obstacle to the next."""
     async with provider() as (server, _):
-        for rules, (id, profile, reasoning) in PROVIDERS.items():
+        for rules, (profile, id) in PROVIDERS.items():
             server.models, server.rules = frozenset({id}), rules
             model = OpenAIChat(id, server.key, server.url, profile=profile)
             if rules == "openai":
                 agent = Agent(model, tools=[people])
             agent.model = model
-            server.play(calls(rules, "people", reasoning, streamed=False), Completion("So many."))
+            server.play(calls(rules, "people", REASONING.get(rules, {}), streamed=False), Completion("So many."))
             assert (await run(agent, "people?", streamed=False)).content == "So many."
             await model.aclose()
         assert not server.refusals

@@ -1,5 +1,6 @@
 """OpenAI and every compatible server; `model.py` is the way in."""
 
 from .model import OpenAIChat
+from .profiles import Profile
 
-__all__ = ["OpenAIChat"]
+__all__ = ["OpenAIChat", "Profile"]
