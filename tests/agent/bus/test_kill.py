@@ -1,6 +1,6 @@
 """`kill -9` of a service whose bus is durable: nothing that was accepted is lost, whatever the moment.
 
-`DEFINABLE_KILLS=20` kills that often instead of four times.
+`DEFINABLE_KILLS=20` kills that often instead of twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from definable.agent.bus import SQLiteBus
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
-KILLS = int(os.environ.get("DEFINABLE_KILLS", "4"))
+KILLS = int(os.environ.get("DEFINABLE_KILLS", "2"))
 
 BACKENDS = ("asyncio", "trio")
 
