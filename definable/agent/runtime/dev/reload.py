@@ -13,7 +13,8 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import anyio
@@ -96,6 +97,8 @@ class Reload:
         """Set when the child has to end: for the next one after a save or SIGHUP, for good after a signal."""
         self._stopping = False
         self._changed_at = 0.0
+        self._saved = set[Path]()
+        """Since the last child was started."""
         self._had_terminal = has_terminal()
         self.report: ShutdownReport = ShutdownReport()
         """Of the last child that gave one."""
@@ -145,6 +148,7 @@ class Reload:
         logger.info("watching %s for changes", self._root)
         async with aclosing(saved_files(self._root, self._unwatch)) as batches:
             async for paths in batches:
+                self._saved.update(paths)
                 if problems := syntax_errors(paths):
                     logger.error("%s", Block(f"this does not compile: waiting for the next save\n{problems}"))
                 else:
@@ -154,6 +158,8 @@ class Reload:
         first = rebind = True
         while not self._stopping:
             self._change = anyio.Event()
+            while self._saved:
+                forget_bytecode(self._saved.pop())
             self._child = child = ChildProcess(self._command, self._sockets, rebind=rebind)
             status = await self._serve_once(child, first)
             self.report = child.report or self.report
@@ -243,6 +249,13 @@ def script_directory() -> Path:
     directory = Path(sys.argv[0] or "-").resolve().parent
     installed = (Path(sys.prefix), Path(definable.__file__).parent)
     return Path.cwd() if any(directory.is_relative_to(place) for place in installed) else directory
+
+
+def forget_bytecode(source: Path) -> None:
+    """Remove what Python keeps of a source: it goes by size and second, and does not see a save within the same one
+    (https://docs.python.org/3/reference/import.html#cached-bytecode-invalidation)."""
+    with suppress(OSError, NotImplementedError):  # there is none, or Python keeps none at all
+        os.unlink(cache_from_source(source))
 
 
 async def saved_files(root: Path, stop: anyio.Event) -> AsyncGenerator[list[Path], None]:
