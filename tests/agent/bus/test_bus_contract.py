@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -11,6 +12,8 @@ from anyio.lowlevel import checkpoint
 
 from definable.agent.bus import Delivery, EventBus, EventBusClosed, MemoryBus, PostgresBus, RedisBus
 from definable.agent.bus.base import Backlog, KeepsValues, MeasuresBacklog
+from definable.agent.bus.shared import ServerStore, SharedBus
+from definable.storage.service_name import ServerAway
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +76,37 @@ async def test_of_many_that_keep_a_value_at_once_one_does(bus: EventBus) -> None
             group.start_soon(keep, b"%d" % n)
     [winner] = {value for value in kept if value is not None}
     assert kept.count(None) == 1 and winner.isdigit()
+
+
+async def test_a_value_is_kept_and_dropped_although_the_answer_is_lost(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not isinstance(bus, SharedBus):
+        return
+    answers: list[bytes | None] = []
+    async with bus.open():
+        assert bus._queue is not None
+        store = cast("ServerStore", bus._queue.store)
+
+        def losing_the_first_answer(call: Callable[..., Awaitable[bytes | None]]) -> Callable[..., Any]:
+            async def lose(*args: Any, **options: Any) -> bytes | None:
+                answers.append(await call(*args, **options))
+                if len(answers) == 1:
+                    raise ServerAway("the connection was lost")
+                return answers[-1]
+
+            return lose
+
+        monkeypatch.setattr(store, "keep_value", losing_the_first_answer(store.keep_value))
+        assert await bus.keep_value("key", b"mine", 60) is None
+        assert await bus.keep_value("key", b"other", 60) == b"mine"
+        assert answers == [None, b"mine", b"mine"]
+        answers.clear()
+        monkeypatch.setattr(store, "drop_value", losing_the_first_answer(store.drop_value))
+        await bus.drop_value("key")
+        assert len(answers) == 2
+        answers.append(None)
+        assert await bus.keep_value("key", b"other", 60) is None
 
 
 async def test_says_how_much_waits_and_since_when(bus: EventBus) -> None:
