@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from email.parser import BytesParser
 from email.policy import HTTP
@@ -83,25 +84,33 @@ STYLES = ("bold", "italic", "underline", "strikethrough", "spoiler")
 
 MAX_ENTITIES = 100
 
+LINK = re.compile(r"https?://[^/?#]+\.|tg://")
+
 
 def _check_entities(text: str, entities: list[dict[str, Any]]) -> None:
     """What Telegram would drop or mend in silence (https://core.telegram.org/bots/api#formatting-options)."""
     if len(entities) > MAX_ENTITIES:
         raise BadRequest(f"can't parse entities: {len(entities)} are more than {MAX_ENTITIES}")
-    units = text.encode("utf-16-le")
+    for entity in entities:
+        _check_entity(text.encode("utf-16-le"), entity)
     spans = [(each["offset"], each["offset"] + each["length"], each["type"]) for each in entities]
-    for start, end, kind in spans:
-        if kind not in (*STYLES, "code", "pre", "text_link", "blockquote"):
-            raise BadRequest(f"can't parse entities: unknown type {kind!r}")
-        for edge in (start, end):
-            if edge * 2 < len(units) and 0xDC <= units[edge * 2 + 1] <= 0xDF:
-                raise BadRequest("can't parse entities: an edge within a surrogate pair")
     if spans != sorted(spans, key=lambda span: (span[0], -span[1])):
         raise BadRequest("can't parse entities: not in order")
     for index, outer in enumerate(spans):
         for inner in spans[index + 1 :]:
             if inner[0] < outer[1]:
                 _check_nested(outer, inner)
+
+
+def _check_entity(units: bytes, entity: Mapping[str, Any]) -> None:
+    kind = entity["type"]
+    if kind not in (*STYLES, "code", "pre", "text_link", "blockquote"):
+        raise BadRequest(f"can't parse entities: unknown type {kind!r}")
+    if kind == "text_link" and not LINK.match(entity.get("url", "")):
+        raise BadRequest("can't parse entities: Telegram makes no link of that address")
+    for edge in (entity["offset"], entity["offset"] + entity["length"]):
+        if edge * 2 < len(units) and 0xDC <= units[edge * 2 + 1] <= 0xDF:
+            raise BadRequest("can't parse entities: an edge within a surrogate pair")
 
 
 def _check_nested(outer: tuple[int, int, str], inner: tuple[int, int, str]) -> None:

@@ -45,6 +45,12 @@ class _Block:
     """The fence's; empty for a table."""
     is_quoted: bool = False
 
+    def holds(self, line: str) -> bool:
+        """Whether a line may be part of it: code goes on until its fence, a table or a quotation has a sign for it."""
+        if not self.marker:
+            return "|" in line
+        return not self.is_quoted or line.lstrip().startswith(">")
+
 
 def utf16_length(text: str) -> int:
     """UTF-16 code units of a text."""
@@ -88,8 +94,8 @@ def _cut(text: str, at: int, limit: int, block: _Block | None) -> tuple[str, int
         return window[:end], at + end, None
     end = _before_whole_lines(window, _end(window, room, in_block=block is not None))
     body, inside = window[:end], _open_block(window[:end], block)
-    if inside is not None and not inside.marker and not _is_row(text, at + end):
-        inside = None  # the table ends here
+    if inside is not None and text.startswith("\n", at + end) and not inside.holds(_line(text, at + end + 1)):
+        inside = None  # it ends here
     if inside is not None:
         return f"{opening}{body}{inside.closing}", at + end + text.startswith("\n", at + end), inside
     blanks = (_BLANK_LINES if text.startswith("\n", at + end) else _BLANKS).match(text, at + end)
@@ -169,9 +175,7 @@ def _open_block(text: str, block: _Block | None) -> _Block | None:
     """The block that is open after a text, given the one that is open before it."""
     before = ""
     for line in text.split("\n"):
-        if block is not None and not block.marker and "|" not in line:
-            block = None
-        if block is not None and block.is_quoted and not line.lstrip().startswith(">"):
+        if block is not None and not block.holds(line):
             block = None
         if (found := _FENCE.fullmatch(line)) is not None:
             block = _after_fence(found, block)
@@ -206,8 +210,3 @@ def _line(text: str, start: int) -> str:
 
 def _is_delimiter(line: str) -> bool:
     return "|" in line and TABLE_DELIMITER.fullmatch(line.lstrip(" \t>")) is not None
-
-
-def _is_row(text: str, end: int) -> bool:
-    """Whether a table goes on after a cut."""
-    return not text.startswith("\n", end) or "|" in _line(text, end + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import wcwidth
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,3 +88,66 @@ def test_indentation_after_a_cut_stays() -> None:
 
 def test_a_long_text_is_cut_in_no_time() -> None:
     assert len(split_text("word " * 200_000, 4096)) == 245
+
+
+NESTED = "- Setup\n  1. Install\n\n      ```bash\n      one\n      two\n      three\n      ```\n\n  2. Run"
+TABLE = "| Name | n |\n|---|---|\n| one | 1 |\n| two | 2 |\n| three | 3 |\n\nEnd."
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "pieces"),
+    [
+        (
+            NESTED,
+            60,
+            [
+                "- Setup\n  1. Install\n\n      ```bash\n      one\n      ```",
+                "      ```bash\n      two\n      three\n      ```\n\n  2. Run",
+            ],
+        ),
+        ("- ```\n  one\n  two\n  three\n  ```", 24, ["- ```\n  one\n  two\n  ```", "  ```\n  three\n  ```"]),
+        ("> ```\n> one\n> two\n> ```\nend", 22, ["> ```\n> one\n> ```", "> ```\n> two\n> ```\nend"]),
+        ("> ```\n> one\n\nno code any more", 22, ["> ```\n> one", "no code any more"]),
+        (
+            TABLE,
+            48,
+            [
+                "| Name | n |\n|---|---|\n| one | 1 |\n| two | 2 |",
+                "| Name | n |\n|---|---|\n| three | 3 |\n\nEnd.",
+            ],
+        ),
+        (f"Before.\n{TABLE}", 34, ["Before.", "| Name | n |\n|---|---|\n| one | 1 |"]),
+        ("\U0001f468\u200d\U0001f469\u200d\U0001f467" * 3, 10, ["\U0001f468\u200d\U0001f469\u200d\U0001f467"] * 3),
+        ("\U0001f1f3\U0001f1f4" * 3, 7, ["\U0001f1f3\U0001f1f4"] * 3),
+        ("e\u0301" * 5, 5, ["e\u0301" * 2, "e\u0301" * 2, "e\u0301"]),
+        ("\u0915\u094d\u0937\u093f" * 2, 7, ["\u0915\u094d\u0937\u093f"] * 2),
+        ("\u1112\u1161\u11ab" * 3, 5, ["\u1112\u1161\u11ab"] * 3),
+        ("a" + "\u0301" * 9, 4, ["a\u0301\u0301\u0301", "\u0301" * 4, "\u0301" * 2]),
+    ],
+)
+def test_code_tables_and_characters_stay_whole(text: str, limit: int, pieces: list[str]) -> None:
+    assert split_text(text, limit)[: len(pieces)] == pieces
+
+
+GRAPHEMES = [
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "\U0001f1f3\U0001f1f4",
+    "e\u0301",
+    "\u0e19\u0e49\u0e33",
+    "\U0001f44d\U0001f3fd",
+    "a",
+    "\u0915\u094d\u0937\u093f",
+    "\u1112\u1161\u11ab",
+    "\ud55c",
+    "\u2764\ufe0f",
+    "1\ufe0f\u20e3",
+    "\u0628\u0651\u064e",
+    "\u65e5",
+]
+
+
+@given(st.lists(st.sampled_from(GRAPHEMES), max_size=60).map("".join), st.integers(20, 40))
+def test_no_character_is_cut_as_unicode_sees_it(text: str, limit: int) -> None:
+    pieces = split_text(text, limit)
+    assert "".join(pieces) == text
+    assert [each for piece in pieces for each in wcwidth.iter_graphemes(piece)] == list(wcwidth.iter_graphemes(text))

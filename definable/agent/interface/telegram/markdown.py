@@ -118,18 +118,20 @@ def _math(state: StateInline, silent: bool) -> bool:
 
 
 def _emphasis(state: StateInline, silent: bool) -> bool:
-    """Asterisks beside a script without spaces, where punctuation is on their other side: `**"a"**` within a sentence.
-
-    https://github.com/commonmark/commonmark-spec/issues/650
+    """One asterisk within a word is text: `2*3`. Asterisks beside a script without spaces may have punctuation on their
+    other side: `**"a"**` within a sentence (https://github.com/commonmark/commonmark-spec/issues/650).
     """
     known, before = len(state.delimiters), state.src[state.pos - 1] if state.pos else " "
     if not tokenize(state, silent):
         return False
     after = state.src[state.pos : state.pos + 1] or " "
+    is_product = (before + after).isascii() and before.isalnum() and after.isalnum()
     for delimiter in state.delimiters[known:]:
         if delimiter.marker == ord("*"):
             delimiter.open |= _is_wide(before) and not after.isspace()
             delimiter.close |= _is_wide(after) and not before.isspace()
+            if is_product and delimiter.length == 1:
+                delimiter.open = delimiter.close = False
     return True
 
 

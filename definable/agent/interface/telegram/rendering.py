@@ -265,7 +265,7 @@ def _roles(children: Sequence[Token]) -> dict[int, str]:
         elif token.nesting < 0:
             start = opened.pop()
             open_tags = [each for each in open_tags if each < start]  # a tag does not reach out of its emphasis
-            if token.type in ("strong_close", "em_close") and _is_text(children, start, index):
+            if token.type == "strong_close" and _is_text(children, start, index):
                 roles |= dict.fromkeys((start, index), "literal")
     return roles
 
@@ -280,7 +280,7 @@ def _closes(opening: Token, token: Token) -> bool:
 
 
 def _is_text(children: Sequence[Token], start: int, end: int) -> bool:
-    """Whether emphasis is none: `2*3*4`, or a name such as `__init__`."""
+    """Whether emphasis is none: `2**3**4`, or a name such as `__init__`."""
     before = children[start - 1].content[-1:] if start else ""
     after = children[end + 1].content[:1] if end + 1 < len(children) else ""
     if before.isascii() and before.isalnum() and after.isascii() and after.isalnum():
