@@ -181,7 +181,19 @@ class PostgresDatabase:
         Raises:
             psycopg.Error: It cannot be made.
         """
-        return _connection_class().connect(self._dsn, connect_timeout=math.ceil(self.timeout), autocommit=True)
+        connection = _connection_class().connect(self._dsn, connect_timeout=math.ceil(self.timeout), autocommit=True)
+        try:
+            bound(connection, self.timeout)
+            [(server,)] = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchall()
+            if server != connection.info.backend_pid:
+                # A pooler: the next transaction may be another server process's, which does not know what this one has
+                # prepared (https://www.psycopg.org/psycopg3/docs/advanced/prepare.html).
+                connection.prepare_threshold = None
+            bound(connection, math.inf)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     # --- in worker threads
 

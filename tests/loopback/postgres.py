@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -164,3 +165,47 @@ def own_postgres(has_postgres: None) -> Iterator[PostgresServer]:
     """A server that this test may kill."""
     with running_postgres() as server:
         yield server
+
+
+PGBOUNCER = """[databases]
+* = host=127.0.0.1 port={server}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = trust
+auth_file = {directory}/users
+pool_mode = transaction
+"""
+
+
+@pytest.fixture
+def pooled_postgres(shared_postgres: PostgresServer) -> Iterator[str]:
+    """The DSN of an empty database behind PgBouncer, which gives every transaction another connection."""
+    binary = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if binary is None:
+        pytest.skip("no pgbouncer: install PgBouncer (on Debian the package `pgbouncer`)")
+    port, database = free_port(), f"pooled_{uuid4().hex}"
+    with shared_postgres.connected() as connection:
+        connection.execute(f"CREATE DATABASE {database}")  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory(prefix="definable-pgbouncer-") as name:
+        directory = Path(name)
+        (directory / "users").write_text('"postgres" ""\n')
+        (directory / "ini").write_text(PGBOUNCER.format(server=shared_postgres.port, port=port, directory=directory))
+        user = "postgres" if os.getuid() == 0 else None
+        if user is not None:
+            directory.chmod(0o755)
+        with subprocess.Popen([binary, directory / "ini"], stderr=subprocess.DEVNULL, user=user) as process:
+            dsn = f"postgresql://postgres@127.0.0.1:{port}/{database}"
+            end = time.monotonic() + START_TIMEOUT
+            try:
+                while True:
+                    try:
+                        psycopg.connect(dsn).close()
+                        break
+                    except psycopg.OperationalError:
+                        assert time.monotonic() < end, "pgbouncer does not answer"
+                        time.sleep(0.02)
+                yield dsn
+            finally:
+                process.terminate()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from loopback.postgres import has_postgres, own_postgres, postgres, shared_postgres
+from loopback.postgres import has_postgres, own_postgres, pooled_postgres, postgres, shared_postgres
 from loopback.redis import has_redis, own_redis, redis, shared_redis
 
 from definable.agent.bus import EventBus, MemoryBus, PostgresBus, RedisBus, SQLiteBus
@@ -19,6 +19,7 @@ __all__ = [
     "own_postgres",
     "own_redis",
     "path",
+    "pooled_postgres",
     "postgres",
     "redis",
     "replicas",

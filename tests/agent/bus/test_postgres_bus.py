@@ -420,3 +420,26 @@ async def test_of_two_that_begin_a_session_at_once_one_is_told(postgres: str) ->
     assert session is not None and len(session.messages) == 4
     with pytest.raises(SessionConflict):
         await second.save(type(session)("s", version="another"))
+
+
+async def test_behind_a_pooler_each_event_is_handled_once_and_nothing_is_prepared(pooled_postgres: str) -> None:
+    """Each transaction may be another server process's: a statement that was prepared is not there, or another one."""
+    handled: list[int] = []
+
+    def replica() -> Agent:
+        agent = Agent("offline", bus=PostgresBus(pooled_postgres), sessions=PostgresSessionStore(pooled_postgres))
+        agent.on(EventTrigger("job"))(handle)
+        return agent
+
+    async def handle(event: TriggerEvent) -> None:
+        handled.append(event.body["n"])
+
+    one, other = replica(), replica()
+    with anyio.fail_after(LIMIT):
+        async with one.running(enable_server=False) as first, other.running(enable_server=False) as second:
+            for n in range(50):
+                await (one, other)[n % 2].aemit("job", {"n": n})
+                await (one, other)[n % 2].arun("hello", session_id="shared")
+            await eventually(lambda: len(handled) >= 50)
+    assert sorted(handled) == list(range(50))
+    assert all(runtime.report is not None and runtime.report.clean for runtime in (first, second))
