@@ -43,6 +43,8 @@ QUESTIONS: dict[str, Question] = {
         *matching.MATCHING,
         bus.QUESTION,
         bus_redis.QUESTION,
+        bus_redis.JOBS,
+        bus_redis.FAR,
         agent_run.QUESTION,
         agent_construction.QUESTION,
         concurrent_runs.QUESTION,
