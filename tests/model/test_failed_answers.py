@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import anyio
 import pytest
 from loopback.openai_server import BrokenStream, Completion, Page, Problem
 
@@ -19,6 +18,7 @@ from definable.errors import (
     ModelTimeoutError,
 )
 from definable.model import Message, ModelReply, ModelRequest, OpenAIChat
+from definable.model.openai import stream
 
 pytestmark = pytest.mark.anyio
 
@@ -156,33 +156,44 @@ async def test_every_finish_reason_reaches_the_reply(provider: Any) -> None:
 # --- waiting
 
 
-@pytest.mark.parametrize("sign", [b": keep-alive\n\n", b"data:\n\n", b'data: {"choices": []}\n\n', b"data: role\n\n"])
-@pytest.mark.parametrize("after", [0, 2])
-async def test_signs_of_life_are_no_answer(provider: Any, sign: bytes, after: int) -> None:
-    if b"role" in sign:
-        sign = b'data: {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}\n\n'
-    async with provider(timeout=0.5) as (server, model):
-        server.play(BrokenStream(Completion("one two"), after, ("again", sign)))
+ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
+
+SIGNS = {"comment": ": keep-alive\n\n", "empty event": "data:\n\n", "no choice": {"choices": []}, "role": ROLE}
+
+
+@pytest.mark.parametrize(("after", "sign"), [(0, "comment"), (0, "role"), (2, "comment"), (2, "no choice")])
+async def test_signs_of_life_are_no_answer(provider: Any, after: int, sign: str) -> None:
+    line = SIGNS[sign] if isinstance(SIGNS[sign], str) else f"data: {json.dumps(SIGNS[sign])}\n\n"
+    async with provider(timeout=0.6) as (server, model):
+        server.play(BrokenStream(Completion("one two"), after, ("again", str(line).encode())))
         with pytest.raises(ModelTimeoutError, match="nothing new for"):
             await read(model)
 
 
 @pytest.mark.parametrize(
     "delta",
-    [{"content": "x"}, {"reasoning_content": "x"}, {"tool_calls": [{"index": 0, "function": {"arguments": " "}}]}],
-    ids=["text", "reasoning", "arguments"],
+    [{"reasoning_content": "x"}, {"tool_calls": [{"index": 0, "function": {"arguments": " "}}]}],
+    ids=["reasoning", "arguments"],
 )
-async def test_a_wait_begins_anew_with_what_brings_something(provider: Any, delta: Any) -> None:
-    """Pieces come for twice as long as one wait may last, none of them later than that."""
-    sign = f"data: {json.dumps({'choices': [{'index': 0, 'delta': delta}]})}\n\n".encode()
-    async with provider(timeout=0.5) as (server, model):
-        server.play(BrokenStream(Completion("one two"), 2, ("again", sign)))
-        with anyio.move_on_after(1.1) as scope:
-            await read(model)
-    assert scope.cancelled_caught
+async def test_a_wait_begins_anew_with_what_brings_something(
+    provider: Any, delta: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines: list[float] = []
+    next_event = stream._Events.next  # pyright: ignore[reportPrivateUsage] - it is told when a wait is over
 
+    async def recorded(events: Any, deadline: float) -> str | None:
+        deadlines.append(deadline)
+        return await next_event(events, deadline)
 
-ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
+    monkeypatch.setattr(stream._Events, "next", recorded)  # pyright: ignore[reportPrivateUsage]
+    piece = {"choices": [{"index": 0, "delta": delta}]}
+    async with provider() as (server, model):
+        server.play(raw(text("one "), piece, *SIGNS.values(), piece, text("two", "stop")))
+        await read(model)
+    begun, first, *waiting, second = deadlines[1:6]
+    assert begun < first, "the piece is something new"
+    assert set(waiting) == {first}, "no sign of life is, and an empty event is not even seen"
+    assert second > first
 
 
 @pytest.mark.parametrize("then", ["disconnect", b'data: {"error": {"message": "busy", "code": 503}}\n\n'])
