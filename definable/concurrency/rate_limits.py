@@ -127,6 +127,15 @@ class MemoryLimits(Limits):
         self._forget(now)
         return early
 
+    def learn(self, key: str, rate: Rate, early: float, now: float) -> None:
+        """Remember what others who know more answered to a call: that it counts, or how much it came too early."""
+        if not early:
+            self.taken(key, rate, now)
+            return
+        self._paid_until[key] = now + early + rate.period - rate.interval
+        self._paid_until.move_to_end(key)
+        self._forget(now)
+
     def _forget(self, now: float) -> None:
         """Forget the oldest, two a call: who has paid for everything, and the others where there are too many."""
         known = self._paid_until
@@ -168,4 +177,6 @@ class LocalWhileAway(Limits):
             self._is_away = True
             return await self._local.take(key, rate)
         self._is_away = False
+        # Else everybody would begin anew each time that the server is slow to answer, those at their limit too.
+        self._local.learn(key, rate, early, anyio.current_time())
         return early

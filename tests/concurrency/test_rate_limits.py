@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.concurrency.rate_limits import MAX_KEYS, MemoryLimits, Rate, rate_of
-from definable.errors import ConfigurationError
+from definable.concurrency.rate_limits import MAX_KEYS, Limits, LocalWhileAway, MemoryLimits, Rate, rate_of
+from definable.errors import ConfigurationError, StorageError
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,28 @@ def test_any_number_of_addresses_takes_bounded_memory_and_who_is_silent_is_forgo
     for number in range(MAX_KEYS):
         limits.taken(f"later~{number % 10}", rate, 10_000.0 + number)
     assert len(limits) <= 11
+
+
+class Server(Limits):
+    """Answers as it is told to, or is away."""
+
+    def __init__(self) -> None:
+        self.answer: float | None = 0.0
+
+    async def take(self, key: str, rate: Rate) -> float:
+        if self.answer is None:
+            raise StorageError("away")
+        return self.answer
+
+
+@pytest.mark.anyio
+async def test_while_the_server_is_away_nobody_begins_anew() -> None:
+    server, rate = Server(), Rate(3, 3600.0)
+    limits = LocalWhileAway(server, "a server")
+    assert [await limits.take("ann", rate) for _ in range(2)] == [0.0, 0.0]
+    server.answer = 1000.0  # other replicas have let eve through
+    assert await limits.take("eve", rate) == 1000.0
+    server.answer = None
+    assert await limits.take("eve", rate) == pytest.approx(1000.0, abs=60)
+    assert [await limits.take("ann", rate) > 0 for _ in range(2)] == [False, True]
+    assert [await limits.take("bob", rate) > 0 for _ in range(4)] == [False, False, False, True]
