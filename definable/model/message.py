@@ -328,7 +328,8 @@ def messages_size(messages: Iterable[Message]) -> int:
     size = 0
     for message in messages:  # every run comes through here: most messages are a text alone
         size += OVERHEAD + getsizeof(message.content)
-        if message.images or message.tool_calls or message.reasoning or message.provider_data:
+        # What a provider wants back comes with calls, or with reasoning.
+        if message.images or message.tool_calls or message.reasoning or message.provider is not None:
             size += _attachments_size(message)
     return size
 

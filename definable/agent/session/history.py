@@ -86,10 +86,13 @@ def repaired(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     Args:
         messages: A conversation, oldest first.
     """
-    # Every run comes through here, and most histories are texts alone: a list costs half of what a generator would.
-    if all(
-        [not m.tool_calls and (m.role == "user" or (m.role != "tool" and not is_blank(m.content))) for m in messages]  # noqa: C419
-    ):
+    for message in messages:  # every run comes through here: most histories are texts alone, and there is nothing to do
+        if message.role == "user" or message.role == "system":
+            continue
+        text = message.content
+        if message.role == "tool" or message.tool_calls or not text or text.isspace():
+            break
+    else:
         return messages
     made = _with_results(messages)
     return messages if made == messages else made

@@ -173,9 +173,14 @@ class _Kept:
 def _messages_size(messages: tuple[Message, ...], before: _Kept | None) -> int:
     """Bytes of a session's messages; as a rule a run has only added some to those that were there before."""
     old = () if before is None else before.session.messages
-    if before is None or not old or len(messages) < len(old) or messages[len(old) - 1] is not old[-1]:
+    if before is None or not old or not messages:
         return messages_size(messages)
-    return before.messages_size + messages_size(messages[len(old) :])
+    # ... and dropped some of the oldest, once there are as many as may be.
+    gone = next((index for index, message in enumerate(old) if message is messages[0]), len(old))
+    kept = len(old) - gone
+    if not kept or len(messages) < kept or messages[kept - 1] is not old[-1]:
+        return messages_size(messages)
+    return before.messages_size - messages_size(old[:gone]) + messages_size(messages[kept:])
 
 
 def _rest_size(session: Session) -> int:

@@ -67,7 +67,7 @@ def problem_of(error: Exception) -> Problem:
     return Problem(500, "the service failed to handle this request")
 
 
-_MODEL_FAILURES = {
+_MODEL_FAILURES: dict[type[ModelError], str] = {
     OutputTruncated: "the model's reply was cut off at its limit of output tokens",
     ContentFiltered: "the model's provider withheld the reply for what it says",
     EmptyReply: "the model's reply was empty",
