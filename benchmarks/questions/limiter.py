@@ -95,12 +95,10 @@ QUESTION = Question(
     asks="what does it cost a request that callers are limited, and what do a million callers hold?",
     contenders=(
         Contender("no limits, asyncio", "nothing"),
-        Contender("no limits, trio", "nothing", backend="trio"),
-        *(
-            Contender(f"{title}, {backend}", subject, backend=backend, ours=True)
-            for subject, title in (("addresses", "addresses"), ("key", "an API key"), ("both", "a key and addresses"))
-            for backend in ("asyncio", "trio")
-        ),
+        Contender("addresses, asyncio", "addresses", ours=True),
+        Contender("an API key, asyncio", "key", ours=True),
+        Contender("a key and addresses, asyncio", "both", ours=True),
+        Contender("a key and addresses, trio", "both", backend="trio", ours=True),
     ),
     columns=(
         Column("cost", "processor, us a request", has_ratio=False),
