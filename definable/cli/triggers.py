@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
@@ -21,7 +22,6 @@ import click
 from definable.agent.bus import DeadLetter, EventBus, MemoryBus, PostgresBus, RedisBus, SQLiteBus
 from definable.agent.bus.base import Submission
 from definable.agent.bus.emitter import When, event_body, unrouted
-from definable.agent.parts import NamedByAgent
 from definable.agent.runtime.triggers import all_interfaces, with_webhooks
 from definable.agent.trigger.base import BaseTrigger
 from definable.agent.trigger.cron import TimeTrigger
@@ -142,9 +142,9 @@ def payload_of(text: str | None) -> Any:
     """What the JSON says; None without any."""
     if text is None:
         return None
-    text = click.get_text_stream("stdin").read() if text == "-" else text
+    given = sys.stdin.read() if text == "-" else text
     try:
-        return json.loads(text)
+        return json.loads(given)
     except (ValueError, RecursionError) as error:
         raise click.UsageError(f"PAYLOAD is no JSON ({error}); a text is written as '\"text\"'") from None
 
@@ -158,14 +158,14 @@ def bus_at(url: str, agent: str | None, service: str | None) -> EventBus:
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme in ("postgres", "postgresql"):
-        bus: EventBus = PostgresBus(url, service=service)
+        bus: PostgresBus | RedisBus = PostgresBus(url, service=service)
     elif separator and scheme != "sqlite":
         bus = RedisBus(url, prefix=service)
     elif Path(path := rest.removeprefix("/") if separator else url).is_file():
         return SQLiteBus(path)
     else:
         raise ConfigurationError(f"--bus {url}: there is no such file; a service makes it when it first serves")
-    if isinstance(bus, NamedByAgent) and service is None:
+    if service is None:
         bus.belongs_to(agent)
     return bus
 

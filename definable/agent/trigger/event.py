@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import translate
 from inspect import iscoroutinefunction
-from typing import TypeAlias, Unpack
+from typing import TypeAlias, Unpack, cast
 
 from definable.concurrency.call import takes
 from definable.errors import ConfigurationError
@@ -81,7 +81,7 @@ class EventTrigger(BaseTrigger):
         if self.event_key is None:
             return None
         try:
-            key: object = self.event_key(event)
+            key: object = cast("object", self.event_key(event))  # the user's, whatever it says
         except Exception as error:
             raise ConfigurationError(f"the key of an event for {self!r} cannot be told: {error!r}") from error
         if key is None or isinstance(key, str):
