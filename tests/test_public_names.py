@@ -56,6 +56,7 @@ FOREIGN = {
     "definable.storage.redis_address": "how errors name a Redis",
     "definable.storage.redis_link": "a Redis that is away, seen by what uses it",
     "definable.testing.virtual": "virtual time beside real sockets",
+    "definable.storage.service_name": "the error of a server that is away, as a bus gets it",
 }
 """Internal modules that tests of other rooms import, and why."""
 

@@ -250,7 +250,8 @@ class Workers:
             await settled(delivery, delivery.ack())
 
     async def _handled_within_memory(self, trigger: BaseTrigger, delivery: Delivery) -> Outcome:
-        size = handling_size(delivery.data)
+        data = delivery.data
+        size = handling_size(data) if "request" in data or "body_text" in data else 0
         if not size:
             return await contained(trigger.source, self._dispatch, trigger, delivery)
         async with AsyncExitStack() as memory:
@@ -265,7 +266,7 @@ class Workers:
             event_of(trigger, delivery),
             user_id=delivery.data.get("user_id"),
             run_id=delivery.data.get("run_id"),
-            auth=auth_from_json(delivery.data.get("auth")),
+            auth=None if (auth := delivery.data.get("auth")) is None else auth_from_json(auth),
             wait_for_place=True,
         )
 

@@ -86,7 +86,7 @@ class EventTrigger(BaseTrigger):
             raise ConfigurationError(f"the key of an event for {self!r} cannot be told: {error!r}") from error
         if key is None or isinstance(key, str):
             return key
-        if not isinstance(key, int | float):
+        if not isinstance(key, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] - it is a user's function
             raise ConfigurationError(f"the key of an event for {self!r} is a text or a number, not {key!r}")
         return str(key)
 
