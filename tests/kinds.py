@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Generator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,15 @@ def pytest_configure(config: pytest.Config) -> None:
         ("slow", "takes longer than a second"),
     ):
         config.addinivalue_line("markers", f"{kind}: {meaning}")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Does not import what `-m` would leave out as a whole: collecting takes as long as many tests."""
+    wanted = config.getoption("markexpr")
+    if wanted not in ("unit", "not slow") or not fnmatch(collection_path.name, "test_*.py"):
+        return None
+    is_slow = slow_entry(collection_path.relative_to(ROOT.parent).as_posix()) is not None
+    return True if is_slow or (wanted == "unit" and uses_services(str(collection_path))) else None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -5,6 +5,7 @@ for each room. A test elsewhere that imports them breaks when the room is rebuil
 """
 
 import ast
+import functools
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,14 +81,17 @@ def imported(path: Path) -> Iterator[tuple[str, str]]:
             yield from ((alias.name, "") for alias in node.names if alias.name.partition(".")[0] == "definable")
 
 
-def uses() -> Iterator[tuple[Path, str, str]]:
+@functools.cache
+def uses() -> list[tuple[Path, str, str]]:
     """Every import of an internal module, with the test's path below `tests`."""
+    found: list[tuple[Path, str, str]] = []
     for path in sorted(TESTS.rglob("*.py")):
         for module, name in imported(path):
             if module in PUBLIC:
                 continue
             is_package = Path(definable.__file__).parent.joinpath(*module.split(".")[1:]).is_dir()
-            yield path.relative_to(TESTS), f"{module}.{name}" if is_package else module, name
+            found.append((path.relative_to(TESTS), f"{module}.{name}" if is_package else module, name))
+    return found
 
 
 def is_of_its_room(path: Path, module: str) -> bool:
