@@ -238,7 +238,7 @@ async def test_concurrent_first_uses_share_one_client(provider: Any) -> None:
             for _ in range(20):
                 tasks.start_soon(model.reply, HI)
         assert len(server.received) == 20
-        assert len(model._held) == 1
+        assert len(model._clients._held) == 1
 
 
 async def test_a_lone_surrogate_does_not_break_the_request(provider: Any) -> None:
@@ -270,7 +270,7 @@ def test_a_script_that_never_closes_leaves_nothing_open(anyio_backend: str) -> N
     for _ in range(2):
         anyio.run(main, backend=anyio_backend)
     gc.collect()
-    assert len(model._held) == 0
+    assert len(model._clients._held) == 0
 
 
 @pytest.mark.parametrize(

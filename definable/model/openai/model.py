@@ -18,17 +18,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from math import isfinite
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
-
-import anyio
-from anyio.lowlevel import current_token
-from anyio.to_thread import run_sync
 
 from definable.errors import ConfigurationError, ModelConnectionError, TooManyOpenFiles
+from definable.model.loop_client import LoopClients
 from definable.model.message import ModelDelta, ModelReply, ModelRequest
 
 from .keys import APIKey, KeySource
@@ -125,7 +121,7 @@ class OpenAIChat:
         _check_json(options | extra_body)
         given = {name: value for name, value in options.items() if value is not None or name == "stream_options"}
         self._options = given | extra_body
-        self._held: WeakKeyDictionary[object, _LoopClient] = WeakKeyDictionary()
+        self._clients: LoopClients[OpenAIClient] = LoopClients(self._make_client)
 
     def __repr__(self) -> str:
         return f"OpenAIChat({self.id!r})"
@@ -175,9 +171,7 @@ class OpenAIChat:
 
     async def aclose(self) -> None:
         """Close the running event loop's connections; the model may be used again afterwards."""
-        held = self._held.get(current_token().native_token)
-        if held is not None:
-            await held.aclose()
+        await self._clients.aclose()
 
     def _url(self) -> str | None:
         """The base URL; None for OpenAI's own."""
@@ -192,11 +186,7 @@ class OpenAIChat:
 
     async def _client(self) -> OpenAIClient:
         self._key.check()  # before the SDK is loaded
-        loop = current_token().native_token
-        held = self._held.get(loop)
-        if held is None:
-            held = self._held[loop] = _LoopClient()
-        return await held.get(self._make_client)
+        return await self._clients.get()
 
     def _make_client(self) -> OpenAIClient:
         from .client import OpenAIClient  # loads the SDK, a third of a second
@@ -226,44 +216,6 @@ class OpenAIChat:
                 f"no client for {self.id} can be made: {error} (check base_url= or OPENAI_BASE_URL, and the "
                 "environment's proxies and SSL_CERT_FILE)"
             ) from error
-
-
-class _LoopClient:
-    """The client of one event loop, made when first asked for."""
-
-    def __init__(self) -> None:
-        self._lock = anyio.Lock()
-        self._client: OpenAIClient | None = None
-        self._life: AsyncGenerator[None] | None = None
-
-    async def get(self, make: Callable[[], OpenAIClient]) -> OpenAIClient:
-        if self._client is not None:
-            return self._client
-        async with self._lock:
-            if self._client is None:
-                # Reading the SDK and the CA certificates takes too long to hold up the event loop.
-                client = await run_sync(make)
-                self._life = self._live(client)
-                await anext(self._life)
-                self._client = client
-            return self._client
-
-    async def aclose(self) -> None:
-        async with self._lock:
-            if self._life is not None:
-                await self._life.aclose()
-
-    async def _live(self, client: OpenAIClient) -> AsyncGenerator[None]:
-        """Suspended as long as the client is open, closed with it.
-
-        asyncio and trio both close the async generators that are left when an event loop ends: a script that never
-        calls `aclose()` leaves no open socket behind.
-        """
-        try:
-            yield
-        finally:
-            self._client = self._life = None  # a generator refers to its loop, which must not outlive its end here
-            await client.aclose()
 
 
 def _merged(options: dict[str, Any], *names: str) -> dict[str, Any]:
