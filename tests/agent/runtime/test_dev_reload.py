@@ -17,7 +17,7 @@ from watched_process import BOUND, WatchedProcess
 
 pty = pytest.importorskip("pty", reason="reloading needs POSIX")
 
-SAVES = int(os.environ.get("DEFINABLE_TEST_SAVES", "10"))
+SAVES = int(os.environ.get("DEFINABLE_TEST_SAVES", "5"))
 """How many saves in a row the long test makes."""
 
 APP = """
@@ -171,7 +171,7 @@ class Caller(threading.Thread):
         self.join(timeout=BOUND)
 
 
-@pytest.mark.timeout(30 + 6 * SAVES)
+@pytest.mark.timeout(60 + 6 * SAVES)
 def test_saves_in_a_row_leave_one_healthy_child_and_lose_no_request(start: Start) -> None:
     server = start()
     caller = Caller(f"{server.url}/version")
