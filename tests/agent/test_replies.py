@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 
-from definable.agent import Agent, RunContext, RunOutput, UsageLimits
+from definable.agent import Agent, RunOutput, UsageLimits
 from definable.errors import (
     ConfigurationError,
     ContentFiltered,
@@ -24,6 +24,8 @@ from definable.errors import (
     UsageLimitExceeded,
 )
 from definable.model import Message, ModelReply, ModelRequest, OfflineModel, ToolCall, Usage
+from definable.testing import VIRTUAL_BACKENDS
+from definable.testing import run as run_virtual
 
 pytestmark = pytest.mark.anyio
 
@@ -270,33 +272,41 @@ def test_no_tools_may_be_none() -> None:
 # --- what a failed run tells
 
 
-async def hang(context: RunContext) -> None:
-    await anyio.sleep_forever()
-
-
 def failing(kind: str) -> tuple[type[RunError], Agent]:
-    match kind:
-        case "turns":
-            return MaxTurnsExceeded, Agent(OfflineModel(CALLS_FOREVER), tools=[count], max_turns=1)
-        case "model":
-            return ModelError, Agent(OfflineModel([CALLS_FOREVER, ModelError("down")]), tools=[count])
-        case _:
-            stuck = ModelReply(tool_calls=(ToolCall("count"), ToolCall("hang"), ToolCall("count")), usage=Usage(10, 5))
-            return RunTimeout, Agent(OfflineModel(stuck), tools=[count, hang], run_timeout=0.2)
+    if kind == "turns":
+        return MaxTurnsExceeded, Agent(OfflineModel(CALLS_FOREVER), tools=[count], max_turns=1)
+    return ModelError, Agent(OfflineModel([CALLS_FOREVER, ModelError("down")]), tools=[count])
 
 
-@pytest.mark.parametrize("kind", ["turns", "model", "time"])
+def assert_told(failure: RunError) -> None:
+    assert failure.usage == Usage(10, 5)
+    assert [(call.name, call.result) for call in failure.tool_calls] == [("count", "1")] * 2
+    assert [message.role for message in failure.messages] == ["user", "assistant", "tool", "tool"]
+
+
+@pytest.mark.parametrize("kind", ["turns", "model"])
 async def test_a_failed_run_tells_what_it_has_spent_and_done(run: Run, kind: str) -> None:
     error, agent = failing(kind)
     told: list[Exception] = []
     agent.on_error(lambda context, error: told.append(error))
     with pytest.raises(error) as raised:
         await run(agent, "go")
-    failure = raised.value
-    assert told == [failure]
-    assert failure.usage == Usage(10, 5)
-    assert [(call.name, call.result) for call in failure.tool_calls] == [("count", "1")] * 2
-    assert [message.role for message in failure.messages] == ["user", "assistant", "tool", "tool"]
+    assert told == [raised.value]
+    assert_told(raised.value)
+
+
+@pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
+def test_a_run_that_took_too_long_tells_it_too(backend: str) -> None:
+    async def count() -> int:
+        return 1
+
+    async def hang() -> None:
+        await anyio.sleep_forever()
+
+    calls = ModelReply(tool_calls=(ToolCall("count"), ToolCall("hang"), ToolCall("count")), usage=Usage(10, 5))
+    with pytest.raises(RunTimeout) as raised:
+        run_virtual(Agent(OfflineModel(calls), tools=[count, hang], run_timeout=90).arun, "go", backend=backend)
+    assert_told(raised.value)
 
 
 async def test_reasoning_and_provider_data_are_kept_and_given_back(run: Run) -> None:
