@@ -65,6 +65,20 @@ async def test_sessions_are_bounded_in_bytes_and_the_least_recently_used_are_for
     assert "max_bytes=1000000" in caplog.text
 
 
+@pytest.mark.parametrize("cut", [1, 2, 5])
+async def test_a_session_that_loses_its_oldest_messages_takes_the_room_of_those_it_has(cut: int) -> None:
+    store = MemorySessionStore(max_bytes=1_000_000)
+    messages = tuple(Message("user", f"{number} " + "x" * number * 100) for number in range(200))
+    for number in range(0, 180, cut):
+        stored = await store.load("long") or Session("long")
+        await store.save(Session("long", messages=messages[number : number + 20], version=stored.version))
+    # It has 20 messages of up to 20,000 bytes by now.
+    await store.save(Session("other", messages=(Message("user", "x" * 590_000),)))
+    assert len(store) == 2
+    await store.save(Session("more", messages=(Message("user", "x" * 100_000),)))
+    assert len(store) == 2
+
+
 async def test_a_session_larger_than_the_bound_is_kept_while_it_is_the_newest() -> None:
     store = MemorySessionStore(max_bytes=1_000)
     await store.save(Session("a", messages=(Message("user", "x" * 10_000),)))
