@@ -34,7 +34,7 @@ from definable.concurrency.logs import logger_named
 from definable.errors import DefinableError
 
 from .base import BaseInterface
-from .errors import InterfaceRateLimitError
+from .errors import InterfaceMessageError, InterfaceRateLimitError
 from .hooks import HookChain
 from .message import InterfaceMessage, InterfaceResponse, MessageEnd, reply_text, run_input
 from .rate_limit import UserRateLimit
@@ -137,10 +137,27 @@ class Pipeline:
         response = InterfaceResponse(content=reply_text(output.content), images=images)
         response = await self._hooks.after_respond(message, response, session)
         await self._chat_sessions.keep_state(session, state)
-        if streamed is None:
-            await send_response(self._interface, message, response)
-        else:
-            await streamed.finish(response)
+        await self._send(message, response, streamed)
+
+    async def _send(
+        self, message: InterfaceMessage, response: InterfaceResponse, streamed: StreamedReply | None = None
+    ) -> None:
+        """Send a response; a chat that may not be written to gets no error message either."""
+        try:
+            if streamed is None:
+                await send_response(self._interface, message, response)
+            else:
+                await streamed.finish(response)
+        except InterfaceMessageError as refusal:
+            if refusal.status != 403:
+                raise
+            logger.warning(
+                "%s: chat %s cannot be written to: %s",
+                self._interface.name,
+                message.platform_chat_id,
+                error_text(refusal),
+            )
+            await self._hooks.tell_error(refusal, message)
 
     async def _is_within_rate(self, message: InterfaceMessage) -> bool:
         refusal = self._rate_limit.take(identity_of(message), anyio.current_time())
@@ -151,9 +168,7 @@ class Pipeline:
             error = InterfaceRateLimitError(f"too many messages: wait {wait} s", retry_after=refusal.retry_after)
             logger.warning("%s: user %s sent %s", message.platform, message.platform_user_id, error)
             await self._hooks.tell_error(error, message)
-            await send_response(
-                self._interface, message, InterfaceResponse(f"Too many messages. Please wait {wait} seconds.")
-            )
+            await self._send(message, InterfaceResponse(f"Too many messages. Please wait {wait} seconds."))
         return False
 
     async def _user_id(self, message: InterfaceMessage, caller: AuthContext | None) -> str:
@@ -219,7 +234,7 @@ class Pipeline:
         await self._hooks.tell_error(error, message)
         try:
             with self._isolation:
-                await send_response(self._interface, message, InterfaceResponse(self._interface.config.error_message))
+                await self._send(message, InterfaceResponse(self._interface.config.error_message))
         except Exception as failure:
             logger.error("%s: the error message could not be sent: %s", self._interface.name, error_text(failure))
 

@@ -57,12 +57,22 @@ async def send_response(
     Raises:
         InterfaceError: It was not sent, or not whole.
     """
-    parts = split_text(response.content or "", interface.config.max_message_length)[shown:]
-    for part in parts[:-1]:
-        await interface.send(message, InterfaceResponse(part, metadata=response.metadata))
-    last = replace(response, content=parts[-1] if parts else None)
-    if not last.is_empty:
-        await interface.send(message, last)
+    for part in parts_of(response, interface.config.max_message_length, shown=shown):
+        await interface.send(message, part)
+
+
+def parts_of(response: InterfaceResponse, limit: int, *, shown: int = 0) -> list[InterfaceResponse]:
+    """A response in parts that a platform takes, its media with the last.
+
+    Args:
+        response: Of any length.
+        limit: UTF-16 code units of one part.
+        shown: How many parts are in the chat already.
+    """
+    texts = split_text(response.content or "", limit)[shown:]
+    parts = [InterfaceResponse(text, metadata=response.metadata) for text in texts[:-1]]
+    last = replace(response, content=texts[-1] if texts else None)
+    return [*parts, *([] if last.is_empty else [last])]
 
 
 async def while_typing(

@@ -15,6 +15,7 @@ from definable.agent.interface.base import Accept, BaseInterface
 from definable.agent.interface.config import InterfaceConfig
 from definable.agent.interface.errors import InterfaceConnectionError
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
+from definable.agent.interface.streamed_reply import parts_of
 from definable.concurrency.logs import logger_named
 
 from .config import DiscordConfig
@@ -96,8 +97,9 @@ class DiscordInterface(BaseInterface):
         await gateway.run()
 
     async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
-        for each in outgoing(response, self._reply_to(message)):
-            await self._create(message, each)
+        for part in parts_of(response, self.config.max_message_length):
+            for each in outgoing(part, self._reply_to(message)):
+                await self._create(message, each)
 
     async def post(self, message: InterfaceMessage, text: str) -> str | None:
         (beginning,) = outgoing(InterfaceResponse(text), self._reply_to(message))

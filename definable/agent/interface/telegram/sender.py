@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from definable.agent.interface.errors import InterfaceConnectionError
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse, Media
 from definable.agent.interface.splitting import utf16_length
+from definable.agent.interface.streamed_reply import parts_of
 from definable.concurrency.logs import logger_named
 from definable.json_text import json_bytes
 
@@ -35,17 +36,17 @@ class Sender:
     config: TelegramConfig
 
     async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
-        """Send a response; to a user who has blocked the bot, nothing."""
+        """Send a response of any length.
+
+        Raises:
+            TelegramRefusal: Telegram refuses it, say since the user has blocked the bot (403).
+        """
         chat_id, place = message.platform_chat_id, place_in_chat(message)
-        try:
-            if response.content and response.content.strip():
-                await self._with_text(response.content, place, partial(self.api.send, "sendMessage", chat_id))
-            for method, parameter, medium in _media_of(response):
-                await self._send_medium(chat_id, method, parameter, medium, place)
-        except TelegramRefusal as refusal:
-            if refusal.status != 403:
-                raise
-            logger.warning("telegram: chat %s cannot be written to: %s", chat_id, refusal.description)
+        for part in parts_of(response, self.config.max_message_length):
+            if part.content:
+                await self._with_text(part.content, place, partial(self.api.send, "sendMessage", chat_id))
+        for method, parameter, medium in _media_of(response):
+            await self._send_medium(chat_id, method, parameter, medium, place)
 
     async def post(self, message: InterfaceMessage, text: str) -> str | None:
         """Send a text that will be edited; returns its id. None in groups: there a bot may send and edit 20 times a

@@ -85,6 +85,13 @@ class _User(BaseModel):
     id: int
     is_bot: bool = False
     username: str | None = None
+    first_name: str = ""
+    last_name: str | None = None
+
+    @property
+    def display_name(self) -> str | None:
+        """What Telegram shows; many users have no username."""
+        return " ".join(filter(None, (self.first_name, self.last_name))) or None
 
 
 class _Chat(BaseModel):
@@ -142,11 +149,12 @@ def message_of(update: Any, platform: str) -> InterfaceMessage | None:
         platform_chat_id=str(message.chat.id),
         platform_message_id=str(message.message_id),
         text=text,
-        username=message.sender.username,
+        username=message.sender.username or message.sender.display_name,
         reply_to_message_id=None if message.reply_to_message is None else str(message.reply_to_message.message_id),
         metadata={
             "update_id": update_id_of(update),
             "chat_type": message.chat.type,
+            "display_name": message.sender.display_name,
             "message_thread_id": message.message_thread_id if message.is_topic_message else None,
             "attachments": [asdict(each) for each in attachments],
         },

@@ -14,7 +14,12 @@ from loopback.discord_objects import BOT, TOKEN, message, user
 from loopback.discord_server import DiscordServer
 
 from definable.agent import Agent
-from definable.agent.interface import InterfaceConnectionError, InterfaceMessage, InterfaceResponse
+from definable.agent.interface import (
+    InterfaceConnectionError,
+    InterfaceMessage,
+    InterfaceMessageError,
+    InterfaceResponse,
+)
 from definable.agent.runtime.supervisor import InterfaceState
 from definable.concurrency.backoff import Backoff
 from definable.model import ModelReply, ModelRequest, OfflineModel
@@ -270,3 +275,29 @@ async def test_sending_needs_a_served_interface() -> None:
     bot = bot_for(DiscordServer(), base_url="http://127.0.0.1:9")
     with pytest.raises(InterfaceConnectionError, match="not being served"):
         await bot.send(InterfaceMessage("discord", "7", "10", "1"), InterfaceResponse("hello"))
+
+
+async def test_a_channel_that_may_not_be_written_to_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)):
+        await server.until(lambda: server.on_line)
+        server.fail_next("/messages", 403)
+        await server.say("10", "one")
+        await server.until(lambda: not server.faults)
+        await server.say("10", "two")
+        await server.until(lambda: server.posted)
+        assert [each.content for each in server.posted] == ["two"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "chat 10 cannot be written to" in warning
+
+
+async def test_a_send_that_discord_refuses_raises_and_a_long_one_is_split() -> None:
+    answered = InterfaceMessage("discord", "9", "10", "11", text="hello")
+    async with DiscordServer().running() as server, serving(Agent("offline"), bot := bot_for(server)):
+        await server.until(lambda: server.on_line)
+        await bot.send(answered, InterfaceResponse("word " * 600))
+        server.fail_next("/messages", 403)
+        with pytest.raises(InterfaceMessageError) as raised:
+            await bot.send(answered, InterfaceResponse("hello"))
+        assert raised.value.status == 403
+        assert "".join(f"{each.content} " for each in server.posted).split() == ["word"] * 600
+        assert len(server.posted) == 2

@@ -17,6 +17,7 @@ from definable.agent import Agent
 from definable.agent.interface import (
     InterfaceHook,
     InterfaceMessage,
+    InterfaceMessageError,
     InterfaceResponse,
     InterfaceSession,
     Media,
@@ -182,6 +183,38 @@ async def test_a_user_who_blocked_the_bot_is_one_line(caplog: pytest.LogCaptureF
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len([line for line in warnings if "Forbidden: bot was blocked by the user" in line]) == 1
     assert not any("not answered" in line for line in warnings)
+
+
+async def test_a_send_that_telegram_refuses_raises_and_a_long_one_is_split() -> None:
+    message = InterfaceMessage("telegram", "1", "1", "1", text="hello")
+    async with TelegramServer().running() as server:
+        bot = bot_for(server)
+        async with Agent("offline").running(bot, enable_server=False):
+            await bot.send(message, InterfaceResponse("word " * 1000, images=(Image(data=b"png"),)))
+            server.fail("sendMessage", Refused(403, "Forbidden: bot was blocked by the user"))
+            with pytest.raises(InterfaceMessageError, match="blocked by the user") as raised:
+                await bot.send(message, InterfaceResponse("hello"))
+        assert raised.value.status == 403
+        assert " ".join(server.sent(1, "sendMessage")).split() == ["word"] * 1000
+        assert [len(server.sent(1, method)) for method in ("sendMessage", "sendPhoto")] == [2, 1]
+        assert server.refusals == []
+
+
+class Names(InterfaceHook):
+    """Answers with what a user is called."""
+
+    async def on_after_respond(
+        self, message: InterfaceMessage, response: InterfaceResponse, session: InterfaceSession
+    ) -> InterfaceResponse:
+        return InterfaceResponse(f"{message.username}, {message.metadata['display_name']}")
+
+
+async def test_a_user_without_a_username_has_the_name_that_telegram_shows() -> None:
+    async with TelegramServer().running() as server:
+        server.write("one", chat=1)
+        server.write("two", chat=2, **{"from": {"id": 2, "is_bot": False, "first_name": "Ann", "last_name": "Lee"}})
+        await answered(server, 2, hooks=[Names()])
+        assert sorted(server.sent()) == ["Ann Lee, Ann Lee", "user1, U"]
 
 
 async def test_a_group_gets_replies_and_a_topic_its_own() -> None:
