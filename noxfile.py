@@ -12,6 +12,7 @@ nox.options.error_on_external_run = True
 
 def installed(session: nox.Session) -> None:
     session.install("--quiet", "-e", ".[test]")
+    session.install("--quiet", "--no-deps", "openai-agents>=0.24")  # as `.ci/run` does, and says why
 
 
 @nox.session
