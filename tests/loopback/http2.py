@@ -19,11 +19,12 @@ class H2Client:
     async def flush(self):
         await self.stream.send(self.connection.data_to_send())
 
-    async def request(self, path, method="GET", *, end=True, **headers):
+    async def request(self, path, method="GET", *, end=True, flush=True, **headers):
         stream_id = self.connection.get_next_available_stream_id()
         fields = {":method": method, ":path": path, ":scheme": "https", ":authority": "test", **headers}
         self.connection.send_headers(stream_id, list(fields.items()), end_stream=end)
-        await self.flush()
+        if flush:
+            await self.flush()
         return stream_id
 
     async def events(self):

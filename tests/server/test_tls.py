@@ -310,16 +310,18 @@ async def test_a_drain_waits_for_an_http_2_client_to_open_its_window(serving, se
 
 
 @needs_backend
-async def test_streams_opened_and_reset_in_haste_end_their_connection(serving, server_tls, client_tls, caplog):
+@pytest.mark.parametrize("at_once", [1, 20])
+async def test_streams_opened_and_reset_in_haste_end_their_connection(serving, server_tls, client_tls, caplog, at_once):
     """CVE-2023-44487: the requests that were begun stay begun, so their number must be bounded."""
     async with serving(tls=server_tls, limits=ServerLimits(max_streams=5)) as served:
         client = await open_h2(served, client_tls)
         async with client.stream:
             try:
-                for _ in range(200):
-                    stream_id = await client.request("/hold")
+                for number in range(200):
+                    stream_id = await client.request("/hold", flush=False)
                     client.connection.reset_stream(stream_id)
-                    await client.flush()
+                    if number % at_once == 0:
+                        await client.flush()
             except (anyio.BrokenResourceError, anyio.EndOfStream):
                 pass
             await client.until(ConnectionTerminated)

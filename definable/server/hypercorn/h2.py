@@ -316,5 +316,9 @@ class H2(H2Protocol):
         method, path = headers.get(b":method", b""), headers.get(b":path", b"")
         if method == b"CONNECT" or not path.startswith(b"/") or not (method + path).isascii():
             raise ProtocolError("not a request that this server can serve")
-        await super()._create_stream(request)
+        try:
+            await super()._create_stream(request)
+        except BaseException:  # the connection takes no more: hypercorn cannot close what it has not begun
+            self.streams.pop(request.stream_id, None)
+            raise
         self.stream_buffers[request.stream_id] = _ResponseBuffer(self.context.event_class)
