@@ -75,8 +75,7 @@ class CronSource:
             accepted = self._bus.publish_nowait(key, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
         except EventBufferFull:
             accepted = await self._bus.publish(key, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
-        if not accepted:
-            logger.debug("%s at %s was fired by another replica", job.source, nominal)
+        _note_repeats([(job, nominal)], [accepted])
 
     @property
     def fire_many(self) -> FiresMany | None:
@@ -91,14 +90,15 @@ class CronSource:
         submissions = [self._submission(job, nominal) for job, nominal in firings]
         if not self._bus.durable:  # waiting for the event loop makes the last ones of thousands late
             with suppress(EventBufferFull):
-                bus.submit_nowait(submissions)
+                _note_repeats(firings, bus.submit_nowait(submissions))
                 return
-        await bus.publish_many(submissions)
+        _note_repeats(firings, await bus.publish_many(submissions))
 
     async def _publish_one_by_one(self, firings: Sequence[tuple[TimeTrigger, float]]) -> None:
         for job, nominal in firings:
             name, data, dedupe_key, ttl = self._submission(job, nominal)[:4]
-            await self._bus.publish(name, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
+            accepted = await self._bus.publish(name, data, dedupe_key=dedupe_key, dedupe_ttl=ttl)
+            _note_repeats([(job, nominal)], [accepted])
 
     async def make_up(self, firings: Iterable[tuple[TimeTrigger, float]]) -> Sequence[TimeTrigger]:
         """Publish those of late firings that nobody has made, where a service was on this durable bus before.
@@ -129,6 +129,12 @@ class CronSource:
         key = self._triggers.key_of(job)
         data = {"body": None, "source": job.source, "timestamp": nominal}
         return Submission(key, data, f"{key}@{nominal:.3f}", remembered(job, nominal), delay)
+
+
+def _note_repeats(firings: Sequence[tuple[TimeTrigger, float]], accepted: Sequence[bool]) -> None:
+    for (job, nominal), is_new in zip(firings, accepted, strict=True):
+        if not is_new:
+            logger.debug("%s at %s was fired by another replica", job.source, nominal)
 
 
 def remembered(job: TimeTrigger, nominal: float) -> float:
