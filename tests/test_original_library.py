@@ -192,7 +192,7 @@ def refused_lines() -> Iterator[tuple[Callable[[], Any], str]]:
     yield (lambda: DiscordInterface(InterfaceConfig())), "DiscordInterface(config=InterfaceConfig): a DiscordConfig"
     yield (lambda: TelegramConfig(token="x")), "TelegramConfig() has no argument 'token': did you mean 'bot_token'?"
     yield (lambda: InterfaceConfig().with_updates(platfrm="x")), "did you mean 'platform'?"
-    yield (lambda: Agent("anthropic/claude")), "OpenAIChat(id, base_url=..., api_key=...)"
+    yield (lambda: Agent("nobody/model")), "OpenAIChat(id, base_url=..., api_key=...)"
     yield (lambda: setattr(TriggerEvent({}), "body", {})), "change what is in the dict, .body.update(...)"
     yield (lambda: setattr(InterfaceResponse("x"), "content", "y")), "dataclasses.replace(..., content=...)"
     yield (lambda: anyio.run(iterated)), "async with agent.arun_stream(...) as events"

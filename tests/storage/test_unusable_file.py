@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,11 @@ def notes(connection: sqlite3.Connection) -> list[str]:
 
 
 def open_descriptors(path: Path) -> int:
-    targets = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
-    return sum(target.startswith(str(path)) for target in targets)
+    count = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # a thread has closed it meanwhile
+            count += os.readlink(entry).startswith(str(path))
+    return count
 
 
 # --- files that cannot be used

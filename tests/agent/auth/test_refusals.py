@@ -4,8 +4,8 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import anyio
 import jwt
@@ -119,6 +119,10 @@ TOKENS = JWTAuth(SECRET, audience="api", issuer="idp")
 GOOD = {"sub": "ann", "aud": "api", "iss": "idp"}
 
 
+Credentials: TypeAlias = dict[str, Any] | Callable[[], dict[str, Any]]
+"""Those with a time in them are made when they are used."""
+
+
 class Plain:
     def authenticate(self, request: AuthRequest) -> None:
         return None
@@ -129,7 +133,7 @@ class Unable(Plain):
         raise ZeroDivisionError
 
 
-REASONS: list[tuple[AuthProvider, dict[str, Any], str]] = [
+REASONS: list[tuple[AuthProvider, Credentials, str]] = [
     (APIKeyAuth("k"), {}, "APIKeyAuth: no API key in X-API-Key or Authorization"),
     (APIKeyAuth("k"), {"headers": {"X-API-Key": "hidden"}}, "APIKeyAuth: the API key is unknown"),
     (TOKENS, {}, "JWTAuth: no bearer token"),
@@ -150,10 +154,14 @@ REASONS: list[tuple[AuthProvider, dict[str, Any], str]] = [
     ),
     (
         SlackSignature(SECRET),
-        {"headers": slack(time.time() - 999)},
+        lambda: {"headers": slack(time.time() - 999)},
         "SlackSignature: the signed timestamp is off by more",
     ),
-    (SlackSignature(SECRET), {"headers": slack(time.time()), "body": b"x"}, "SlackSignature: the signature fits no"),
+    (
+        SlackSignature(SECRET),
+        lambda: {"headers": slack(time.time()), "body": b"x"},
+        "SlackSignature: the signature fits no",
+    ),
     (AllowlistAuth({"7"}), {"platform": "telegram", "user_id": "8"}, "AllowlistAuth: the user is not listed"),
     (AllowlistAuth({"7"}), {}, "AllowlistAuth lets in nobody on http"),
     (APIKeyAuth("k"), {"platform": "telegram"}, "APIKeyAuth lets in nobody on telegram"),
@@ -163,9 +171,10 @@ REASONS: list[tuple[AuthProvider, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("provider", "request_", "reason"), REASONS)
-def test_a_refusal_has_a_reason_and_no_secret(provider: AuthProvider, request_: dict[str, Any], reason: str) -> None:
-    why = why_refused(provider, AuthRequest(**request_))
+@pytest.mark.parametrize(("provider", "credentials", "reason"), REASONS)
+def test_a_refusal_has_a_reason_and_no_secret(provider: AuthProvider, credentials: Credentials, reason: str) -> None:
+    given = credentials() if callable(credentials) else credentials
+    why = why_refused(provider, AuthRequest(**given))
     assert why.startswith(reason)
     assert "hidden" not in why
     assert SECRET not in why
