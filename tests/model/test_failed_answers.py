@@ -79,7 +79,7 @@ async def test_an_error_instead_of_a_whole_answer_fails(provider: Any) -> None:
 
 @pytest.mark.parametrize("events", [[text("Hello ")], [{"choices": [{"index": 0, "delta": {"role": "assistant"}}]}]])
 async def test_done_alone_completes_nothing(provider: Any, events: list[Any]) -> None:
-    async with provider() as (server, model):
+    async with provider(max_retries=0) as (server, model):
         server.play(raw(*events, {"odd": "object"}))
         with pytest.raises(ModelResponseError, match=r'without finish_reason; it holds \{"odd": "object"\}'):
             await read(model)
@@ -223,8 +223,20 @@ async def test_a_passing_error_inside_a_200_is_tried_again(provider: Any) -> Non
 
 async def test_an_answer_without_choices_is_tried_again(provider: Any) -> None:
     async with provider() as (server, model):
-        server.play(Page(b'{"choices": []}', content_type="application/json"), Completion("second try"))
-        assert (await model.reply(HI)).content == "second try"
+        empty = Page(b'{"choices": []}', content_type="application/json")
+        server.play(empty, Completion("second try"), empty, Completion("second try"))
+        for reply in (await model.reply(HI), await read(model)):
+            assert reply.content == "second try"
+
+
+@pytest.mark.parametrize("events", [[], [{"choices": []}], [ROLE]], ids=["nothing", "no choices", "the role"])
+@pytest.mark.parametrize("done", [True, False])
+async def test_a_stream_that_ends_before_it_brought_anything_is_tried_again(
+    provider: Any, events: list[Any], done: bool
+) -> None:
+    async with provider() as (server, model):
+        server.play(raw(*events, done=done), Completion("second try"))
+        assert (await read(model)).content == "second try"
 
 
 # --- what the words of a refusal mean

@@ -194,7 +194,7 @@ async def test_a_failure_before_the_first_chunk_is_tried_again(provider: Any, fa
 
 
 async def test_an_empty_stream_is_an_error(provider: Any) -> None:
-    async with provider() as (server, model):
+    async with provider(max_retries=0) as (server, model):
         server.play(BrokenStream(Completion("x"), 0, "end"), BrokenStream(Completion("x"), 0, b"data: [DONE]\n\n"))
         for _ in range(2):
             with pytest.raises(ModelResponseError, match="before its first chunk"):

@@ -46,7 +46,7 @@ from .error_body import (
     status_of,
 )
 from .events import EventTooLong
-from .response import NoChoices
+from .response import NoReply
 
 RETRY_BACKOFF = Backoff(initial=0.5, maximum=8.0, jitter=0.25, max_retry_after=30.0)
 """A provider that asks for a longer pause gets none: the call fails and carries `retry_after`."""
@@ -108,7 +108,7 @@ EXPLAINED = (
     httpx2.HTTPError,
     httpx2.InvalidURL,
     ProviderError,
-    NoChoices,
+    NoReply,
     EventTooLong,
     ModelError,
 )
@@ -138,7 +138,7 @@ def explain(error: BaseException, *, where: str, keys: Iterable[str], timeout: f
             return _connection_failure(error, where)
         case ProviderError():
             return _status_failure(status_of(error.error), error.error, {}, where, keys)
-        case NoChoices():  # Google's and OpenRouter's, now and then: the next try has one
+        case NoReply():  # Google's and OpenRouter's, now and then: the next try has one
             return Failure(ModelResponseError(str(error)), transient=True)
         case _:
             return Failure(ModelResponseError(f"the answer of {where} cannot be read: {_said(error)}"), transient=False)

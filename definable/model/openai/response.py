@@ -27,8 +27,8 @@ _FINISH_REASONS: dict[str, FinishReason] = {
 """Of OpenAI, Google, Anthropic, Mistral, DeepSeek, Zhipu, TGI and vLLM, in lower case. Others stay as they are."""
 
 
-class NoChoices(Exception):
-    """A whole answer without a choice; its message begins with what came."""
+class NoReply(Exception):
+    """An answer that ends before anything of a reply came; its message says what did."""
 
 
 class ReplyAssembler:
@@ -176,11 +176,11 @@ def read_reply(body: bytes, provider: str | None = None, *, think_tags: bool = F
 
     Raises:
         ModelResponseError: It is no completion.
-        NoChoices: It holds no choice.
+        NoReply: It holds no choice.
         ProviderError: It reports an error.
     """
     assembler = ReplyAssembler(provider, think_tags=think_tags)
     assembler.add(body)
     if not assembler.has_choice:
-        raise NoChoices(f"the model provider's answer holds no choices: {excerpt(body)}")
+        raise NoReply(f"the model provider's answer holds no choices: {excerpt(body)}")
     return assembler.reply()

@@ -20,7 +20,7 @@ from .client import OpenAIClient
 from .completion import ProviderError, fields_of
 from .errors import EXPLAINED, raise_explained
 from .events import DONE, ErrorEvent, SSEDecoder
-from .response import ReplyAssembler
+from .response import NoReply, ReplyAssembler
 
 DRAIN_TIMEOUT = 0.1
 """Seconds that leaving a complete stream waits for its last bytes: only then can the connection be used again."""
@@ -93,8 +93,9 @@ class ChatStream:
                 data = await events.next(deadline)
                 if data is None or data.strip() == DONE:
                     if not assembler.has_choice:
-                        raise ModelResponseError("the model provider's stream ended before its first chunk")
-                    self._check_complete(assembler)
+                        raise NoReply("the model provider's stream ended before its first chunk")
+                    if not assembler.is_complete:
+                        raise NoReply(_broke_off(assembler))
                     break
                 if text := _add(data, assembler):
                     return events, assembler, text
@@ -114,7 +115,8 @@ class ChatStream:
                     raise
                 data = None  # nothing but the usage can be missing
             if data is None or data.strip() == DONE:
-                self._check_complete(self._assembler)
+                if not self._assembler.is_complete:
+                    raise ModelResponseError(_broke_off(self._assembler))
                 self._ended = True
                 return self._assembler.end()
             if text := _add(data, self._assembler):
@@ -122,11 +124,10 @@ class ChatStream:
             if self._assembler.brought:  # a wait counts from what brought something, not from a sign of life
                 deadline = anyio.current_time() + self._client.timeout
 
-    @staticmethod
-    def _check_complete(assembler: ReplyAssembler) -> None:
-        if not assembler.is_complete:
-            strange = f"; it holds {assembler.strange}" if assembler.strange else ""
-            raise ModelResponseError(f"the model provider's stream broke off: it ended without finish_reason{strange}")
+
+def _broke_off(assembler: ReplyAssembler) -> str:
+    strange = f"; it holds {assembler.strange}" if assembler.strange else ""
+    return f"the model provider's stream broke off: it ended without finish_reason{strange}"
 
 
 def _add(data: str, assembler: ReplyAssembler) -> str:
