@@ -195,6 +195,7 @@ def _check_thinking(body: dict[str, Any]) -> None:
 
 def _check_turns(messages: list[dict[str, Any]], *, thinks: bool) -> None:
     asked: list[str] = []
+    ids: set[str] = set()
     for index, message in enumerate(messages):
         role = message["role"]
         _must(role in ("user", "assistant"), f"messages: Unexpected role {role!r}")
@@ -207,7 +208,9 @@ def _check_turns(messages: list[dict[str, Any]], *, thinks: bool) -> None:
         kinds = [block["type"] for block in blocks]
         if role == "assistant":
             asked = [block["id"] for block in blocks if block["type"] == "tool_use"]
-            _must(len(set(asked)) == len(asked), f"messages.{index}: `tool_use` ids must be unique")
+            for id in asked:  # in the whole request: https://github.com/anthropics/claude-code/issues/28515
+                _must(id not in ids, f"messages.{index}: `tool_use` ids must be unique")
+                ids.add(id)
             is_last_loop = index == len(messages) - 2 and asked
             _must(
                 not (thinks and is_last_loop) or kinds[0] in ("thinking", "redacted_thinking"),

@@ -169,6 +169,32 @@ async def test_whatever_a_conversation_holds_is_accepted() -> None:
         assert [block["type"] for block in turns[2]["content"]] == ["image", "image", "text", "text"]
 
 
+async def test_an_id_that_returns_is_sent_once() -> None:
+    """Other providers number the calls of each reply anew; the API wants each id once in a conversation."""
+    same = ("call:0", "call_0", "call_0_2")
+    turn = (
+        Message("assistant", "", tuple([ToolCall("add", {"first": n}, id) for n, id in enumerate(same)])),
+        *[Message("tool", f"result of {id}", tool_call_id=id) for id in same],
+    )
+    async with claude() as (server, model):
+        await model.reply(ModelRequest((Message("user", "go"), *turn, *turn, Message("user", "and?"))))
+        assert server.refused == []
+        turns = server.received[0].body["messages"]
+        ids = [[block["id"] for block in asked["content"]] for asked in turns if asked["role"] == "assistant"]
+        answered = [[block.get("tool_use_id") for block in told["content"]][:3] for told in turns[2::2]]
+        assert ids == answered == [["call_0", "call_0_2", "call_0_2_2"], ["call_0_3", "call_0_4", "call_0_2_3"]]
+
+
+async def test_an_id_that_returns_does_so_in_a_run_too() -> None:
+    async with claude() as (server, model):
+        calls = Says(calls=[("toolu_1", "add", {"first": 1, "second": 2})])
+        thinks = Says(thinking="hm", calls=[("toolu_1", "add", {"first": 3, "second": 4})])
+        server.play(calls, thinks, calls, Says("done"))
+        output = await Agent(model, tools=[add]).arun("count")
+        assert [execution.result for execution in output.tool_calls] == ["3", "7", "3"]
+        assert (output.content, server.refused) == ("done", [])
+
+
 async def test_the_beginning_of_a_conversation_is_cached() -> None:
     async with claude(cache_ttl="1h") as (server, model):
         await model.reply(HI)
@@ -263,6 +289,18 @@ async def test_an_overloaded_server_is_asked_again() -> None:
         assert (await model.reply(HI)).content == "at last"
 
 
+OVERLOADED = b"event: error\ndata: " + Fails(529, "overloaded_error", "Overloaded").body() + b"\n\n"
+
+
+@pytest.mark.parametrize("events", [0, 1], ids=["nothing", "the start"])
+@pytest.mark.parametrize("then", ["end", "disconnect", OVERLOADED], ids=["end", "disconnect", "error"])
+async def test_a_stream_that_ends_before_it_brought_anything_is_tried_again(then: Any, events: int) -> None:
+    async with claude() as (server, model):
+        server.play(Says("lost", events=events, then=then), Says("second try"))
+        reply = await model.reply(HI)
+        assert (reply.content, reply.usage) == ("second try", Usage(329, 12, 300))
+
+
 @pytest.mark.parametrize(
     ("answer", "expected", "said"),
     [
@@ -270,7 +308,7 @@ async def test_an_overloaded_server_is_asked_again() -> None:
             Says(
                 "one two",
                 events=4,
-                then=b"event: error\ndata: " + Fails(529, "overloaded_error", "Overloaded").body() + b"\n\n",
+                then=OVERLOADED,
             ),
             ModelResponseError,
             "529: Overloaded",
@@ -299,9 +337,9 @@ async def test_a_stream_that_breaks_fails(answer: Says, expected: type[ModelErro
 
 
 async def test_keep_alives_bring_nothing() -> None:
-    async with claude(timeout=0.3) as (server, model):
+    async with claude(timeout=0.3, max_retries=0) as (server, model):
         server.play(Says("one", events=1, then=b'event: ping\ndata: {"type": "ping"}\n\n' * 3))
-        with pytest.raises(ModelResponseError, match="broke off"):
+        with pytest.raises(ModelResponseError, match="before anything"):
             await model.reply(HI)
 
 

@@ -59,11 +59,12 @@ def encode_request(
 def _conversation(messages: Sequence[Message], provider: str) -> list[dict[str, Any]]:
     """Messages of user and assistant in turn, as the API wants them; results of tools come first in the user's."""
     turns: list[dict[str, Any]] = []
+    ids = _CallIds()
     for message in messages:
         if message.role == "system":
             continue
         role = "assistant" if message.role == "assistant" else "user"
-        blocks = list(_blocks(message, provider))
+        blocks = list(_blocks(message, provider, ids))
         if not turns and role == "assistant":
             turns.append({"role": "user", "content": [_text(NO_TEXT)]})
         if turns and turns[-1]["role"] == role:
@@ -73,13 +74,39 @@ def _conversation(messages: Sequence[Message], provider: str) -> list[dict[str, 
     return turns
 
 
-def _blocks(message: Message, provider: str) -> Iterator[dict[str, Any]]:
+class _CallIds:
+    """What the calls of one conversation are called: the API refuses an id that returns.
+
+    Other servers number the calls of each reply anew: https://github.com/NVIDIA-NeMo/Switchyard/issues/502
+    """
+
+    def __init__(self) -> None:
+        self._sent: set[str] = set()
+        self._newest: dict[str, str] = {}
+
+    def of_call(self, id: str) -> str:
+        plain = sent = _NOT_IN_AN_ID.sub("_", id) or "call"
+        count = 1
+        while sent in self._sent:
+            count += 1
+            sent = f"{plain}_{count}"
+        self._sent.add(sent)
+        self._newest[id] = sent
+        return sent
+
+    def of_result(self, id: str) -> str:
+        """The id of the call before it that a result is of."""
+        return self._newest.get(id, id)
+
+
+def _blocks(message: Message, provider: str, ids: _CallIds) -> Iterator[dict[str, Any]]:
     match message.role:
         case "assistant":
-            yield from _own_blocks(message, provider) or _said(message)
+            for block in _own_blocks(message, provider) or _said(message):
+                yield block | {"id": ids.of_call(block["id"])} if block["type"] == "tool_use" else block
         case "tool":
             content: list[Any] = [_text(message.content or NO_TEXT), *map(_image, message.images)]
-            yield {"type": "tool_result", "tool_use_id": _id(message.tool_call_id or ""), "content": content}
+            yield {"type": "tool_result", "tool_use_id": ids.of_result(message.tool_call_id or ""), "content": content}
         case _:
             yield from map(_image, message.images)
             if message.content.strip() or not message.images:
@@ -90,7 +117,7 @@ def _said(message: Message) -> Iterator[dict[str, Any]]:
     if message.content.strip():
         yield _text(message.content)
     for call in message.tool_calls:
-        yield {"type": "tool_use", "id": _id(call.id), "name": call.name, "input": _arguments(call)}
+        yield {"type": "tool_use", "id": call.id, "name": call.name, "input": _arguments(call)}
 
 
 def _own_blocks(message: Message, provider: str) -> list[dict[str, Any]] | None:
@@ -112,10 +139,6 @@ def _image(image: Image) -> dict[str, Any]:
         return {"type": "image", "source": {"type": "url", "url": image.url}}
     data = b64encode(image.data).decode("ascii")
     return {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": data}}
-
-
-def _id(id: str) -> str:
-    return _NOT_IN_AN_ID.sub("_", id) or "call"
 
 
 def _arguments(call: ToolCall) -> Any:

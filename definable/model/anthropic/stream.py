@@ -35,6 +35,7 @@ from definable.half_read_body import may_be_half_read
 from definable.model.message import FinishReason, ModelDelta, ModelReply, ToolCall, Usage
 from definable.model.openai.errors import Failure, lacks_descriptors, parse_retry_after, raise_explained, retry_wait
 from definable.model.openai.events import EventTooLong, SSEDecoder
+from definable.model.openai.response import NoReply
 
 logger: logging.Logger = logger_named("definable.model")
 
@@ -190,6 +191,7 @@ EXPLAINED = (
     httpx2.HTTPError,
     httpx2.InvalidURL,
     StreamError,
+    NoReply,
     EventTooLong,
     ModelError,
     KeyError,
@@ -201,7 +203,7 @@ EXPLAINED = (
 class MessageStream:
     """A streamed answer: an async context manager that is its own iterator.
 
-    Until its first event an answer is asked for again where that can help.
+    Until its first block an answer is asked for again where that can help: an overloaded API often begins, and fails.
 
     Args:
         client: The running event loop's.
@@ -215,7 +217,7 @@ class MessageStream:
     def __init__(self, client: AnthropicClient, body: dict[str, Any], provider: str) -> None:
         self._client = client
         self._body = body
-        self._answer = Answer(provider)
+        self._provider = provider
         self._over = False
 
     async def __aenter__(self) -> Self:
@@ -223,7 +225,7 @@ class MessageStream:
         while True:
             tries += 1
             try:
-                self._events = await self._begin()
+                self._events, self._answer, self._first_text = await self._begin()
                 return self
             except EXPLAINED as error:
                 await checkpoint_if_cancelled()  # a failure at the moment of a cancellation is none
@@ -250,6 +252,9 @@ class MessageStream:
     async def __anext__(self) -> ModelDelta:
         if self._over:
             raise StopAsyncIteration
+        text, self._first_text = self._first_text, ""
+        if text:
+            return ModelDelta(text)
         try:
             while not self._answer.is_whole:
                 event = await self._events.next()
@@ -263,17 +268,19 @@ class MessageStream:
         self._over = True
         return ModelDelta(reply=self._answer.reply())
 
-    async def _begin(self) -> Events:
+    async def _begin(self) -> tuple[Events, Answer, str]:
+        answer, text = Answer(self._provider), ""
         events = await self._client.open(self._body)
         try:
-            event = await events.next()
-            if event is None:
-                raise ModelResponseError("the model provider's stream ended before its first event")
-            self._answer.add(event)
+            while not (answer.has_begun or answer.is_whole):
+                event = await events.next()
+                if event is None:
+                    raise NoReply("the model provider's stream ended before anything of a reply came")
+                text = answer.add(event)
         except BaseException:
             await events.aclose()
             raise
-        return events
+        return events, answer, text
 
 
 class Answer:
@@ -291,6 +298,11 @@ class Answer:
         self._blocks: dict[int, dict[str, Any]] = {}
         """By their index, as the API takes them back; a tool's input is its JSON text until the answer is whole."""
         self.is_whole: bool = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything of a reply came."""
+        return bool(self._blocks)
 
     def add(self, event: dict[str, Any]) -> str:
         """Take an event; return the text that it adds.
@@ -401,6 +413,8 @@ def explain(error: BaseException, *, where: str, key: str, timeout: float) -> Fa
         case StreamError(args=[event]):
             status = STATUSES.get(event.get("error", {}).get("type", ""))
             return _status_failure(status, event, {}, where, key)
+        case NoReply():
+            return Failure(ModelResponseError(str(error)), transient=True)
         case anthropic.APITimeoutError() | httpx2.TimeoutException():
             cause = error if isinstance(error, httpx2.TimeoutException) else error.__cause__
             if isinstance(cause, httpx2.ConnectTimeout):
