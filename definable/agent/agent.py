@@ -199,6 +199,10 @@ class Agent(AgentParts):
         Iterating over `events` gives `RunStarted`, `TextDelta`s, `ToolCallStarted` and `ToolCallEnded`, at last
         `RunEnded` with the output; it raises what the run raises. Leaving the context early cancels the run.
 
+        The context is left in the task that entered it. An async generator of yours around it must be closed when it is
+        not read to its end, `async with contextlib.aclosing(generator)`: the garbage collector closes it in a task of
+        its own, and the one that began it fails.
+
         Args:
             input: What the user says; `instruction` is another name of it.
             session_id: The conversation to go on with; None begins one, which is kept if `keep` says so.
