@@ -108,13 +108,16 @@ PROFILES: tuple[Row, ...] = (
     ),
     Row(
         "openai",
+        # of o3 itself: https://github.com/datarobot-oss/datarobot-genai/pull/581
         {"parallel_tool_calls": (False, "https://github.com/run-llama/llama_index/issues/20865")},
         models=r"(^|/)(o1|o3|o4-mini)\b",
     ),
     Row(
+        # think_tags is the default, True: DeepSeek-R1 on Azure sends them,
+        # https://github.com/ChatGPTNextWeb/NextChat/issues/6178
         "azure",
-        {"think_tags": (False, "https://learn.microsoft.com/azure/ai-foundry/openai/how-to/reasoning")},
         hosts=(".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"),
+        # the variable: https://github.com/openai/openai-python/blob/main/src/openai/lib/azure.py
         base_url="{AZURE_OPENAI_ENDPOINT}/openai/v1",
         key="AZURE_OPENAI_API_KEY",
         source="https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle",
@@ -131,7 +134,8 @@ PROFILES: tuple[Row, ...] = (
     ),
     Row(
         "google",
-        {"json_schema_with_tools": (False, "https://ai.google.dev/gemini-api/docs/structured-output")},
+        # not documented; observed in this issue
+        {"json_schema_with_tools": (False, "https://github.com/openai/openai-agents-python/issues/656")},
         hosts=("generativelanguage.googleapis.com",),
         base_url="https://generativelanguage.googleapis.com/v1beta/openai",
         key="GEMINI_API_KEY",
@@ -140,7 +144,8 @@ PROFILES: tuple[Row, ...] = (
     Row(
         "google",
         {
-            "json_schema_with_tools": (True, "https://ai.google.dev/gemini-api/docs/structured-output"),
+            # reported for Google's own API; nothing found for its Chat Completions
+            "json_schema_with_tools": (True, "https://github.com/pydantic/pydantic-ai/issues/4801"),
             "call_signature": (
                 "skip_thought_signature_validator",
                 "https://ai.google.dev/gemini-api/docs/thought-signatures",
@@ -161,28 +166,31 @@ PROFILES: tuple[Row, ...] = (
     ),
     Row(
         "groq",
-        {"json_schema": (True, "https://console.groq.com/docs/structured-outputs")},
+        # kimi-k2 and llama-4 also in Groq's changelog: https://github.com/groq/groq-changelog/pull/11
+        {"json_schema": (True, "https://github.com/anomalyco/models.dev/pull/598")},
         models=r"gpt-oss|kimi-k2|llama-4",
     ),
     Row(
         "mistral",
         {
+            # stream_options, max_tokens: not documented; observed in these issues
             "stream_options": (False, "https://github.com/avante-corp/avante.nvim/issues/2347"),
             "several_system_messages": (False, MISTRAL_COMMON),
             "max_tokens": ("max_tokens", "https://github.com/editor-code-assistant/eca/issues/231"),
-            "short_call_ids": (True, "https://github.com/anomalyco/opencode/issues/1680"),
+            "short_call_ids": (True, MISTRAL_COMMON),
         },
         hosts=("api.mistral.ai",),
         base_url="https://api.mistral.ai/v1",
         key="MISTRAL_API_KEY",
-        source="https://docs.mistral.ai/api/",
+        source="https://docs.mistral.ai/api",
     ),
     Row(
         "deepseek",
         {
-            "json_schema": (False, "https://api-docs.deepseek.com/guides/json_mode"),
-            "json_schema_with_tools": (False, "https://api-docs.deepseek.com/guides/json_mode"),
-            "max_tokens": ("max_tokens", "https://api-docs.deepseek.com/api/create-chat-completion"),
+            # DeepSeek documents json_object and max_tokens alone; these issues show what happens to the others
+            "json_schema": (False, "https://github.com/UKGovernmentBEIS/inspect_ai/issues/4916"),
+            "json_schema_with_tools": (False, "https://github.com/UKGovernmentBEIS/inspect_ai/issues/4916"),
+            "max_tokens": ("max_tokens", "https://github.com/earendil-works/pi/issues/8018"),
             "reasoning_needed": (True, "https://api-docs.deepseek.com/guides/thinking_mode"),
         },
         hosts=("api.deepseek.com",),
@@ -202,52 +210,55 @@ PROFILES: tuple[Row, ...] = (
         hosts=("api.x.ai",),
         base_url="https://api.x.ai/v1",
         key="XAI_API_KEY",
-        source="https://docs.x.ai/docs/overview",
+        source="https://docs.x.ai/developers/quickstart",
     ),
     Row(
         "together",
         hosts=("api.together.xyz", "api.together.ai"),
-        base_url="https://api.together.xyz/v1",
+        base_url="https://api.together.ai/v1",
         key="TOGETHER_API_KEY",
-        source="https://docs.together.ai/docs/openai-api-compatibility",
+        source="https://docs.together.ai/docs/inference/openai-compatibility",
     ),
     Row(
         "fireworks",
         hosts=("api.fireworks.ai",),
         base_url="https://api.fireworks.ai/inference/v1",
         key="FIREWORKS_API_KEY",
-        source="https://docs.fireworks.ai/tools-sdks/openai-compatibility",
+        source="https://docs.fireworks.ai/getting-started/quickstart",
     ),
     Row(
         "moonshot",
         hosts=("api.moonshot.ai", "api.moonshot.cn"),
         base_url="https://api.moonshot.ai/v1",
         key="MOONSHOT_API_KEY",
-        source="https://platform.moonshot.ai/docs/introduction",
+        source="https://platform.kimi.ai/docs/api/quickstart",
     ),
     Row(
         "moonshot",
+        # that a message without it is refused: not documented; observed in this pull request
         {"reasoning_needed": (True, "https://github.com/continuedev/continue/pull/11806")},
         models=r"kimi-",
     ),
     Row(
         "minimax",
         {
-            "several_system_messages": (False, "https://github.com/can1357/oh-my-pi/issues/958"),
+            "several_system_messages": (False, "https://github.com/MiniMax-AI/MiniMax-M2/issues/51"),
             "reasoning_back": ("in tags", "https://platform.minimax.io/docs/api-reference/text-openai-api"),
         },
         hosts=("api.minimax.io", "api.minimaxi.com"),
         base_url="https://api.minimax.io/v1",
         key="MINIMAX_API_KEY",
-        source="https://platform.minimax.io/docs/api-reference/text-openai-api",
+        source="https://platform.minimax.io/docs/guides/quickstart",
     ),
     Row(
         "databricks",
+        # not documented; observed in this issue
         {"stream_options": (False, "https://github.com/continuedev/continue/issues/12936")},
         hosts=(".cloud.databricks.com", ".azuredatabricks.net", ".gcp.databricks.com"),
+        # the variables: https://docs.databricks.com/aws/dev-tools/auth/env-vars
         base_url="{DATABRICKS_HOST}/serving-endpoints",
         key="DATABRICKS_TOKEN",
-        source="https://docs.databricks.com/aws/en/machine-learning/model-serving/query-chat-models",
+        source="https://learn.microsoft.com/en-us/azure/databricks/machine-learning/model-serving/query-chat-models",
     ),
     Row(
         "ollama",
@@ -269,7 +280,7 @@ PROFILES: tuple[Row, ...] = (
         base_url="http://localhost:8000/v1",
         key="VLLM_API_KEY",
         needs_key=False,
-        source="https://docs.vllm.ai/en/latest/serving/openai_compatible_server/",
+        source="https://github.com/vllm-project/vllm/blob/main/docs/getting_started/quickstart.md",
     ),
 )
 """The first row of a provider is the provider's, those behind it are of some of its models."""
