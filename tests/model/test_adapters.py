@@ -378,12 +378,13 @@ async def test_what_ignores_its_cancellation_is_left_after_a_bound(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("definable.concurrency.asyncio_thread.CLOSE_TIMEOUT", 0.2)
-    let_go = threading.Event()
+    resumed, let_go = threading.Event(), threading.Event()
 
     async def stubborn(conversation: Any) -> AsyncGenerator[str]:
         import asyncio
 
         yield "a"
+        resumed.set()
         while not let_go.is_set():
             try:
                 await asyncio.sleep(0.01)
@@ -393,6 +394,7 @@ async def test_what_ignores_its_cancellation_is_left_after_a_bound(
     model = chain(stubborn)
     async with model.stream(HI) as deltas:
         await anext(deltas)
+        await anyio.to_thread.run_sync(resumed.wait, 10)  # a cancellation before that would end it at its yield
     assert "ignores its cancellation" in caplog.text
     let_go.set()
     monkeypatch.undo()
