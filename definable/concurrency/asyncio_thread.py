@@ -20,11 +20,11 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from contextvars import Context
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -52,6 +52,7 @@ class AsyncioThread:
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
+        self.loop.set_task_factory(cast("Any", _task_of_asyncio))
         self.users: set[AsyncioHome] = set()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="definable asyncio", daemon=True)
@@ -70,6 +71,15 @@ class AsyncioThread:
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
             runner.run(self._stop.wait(), context=Context())
+
+
+def _task_of_asyncio(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+) -> asyncio.Task[Any]:
+    """A task that no context tells to be trio's: a collection in trio's thread has generators closed here."""
+    if options.get("context") is None:
+        options["context"] = own_context()
+    return asyncio.Task(coroutine, loop=loop, **options)
 
 
 _thread: RunVar[AsyncioThread | None] = RunVar("definable_asyncio_thread", None)

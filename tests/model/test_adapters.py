@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import json
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -14,12 +15,14 @@ import anyio
 import httpx2
 import openai
 import pytest
+import sniffio
 from loopback.openai_server import BrokenStream, Completion, OpenAIServer, Problem
 from orphans import living_threads
 
 from definable.agent import Agent, TextDelta
 from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.trigger import TriggerEvent, Webhook
+from definable.concurrency.asyncio_thread import AsyncioHome
 from definable.errors import (
     ConfigurationError,
     ModelAuthenticationError,
@@ -247,6 +250,12 @@ async def test_a_provider_that_is_away_is_a_connection_failure(kind: type[Any]) 
         await away.aclose()
 
 
+async def collect_garbage() -> None:
+    while True:
+        gc.collect()
+        await anyio.sleep(0.2)
+
+
 @pytest.mark.parametrize("kind", FRAMEWORKS)
 async def test_a_cut_off_run_hangs_up(kind: type[Any]) -> None:
     async with asking(kind) as (server, model):
@@ -258,7 +267,10 @@ async def test_a_cut_off_run_hangs_up(kind: type[Any]) -> None:
                     texts.append(event.text)
                 if texts == ["one ", "two "]:
                     break
-        await server.idle()
+        async with anyio.create_task_group() as collector:
+            collector.start_soon(collect_garbage)  # which closes what the frameworks leave open
+            await server.idle()
+            collector.cancel_scope.cancel()
         server.play(BrokenStream(Completion("one"), 1, "stall"))
         with pytest.raises(RunTimeout):
             await Agent(model, run_timeout=0.3).arun("hi")
@@ -492,3 +504,19 @@ async def test_a_run_of_it_is_cancelled_by_its_id_and_by_a_stop(kind: type[Any])
             assert not runtime.report.clean
             await server.idle()
     assert {thread for thread in living_threads() - before if "definable" in thread.name} == set()
+
+
+async def test_what_the_garbage_collector_closes_from_here_is_asyncio_s_there() -> None:
+    """asyncio closes an abandoned generator in the context of whoever collects it, which may be trio's thread."""
+    home, library = AsyncioHome(), list[str]()
+    closed = threading.Event()
+
+    async def close() -> None:
+        library.append(sniffio.current_async_library())
+        closed.set()
+
+    loop = await home.loop()
+    loop.call_soon_threadsafe(loop.create_task, close())
+    await anyio.to_thread.run_sync(closed.wait, 10)
+    await home.aclose()
+    assert library == ["asyncio"]
