@@ -43,25 +43,28 @@ SCHEMA = (
 crashes forgets who has called, and none of this is worth a write to the log. Half of a page is left for new versions of
 its rows, which change with each call."""
 
-NOW: LiteralString = "extract(epoch FROM now())::float8"
+NOW: LiteralString = "extract(epoch FROM clock_timestamp())::float8"
 
 MEET: LiteralString = f"""INSERT INTO definable_rate_limit (service, caller, paid_until)
 SELECT %(service)s, caller, {NOW} FROM unnest(%(callers)s::bytea[]) AS new (caller) ORDER BY caller
 ON CONFLICT DO NOTHING"""
 
 TAKE: LiteralString = f"""WITH kept AS MATERIALIZED (
-    SELECT caller, greatest(paid_until, {NOW}) AS paid_until FROM definable_rate_limit
+    SELECT caller, paid_until FROM definable_rate_limit
     WHERE service = %(service)s AND caller = ANY(%(callers)s::bytea[]) ORDER BY caller FOR UPDATE
+), timed AS MATERIALIZED (
+    SELECT caller, paid_until, {NOW} AS moment FROM kept
 ), counted AS (
-    SELECT caller, paid_until, every, period,
-        least(wanted, greatest(floor((period - (paid_until - {NOW})) / every + 1e-6), 0)) AS taken
-    FROM kept JOIN unnest(%(callers)s::bytea[], %(every)s::float8[], %(periods)s::float8[], %(wanted)s::integer[])
+    SELECT caller, greatest(paid_until, moment) AS paid_until, moment, every, period,
+        least(wanted, greatest(floor((period - greatest(paid_until - moment, 0)) / every + 1e-6), 0)) AS taken
+    FROM timed JOIN unnest(%(callers)s::bytea[], %(every)s::float8[], %(periods)s::float8[], %(wanted)s::integer[])
     AS new (caller, every, period, wanted) USING (caller)
 ) UPDATE definable_rate_limit AS changed SET paid_until = counted.paid_until + taken * every FROM counted
 WHERE changed.service = %(service)s AND changed.caller = counted.caller
-RETURNING changed.caller, taken::integer, changed.paid_until + every - period - {NOW}"""
+RETURNING changed.caller, taken::integer, changed.paid_until + every - period - moment"""
 """Returns of each caller how many calls count, and the seconds after which the next one would. Rows are locked in one
-order by all replicas."""
+order by all replicas, and the clock is read after the lock: at the beginning of the transaction it may be earlier than
+that of another one whose calls were counted meanwhile, which makes their debt look larger than the burst it was."""
 
 SWEEP: LiteralString = f"""DELETE FROM definable_rate_limit WHERE ctid = ANY(ARRAY(
 SELECT ctid FROM definable_rate_limit WHERE paid_until <= {NOW} LIMIT %s FOR UPDATE SKIP LOCKED))"""

@@ -15,14 +15,12 @@ import anyio
 import httpx2
 import openai
 import pytest
-import sniffio
 from loopback.openai_server import BrokenStream, Completion, OpenAIServer, Problem
 from orphans import living_threads
 
 from definable.agent import Agent, TextDelta
 from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
 from definable.agent.trigger import TriggerEvent, Webhook
-from definable.concurrency.asyncio_thread import AsyncioHome
 from definable.errors import (
     ConfigurationError,
     ModelAuthenticationError,
@@ -504,19 +502,3 @@ async def test_a_run_of_it_is_cancelled_by_its_id_and_by_a_stop(kind: type[Any])
             assert not runtime.report.clean
             await server.idle()
     assert {thread for thread in living_threads() - before if "definable" in thread.name} == set()
-
-
-async def test_what_the_garbage_collector_closes_from_here_is_asyncio_s_there() -> None:
-    """asyncio closes an abandoned generator in the context of whoever collects it, which may be trio's thread."""
-    home, library = AsyncioHome(), list[str]()
-    closed = threading.Event()
-
-    async def close() -> None:
-        library.append(sniffio.current_async_library())
-        closed.set()
-
-    loop = await home.loop()
-    loop.call_soon_threadsafe(loop.create_task, close())
-    await anyio.to_thread.run_sync(closed.wait, 10)
-    await home.aclose()
-    assert library == ["asyncio"]

@@ -130,3 +130,26 @@ async def test_postgres_forgets_who_has_paid_for_everything(
         with shared_postgres.connected(postgres) as connection, anyio.fail_after(LIMIT):
             while connection.execute("SELECT count(*) FROM definable_rate_limit").fetchone() != (1,):
                 await limits.take("caller for a while", HOURLY)
+
+
+async def test_postgres_reads_the_clock_when_it_is_the_turn_of_the_call(postgres: str, shared_postgres: Any) -> None:
+    """Another replica's transaction that begins later and ends first: its calls are of the past, not of the future."""
+    take_all_but_one = """UPDATE definable_rate_limit
+    SET paid_until = extract(epoch FROM clock_timestamp())::float8 + 19 * 180"""
+    answers: list[float] = []
+
+    async def take(limits: Limits) -> None:
+        answers.extend([await limits.take("ann", HOURLY) for _ in range(2)])
+
+    async with PostgresBus(postgres).rate_limits() as limits:
+        assert await limits.take("ann", HOURLY) == 0.0
+        with shared_postgres.connected(postgres) as connection, anyio.fail_after(LIMIT):
+            async with anyio.create_task_group() as group:
+                connection.execute("BEGIN")
+                connection.execute("SELECT 1 FROM definable_rate_limit FOR UPDATE")
+                group.start_soon(take, limits)
+                while not connection.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+                    await anyio.sleep(0.01)
+                connection.execute(take_all_but_one)
+                connection.execute("COMMIT")
+    assert answers == [0.0, pytest.approx(180, abs=5)]
