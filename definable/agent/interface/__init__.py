@@ -25,7 +25,7 @@ from definable.lazy_exports import GetAttribute, lazy_exports
 
 if TYPE_CHECKING:
     from .base import Accept, BaseInterface
-    from .config import InterfaceConfig
+    from .config import InterfaceConfig, Texts
     from .discord import DiscordConfig, DiscordInterface
     from .errors import (
         InterfaceAuthenticationError,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
     from .hooks import AllowlistHook, InterfaceHook, LoggingHook
     from .identity import IdentityResolver, PlatformIdentity, SQLiteIdentityResolver
-    from .message import InterfaceMessage, InterfaceResponse, Media
+    from .message import Button, InterfaceMessage, InterfaceResponse, Media, QuotedMessage
     from .sessions import InterfaceSession, SessionManager
     from .telegram import TelegramConfig, TelegramInterface
 
@@ -44,9 +44,12 @@ __all__ = [
     "BaseInterface",
     "Accept",
     "InterfaceConfig",
+    "Texts",
     "InterfaceMessage",
     "InterfaceResponse",
+    "QuotedMessage",
     "Media",
+    "Button",
     "InterfaceSession",
     "SessionManager",
     "InterfaceHook",
@@ -72,6 +75,9 @@ __getattr__: GetAttribute = lazy_exports(
         "BaseInterface": ".base",
         "Accept": ".base",
         "InterfaceConfig": ".config",
+        "Texts": ".config",
+        "QuotedMessage": ".message",
+        "Button": ".message",
         "InterfaceMessage": ".message",
         "InterfaceResponse": ".message",
         "Media": ".message",

@@ -7,7 +7,7 @@ it accepts; the interface knows neither.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
@@ -85,6 +85,8 @@ class BaseInterface(ABC):
     """Seconds after which `typing` is called again while the agent runs."""
     edit_interval: ClassVar[float] = 1.0
     """Seconds from one `post` or `edit` of a reply that is being written to the next."""
+    has_buttons: ClassVar[bool] = False
+    """Whether `send` shows the buttons of a response; those of another platform are written as text."""
 
     def __init__(
         self,
@@ -221,6 +223,19 @@ class BaseInterface(ABC):
 
     async def typing(self, message: InterfaceMessage) -> None:  # noqa: B027 - may be left as it is
         """Show in the message's chat that the agent is at work, for as long as the platform shows it."""
+
+    async def acknowledge(self, message: InterfaceMessage) -> None:  # noqa: B027 - may be left as it is
+        """A button or a native command was taken: have the platform show no longer that it waits; optional."""
+
+    async def show_commands(self, commands: Mapping[str, str]) -> None:  # noqa: B027 - may be left as it is
+        """Have the platform's own menu show these commands; optional, called once the interface receives.
+
+        Args:
+            commands: Their descriptions by name, without a slash.
+
+        Raises:
+            InterfaceError: They are not shown; that is logged, and nothing else.
+        """
 
     def connection(self) -> AbstractAsyncContextManager[None]:
         """Hold what both `receive` and `send` need: a context that outlives `receive` until all is answered.

@@ -2,14 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 
 from definable.errors import ConfigurationError
 from definable.original_library import unknown_arguments
 
+if TYPE_CHECKING:
+    from .message import InterfaceMessage, InterfaceResponse, Media
+    from .sessions import InterfaceSession
+
 Config = TypeVar("Config", bound="InterfaceConfig")
+
+Said: TypeAlias = "str | InterfaceResponse | None"
+"""What a command says; None for nothing."""
+
+ChatCommand: TypeAlias = "Callable[[InterfaceMessage, InterfaceSession], Said | Awaitable[Said]]"
+"""What answers a command. The first line of its docstring is its description."""
+
+Transcriber: TypeAlias = "Callable[[Media], Awaitable[str]]"
+"""Returns what is said in a voice message."""
+
+COMMAND_NAME = re.compile(r"[a-z0-9_-]{1,32}")
+"""What Telegram (without `-`), Discord and Slack take as a command."""
+
+MAX_COLLECT = 60.0
+"""Seconds; a user waits that long for every answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What the service itself says in chats; an empty text is not sent.
+
+    Raises:
+        ConfigurationError: A text has a placeholder that is not filled in.
+    """
+
+    too_many_messages: str = "Too many messages. Please wait {seconds} seconds."
+    """To a user beyond the rate limit, once."""
+    stopped: str = "Stopped."
+    """After `/stop`."""
+    stopped_all: str = "Stopped. {count} more messages that waited are not answered."
+    """After `/stop`, where messages waited behind the one that was being answered."""
+    nothing_to_stop: str = "There is nothing to stop."
+    timed_out: str = "This took too long and was stopped. Please try again."
+    """Where an answer took longer than `answer_timeout`."""
+    new_conversation: str = "A new conversation begins."
+    """After `/new`."""
+    start: str = "Hello! Write to me, and I answer.\n\n{commands}"
+    """After `/start`."""
+    help: str = "Write to me, and I answer.\n\n{commands}"
+    """After `/help`."""
+    describe_stop: str = "Stop the answer"
+    """What menus and `/help` say of `/stop`."""
+    describe_new: str = "Begin a new conversation"
+    describe_help: str = "Show what I understand"
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            try:
+                getattr(self, each.name).format(**TEXT_VALUES)
+            except (AttributeError, IndexError, KeyError, ValueError) as error:
+                raise ConfigurationError(
+                    f"Texts({each.name}={getattr(self, each.name)!r}): a text, in which {', '.join(TEXT_VALUES)} may "
+                    f"stand in braces: {error!r}"
+                ) from error
+
+
+TEXT_VALUES = {"seconds": "1", "count": "1", "commands": ""}
+"""What may stand in a text, each in those where it says so."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +101,22 @@ class InterfaceConfig:
     """Characters of one outgoing message; longer replies are split."""
     rate_limit_messages_per_minute: int = 30
     """Per user."""
+    groups: Literal["mention", "all", "off"] = "mention"
+    """What is answered in groups, channels and threads: what addresses the agent, everything, or nothing. Direct chats
+    are always answered."""
+    busy: Literal["queue", "latest", "interrupt"] = "queue"
+    """What becomes of a message that comes while its chat is being answered: it waits behind all others; of those that
+    wait the newest alone is answered; or it takes the place of what is being answered."""
+    collect: float = 0.8
+    """Seconds in which messages that follow one another, of one user in one chat, become one; 0 for never."""
+    answer_timeout: float | None = 300.0
+    """Seconds that an answer may take; then it is cancelled, and the user is told. None for any time."""
+    commands: Mapping[str, ChatCommand] = field(default_factory=dict[str, "ChatCommand"], hash=False)
+    """Functions of a message and its session by the names of commands, without a slash: `{"balance": show_balance}`."""
+    transcriber: Transcriber | None = None
+    """Function from a voice message to its text; None: the model is told that there is one."""
+    texts: Texts = Texts()
+    """What the service itself says in chats."""
 
     if not TYPE_CHECKING:  # the dataclass's own signature is what a type checker shall see
 
@@ -46,6 +125,18 @@ class InterfaceConfig:
             return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        for name, known in (("groups", ("mention", "all", "off")), ("busy", ("queue", "latest", "interrupt"))):
+            if getattr(self, name) not in known:
+                raise ConfigurationError(f"{name}={getattr(self, name)!r}: one of {', '.join(map(repr, known))}")
+        if not 0 <= self.collect <= MAX_COLLECT:
+            raise ConfigurationError(f"collect={self.collect!r}: seconds, from 0 to {MAX_COLLECT:g}")
+        if self.answer_timeout is not None and not self.answer_timeout > 0:
+            raise ConfigurationError(f"answer_timeout={self.answer_timeout!r}: seconds, greater than 0, or None")
+        for name, function in self.commands.items():
+            if not COMMAND_NAME.fullmatch(name) or not callable(function):
+                raise ConfigurationError(
+                    f"commands={{{name!r}: {function!r}}}: a name of at most 32 of a-z 0-9 _ -, and a function"
+                )
         for name in ("max_session_history", "session_ttl_seconds", "max_concurrent_requests", "max_message_length"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name}={getattr(self, name)!r}: greater than 0")

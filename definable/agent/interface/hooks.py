@@ -21,7 +21,7 @@ logger: logging.Logger = logger_named(__name__)
 
 ON_ERROR = contain_errors("an on_error hook")
 
-HOOK_METHODS = ("on_message_received", "on_before_respond", "on_after_respond", "on_error")
+HOOK_METHODS = ("on_message_received", "on_button", "on_before_respond", "on_after_respond", "on_error")
 
 
 class InterfaceHook:
@@ -51,6 +51,11 @@ class InterfaceHook:
         self, message: InterfaceMessage, response: InterfaceResponse, session: InterfaceSession
     ) -> InterfaceResponse | None:
         """The agent has answered; a response that is returned is sent in place of its answer."""
+        return None
+
+    async def on_button(self, message: InterfaceMessage, session: InterfaceSession) -> InterfaceResponse | bool | None:
+        """A button was pressed: `message.button`. A response is sent in place of a run, False ends it without one;
+        None: it is answered as a message that says what the button says."""
         return None
 
     async def on_error(self, error: Exception, message: InterfaceMessage) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+from definable.agent.tools.result import Button
 from definable.frozen import frozen
 from definable.json_text import json_bytes
 from definable.model.message import Image, Message, image_from_json, image_to_json
@@ -47,6 +48,21 @@ class Media:
         return f"{self.filename or 'unnamed'} ({', '.join(parts)})"
 
 
+@dataclass(frozen=True, slots=True)
+class QuotedMessage:
+    """What a message replies to, quotes or forwards."""
+
+    kind: Literal["reply", "quote", "forward"]
+    """A quote is a part of the message that is replied to."""
+    author: str | None = None
+    """The name of who wrote it; None where the platform does not say."""
+    text: str | None = None
+    images: tuple[Image, ...] = ()
+    files: tuple[Media, ...] = ()
+    message_id: str | None = None
+    """The platform's, where it says so."""
+
+
 @frozen
 class InterfaceMessage:
     """A message that came in, normalised."""
@@ -65,9 +81,32 @@ class InterfaceMessage:
     files: tuple[Media, ...] = ()
     reply_to_message_id: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """The platform's own; what a custom interface needs to answer."""
+    """The platform's own; what a custom interface needs to answer. `"raw"` is the platform's own object."""
     created_at: float = field(default_factory=time.time)
     """Unix seconds."""
+    is_direct: bool = True
+    """Whether the chat is one between the user and the agent; not so in groups, channels and threads."""
+    is_addressed: bool = True
+    """Whether the agent is meant: it is mentioned or replied to, or a command or a button of its own is used. The
+    platform says so, and cuts the mention of the agent from `text`."""
+    thread_id: str | None = None
+    """A topic, a thread or a forum post: a conversation of its own within `platform_chat_id`."""
+    context: tuple[QuotedMessage, ...] = ()
+    """What is replied to, quoted or forwarded."""
+    notes: tuple[str, ...] = ()
+    """What has no text, in words: `"location 52.52, 13.405 (Alexanderplatz)"`."""
+    is_edit: bool = False
+    """Whether it corrects the message of this `platform_message_id`; `metadata["edit"]` names the correction."""
+    button: str | None = None
+    """The value of the button that was pressed; `text` is what the button says."""
+    command: str | None = None
+    """The name of the platform's own command that was used, without a slash; `text` has its arguments."""
+    group_id: str | None = None
+    """What messages that belong together have in common, say the pictures of an album."""
+    locale: str | None = None
+    """The user's language, as the platform names it: `"de"`, `"pt-BR"`."""
+    timezone: str | None = None
+    """The user's time zone, where the platform knows it: `"Europe/Berlin"`."""
 
 
 @frozen
@@ -81,12 +120,14 @@ class InterfaceResponse:
     files: tuple[Media, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The platform's own; see the interface."""
+    buttons: tuple[tuple[Button, ...], ...] = ()
+    """Under the text, row by row."""
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to send."""
-        has_media = self.images or self.audio or self.videos or self.files
-        return not (has_media or (self.content and self.content.strip()))
+        has_more = self.images or self.audio or self.videos or self.files or self.buttons
+        return not (has_more or (self.content and self.content.strip()))
 
 
 class MessageEnd(Enum):
@@ -114,28 +155,22 @@ def reply_text(content: Any) -> str:
     return content if isinstance(content, str) else json_bytes(content).decode()
 
 
-_PLAIN = (
-    "platform",
-    "platform_user_id",
-    "platform_chat_id",
-    "platform_message_id",
-    "text",
-    "username",
-    "reply_to_message_id",
-    "metadata",
-    "created_at",
-)
 _IDS = ("platform", "platform_user_id", "platform_chat_id", "platform_message_id")
 _MEDIA = ("audio", "videos", "files")
+_OTHER = (*_MEDIA, "images", "context", "notes")
+_PLAIN = {each.name: each.default for each in fields(InterfaceMessage) if each.name not in _OTHER}
+"""The fields that are JSON by themselves, with their defaults."""
 
 
 def message_to_json(message: InterfaceMessage) -> dict[str, Any]:
     """The message as a dict; its metadata is the interface's, and must be JSON by itself."""
-    value = {name: getattr(message, name) for name in _PLAIN}
-    value["images"] = [image_to_json(image) for image in message.images]
+    value = {name: own for name, default in _PLAIN.items() if (own := getattr(message, name)) != default}
     for name in _MEDIA:
         value[name] = [_media_to_json(each) for each in getattr(message, name)]
-    return {name: field for name, field in value.items() if field not in (None, [], {})}
+    value["images"] = [image_to_json(image) for image in message.images]
+    value["context"] = [_quoted_to_json(each) for each in message.context]
+    value["notes"] = list(message.notes)
+    return {name: own for name, own in value.items() if own not in ([], {})}
 
 
 def message_from_json(value: object) -> InterfaceMessage:
@@ -145,17 +180,37 @@ def message_from_json(value: object) -> InterfaceMessage:
         ValueError: `value` is no such message.
     """
     try:
-        fields = _mapping(value)
-        if wrong := [name for name in _IDS if not isinstance(fields[name], str | int)]:
+        kept = _mapping(value)
+        if wrong := [name for name in _IDS if not isinstance(kept[name], str | int)]:
             raise TypeError(f"{wrong[0]} is neither text nor a number")
-        message = InterfaceMessage(**{name: fields[name] for name in _PLAIN if name in fields})
-        images = tuple(image_from_json(_mapping(image)) for image in fields.get("images", ()))
-        media: dict[str, Any] = {
-            name: tuple(_media_from_json(_mapping(each)) for each in fields[name]) for name in _MEDIA if name in fields
-        }
-        return replace(message, images=images, **media)
+        made: dict[str, Any] = {name: kept[name] for name in _PLAIN if name in kept}
+        made |= {name: _media_list(kept, name) for name in _MEDIA if name in kept}
+        quoted = tuple([_quoted_from_json(_mapping(each)) for each in kept.get("context", ())])
+        return InterfaceMessage(
+            **made, images=_images(kept), context=quoted, notes=tuple([str(note) for note in kept.get("notes", ())])
+        )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a message: {type(error).__name__}: {error}") from error
+
+
+def _quoted_to_json(quoted: QuotedMessage) -> dict[str, Any]:
+    value = {name: getattr(quoted, name) for name in ("kind", "author", "text", "message_id")}
+    value["images"] = [image_to_json(image) for image in quoted.images]
+    value["files"] = [_media_to_json(each) for each in quoted.files]
+    return {name: own for name, own in value.items() if own not in (None, [])}
+
+
+def _quoted_from_json(kept: Mapping[str, Any]) -> QuotedMessage:
+    plain = {name: kept.get(name) for name in ("author", "text", "message_id")}
+    return QuotedMessage(kept["kind"], **plain, images=_images(kept), files=_media_list(kept, "files"))
+
+
+def _images(kept: Mapping[str, Any]) -> tuple[Image, ...]:
+    return tuple([image_from_json(_mapping(image)) for image in kept.get("images", ())])
+
+
+def _media_list(kept: Mapping[str, Any], name: str) -> tuple[Media, ...]:
+    return tuple([_media_from_json(_mapping(each)) for each in kept.get(name, ())])
 
 
 def _media_to_json(media: Media) -> dict[str, Any]:

@@ -301,4 +301,5 @@ class RunLoop:
             error=result.error,
             duration=duration,
             media=result.media,
+            buttons=result.buttons,
         )

@@ -26,6 +26,9 @@ from definable.model.message import (
 )
 from definable.original_library import OUTPUT_ATTRIBUTES, unknown_attribute
 
+if TYPE_CHECKING:
+    from definable.agent.tools.result import Button
+
 
 class RunStatus(StrEnum):
     """Where a run stands."""
@@ -54,6 +57,8 @@ class ToolExecution:
     """Seconds."""
     media: tuple[Image, ...] = ()
     """Images that came with the result."""
+    buttons: tuple[tuple[Button, ...], ...] = ()
+    """For the chat, row by row."""
 
 
 NO_USAGE = Usage()

@@ -65,6 +65,35 @@ MAX_ERROR_LENGTH = 2_000
 """Characters of an exception's message that the model is shown."""
 
 
+@dataclass(frozen=True, slots=True)
+class Button:
+    """A button under a message in a chat.
+
+    Args:
+        text: What it says.
+        value: What comes back when it is pressed (`InterfaceMessage.button`); its text when None.
+        url: A page that it opens in place of that.
+
+    Raises:
+        ValueError: It says nothing, or has both a value and a page.
+    """
+
+    text: str
+    value: str | None = None
+    url: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError("Button(text=''): a button says something")
+        if self.value is not None and self.url is not None:
+            raise ValueError(f"Button({self.text!r}): a value that comes back or a url that it opens, not both")
+
+    @property
+    def pressed(self) -> str:
+        """What comes back when it is pressed."""
+        return self.text if self.value is None else self.value
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class ToolResult:
     """The outcome of one tool call; a tool returns one to show images beside its text.
@@ -74,6 +103,7 @@ class ToolResult:
             dataclasses, dates, sets and so on; what JSON has no form for, as `json_bytes` says). None is `null`: some
             providers refuse an empty content.
         media: Images, or their bytes (PNG, JPEG, GIF, WebP), for a model that can see, and for the chat.
+        buttons: For the chat, under the answer: rows of `Button`s; one outside a row is a row by itself.
         value: What the function returned.
         error: What went wrong; None after success.
 
@@ -89,18 +119,27 @@ class ToolResult:
     """What the model sees."""
     media: tuple[Image, ...]
     """What it sees besides, if it can."""
+    buttons: tuple[tuple[Button, ...], ...]
+    """What the chat shows under the answer, row by row."""
     value: Any
     """What the function returned; None after a failure."""
     error: str | None
     """What went wrong, in the words of `content`; None after success."""
 
     def __init__(
-        self, content: Any, media: Iterable[Image | bytes] = (), *, value: Any = None, error: str | None = None
+        self,
+        content: Any,
+        media: Iterable[Image | bytes] = (),
+        *,
+        buttons: Iterable[Button | Iterable[Button]] = (),
+        value: Any = None,
+        error: str | None = None,
     ) -> None:
         text = well_formed(str.__str__(content)) if isinstance(content, str) else json_bytes(content).decode()
         set_field = object.__setattr__  # the class is frozen
         set_field(self, "content", text)
         set_field(self, "media", tuple([_image(each) for each in media]) if media else ())
+        set_field(self, "buttons", button_rows(buttons) if buttons else ())
         set_field(self, "value", value)
         set_field(self, "error", error)
 
@@ -124,6 +163,12 @@ class ToolResult:
     def failed(cls, error: str) -> ToolResult:
         """The result of a call that failed; the model is told why and may do better."""
         return cls(error, error=error)
+
+
+def button_rows(buttons: Iterable[Button | Iterable[Button]]) -> tuple[tuple[Button, ...], ...]:
+    """Rows of buttons; one outside a row is a row by itself, and an empty row is none."""
+    rows = [(each,) if isinstance(each, Button) else tuple(each) for each in buttons]
+    return tuple([row for row in rows if row])
 
 
 _IMAGE_STARTS = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))

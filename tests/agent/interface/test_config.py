@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from definable.agent.interface import (
     InterfaceMessage,
     InterfaceResponse,
     TelegramConfig,
+    Texts,
 )
 from definable.errors import ConfigurationError
 
@@ -35,7 +37,55 @@ def test_has_its_defaults() -> None:
         "stream_replies": True,
         "max_message_length": 4096,
         "rate_limit_messages_per_minute": 30,
+        "groups": "mention",
+        "busy": "queue",
+        "collect": 0.8,
+        "answer_timeout": 300.0,
+        "commands": {},
+        "transcriber": None,
+        "texts": dataclasses.asdict(Texts()),
     }
+
+
+def test_every_setting_stands_in_the_docs_with_its_default() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "chats.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", page, re.MULTILINE))
+    assert [*rows] == [each.name for each in dataclasses.fields(InterfaceConfig)]
+    config = InterfaceConfig()
+    shown = {"error_message": "a sentence", "texts": "`Texts()`", "platform": '`""`'}
+    for name, default in rows.items():
+        value = getattr(config, name)
+        quoted = f'"{value}"' if isinstance(value, str) else repr(value)
+        assert default == shown.get(name, f"`{quoted}`"), name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"groups": "some"},
+        {"busy": "drop"},
+        {"collect": -1},
+        {"collect": 3600},
+        {"answer_timeout": 0},
+        {"commands": {"Not A Name": print}},
+        {"commands": {"name": "no function"}},
+    ],
+    ids=["groups", "busy", "collect", "long-collect", "answer-timeout", "name", "function"],
+)
+def test_refuses_what_chats_cannot_do(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        InterfaceConfig(**settings)
+
+
+def test_refuses_texts_with_unknown_placeholders() -> None:
+    assert Texts(stopped="", too_many_messages="Wait {seconds} s").stopped == ""
+    for text in ("{minutes}", "{", "{0}"):
+        with pytest.raises(ConfigurationError, match="too_many_messages"):
+            Texts(too_many_messages=text)
+
+
+def test_a_config_can_be_hashed() -> None:
+    assert hash(InterfaceConfig()) == hash(InterfaceConfig())
 
 
 def test_is_frozen() -> None:

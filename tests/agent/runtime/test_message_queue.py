@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from definable.agent.interface import (
     InterfaceMessage,
     InterfaceResponse,
     Media,
+    QuotedMessage,
 )
 from definable.agent.interface.message import message_from_json, message_to_json
 from definable.agent.runtime import AgentRuntime, WorkCount
@@ -97,8 +99,22 @@ def test_a_message_survives_json() -> None:
         files=(Media(platform_id="x"),),
         reply_to_message_id="6",
         metadata={"a": [1, None]},
+        is_direct=False,
+        is_addressed=False,
+        thread_id="42",
+        context=(
+            QuotedMessage("reply", "Ann", "Shall we?", (Image("https://example.com/b.png"),), (media,), "6"),
+            QuotedMessage("forward"),
+        ),
+        notes=("location 52.52, 13.405", "sticker 👍"),
+        is_edit=True,
+        button="yes",
+        command="ask",
+        group_id="album",
+        locale="de",
+        timezone="Europe/Berlin",
     )
-    assert message_from_json(message_to_json(original)) == original
+    assert message_from_json(json.loads(json.dumps(message_to_json(original)))) == original
     assert message_from_json(message_to_json(message(8))).files == ()
 
 
