@@ -80,7 +80,8 @@ FEATURES = ("jwt", "telegram", "discord", "uvloop", "redis", "postgres", "otel",
 ROOMS = {
     "definable.agent.interface": [
         ["config", "errors", "identity", "message", "sessions", "splitting"],
-        ["hooks", "http_client", "rate_limit", "streamed_reply", "websocket"],
+        ["hooks", "http_client", "markdown", "rate_limit", "rich_text", "streamed_reply", "websocket"],
+        ["rendering"],
         ["base"],
         ["pipeline"],
         ["telegram", "discord"],

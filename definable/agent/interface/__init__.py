@@ -11,6 +11,7 @@ hooks.py            InterfaceHook and those that come along
 identity.py         one person on several platforms
 http_client.py      retries, downloads, proxies and tokens, for every platform with an HTTP API
 websocket.py        a WebSocket client on either backend
+markdown.py rendering.py rich_text.py   a model's Markdown as text with entities, for platforms that show those
 rate_limit.py splitting.py   pure
 errors.py           what can go wrong, and what is tried again
 telegram/ discord/  the platforms: protocol and formatting

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any, TypeAlias
 
 from definable.agent.interface.errors import InterfaceConnectionError
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse, Media
+from definable.agent.interface.rendering import pages
 from definable.agent.interface.splitting import utf16_length
 from definable.agent.interface.streamed_reply import parts_of
-from definable.concurrency.logs import logger_named
 from definable.json_text import json_bytes
 
 from .client import BotAPI, TelegramRefusal
 from .config import TelegramConfig
-from .formatting import Formatted, Page, within_limits
-
-logger: logging.Logger = logger_named(__name__)
+from .formatting import Formatted, within_limits
 
 VOICE_TYPES = frozenset({"audio/ogg", "audio/opus"})
 """What Telegram plays as a voice message (https://core.telegram.org/bots/api#sendvoice)."""
@@ -138,25 +135,8 @@ def formatted(markdown: str, limit: int) -> Formatted:
         markdown: What a model wrote.
         limit: UTF-16 code units that the result may have.
     """
-    render = _renderer()
-    if render is None:
-        return Formatted(markdown)
-    try:
-        for is_narrow in (False, True):  # columns cost white space
-            page = render(markdown, is_narrow)
-            text = page.text.rstrip()
-            if text and utf16_length(text) <= limit:
-                return within_limits(markdown, text, page.entities)
-    except Exception:
-        logger.warning("a reply could not be formatted, it is sent as it is", exc_info=True)
+    for page in pages(markdown):
+        text = page.text.rstrip()
+        if text and utf16_length(text) <= limit:
+            return within_limits(markdown, text, page.entities)
     return Formatted(markdown)
-
-
-@cache
-def _renderer() -> Callable[[str, bool], Page] | None:
-    try:
-        from .rendering import render  # the extra `telegram`
-    except ImportError:
-        logger.warning("telegram: replies are sent unformatted: pip install 'definable[telegram]'")
-        return None
-    return render

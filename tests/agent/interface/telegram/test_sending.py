@@ -22,8 +22,8 @@ from definable.agent.interface import (
     InterfaceSession,
     Media,
     TelegramInterface,
+    rendering,
 )
-from definable.agent.interface.telegram import sender
 from definable.model import Image, OfflineModel
 
 pytestmark = pytest.mark.anyio
@@ -62,15 +62,15 @@ async def test_without_parse_mode_text_goes_out_as_it_is() -> None:
 
 
 async def test_without_the_extra_text_goes_out_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "definable.agent.interface.telegram.rendering", None)
-    sender._renderer.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setitem(sys.modules, "definable.agent.interface.markdown", None)
+    rendering._parser.cache_clear()  # pyright: ignore[reportPrivateUsage]
     try:
         async with TelegramServer().running() as server:
             server.write("**bold**", chat=1)
             await answered(server)
             assert server.sent() == ["**bold**"]
     finally:
-        sender._renderer.cache_clear()  # pyright: ignore[reportPrivateUsage]
+        rendering._parser.cache_clear()  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_a_reply_that_the_converter_fails_at_goes_out_as_it_is(caplog: pytest.LogCaptureFixture) -> None:

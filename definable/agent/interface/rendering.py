@@ -1,16 +1,24 @@
-"""Parsed Markdown written onto a page, block by block."""
+"""Parsed Markdown written onto a page, block by block; for every platform that shows text with entities."""
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from markdown_it.token import Token
+from definable.concurrency.logs import logger_named
 
-from .formatting import Entity, Page
-from .markdown import parser
+from .rich_text import Entity, Page
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
+logger: logging.Logger = logger_named(__name__)
 
 MAX_COLUMNS = 36
 """Characters of code that stand beside each other on a phone; a wider table is a list of its rows."""
@@ -36,16 +44,39 @@ _SPOILER = re.compile(r"(?<!\S)\|\|(?=[^\s|])([^|\n]+)(?<=\S)\|\|(?![\w|])")
 _NAME = re.compile(r"\w+", re.ASCII)
 
 
-def render(markdown: str, is_narrow: bool) -> Page:
-    """A text with entities, which may overlap where Telegram does not have it.
+def pages(markdown: str) -> Iterator[Page]:
+    """A text with entities, which may overlap where a platform does not have it; nothing where it cannot be formatted.
+
+    At first with its tables in columns; then, since these cost white space, with lists of their rows.
 
     Args:
         markdown: What a model wrote.
-        is_narrow: Whether every table is a list of its rows.
     """
-    renderer = _Renderer(markdown, MAX_COLUMNS if not is_narrow else 0)
-    renderer.blocks(parser().parse(markdown))
+    if _parser() is None:
+        return
+    try:
+        for columns in (MAX_COLUMNS, 0):
+            yield _render(markdown, columns)
+    except Exception:
+        logger.warning("a reply could not be formatted, it is sent as it is", exc_info=True)
+
+
+def _render(markdown: str, columns: int) -> Page:
+    renderer = _Renderer(markdown, columns)
+    parser = _parser()
+    if parser is not None:
+        renderer.blocks(parser.parse(markdown))
     return renderer.page
+
+
+@cache
+def _parser() -> MarkdownIt | None:
+    try:
+        from .markdown import parser  # the extras `telegram` and `slack`
+    except ImportError:
+        logger.warning("replies are sent unformatted: pip install 'definable[telegram]' or 'definable[slack]'")
+        return None
+    return parser()
 
 
 class _Renderer:
@@ -289,7 +320,8 @@ def _is_text(children: Sequence[Token], start: int, end: int) -> bool:
 
 
 def _children(cell: str) -> list[Token]:
-    return parser().parseInline(cell)[0].children or []
+    parser = _parser()
+    return [] if parser is None else parser.parseInline(cell)[0].children or []
 
 
 def _can_link(url: str) -> bool:
