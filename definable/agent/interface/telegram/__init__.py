@@ -7,7 +7,7 @@ client.py      the Bot API: methods, what answers mean, how fast a bot may send
 poller.py      long polling, and which updates may be acknowledged
 webhook.py     updates that Telegram sends by itself
 update.py      what an update holds, and what came with a message
-sender.py      responses as messages: text with entities (formatting.py), media
+sender.py      responses as messages: Markdown as text with entities (MessageEntity), media
 ```
 """
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
 from definable.agent.interface.errors import InterfaceConnectionError
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse, Media
 from definable.agent.interface.rendering import pages
+from definable.agent.interface.rich_text import Entity
 from definable.agent.interface.splitting import utf16_length
 from definable.agent.interface.streamed_reply import parts_of
 from definable.json_text import json_bytes
 
 from .client import BotAPI, TelegramRefusal
 from .config import TelegramConfig
-from .formatting import Formatted, within_limits
 
 VOICE_TYPES = frozenset({"audio/ogg", "audio/opus"})
 """What Telegram plays as a voice message (https://core.telegram.org/bots/api#sendvoice)."""
+
+MAX_ENTITIES = 100
+"""Of one message: Telegram drops those that come after them (https://limits.tginfo.me/en)."""
+
+SOLID = ("pre", "code")
+"""They have no other entity within them, and only a quotation around them (Bot API, Formatting options)."""
 
 Place: TypeAlias = Mapping[str, Any]
 """Parameters that say where in a chat something goes."""
@@ -128,6 +134,20 @@ def _as_form(parameters: Place) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json_bytes(value).decode() for name, value in parameters.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Formatted:
+    """A text and how it looks."""
+
+    text: str
+    entities: tuple[Entity, ...] = ()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """As sendMessage and editMessageText take it."""
+        entities = [_parameters(entity) for entity in self.entities]
+        return {"text": self.text, **({"entities": entities} if entities else {})}
+
+
 def formatted(markdown: str, limit: int) -> Formatted:
     """Markdown as text with entities; as it stands when it cannot be converted, or would become too long.
 
@@ -140,3 +160,52 @@ def formatted(markdown: str, limit: int) -> Formatted:
         if text and utf16_length(text) <= limit:
             return within_limits(markdown, text, page.entities)
     return Formatted(markdown)
+
+
+def _parameters(entity: Entity) -> dict[str, Any]:
+    extra = {"url": entity.url, "language": entity.language}
+    chosen = {name: value for name, value in extra.items() if value}
+    return {"type": entity.type, "offset": entity.offset, "length": entity.length, **chosen}
+
+
+def within_limits(markdown: str, text: str, entities: Iterable[Entity]) -> Formatted:
+    """With as many entities as a message has room for: a link that was left out would be lost, so all goes as it is."""
+    valid = sorted(_valid(entities, utf16_length(text)), key=lambda each: (each.offset, -each.length))
+    if len(valid) > MAX_ENTITIES:
+        links = [each for each in valid if each.url is not None]
+        if len(links) > MAX_ENTITIES:
+            return Formatted(markdown)
+        ranked = sorted(valid, key=lambda each: (each.url is None, each.type not in SOLID))
+        valid = sorted(ranked[:MAX_ENTITIES], key=lambda each: (each.offset, -each.length))
+    return Formatted(text, tuple(valid))
+
+
+def _valid(entities: Iterable[Entity], length: int) -> Iterator[Entity]:
+    """Entities within the text, and what is bold or the like cut where code is."""
+    entities = [replace(each, length=min(each.end, length) - each.offset) for each in entities]
+    links = [each for each in entities if each.url is not None]
+    solid = [each for each in entities if each.type in SOLID and not any(_overlap(each, link) for link in links)]
+    for entity in entities:
+        if entity.type in SOLID:
+            if entity in solid and entity.length > 0:
+                yield entity
+        elif entity.url is not None or entity.type == "blockquote":
+            if entity.length > 0:
+                yield entity
+        else:
+            yield from _outside(entity, solid)
+
+
+def _outside(entity: Entity, solid: Iterable[Entity]) -> Iterator[Entity]:
+    at = entity.offset
+    for each in sorted(solid, key=lambda each: each.offset):
+        if _overlap(entity, each):
+            if each.offset > at:
+                yield replace(entity, offset=at, length=each.offset - at)
+            at = max(at, each.end)
+    if at < entity.end:
+        yield replace(entity, offset=at, length=entity.end - at)
+
+
+def _overlap(one: Entity, other: Entity) -> bool:
+    return one.offset < other.end and other.offset < one.end
