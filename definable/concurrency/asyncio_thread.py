@@ -166,10 +166,11 @@ class RemoteIteration(Generic[Item]):
             self._there(self._cancel)
             while not self._ended:
                 await self._changed.wait()
+        failure, self._failure = self._failure, None
         if not self._ended:
             logger.error("%s ignores its cancellation: it runs on", self._whose)
-        elif self._failure is not None and not isinstance(self._failure, asyncio.CancelledError):
-            logger.warning("%s failed while it was cut off: %s", self._whose, error_text(self._failure))
+        elif failure is not None and not isinstance(failure, asyncio.CancelledError):
+            logger.warning("%s failed while it was cut off: %s", self._whose, error_text(failure))
 
     def __aiter__(self) -> Self:
         return self
@@ -201,15 +202,17 @@ class RemoteIteration(Generic[Item]):
             self._task.cancel()
 
     async def _run(self) -> None:
-        failure: BaseException | None = None
+        # No variable of this frame may keep the exception, whose traceback keeps the frame: what its frames hold, such
+        # as generators that the code has left open, would live until the garbage collector comes.
         try:
             async with aclosing(self._make()) as items:
                 async for item in items:
                     self._reader.call_soon(self._take, item)
                     await self._room.acquire()
         except BaseException as error:  # whatever it is, it is the reader's
-            failure = error
-        self._reader.call_soon(self._finish, failure)
+            self._reader.call_soon(self._finish, error)
+        else:
+            self._reader.call_soon(self._finish, None)
 
     def _there(self, function: Callable[[], object]) -> None:
         try:
