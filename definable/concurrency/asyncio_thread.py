@@ -145,7 +145,7 @@ class RemoteIteration(Generic[Item]):
         self._whose = whose
         self._reader = EventLoopHandle()
         self._task: asyncio.Task[None] | None = None
-        self._room = asyncio.Semaphore(ITEMS_AHEAD)
+        self._capacity = asyncio.Semaphore(ITEMS_AHEAD)
         self._items: deque[Item] = deque()
         self._changed = anyio.Event()
         self._ended = False
@@ -182,7 +182,7 @@ class RemoteIteration(Generic[Item]):
             self._changed = anyio.Event()
             await self._changed.wait()
         item = self._items.popleft()
-        self._there(self._room.release)
+        self._there(self._capacity.release)
         return item
 
     def _end(self) -> BaseException:
@@ -208,7 +208,7 @@ class RemoteIteration(Generic[Item]):
             async with aclosing(self._make()) as items:
                 async for item in items:
                     self._reader.call_soon(self._take, item)
-                    await self._room.acquire()
+                    await self._capacity.acquire()
         except BaseException as error:  # whatever it is, it is the reader's
             self._reader.call_soon(self._finish, error)
         else:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ class PlainProfile:
     json_schema_with_tools: bool = False
 
 
-class PieceModel:
+class PieceModel(ABC):
     """A model whose answers come in pieces; the base of those that are no provider of their own.
 
     Args:
@@ -71,16 +72,16 @@ class PieceModel:
         async with self._opened(request) as pieces, aclosing(self._deltas(pieces)) as deltas:
             yield deltas
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027 - most keep nothing open
         """Do nothing: there is nothing to close."""
 
     def _opened(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
         """The pieces of the answer to a request, while the context is open."""
         return aclosing(self._pieces(request))
 
+    @abstractmethod
     def _pieces(self, request: ModelRequest) -> AsyncGenerator[Piece]:
         """Answer a request: pieces of text, and a reply as the last piece where there is more to say."""
-        raise NotImplementedError
 
     async def _deltas(self, pieces: AsyncIterator[Piece]) -> AsyncGenerator[ModelDelta]:
         texts: list[str] = []

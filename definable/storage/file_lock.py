@@ -92,7 +92,7 @@ try:
 except ImportError:  # Windows, where a file in use cannot be deleted: a lock beside it will do
     fcntl = None
 
-_guard = threading.Lock()
+_threads_lock = threading.Lock()
 _connections: Counter[Inode] = Counter()
 """How many connections of this process are open to a file."""
 _unclosed: dict[Inode, list[int]] = {}
@@ -101,13 +101,13 @@ _unclosed: dict[Inode, list[int]] = {}
 
 def connected(file: Inode) -> None:
     """SQLite has opened the file."""
-    with _guard:
+    with _threads_lock:
         _connections[file] += 1
 
 
 def disconnected(file: Inode) -> None:
     """SQLite has closed the file."""
-    with _guard:
+    with _threads_lock:
         _connections[file] -= 1
         if _connections[file] > 0:
             return
@@ -144,7 +144,7 @@ class FileLock:
             return
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         stat = os.fstat(descriptor)
-        with _guard:
+        with _threads_lock:
             file = (stat.st_dev, stat.st_ino)
             if file in _connections:
                 _unclosed.setdefault(file, []).append(descriptor)

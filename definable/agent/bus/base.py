@@ -337,14 +337,14 @@ class EventBus(Protocol):
         ...
 
     @property
-    def room(self) -> float:
+    def capacity(self) -> float:
         """How many calls of `publish_nowait` would be accepted now: 0 while not open, infinite if never full."""
         ...
 
     @property
     def durable(self) -> bool:
         """Whether what was accepted outlives this process, so that whatever a stop leaves undone is handed out again
-        later; room in such a bus comes free without its consumers."""
+        later; capacity of such a bus comes free without its consumers."""
         ...
 
     @property
@@ -365,7 +365,7 @@ class EventBus(Protocol):
         """
         ...
 
-    def leftovers(self) -> Iterable[Delivery]:
+    def take_undone(self) -> Iterable[Delivery]:
         """Take out what was accepted, is in nobody's hands, and is lost with this process; accept nothing more."""
         ...
 

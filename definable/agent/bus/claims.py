@@ -80,11 +80,11 @@ class Claims(Queue):
         writes: Writes how they end.
         max_deliveries: See `MAX_DELIVERIES`.
         taken: Called when a consumer has taken one out of memory, which makes room there.
-        settled: Called when one was settled and nothing of it need be written.
+        settled_in_memory: Called when one was settled and nothing of it need be written.
     """
 
     def __init__(
-        self, writes: Writes, *, max_deliveries: int, taken: Callable[[], None], settled: Callable[[], None]
+        self, writes: Writes, *, max_deliveries: int, taken: Callable[[], None], settled_in_memory: Callable[[], None]
     ) -> None:
         self.asking: int = 0
         """Consumers that wait."""
@@ -97,7 +97,7 @@ class Claims(Queue):
         self._writes = writes
         self._memory, self._is_shared = writes.memory, writes.shared is not None
         self._max_deliveries = max_deliveries
-        self._taken, self._settled = taken, settled
+        self._taken, self._settled_in_memory = taken, settled_in_memory
         self._held: dict[Handle, QueueDelivery] = {}
         self._suspects = 0
         self._demanded: anyio.Event | None = None
@@ -289,7 +289,7 @@ class Claims(Queue):
 
     @property
     def claimed(self) -> Collection[Handle]:
-        return {*self._held, *self._writes.settled}
+        return {*self._held, *self._writes.unwritten_settlements}
 
     @property
     def begun(self) -> Sequence[Handle]:
@@ -319,7 +319,7 @@ class Claims(Queue):
         """It is done."""
         if self._settle(delivery):
             if self._memory is not None and delivery.group is None:  # it has let go of it
-                self._settled()
+                self._settled_in_memory()
                 return
             self._writes.next.acked.append(delivery.handle)
             self._group_advances(delivery)

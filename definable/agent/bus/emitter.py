@@ -110,7 +110,7 @@ class Emitter:
         self._lock = threading.RLock()  # reentrant: a signal handler may emit while its thread emits
         self._connection: _Connection | None = None
         self._refusal: str | None = None
-        """Why events from outside of accepted work are refused; None while they are welcome."""
+        """Why events from outside of accepted work are refused; None while they are accepted."""
         self._ended = False
         self._pre_start: list[tuple[str, Any, When | None]] = []
         """Events from before serving."""
@@ -148,13 +148,13 @@ class Emitter:
             if not publications:
                 return
             if self._queued or not connection.loop.is_current_thread:
-                self._check_room(name, len(self._queued) + len(publications), connection)
+                self._check_capacity(name, len(self._queued) + len(publications), connection)
                 for publication in publications:
                     connection.bus.check(publication[0], publication[1])
                 self._enqueue(publications, connection)
                 return
         if len(publications) > 1:
-            self._check_room(name, len(publications), connection)
+            self._check_capacity(name, len(publications), connection)
         for publication in publications:
             _publish_nowait(connection.bus, publication)
 
@@ -314,7 +314,7 @@ class Emitter:
                 connection.idle = anyio.Event()
             await connection.idle.wait()
 
-    def leftovers(self) -> Sequence[Publication]:
+    def take_undone(self) -> Sequence[Publication]:
         """Take out what never came to the bus, for the last account; from now on every event is refused."""
         with self._lock:
             self._ended = True
@@ -330,7 +330,7 @@ class Emitter:
     async def _publish(self, publication: Publication, connection: _Connection) -> None:
         bus = connection.bus
         work = None if bus.durable else work_on_worker(connection.owner)
-        if work is None or bus.room == math.inf:
+        if work is None or bus.capacity == math.inf:
             await _publish(bus, publication)
             return
         with self._blocked_call(work) as last:
@@ -368,7 +368,7 @@ class Emitter:
                 self._queued.popleft()
 
     def _check_open(self) -> _Connection | None:
-        """The connection, None before serving; raises when the event is not welcome."""
+        """The connection, None before serving; raises when events are refused."""
         if self._ended:
             raise EventBusClosed("the agent has stopped serving: the event was not accepted")
         connection = self._connection
@@ -398,8 +398,8 @@ class Emitter:
                 self._pre_start[0][0],
             )
 
-    def _check_room(self, name: str, needed: int, connection: _Connection) -> None:
-        if needed > connection.bus.room:
+    def _check_capacity(self, name: str, needed: int, connection: _Connection) -> None:
+        if needed > connection.bus.capacity:
             raise buffer_full(name)
 
     def _enqueue(self, publications: Sequence[Publication], connection: _Connection) -> None:

@@ -9,6 +9,7 @@ store.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -60,7 +61,7 @@ class QueueSession:
         self.store: Store = store
         self.writes: Writes = Writes(store, self, timeout)
         self.claims: Claims = Claims(
-            self.writes, max_deliveries=max_deliveries, taken=self._capacity_grew, settled=self._progressed
+            self.writes, max_deliveries=max_deliveries, taken=self._capacity_grew, settled_in_memory=self._progressed
         )
         self.publisher: Publisher = Publisher(self.writes, self.claims, buffer=buffer, waiting=waiting)
         self.left: Sequence[Delivery] = ()
@@ -276,13 +277,13 @@ class QueueBus(EventBus):
         self._queue: QueueSession | None = None
         self._lost: list[Delivery] = []
 
+    @abstractmethod
     def new_store(self) -> Store:
         """The store of the next opening.
 
         Raises:
             StorageError: There is none.
         """
-        raise NotImplementedError
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None, None]:
@@ -340,7 +341,7 @@ class QueueBus(EventBus):
         await self._opened().publisher.release_key(digest(key))
 
     @property
-    def room(self) -> float:
+    def capacity(self) -> float:
         return 0 if self._queue is None else self._queue.publisher.capacity
 
     @property
@@ -363,7 +364,7 @@ class QueueBus(EventBus):
         """Hand out so many more of this name; see `ClaimsByName`."""
         self._opened().claims.grant_name(name, count)
 
-    def leftovers(self) -> Iterable[Delivery]:
+    def take_undone(self) -> Iterable[Delivery]:
         """Take out what was accepted and is lost with this process; once the bus is closed: what it could not write."""
         if self._queue is not None:
             return self._queue.take_lost()

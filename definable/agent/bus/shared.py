@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Protocol, cast
@@ -148,7 +149,7 @@ class SharedBus(QueueBus):
                     raise
 
 
-class SharedConsumer:
+class SharedConsumer(ABC):
     """Claims for one opening, renews the leases of what is claimed, and sweeps up what others have left.
 
     Args:
@@ -224,26 +225,26 @@ class SharedConsumer:
 
     # --- what each server does in its own way
 
+    @abstractmethod
     async def take_new(self, seconds: float) -> None:
         """Claim what comes within so many seconds."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def sweep(self) -> None:
         """Take over what others have left, and dead-letter what nobody could begin for too long."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def renew(self) -> None:
         """Renew the leases of what is held, and let go of what was lost."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def recover_connection(self) -> None:
         """Return when a connection that was lost is there again."""
-        raise NotImplementedError
 
-    async def prepare(self) -> None:
+    async def prepare(self) -> None:  # noqa: B027 - most have nothing to do
         """Make on the server what somebody has removed."""
 
-    async def listen(self) -> None:
+    async def listen(self) -> None:  # noqa: B027 - most have nothing to do
         """Be told of what comes, where reading does not tell."""
 
     async def connection_changed(self) -> None:

@@ -73,8 +73,8 @@ class Writes:
         """What was accepted and could not be written."""
         self.is_closed: bool = False
         self.settles_first: bool = False
-        """Whether the next batch is without the publications that failed: what it settles may make the room that they
-        need."""
+        """Whether the next batch is without the publications that failed: what it settles may free the capacity that
+        they need."""
         self.wake: anyio.Event = anyio.Event()
         """Set when there may be something to flush."""
         self._listener = listener
@@ -93,7 +93,7 @@ class Writes:
         return self._batches
 
     @property
-    def settled(self) -> Iterator[Handle]:
+    def unwritten_settlements(self) -> Iterator[Handle]:
         """What was settled without that being written yet."""
         for batch in (*self._batches, *([] if self._flushing is None else [self._flushing])):
             yield from batch.ended

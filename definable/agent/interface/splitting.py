@@ -88,11 +88,11 @@ def _cut(text: str, at: int, limit: int, block: _Block | None) -> tuple[str, int
     """The piece that begins at `at`, where the next one begins, and the block that goes on in it."""
     window = text[at : at + limit + 1]
     opening = block.opening if block is not None else ""
-    room = limit - _longest_closing(window, block) - utf16_length(opening)
-    if room < limit // 2 or room < 1:  # more fence than code: the block is not mended
+    available = limit - _longest_closing(window, block) - utf16_length(opening)
+    if available < limit // 2 or available < 1:  # more fence than code: the block is not mended
         end = _end(window, limit, in_block=False)
         return window[:end], at + end, None
-    end = _before_whole_lines(window, _end(window, room, in_block=block is not None))
+    end = _before_whole_lines(window, _end(window, available, in_block=block is not None))
     body, inside = window[:end], _open_block(window[:end], block)
     if inside is not None and text.startswith("\n", at + end) and not inside.holds(_line(text, at + end + 1)):
         inside = None  # it ends here
@@ -102,9 +102,9 @@ def _cut(text: str, at: int, limit: int, block: _Block | None) -> tuple[str, int
     return opening + body.rstrip(), at + end if blanks is None else blanks.end(), None
 
 
-def _end(window: str, room: int, *, in_block: bool) -> int:
-    """Where to cut a text that has no room as a whole."""
-    fitting = window[: _index(window, room)]
+def _end(window: str, available: int, *, in_block: bool) -> int:
+    """Where to cut a text that is too long as a whole."""
+    fitting = window[: _index(window, available)]
     least = 1 if in_block else len(fitting) // 2
     for pattern in _BREAKS[1:] if in_block else _BREAKS:
         end = _last_break(pattern, window[: len(fitting) + 1])

@@ -47,7 +47,7 @@ class ServedChat:
         return self.interface.config.platform or self.interface.name
 
     @property
-    def guard(self) -> AuthProvider | None:
+    def auth_provider(self) -> AuthProvider | None:
         """Who decides who may write; None: everybody may."""
         return guard_of(self.interface.auth, self.agent_auth, self.platform)
 
@@ -126,7 +126,7 @@ def warnings(service: ServiceSummary) -> Iterator[str]:
 def _chat_warnings(chat: ServedChat) -> Iterator[str]:
     """Whether everybody may write there although the agent has an auth provider, or nobody may."""
     interface, platform, provider = chat.interface, chat.platform, chat.agent_auth
-    if interface.auth is None and provider is not None and not interface.has_allow_list and chat.guard is None:
+    if interface.auth is None and provider is not None and not interface.has_allow_list and chat.auth_provider is None:
         yield (
             f"{chat.name} is open to everybody who can write there: agent.auth is {provider!r}, which does not judge "
             f"the users of {platform}. Close it with auth=AllowlistAuth(user_ids) of the interface, or say auth=False "
@@ -153,7 +153,9 @@ def _callers(provider: AuthProvider | Literal[False] | None) -> str:
 
 
 def _writers(chat: ServedChat) -> str:
-    return "allow-list" if chat.guard is None and chat.interface.has_allow_list else _callers(chat.guard)
+    return (
+        "allow-list" if chat.auth_provider is None and chat.interface.has_allow_list else _callers(chat.auth_provider)
+    )
 
 
 def _next_firing(job: TimeTrigger, due: float | None) -> str:

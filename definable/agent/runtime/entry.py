@@ -82,7 +82,7 @@ def serve_process(
 ) -> ShutdownReport:
     """Serve in this process, until a signal."""
     watcher = SignalWatcher(runtime.stop, exit_after=runtime.settings.shutdown_timeout + STUCK_MARGIN)
-    guard = ExitGuard()
+    exit_guard = ExitGuard()
 
     async def serve_and_end() -> ShutdownReport:
         try:
@@ -97,7 +97,7 @@ def serve_process(
             report = run_blocking(serve_and_end, instead="await agent.aserve(...)", backend=backend)
     finally:  # the process is the program's again, unless threads of user code hold it up
         watcher.disarm()
-        guard.watch(STUCK_MARGIN, watcher.hard_exit_status)
+        exit_guard.watch(STUCK_MARGIN, watcher.hard_exit_status)
     if report.stuck_threads:
         logger.warning("user code still runs in threads: %s", ", ".join(report.stuck_threads))
     if watcher.exit_status:

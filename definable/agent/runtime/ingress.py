@@ -237,7 +237,7 @@ class Ingress:
         return digest(f"{self._triggers.key_of(webhook)}:{user_id!r}:{name}")
 
     def _check_room(self) -> None:
-        if self._bus.room < 1:
+        if self._bus.capacity < 1:
             raise EventBufferFull("the event buffer is full: nothing was accepted")
 
     def _data(self, source: str, run_id: str | None, user_id: str | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from definable.agent.work import Work, WorkTracker
 from definable.concurrency.isolation import error_message
 from definable.concurrency.logs import logger_named
 
-from .workers import settled
+from .workers import settle_safely
 
 logger: logging.Logger = logger_named(__name__)
 
@@ -189,7 +189,7 @@ class MessageQueue:
     async def take(self, delivery: Delivery) -> None:
         """Take over a delivery that came out of the bus; the workers bring them in order."""
         if self._closed:
-            await settled(delivery, delivery.nack(RETURN_DELAY))
+            await settle_safely(delivery, delivery.nack(RETURN_DELAY))
         elif self._dispatcher is None:
             self._early.append(delivery)
         else:
@@ -212,7 +212,7 @@ class MessageQueue:
         self._grant()
         early, self._early = self._early, []
         for delivery in early:
-            await settled(delivery, delivery.nack(RETURN_DELAY))
+            await settle_safely(delivery, delivery.nack(RETURN_DELAY))
 
     def waiting(self) -> int:
         """Messages that nobody has begun to answer."""
@@ -248,7 +248,7 @@ class MessageQueue:
                 logger.error(
                     "%s: delivery %s cannot be read and is dead: %s", self.name, delivery.id, error_message(error)
                 )
-                await settled(delivery, delivery.dead(error_message(error)))
+                await settle_safely(delivery, delivery.dead(error_message(error)))
         else:
             if isinstance(delivery, Parkable):
                 delivery.park()
@@ -276,7 +276,7 @@ class MessageQueue:
         ended = await self._answer(message)
         work.failed, work.refused = ended is MessageEnd.FAILED, ended is MessageEnd.REFUSED
         end = delivery.dead("it was not answered; the log says why") if work.failed else delivery.ack()
-        if await settled(delivery, end) and not self._bus.durable:
+        if await settle_safely(delivery, end) and not self._bus.durable:
             self._is_safe(message)
 
     def _dedupe_key(self, message: InterfaceMessage) -> str | None:

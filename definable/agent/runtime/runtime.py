@@ -340,14 +340,14 @@ class AgentRuntime(ServedAgent):
     # --- report
 
     def _count_unpublished(self) -> None:
-        for publication in self.agent.emitter.leftovers():
+        for publication in self.agent.emitter.take_undone():
             self.tracker.never_started(source_kind(self.triggers.by_any_key[publication[0]]))
 
     def _count_unfinished(self) -> None:
         """Count what the children left undone, while the bus is still open."""
         self._count_unpublished()
         self.workers.finalize()
-        for delivery in self.bus.leftovers():
+        for delivery in self.bus.take_undone():
             self.workers.count_undone(delivery)
         for supervisor in self.supervisors:
             supervisor.message_queue.finalize()
@@ -355,7 +355,7 @@ class AgentRuntime(ServedAgent):
     def _count_unwritten(self) -> None:
         """Count what a bus could not write before it closed: it is lost."""
         with suppress(EventBusClosed):  # one that knows of nothing once it is closed
-            for delivery in self.bus.leftovers():
+            for delivery in self.bus.take_undone():
                 self.workers.count_undone(delivery)
 
     def _report(self, stuck: tuple[str, ...] | None) -> None:

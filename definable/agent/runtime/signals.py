@@ -45,9 +45,9 @@ class ExitGuard:
         threads = [thread for thread in threading.enumerate() if not thread.daemon and thread not in self._before]
         if not threads:
             return
-        guard = threading.Thread(target=self._exit_after, args=(threads, seconds, status), daemon=True)
+        watcher = threading.Thread(target=self._exit_after, args=(threads, seconds, status), daemon=True)
         try:
-            guard.start()
+            watcher.start()
         except RuntimeError:  # no thread is to be had
             return
 

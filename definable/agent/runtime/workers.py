@@ -167,7 +167,7 @@ class Workers:
         with self._tracker.work("event") as work:
             work.failed = True
             logger.error("no handler is registered for %r: delivery %s is a dead letter", delivery.name, delivery.id)
-            await settled(delivery, delivery.dead(f"no handler is registered for {delivery.name!r}"))
+            await settle_safely(delivery, delivery.dead(f"no handler is registered for {delivery.name!r}"))
 
     async def _admitted(self, limit: ConcurrencyLimit, delivery: Delivery) -> bool:
         """Whether the delivery is to be handled now."""
@@ -191,7 +191,7 @@ class Workers:
             work.skipped = True
             self.skipped += 1
             logger.warning("%s skipped: the last one still runs", limit.trigger.source)
-            await settled(delivery, delivery.ack())
+            await settle_safely(delivery, delivery.ack())
 
     async def _wait_for_capacity(self, limit: ConcurrencyLimit, delivery: Delivery) -> None:
         try:
@@ -236,7 +236,7 @@ class Workers:
         except RunCancelled as cancelled:  # somebody asked for it by the run's id
             work.withdrawn = True
             logger.info("%s: %s", trigger.source, error_message(cancelled))
-            await settled(delivery, delivery.ack())
+            await settle_safely(delivery, delivery.ack())
         except Exception as error:
             if may_retry(trigger, delivery.attempt, error):
                 await self._retry(work, trigger, delivery, error)
@@ -247,7 +247,7 @@ class Workers:
             if not is_success(outcome):
                 await self._release_key(delivery)
             work.will_retry = delivery.name == LATER_KEY  # the event that has come due is counted, under its triggers
-            await settled(delivery, delivery.ack())
+            await settle_safely(delivery, delivery.ack())
 
     async def _handled_within_memory(self, trigger: BaseTrigger, delivery: Delivery) -> Outcome:
         data = delivery.data
@@ -275,7 +275,7 @@ class Workers:
         what = "%s failed, attempt %d; again in %.1f s"
         log_failure(logger, logging.WARNING, error, what, trigger.source, attempt, delay)
         work.failed = True
-        work.will_retry = await settled(delivery, delivery.nack(delay))
+        work.will_retry = await settle_safely(delivery, delivery.nack(delay))
 
     async def _give_up(self, work: Work, trigger: BaseTrigger, delivery: Delivery, error: Exception) -> None:
         what = "%s failed (id %s, attempt %d)"
@@ -283,13 +283,13 @@ class Workers:
         work.failed = True
         self._end_promise(delivery, error)
         await self._release_key(delivery)
-        await settled(delivery, delivery.dead(error_text(error)))
+        await settle_safely(delivery, delivery.dead(error_text(error)))
 
     async def _release_key(self, delivery: Delivery) -> None:
         """What has failed may be delivered again."""
         dedupe_key = delivery.data.get("dedupe_key")
         if dedupe_key is not None:
-            await settled(delivery, self._bus.release(dedupe_key))
+            await settle_safely(delivery, self._bus.release(dedupe_key))
 
     def _end_promise(self, delivery: Delivery, failure: Exception | None = None) -> None:
         """Somebody was told a run's id: say that it has ended, also when the handler asked for no run."""
@@ -298,7 +298,7 @@ class Workers:
             self._registry.end_queued(run_id, failure)
 
 
-async def settled(delivery: Delivery, settling: Awaitable[None]) -> bool:
+async def settle_safely(delivery: Delivery, settling: Awaitable[None]) -> bool:
     """Whether the bus took the word; a broker that is away must not take the worker along."""
     try:
         await settling

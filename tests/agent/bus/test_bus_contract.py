@@ -410,19 +410,19 @@ async def test_a_delivery_is_settled_once(bus: EventBus) -> None:
 
 async def test_a_bus_that_closes_accepts_nothing(bus: EventBus) -> None:
     async with bus.open():
-        assert list(bus.leftovers()) == []
+        assert list(bus.take_undone()) == []
         with pytest.raises(EventBusClosed, match="closing"):
             await bus.publish("job", {})
         with pytest.raises(EventBusClosed, match="closing"):
             bus.publish_nowait("job", {})
-    assert bus.room == 0
+    assert bus.capacity == 0
 
 
 async def test_a_bus_that_works_has_no_failure(bus: EventBus) -> None:
     assert bus.failure is None
     async with bus.open():
         assert bus.failure is None
-        assert bus.room == 10_000
+        assert bus.capacity == 10_000
 
 
 async def test_data_is_what_json_has(bus: EventBus) -> None:

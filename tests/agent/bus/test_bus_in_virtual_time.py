@@ -50,7 +50,7 @@ async def test_a_delivery_that_comes_due_as_the_bus_closes_is_a_leftover_and_no_
         await bus.publish("job", {})
         await (await anext(deliveries)).nack(1)
         await anyio.sleep(1)
-        assert [delivery.attempt for delivery in bus.leftovers()] == [2]
+        assert [delivery.attempt for delivery in bus.take_undone()] == [2]
 
 
 async def test_delayed_deliveries_come_in_the_order_of_their_times(bus: EventBus) -> None:
@@ -111,7 +111,7 @@ async def test_a_drain_hands_out_for_half_of_its_time_and_leaves_the_rest_in_the
             await bus.drain()
         assert not grace.cancelled_caught
         assert 10 <= anyio.current_time() - began <= 11
-        assert list(bus.leftovers()) == []
+        assert list(bus.take_undone()) == []
         workers.cancel_scope.cancel()
     async with bus.open(), bus.consume() as deliveries:
         rest = [await anext(deliveries) for _ in range(100 - len(done))]
@@ -187,5 +187,5 @@ async def test_a_bus_whose_storage_fails_is_offered_an_emitted_event_again_a_sec
     async with bus.open(), emitter.connected(bus, lambda name, body: [(name, {"body": body})], workers=1):
         emitter.begin()
         await emitter.flushed()
-        assert [left.data["body"]["data"] for left in bus.leftovers()] == [0, 1, 2]
+        assert [left.data["body"]["data"] for left in bus.take_undone()] == [0, 1, 2]
     assert anyio.current_time() - began == pytest.approx(2, abs=0.01)

@@ -57,7 +57,7 @@ async def serving(
 
 
 def waiting(bus: MemoryBus) -> list[tuple[str, Any]]:
-    return [(delivery.name, delivery.data["body"]) for delivery in bus.leftovers()]
+    return [(delivery.name, delivery.data["body"]) for delivery in bus.take_undone()]
 
 
 async def from_thread(function: Callable[[], object]) -> None:
@@ -285,7 +285,7 @@ async def test_a_worker_awaits_a_bus_that_is_never_full() -> None:
         awaited = 0
 
         @property
-        def room(self) -> float:
+        def capacity(self) -> float:
             return math.inf
 
         async def publish(self, name: str, data: Any, **options: Any) -> bool:
@@ -356,7 +356,7 @@ async def test_a_worker_that_loses_its_room_to_another_does_not_wait_for_ever() 
 # --- while it stops, and after
 
 
-async def test_once_it_stops_events_are_welcome_from_accepted_work_alone() -> None:
+async def test_once_it_stops_events_are_accepted_from_accepted_work_alone() -> None:
     emitter, bus = Emitter(), MemoryBus()
     async with serving(emitter, bus):
         emitter.refuse("the agent is stopping")
@@ -391,21 +391,21 @@ async def test_after_serving_events_are_refused_until_it_serves_again() -> None:
         assert waiting(again) == [("a", None)]
 
 
-async def test_leftovers_are_what_never_came_to_the_bus_each_once_and_nothing_is_accepted_after_them() -> None:
+async def test_undone_is_what_never_came_to_the_bus_each_once_and_nothing_is_accepted_after_it() -> None:
     emitter, bus = Emitter(), MemoryBus(1)
     for n in range(5):
         emitter.emit("a", n)
     async with serving(emitter, bus):
         await anyio.wait_all_tasks_blocked()
-        left = [payload["body"]["data"] for _, payload in emitter.leftovers()]
+        left = [payload["body"]["data"] for _, payload in emitter.take_undone()]
         on_the_bus = [body["data"] for _, body in waiting(bus)]
         assert sorted(left + on_the_bus) == list(range(5))
         with pytest.raises(EventBusClosed):
             emitter.emit("b")
-        assert emitter.leftovers() == []
+        assert emitter.take_undone() == []
 
 
-async def test_leftovers_are_exact_when_the_pump_was_cancelled() -> None:
+async def test_what_is_undone_is_exact_when_the_forwarder_was_cancelled() -> None:
     emitter, bus = Emitter(), MemoryBus(1)
     for n in range(5):
         emitter.emit("a", n)
@@ -417,7 +417,7 @@ async def test_leftovers_are_exact_when_the_pump_was_cancelled() -> None:
                 await anyio.wait_all_tasks_blocked()
                 scope.cancel()
                 await checkpoint()
-        left += [payload["body"]["data"] for _, payload in emitter.leftovers()]
+        left += [payload["body"]["data"] for _, payload in emitter.take_undone()]
         left += [body["data"] for _, body in waiting(bus)]
     assert sorted(left) == list(range(5))
 
@@ -436,7 +436,7 @@ async def test_what_the_bus_does_not_take_is_logged_and_accounted_for(caplog: py
         with anyio.fail_after(LIMIT):
             await emitter.flushed()
         assert waiting(bus) == [("good", None)]
-        assert [name for name, _ in emitter.leftovers()] == ["bad"]
+        assert [name for name, _ in emitter.take_undone()] == ["bad"]
     assert "an event for bad is lost" in caplog.text
 
 

@@ -159,7 +159,7 @@ async def test_a_full_buffer_counts_what_is_behind() -> None:
     bus = MemoryBus(buffer=3)
     async with bus.open():
         bus.submit_nowait([Submission("job", {}, group="a")] * 3)
-        assert bus.room == 0
+        assert bus.capacity == 0
 
 
 async def test_a_stop_does_not_wait_for_what_is_behind_a_later_attempt(bus: EventBus) -> None:
@@ -168,7 +168,7 @@ async def test_a_stop_does_not_wait_for_what_is_behind_a_later_attempt(bus: Even
         await (await next_of(deliveries)).nack(3600)
         with anyio.fail_after(LIMIT):
             await bus.drain()
-    left = [(*what(delivery), delivery.attempt) for delivery in bus.leftovers()]
+    left = [(*what(delivery), delivery.attempt) for delivery in bus.take_undone()]
     assert left == ([] if bus.durable else [("a", 1, 2), ("a", 2, 1)])
 
 

@@ -34,10 +34,10 @@ def test_buffer_must_hold_something() -> None:
 async def test_a_full_buffer_says_so_and_accepts_nothing() -> None:
     bus = MemoryBus(2)
     async with bus.open(), bus.consume() as deliveries:
-        assert bus.room == 2
+        assert bus.capacity == 2
         bus.publish_nowait("a", {})
         bus.publish_nowait("b", {})
-        assert bus.room == 0
+        assert bus.capacity == 0
         with pytest.raises(EventBufferFull, match="full \\(2 wait\\)"):
             bus.publish_nowait("c", {}, dedupe_key="k")
         assert [delivery.name for delivery in await take(deliveries, 2)] == ["a", "b"]
@@ -115,13 +115,13 @@ async def test_room_counts_a_consumer_that_waits() -> None:
         for _ in range(2):
             group.start_soon(take, deliveries, 1)
         await anyio.wait_all_tasks_blocked()
-        assert bus.room == 3 + 2
+        assert bus.capacity == 3 + 2
         for _ in range(5):
             bus.publish_nowait("a", {})
-        assert bus.room == 0
+        assert bus.capacity == 0
 
 
-async def test_leftovers_are_what_waits_for_a_worker_or_for_its_next_attempt_and_each_once() -> None:
+async def test_undone_is_what_waits_for_a_worker_or_for_its_next_attempt_and_each_once() -> None:
     bus = MemoryBus(2)
     async with bus.open(), bus.consume() as deliveries:
         for name in ("failed", "held"):
@@ -129,9 +129,9 @@ async def test_leftovers_are_what_waits_for_a_worker_or_for_its_next_attempt_and
         failed, _held = await take(deliveries, 2)
         await failed.nack(30)
         await bus.publish("waiting", {})
-        left = sorted((delivery.name, delivery.attempt) for delivery in bus.leftovers())
+        left = sorted((delivery.name, delivery.attempt) for delivery in bus.take_undone())
         assert left == [("failed", 2), ("waiting", 1)]
-        assert list(bus.leftovers()) == []
+        assert list(bus.take_undone()) == []
 
 
 async def test_leftovers_include_retries_that_wait_for_room() -> None:
@@ -142,7 +142,7 @@ async def test_leftovers_include_retries_that_wait_for_room() -> None:
         await bus.publish("waiting", {})
         await failed.nack()
         await anyio.wait_all_tasks_blocked()
-        left = [(delivery.name, delivery.attempt) for delivery in bus.leftovers()]
+        left = [(delivery.name, delivery.attempt) for delivery in bus.take_undone()]
         assert sorted(left) == [("failed", 2), ("waiting", 1)]
 
 
@@ -156,7 +156,7 @@ async def test_a_retry_that_fails_again_at_once_is_still_a_leftover() -> None:
             [delivery] = await take(deliveries, 1)
         await delivery.nack(30)
         await anyio.wait_all_tasks_blocked()
-        assert [left.attempt for left in bus.leftovers()] == [7]
+        assert [left.attempt for left in bus.take_undone()] == [7]
 
 
 async def test_dead_letters_are_bounded() -> None:

@@ -40,13 +40,13 @@ async def test_what_waits_for_its_next_attempt_fills_the_buffer() -> None:
             bus.publish_nowait("job", {"n": number})
         for delivery in await take(deliveries, 3):
             await delivery.nack(10)
-        assert bus.room == 0
+        assert bus.capacity == 0
         with pytest.raises(EventBufferFull, match=r"full \(3 wait, 3 of them for their next attempt\)"):
             bus.publish_nowait("new", {}, dedupe_key="k")
         await anyio.sleep(11)
-        assert bus.room == 0  # due, and not taken
+        assert bus.capacity == 0  # due, and not taken
         assert [delivery.attempt for delivery in await take(deliveries)] == [2]
-        assert bus.room == 1
+        assert bus.capacity == 1
         assert bus.publish_nowait("new", {}, dedupe_key="k")
         assert [delivery.name for delivery in await take(deliveries, 3)] == ["job", "job", "new"]
 
@@ -62,12 +62,12 @@ async def test_a_consumer_that_waits_is_no_room_while_retries_fill_the_buffer() 
 
         group.start_soon(consume)
         await anyio.wait_all_tasks_blocked()
-        assert bus.room == 0
+        assert bus.capacity == 0
         with pytest.raises(EventBufferFull):
             bus.publish_nowait("new", {})
         await anyio.sleep(11)
         assert taken == ["failed"]
-        assert bus.room == 1
+        assert bus.capacity == 1
 
 
 async def test_what_fails_in_a_workers_hands_is_kept_although_the_buffer_is_full() -> None:
@@ -82,7 +82,7 @@ async def test_what_fails_in_a_workers_hands_is_kept_although_the_buffer_is_full
         assert b.name == "b"
         [again] = await take(deliveries)
         assert (again.name, again.attempt) == ("a", 2)
-        assert bus.room == 1
+        assert bus.capacity == 1
 
 
 async def test_publish_waits_while_retries_fill_the_buffer_and_what_is_due_goes_first() -> None:
@@ -135,7 +135,7 @@ async def test_retries_that_wait_need_no_task_each(anyio_backend_name: str) -> N
             await (await take(deliveries))[0].nack(1000 + number)
         await anyio.wait_all_tasks_blocked()
         assert tasks_alive(anyio_backend_name) <= before
-        assert [delivery.data["n"] for delivery in cast("list[Delivery]", bus.leftovers())] == list(range(1000))
+        assert [delivery.data["n"] for delivery in cast("list[Delivery]", bus.take_undone())] == list(range(1000))
 
 
 async def test_events_of_a_handler_that_keeps_failing_are_refused_once_the_buffer_is_full_and_none_is_lost() -> None:

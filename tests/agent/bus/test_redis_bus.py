@@ -477,7 +477,7 @@ async def test_more_events_than_one_turn_tells_arrive_in_order_though_the_last_w
             *range(MAX_PUBLICATIONS)
         ]
         assert in_line(redis) == MAX_PUBLICATIONS
-        assert bus.room == DEFAULT_BUFFER
+        assert bus.capacity == DEFAULT_BUFFER
 
 
 # --- connections
@@ -525,7 +525,7 @@ async def test_a_full_buffer_says_so_and_accepts_nothing(redis: RedisServer) -> 
     async with bus.open(), bus.consume() as deliveries:
         bus.publish_nowait("a", {})
         bus.publish_nowait("b", {})
-        assert bus.room == 0
+        assert bus.capacity == 0
         with pytest.raises(EventBufferFull, match=r"full \(2 wait for Redis\)"):
             bus.publish_nowait("c", {}, dedupe_key="k")
         with anyio.fail_after(LIMIT):

@@ -198,7 +198,7 @@ async def test_a_batch_has_a_bound_in_bytes_and_one_event_that_redis_refuses_fai
         names = [each.name for each in await take(deliveries, 21)]
         assert sorted(names) == sorted([*outcomes, "after"])
         assert bus.failure is None
-    assert [left.name for left in bus.leftovers()] == ["refused"]
+    assert [left.name for left in bus.take_undone()] == ["refused"]
     assert "an event for refused (3145736 bytes) was not accepted" in caplog.text
 
 

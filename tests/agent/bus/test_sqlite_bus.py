@@ -392,7 +392,7 @@ async def test_a_full_buffer_says_so_and_accepts_nothing(path: Path) -> None:
         with Stuck(bus):
             bus.publish_nowait("a", {})
             bus.publish_nowait("b", {})
-            assert bus.room == 0
+            assert bus.capacity == 0
             with pytest.raises(EventBufferFull, match="full \\(2 wait to be written\\)"):
                 bus.publish_nowait("c", {}, dedupe_key="k")
             waited: list[str] = []
@@ -437,9 +437,9 @@ def test_it_outlives_its_process(path: Path) -> None:
 async def test_the_smallest_buffer_holds_one(path: Path) -> None:
     bus = SQLiteBus(path, buffer=1)
     async with bus.open():
-        assert bus.room == 1
+        assert bus.capacity == 1
         bus.publish_nowait("a", {})
-        assert bus.room == 0
+        assert bus.capacity == 0
         with pytest.raises(EventBufferFull, match=r"full \(1 wait"):
             bus.publish_nowait("b", {})
 
