@@ -179,7 +179,10 @@ def validator(kind: Any) -> Callable[[Any], Any]:
     from pydantic import PydanticUserError, TypeAdapter  # heavy, and few webhooks have one
 
     try:
-        return TypeAdapter(kind).validate_python
+        adapter = TypeAdapter(kind)
+        if not adapter.pydantic_complete:  # a name that stands for no type yet: every delivery would fail
+            adapter.rebuild()
+        return adapter.validate_python
     except (PydanticUserError, NameError) as error:
         raise ConfigurationError(
             f"Webhook(body={kind!r}): a pydantic model, or a type that it knows: {error}"
