@@ -74,14 +74,14 @@ HEAVY = [
     "opentelemetry",
 ]
 
-FEATURES = ("jwt", "telegram", "discord", "uvloop", "redis", "postgres", "otel", "anthropic", "mcp")
+FEATURES = ("jwt", "telegram", "discord", "socks", "uvloop", "redis", "postgres", "otel", "anthropic", "mcp")
 """The extras that a user installs."""
 
 ROOMS = {
     "definable.agent.interface": [
         ["config", "errors", "identity", "message", "sessions", "splitting"],
-        ["hooks", "http_client", "markdown", "rate_limit", "rich_text", "streamed_reply", "websocket"],
-        ["rendering"],
+        ["hooks", "http_client", "markdown", "rate_limit", "rich_text", "streamed_reply"],
+        ["rendering", "websocket"],
         ["base"],
         ["pipeline"],
         ["telegram", "discord"],

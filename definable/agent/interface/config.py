@@ -117,6 +117,9 @@ class InterfaceConfig:
     """Function from a voice message to its text; None: the model is told that there is one."""
     texts: Texts = Texts()
     """What the service itself says in chats."""
+    proxy: str | None = field(default=None, repr=False)
+    """What the platform is reached through: `"http://user:password@host:3128"` or, with the extra `socks`,
+    `"socks5://host:1080"`. None: what `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say."""
 
     if not TYPE_CHECKING:  # the dataclass's own signature is what a type checker shall see
 

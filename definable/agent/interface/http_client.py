@@ -11,11 +11,13 @@ from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from math import isfinite
 from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
 from definable.concurrency.backoff import Backoff
+from definable.errors import ConfigurationError, MissingExtra
 from definable.half_read_body import may_be_half_read
 
 from .errors import InterfaceConnectionError, InterfaceMessageError, InterfaceRateLimitError, RequestNotSent, retried
@@ -26,12 +28,17 @@ TOKEN = ":token"
 LIMITS = httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=60.0)
 """Of one platform, the connection of a long poll included."""
 
+PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+
+SOCKS_SCHEMES = {"socks": "socks5h"}
+"""Desktops put `socks://` into `ALL_PROXY`. The proxy looks names up, as it does for `socks5h:`."""
+
 DOWNLOAD_BACKOFF = Backoff(initial=0.5, jitter=0.25, max_tries=5, max_retry_after=60.0)
 
 _WITH_TOKEN = "definable.with_token"
 """Marks requests to the platform's API; a download's address comes from a message, and gets no token."""
 
-_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 """Failures before the first byte of a request was sent."""
 
 
@@ -126,8 +133,9 @@ async def open_client(
     request_timeout: float,
     token: str = "",
     headers: Mapping[str, str] | None = None,
+    proxy: str | None = None,
 ) -> AsyncGenerator[PlatformClient, None]:
-    """A platform's HTTP client, while the context is open. It uses the proxies that the environment names.
+    """A platform's HTTP client, while the context is open.
 
     Args:
         platform: Its name, for errors.
@@ -136,10 +144,16 @@ async def open_client(
         request_timeout: Seconds that the platform may take to answer.
         token: What `TOKEN` in a path stands for.
         headers: Of requests to the API.
+        proxy: What all requests go through; None: what the environment says (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+
+    Raises:
+        ConfigurationError: The proxy of the API is none, or a SOCKS proxy, and the extra `socks` is not installed.
     """
+    transport = _Transport(token, proxy)
+    transport.transport_for(httpx2.URL(base_url))  # a proxy that cannot be used is said at once
     async with httpx2.AsyncClient(
         base_url=base_url,
-        transport=_Transport(token),
+        transport=transport,
         timeout=httpx2.Timeout(request_timeout, connect=connect_timeout),
         event_hooks={"response": [may_be_half_read]},
     ) as client:
@@ -147,18 +161,18 @@ async def open_client(
 
 
 class _Transport(httpx2.AsyncBaseTransport):
-    """Puts the token into a request on its way to the wire, and takes the environment's proxy for its host.
+    """Puts the token into a request on its way to the wire, and takes the proxy for its host.
 
     A client with a transport of its own looks for neither proxies nor `NO_PROXY`.
     """
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, proxy: str | None) -> None:
         self._token = token.encode()
-        self._proxies = getproxies()
+        self._proxies = Proxies(proxy)
         self._by_proxy: dict[str | None, httpx2.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        return await self._transport_for(request.url).handle_async_request(self._with_token(request))
+        return await self.transport_for(request.url).handle_async_request(self._with_token(request))
 
     def _with_token(self, request: httpx2.Request) -> httpx2.Request:
         if not self._token or _WITH_TOKEN not in request.extensions:
@@ -172,19 +186,101 @@ class _Transport(httpx2.AsyncBaseTransport):
             extensions=request.extensions,
         )
 
-    def _transport_for(self, url: httpx2.URL) -> httpx2.AsyncHTTPTransport:
-        proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
-        if proxy is not None and proxy_bypass(url.host):
-            proxy = None
+    def transport_for(self, url: httpx2.URL) -> httpx2.AsyncHTTPTransport:
+        """Connections to a host, or to its proxy."""
+        proxy = self._proxies.address(url.scheme, url.host)
         transport = self._by_proxy.get(proxy)
         if transport is None:
-            address = f"http://{proxy}" if proxy and "://" not in proxy else proxy
-            transport = self._by_proxy[proxy] = httpx2.AsyncHTTPTransport(limits=LIMITS, proxy=address)
+            transport = self._by_proxy[proxy] = _transport_through(proxy)
         return transport
 
     async def aclose(self) -> None:
         for transport in self._by_proxy.values():
             await transport.aclose()
+
+
+class Proxies:
+    """Which proxy a host is reached through: one for all, or what the environment says at construction.
+
+    Args:
+        proxy: Its URL; None: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
+    """
+
+    def __init__(self, proxy: str | None) -> None:
+        self._for_all = proxy
+        self._by_scheme = {} if proxy else getproxies()
+
+    def address(self, scheme: str, host: str) -> str | None:
+        """The URL of a host's proxy, as HTTP and WebSocket clients take it; None: it is reached directly.
+
+        Args:
+            scheme: `"http"`, `"https"`, `"ws"` or `"wss"`.
+            host: A name or an address.
+
+        Raises:
+            ConfigurationError: It is no proxy's URL; the message does not repeat it, since it may hold a password.
+        """
+        if self._for_all:
+            return proxy_address(self._for_all)
+        schemes = (scheme, scheme.replace("ws", "http"), "all")
+        proxy = next((self._by_scheme[each] for each in schemes if self._by_scheme.get(each)), None)
+        return None if proxy is None or proxy_bypass(host) else proxy_address(proxy)
+
+
+def proxy_address(proxy: str) -> str:
+    """A proxy's URL with a scheme that clients know; the environment's may have none, or `socks:`.
+
+    Raises:
+        ConfigurationError: As `Proxies.address`.
+    """
+    address = proxy if "://" in proxy else f"http://{proxy}"
+    scheme, _, rest = address.partition("://")
+    scheme = SOCKS_SCHEMES.get(scheme.lower(), scheme.lower())
+    try:
+        is_address = scheme in PROXY_SCHEMES and bool(urlsplit(address).hostname) and urlsplit(address).port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise ConfigurationError(
+            "proxy=..., or HTTPS_PROXY or ALL_PROXY of the environment: a URL such as 'http://user:password@host:3128' "
+            "or 'socks5://host:1080'"
+        )
+    return f"{scheme}://{rest}"
+
+
+class _SocksTransport(httpx2.AsyncHTTPTransport):
+    """Closes a connection whose handshake with the proxy fails, and says that nothing was sent.
+
+    httpcore2 leaves it open, and lets out socksio's exceptions (https://github.com/pydantic/httpx2/pull/1009 is about
+    the same handshake).
+    """
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        is_broken, opened = False, []
+
+        async def trace(event: str, details: Mapping[str, Any]) -> None:
+            nonlocal is_broken
+            if event == "socks.connect_tcp.complete":
+                opened.append(details["return_value"])
+            elif event == "socks.setup_socks5_connection.failed":
+                is_broken = True
+                await opened[-1].aclose()
+
+        request.extensions = {**request.extensions, "trace": trace}
+        try:
+            return await super().handle_async_request(request)
+        except Exception as error:
+            if is_broken:
+                raise httpx2.ProxyError(f"the SOCKS proxy refuses: {error or type(error).__name__}") from error
+            raise
+
+
+def _transport_through(proxy: str | None) -> httpx2.AsyncHTTPTransport:
+    kind = _SocksTransport if proxy is not None and proxy.startswith("socks") else httpx2.AsyncHTTPTransport
+    try:
+        return kind(limits=LIMITS, proxy=proxy)
+    except ImportError:
+        raise MissingExtra("a SOCKS proxy needs socksio: pip install 'definable[socks]'") from None
 
 
 def number(value: object) -> float | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import anyio
 
@@ -14,6 +16,7 @@ from definable.concurrency.logs import logger_named
 from definable.errors import MissingExtra
 
 from .errors import InterfaceConnectionError
+from .http_client import Proxies
 
 try:
     # websockets has a connection of its own for each backend, on one protocol engine.
@@ -80,17 +83,25 @@ _logger = _QuietLogger(logger_named(__name__), {})
 
 
 @asynccontextmanager
-async def open_websocket(url: str, timeout: float, close_code: int = 1000) -> AsyncGenerator[WebSocket]:
+async def open_websocket(
+    url: str, timeout: float, close_code: int = 1000, proxy: str | None = None
+) -> AsyncGenerator[WebSocket]:
     """A connection while the context is open; it ends within a bound.
 
     Args:
         url: `ws://` or `wss://`.
         timeout: Seconds to connect in.
         close_code: What it is closed with.
+        proxy: What it goes through; None: what the environment says, as of HTTP.
 
     Raises:
         InterfaceConnectionError: The server cannot be reached, or does not speak WebSocket there.
+        ConfigurationError: There is no such proxy, or a SOCKS proxy, and the extra `socks` is not installed.
     """
+    address = urlsplit(url)
+    through = Proxies(proxy).address(address.scheme, address.hostname or "")
+    if through is not None and through.startswith("socks") and find_spec("python_socks") is None:
+        raise MissingExtra("a SOCKS proxy needs python-socks: pip install 'definable[socks]'")
     connect: Any = connect_on_trio if current_backend() == "trio" else connect_on_asyncio
     settings: dict[str, Any] = {
         "open_timeout": timeout,
@@ -103,6 +114,7 @@ async def open_websocket(url: str, timeout: float, close_code: int = 1000) -> As
         # platform's heartbeats: one that is not acknowledged ends the connection.
         "max_queue": None,
         "logger": _logger,
+        "proxy": through,
     }
     async with AsyncExitStack() as stack:
         try:

@@ -44,6 +44,7 @@ def test_has_its_defaults() -> None:
         "commands": {},
         "transcriber": None,
         "texts": dataclasses.asdict(Texts()),
+        "proxy": None,
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -11,6 +13,7 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
+from loopback.socks_proxy import SocksProxy
 
 from definable.agent.interface import (
     InterfaceConnectionError,
@@ -20,6 +23,7 @@ from definable.agent.interface import (
 from definable.agent.interface.errors import RequestNotSent
 from definable.agent.interface.http_client import TOKEN, PlatformClient, open_client
 from definable.concurrency.backoff import Backoff
+from definable.errors import ConfigurationError, MissingExtra
 
 pytestmark = pytest.mark.anyio
 
@@ -144,3 +148,46 @@ async def test_the_proxy_of_the_environment_is_used_but_where_it_is_not_to_be(
             await client.request("GET", "/coo")
     assert [request.splitlines()[0] for request in proxy.requests] == ["GET http://pigeon.invalid/coo HTTP/1.1"]
     assert [request.splitlines()[0] for request in server.requests] == ["GET /coo HTTP/1.1"]
+
+
+@pytest.mark.parametrize("by", ["proxy", "ALL_PROXY", "http_proxy"])
+async def test_requests_and_downloads_go_through_a_socks_proxy(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = SocksProxy(hosts={"pigeon.invalid": "127.0.0.1"}, user=("ann", "s3cret"))
+    async with proxy.running(), Server(answer(200), answer(200, b"file")).running() as server:
+        url = proxy.url
+        if by != "proxy":
+            monkeypatch.setenv(by, url.replace("socks5h:", "socks:"))
+            url = None
+        host = server.url.replace("127.0.0.1", "pigeon.invalid")
+        async with client_of(host, proxy=url) as client:
+            await client.request("GET", "/coo")
+            assert await client.download("/file", 100) == b"file"
+    assert set(proxy.connected) == {host.removeprefix("http://")}
+
+
+@pytest.mark.parametrize("how", ["refuses", "hangs_up", "wants_a_user"])
+async def test_a_socks_proxy_that_refuses_is_said_and_leaves_nothing_open(how: str) -> None:
+    proxy = SocksProxy(refuses=how == "refuses", hangs_up=how == "hangs_up")
+    async with proxy.running(), client_of("http://pigeon.invalid", proxy=proxy.url) as client:
+        proxy.user = ("ann", "s3cret") if how == "wants_a_user" else None
+        for _ in range(3):
+            with pytest.raises(RequestNotSent, match="the SOCKS proxy refuses: ") as caught:
+                await client.request("GET", "/coo")
+    assert "s3cret" not in str(caught.value)
+    gc.collect()  # what was not closed is said there, and fails the test
+
+
+@pytest.mark.parametrize("proxy", ["ftp://ann:s3cret@host", "socks5://:s3cret", "http://h:s3cret", "socks4://s3cret:1"])
+async def test_what_is_no_proxy_is_refused_and_not_repeated(proxy: str) -> None:
+    with pytest.raises(ConfigurationError, match="proxy=") as caught:
+        async with client_of("http://pigeon.invalid", proxy=proxy):
+            pass
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_without_the_extra_a_socks_proxy_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    with pytest.raises(MissingExtra, match=r"definable\[socks\]"):
+        async with client_of("http://pigeon.invalid"):
+            pass

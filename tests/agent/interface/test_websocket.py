@@ -13,11 +13,13 @@ import pytest
 import trustme
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
+from loopback.socks_proxy import SocksProxy
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Event, Request, TextMessage
 
 from definable.agent.interface import InterfaceConnectionError
 from definable.agent.interface.websocket import CLOSE_TIMEOUT, SocketClosed, open_websocket
+from definable.errors import MissingExtra
 
 pytestmark = pytest.mark.anyio
 
@@ -120,3 +122,19 @@ async def test_an_error_within_closes_and_comes_out_as_it_is() -> None:
         with pytest.raises(ZeroDivisionError), anyio.fail_after(10):
             async with open_websocket(url, 5):
                 raise ZeroDivisionError
+
+
+async def test_a_socks_proxy_is_gone_through() -> None:
+    proxy = SocksProxy(hosts={"pigeon.invalid": "127.0.0.1"})
+    async with proxy.running(), peer(TextMessage("coo"), CloseConnection(4000)) as url:
+        url = url.replace("127.0.0.1", "pigeon.invalid")
+        async with open_websocket(url, 5, proxy=proxy.url) as socket:
+            assert await socket.receive() == "coo"
+    assert proxy.connected == [url.removeprefix("ws://").rstrip("/")]
+
+
+async def test_without_the_extra_a_socks_proxy_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("definable.agent.interface.websocket.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"definable\[socks\]"):
+        async with open_websocket("ws://pigeon.invalid/", 5, proxy="socks5://127.0.0.1:9"):
+            pass

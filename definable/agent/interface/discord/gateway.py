@@ -98,9 +98,6 @@ OpenSocket: TypeAlias = Callable[[str, float], AbstractAsyncContextManager[WebSo
 """Connects to a URL within so many seconds."""
 
 
-open_gateway_socket: OpenSocket = partial(open_websocket, close_code=RESUMABLE_CLOSE)
-
-
 class Intent(IntFlag):
     """Which events to receive (Discord's "Gateway", Gateway Intents)."""
 
@@ -125,7 +122,7 @@ class Gateway:
         handle: Deals with events, one after the other.
         alive: Called for every payload while the session is established.
         reconnect_policy: When to connect again.
-        open_socket: Connects.
+        open_socket: Connects; as the config says when None.
     """
 
     def __init__(
@@ -136,7 +133,7 @@ class Gateway:
         handle: HandleEvent,
         alive: Callable[[], None],
         reconnect_policy: ReconnectPolicy | None = None,
-        open_socket: OpenSocket = open_gateway_socket,
+        open_socket: OpenSocket | None = None,
     ) -> None:
         self._config = config
         self._session = session
@@ -144,7 +141,7 @@ class Gateway:
         self._handle = handle
         self._alive = alive
         self._reconnect_policy = ReconnectPolicy() if reconnect_policy is None else reconnect_policy
-        self._open_socket = open_socket
+        self._open_socket = open_socket or partial(open_websocket, close_code=RESUMABLE_CLOSE, proxy=config.proxy)
         self._url: str | None = None
         """Where new sessions begin."""
         self._next_identify = 0.0

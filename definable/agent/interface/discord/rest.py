@@ -185,6 +185,7 @@ async def open_rest(config: DiscordConfig) -> AsyncGenerator[DiscordRest]:
         headers={"Authorization": f"Bot {config.bot_token}", "User-Agent": USER_AGENT},
         connect_timeout=config.connect_timeout,
         request_timeout=REQUEST_TIMEOUT,
+        proxy=config.proxy,
     ) as client:
         yield DiscordRest(client)
 

@@ -194,6 +194,7 @@ async def bot_api(config: TelegramConfig) -> AsyncGenerator[BotAPI, None]:
         token=config.bot_token,
         connect_timeout=config.connect_timeout,
         request_timeout=config.request_timeout,
+        proxy=config.proxy,
     ) as client:
         yield BotAPI(client)
 
