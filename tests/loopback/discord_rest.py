@@ -241,7 +241,10 @@ class Rest:
         content, nonce = body.get("content"), body.get("nonce")
         if unknown := body.keys() - MESSAGE_FIELDS:
             raise Refusal(400, f"unknown fields {unknown}", 50035)
-        check_content(content, files or body.get("embeds"))
+        check_content(content, files or body.get("embeds") or body.get("components"))
+        check_components(body.get("components") or [])
+        if any(len(each) > self._server.largest_upload for each in files.values()):
+            raise Refusal(413, "Request entity too large", 40005)
         if nonce is not None and not (isinstance(nonce, int | str) and len(str(nonce)) <= 25):
             raise Refusal(400, "nonce: Must be 25 or fewer in length.", 50035)
         reference = body.get("message_reference")
@@ -259,6 +262,22 @@ def check_content(content: str | None, others: object) -> None:
         raise Refusal(400, "Cannot send an empty message", 50006)
     if content is not None and len(content.encode("utf-16-le")) // 2 > 2000:
         raise Refusal(400, "content: Must be 2000 or fewer in length.", 50035)
+
+
+def check_components(rows: list[Any]) -> None:
+    """Refuse buttons that Discord does not take ("Component Reference": Action Row, Button)."""
+    buttons = [each for row in rows for each in row["components"]]
+    ids = [each["custom_id"] for each in buttons if "custom_id" in each]
+    if len(rows) > 5 or any(row["type"] != 1 or not 0 < len(row["components"]) <= 5 for row in rows):
+        raise Refusal(400, "components: at most 5 rows of at most 5", 50035)
+    if len({*ids}) < len(ids) or any(not 0 < len(each) <= 100 for each in ids):
+        raise Refusal(400, "components: Component custom id cannot be duplicated", 50035)
+    for each in buttons:
+        is_link = each["style"] == 5
+        if each["type"] != 2 or not 0 < len(each["label"]) <= 80 or is_link != ("url" in each):
+            raise Refusal(400, "components: Invalid Form Body", 50035)
+        if is_link and not re.fullmatch(r"(https?|discord)://\S{1,500}", each["url"]):
+            raise Refusal(400, "components: Scheme must be one of ('http', 'https', 'discord').", 50035)
 
 
 def limited(retry_after: float, *, is_global: bool) -> Answer:

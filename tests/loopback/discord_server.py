@@ -53,6 +53,8 @@ class DiscordServer:
         """Where the bot may write, and may not read the message history."""
         self.files: dict[str, bytes] = {}
         """What the CDN has, by path."""
+        self.largest_upload = 10 * 1024 * 1024
+        """Bytes of one file."""
         self.forbidden_intents = 0
         self.session_starts_left = 1000
         self.start_limit_resets = 0.0

@@ -7,7 +7,8 @@ gateway.py       connections one after the other, and when to connect again
 connection.py    one connection: the protocol on a socket and a clock
 protocol.py      what is said over it, and what follows from it; pure
 rest.py          the HTTP API, within rate_limit.py, which is pure
-messages.py      messages as the API has them, in and out
+incoming.py      events as messages of the library
+outgoing.py      responses as the messages that Discord takes
 ```
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -20,9 +21,10 @@ from definable.concurrency.logs import logger_named
 
 from .config import DiscordConfig
 from .gateway import Gateway, ReconnectPolicy
-from .messages import MessageFilter, NotAMessage, Outgoing, edited, outgoing, with_images, without_reference
+from .incoming import MessageFilter, NotAMessage, with_images
+from .outgoing import Outgoing, edited, outgoing
 from .protocol import GatewaySession, Payload
-from .rest import DiscordRest, ReplyRefused, open_rest
+from .rest import UNKNOWN_CHANNEL, DiscordRefusal, DiscordRest, open_rest
 
 logger: logging.Logger = logger_named(__name__)
 
@@ -106,26 +108,44 @@ class DiscordInterface(BaseInterface):
         return await self._create(message, beginning)
 
     async def edit(self, message: InterfaceMessage, posted: str, text: str) -> None:
-        await self._api.edit_message(message.platform_chat_id, posted, edited(text))
+        await self._api.edit_message(channel_of(message), posted, edited(text))
 
     async def delete(self, message: InterfaceMessage, posted: str) -> None:
-        await self._api.delete_message(message.platform_chat_id, posted)
+        await self._api.delete_message(channel_of(message), posted)
 
     async def complete(self, message: InterfaceMessage) -> InterfaceMessage:
         return await with_images(message, self._api)
 
     async def typing(self, message: InterfaceMessage) -> None:
-        await self._api.trigger_typing(message.platform_chat_id)
+        await self._api.trigger_typing(channel_of(message))
 
     async def _create(self, message: InterfaceMessage, answer: Outgoing) -> str | None:
-        channel = message.platform_chat_id
+        """Post a message, its text also where Discord refuses the rest of it."""
         try:
-            id = await self._api.create_message(channel, answer.body, answer.uploads)
-        except ReplyRefused as refusal:
-            logger.debug("%s: not shown as a reply: %s", self.name, refusal)
-            id = await self._api.create_message(channel, without_reference(answer.body), answer.uploads)
+            id = await self._create_in(message, answer)
+        except DiscordRefusal as refusal:
+            plainer = answer.plainer(refusal)
+            if not plainer:
+                raise
+            logger.warning("%s: a message is posted without what Discord refuses: %s", self.name, refusal)
+            first, *others = plainer
+            id = await self._create(message, first)
+            for each in others:
+                await self._create(message, each)
         self._replied.claim(message.platform_message_id, REPLY_WINDOW, anyio.current_time())
         return id
+
+    async def _create_in(self, message: InterfaceMessage, answer: Outgoing) -> str | None:
+        """Post a message in the thread that it belongs to; in the thread's channel when the thread is gone."""
+        channel = channel_of(message)
+        try:
+            return await self._api.create_message(channel, answer.body, answer.uploads)
+        except DiscordRefusal as refusal:
+            if refusal.code != UNKNOWN_CHANNEL or channel == message.platform_chat_id:
+                raise
+            logger.warning("%s: thread %s is gone, its channel is answered: %s", self.name, channel, refusal)
+        body = replace(answer, reply_to=None).body
+        return await self._api.create_message(message.platform_chat_id, body, answer.uploads)
 
     def _reply_to(self, message: InterfaceMessage) -> str | None:
         """The message, for the first that is posted in answer to it."""
@@ -149,3 +169,8 @@ class DiscordInterface(BaseInterface):
         except Exception:  # unhandled, it would be replayed after every reconnect
             logger.exception("%s: an event was skipped", self.name)
             return None
+
+
+def channel_of(message: InterfaceMessage) -> str:
+    """Where a message was written; a thread is a channel of its own."""
+    return message.thread_id or message.platform_chat_id

@@ -31,6 +31,9 @@ from .rate_limit import RateLimits, Route
 DEFAULT_RETRY_AFTER = 1.0
 """Seconds, where a 429 does not say how long."""
 
+UNKNOWN_CHANNEL, UNKNOWN_MESSAGE = 10003, 10008
+"""Codes: it was deleted, or the bot never saw it (Discord's "Opcodes and Status Codes", JSON)."""
+
 HIDDEN_HISTORY = 160002, 160009
 """Codes: cannot reply to, or refer to, a message without permission to read the message history (Discord's "Opcodes and
 Status Codes", JSON)."""
@@ -40,6 +43,9 @@ REQUEST_TIMEOUT = 15.0
 
 RETRY_BACKOFF = Backoff(initial=0.5, jitter=0.25, max_tries=5, max_retry_after=60.0)
 """Five tries stay well within the few minutes for which Discord knows a nonce."""
+
+LONGEST_POST_WAIT = 600.0
+"""Seconds: a message waits for a limit of minutes, say a slow mode of its channel, rather than to be lost."""
 
 EDIT_BACKOFF = replace(RETRY_BACKOFF, max_tries=1, max_retry_after=2.0)
 """An edit that waits longer is better made later, with the text of then."""
@@ -53,8 +59,18 @@ USER_AGENT = f"DiscordBot (https://pypi.org/project/definable, {definable.__vers
 """In the form that Discord's "Reference", User Agent, asks for."""
 
 
-class ReplyRefused(InterfaceMessageError):
-    """The bot may write in the channel, and not read its history: it cannot show a message as a reply."""
+class DiscordRefusal(InterfaceMessageError):
+    """Discord refuses a request.
+
+    Args:
+        message: What happened.
+        status: Of the answer.
+        code: Discord's own ("Opcodes and Status Codes", JSON); 0 where it has none.
+    """
+
+    def __init__(self, message: str, status: int, code: int) -> None:
+        super().__init__(message, status=status, platform="discord")
+        self.code = code
 
 
 class DiscordRateLimitError(InterfaceRateLimitError):
@@ -113,7 +129,9 @@ class DiscordRest:
         Returns:
             The message's id, if Discord says it.
         """
-        response = await self._request(Route("POST", "/channels/{channel}/messages", channel), message, uploads)
+        route = Route("POST", "/channels/{channel}/messages", channel)
+        backoff = replace(RETRY_BACKOFF, max_retry_after=LONGEST_POST_WAIT)
+        response = await self._request(route, message, uploads, backoff)
         return read_id(response.content)
 
     async def edit_message(self, channel: str, message: str, changes: Mapping[str, Any]) -> None:
@@ -148,7 +166,7 @@ class DiscordRest:
         Raises:
             InterfaceAuthenticationError: 401.
             InterfaceRateLimitError: The limit lasts too long, or is met again and again.
-            InterfaceMessageError: Discord refuses the request (400, 403, 404 ...).
+            DiscordRefusal: Discord refuses the request (400, 403, 404 ...).
             InterfaceConnectionError: Discord cannot be reached or fails within.
         """
         backoff = backoff or RETRY_BACKOFF
@@ -210,12 +228,10 @@ def error_of(where: str, status: int, headers: Mapping[str, str], body: bytes) -
             # A proxy's 429 is no JSON: it has shut out the address, whatever is asked.
             is_global = document.get("global") is True or "x-ratelimit-global" in headers or not document
             return DiscordRateLimitError(words, retry_after, is_global=is_global)
-        case 400 | 403 if document.get("code") in HIDDEN_HISTORY:
-            return ReplyRefused(words, status=status)
         case _ if status >= 500:
             return InterfaceConnectionError(words, status=status)
         case _:
-            return InterfaceMessageError(words, status=status)
+            return DiscordRefusal(words, status, int(number(document.get("code")) or 0))
 
 
 def _words(document: dict[str, Any]) -> str:

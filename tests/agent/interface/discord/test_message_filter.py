@@ -8,7 +8,7 @@ import pytest
 from loopback.discord_objects import BOT, BOT_ID, TOKEN, message, user
 
 from definable.agent.interface import DiscordConfig, InterfaceMessage
-from definable.agent.interface.discord.messages import MessageFilter, NotAMessage
+from definable.agent.interface.discord.incoming import MessageFilter, NotAMessage
 
 PNG = {"id": "1", "filename": "a.png", "url": "https://cdn/a.png", "content_type": "image/png", "size": 5}
 OGG = {"id": "2", "filename": "v.ogg", "url": "https://cdn/v.ogg", "content_type": "audio/ogg", "size": 9}

@@ -21,7 +21,8 @@ from definable.agent.interface import (
     InterfaceRateLimitError,
     InterfaceResponse,
 )
-from definable.agent.interface.discord.messages import outgoing, with_images
+from definable.agent.interface.discord.incoming import with_images
+from definable.agent.interface.discord.outgoing import outgoing
 from definable.agent.interface.discord.rest import (
     DiscordRateLimitError,
     DiscordRest,
