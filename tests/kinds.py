@@ -68,6 +68,7 @@ SLOW = {
     "bus/test_redis_bus.py::test_heartbeats_keep_the_lease_of_a_long_handler": "waits for leases in Redis",
     "bus/test_redis_bus.py::test_a_heartbeat_does_not_take_back_what_somebody_else_has": "waits for leases in Redis",
     "bus/test_redis_failures.py": "waits for a Redis that is away",
+    "bus/test_suspects.py::test_others_try_what_waits_behind_a_suspect_that_takes_long": "waits for another replica",
     "discord/test_rest.py::test_nobody_there": "tries again until it gives up",
     "discord/test_rest.py::test_an_answer_that_cannot_be_decoded_is_tried_again_and_leaves_nothing_behind": "tries again",
     "fuzz/test_http1.py::test_whatever_resembles_http_is_the_same_to_every_parser": "tries many inputs",

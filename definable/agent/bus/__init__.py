@@ -7,6 +7,7 @@ queue.py     the engine, written once: `QueueBus`, and one opening of it: drain,
 publisher.py where it accepts: capacity, dedupe keys
 writes.py    what it writes: batches, flush, what becomes of those that fail
 claims.py    what it has claimed: prefetch, leases, retry, dead letters
+suspects.py  of it, what may be why the process ended: one at a time
 store.py     what it asks of a store: write a batch, claim what is due
 batch.py     what travels between them
 memory.py    the store in this process

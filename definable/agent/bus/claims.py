@@ -19,8 +19,9 @@ from definable.concurrency.logs import logger_named
 from definable.errors import EventBusClosed
 
 from .base import Delivery
-from .batch import BY_NAME, Applied, Claim, Handle, Limit, Message
+from .batch import BY_NAME, Applied, Claim, Handle, Limit, Message, WriteBatch
 from .store import Queue
+from .suspects import SUSPECT, SUSPECT_DELAY, Suspects
 from .writes import Writes
 
 logger: logging.Logger = logger_named(__name__)
@@ -30,12 +31,6 @@ YIELD_EVERY = 32
 
 MAX_DELIVERIES = 5
 """Claims of one message that nothing came of, as when its handler ends the process; beyond it, it is a dead letter."""
-
-SUSPECT = 3
-"""From this claim on, messages that nothing came of are handled one at a time: the others were only unlucky."""
-
-SUSPECT_DELAY = 1.0
-"""Seconds for which the other ones go back."""
 
 
 @dataclass(slots=True, eq=False)
@@ -99,7 +94,7 @@ class Claims(Queue):
         self._max_deliveries = max_deliveries
         self._taken, self._settled_in_memory = taken, settled_in_memory
         self._held: dict[Handle, QueueDelivery] = {}
-        self._suspects = 0
+        self._suspects: Suspects[QueueDelivery] = Suspects()
         self._demanded: anyio.Event | None = None
         """What a store waits for that claims by itself."""
         self._next_consumer = anyio.Lock(fast_acquire=True)
@@ -202,7 +197,7 @@ class Claims(Queue):
         self._release_ready()
 
     def _release_ready(self) -> None:
-        ready, self.ready = [*self.ready], deque()
+        ready, self.ready = [*self._suspects.take_waiting(), *self.ready], deque()
         for delivery in ready:
             if self._let_go(delivery):  # also while the last batches are written
                 self._writes.next.released.append((delivery.handle, 0.0))
@@ -210,12 +205,24 @@ class Claims(Queue):
 
     # --- what a store has claimed
 
-    def applied(self, applied: Applied) -> None:
-        """These were claimed with a flush."""
+    def applied(self, batch: WriteBatch, applied: Applied) -> None:
+        """A flush was written, and these were claimed with it."""
         self.has_more = self.has_more or applied.has_more
         self.next_due = math.inf if applied.next_due is None else applied.next_due
+        begun = self._suspects.beginning
+        if begun is not None and begun.handle in batch.begun:
+            self._suspects.beginning = None
+            self._hand_out(begun)
         if applied.claimed:
             self.arrived(applied.claimed)
+
+    def _hand_out(self, *deliveries: QueueDelivery) -> None:
+        self.ready.extend(deliveries)
+        if self.ready and self._arrived is not None:
+            self._arrived.set()
+            self._arrived = None
+        if not self.is_handing_out:
+            self._release_ready()
 
     def arrived(self, messages: Sequence[Message], *, next_due: float | None = None, has_more: bool = False) -> None:
         if next_due is not None and next_due != self.next_due:
@@ -225,6 +232,10 @@ class Claims(Queue):
             self.has_more = True
             self._writes.wake.set()
         grants, is_shared = self._grants, self._is_shared
+        if is_shared and self._suspects.queue and self._suspects.is_slow():
+            for delivery in self._suspects.take_waiting():
+                self._give_back(delivery)
+        found: list[QueueDelivery] = []
         for handle, id, name, data, attempts, claims, is_surplus, group in messages:
             if is_shared and handle in self._held:
                 continue  # two answers have told of it
@@ -234,29 +245,48 @@ class Claims(Queue):
             delivery = QueueDelivery(self, handle, id, name, data, attempts + 1, lease, False, False, is_surplus, group)
             self._held[handle] = delivery
             if claims < SUSPECT or self._is_handed_out(delivery, claims):
-                self.ready.append(delivery)
-        if self.ready and self._arrived is not None:
-            self._arrived.set()
-            self._arrived = None
-        if not self.is_handing_out:
-            self._release_ready()
+                found.append(delivery)
+        self._hand_out(*found)
 
     def _is_handed_out(self, delivery: QueueDelivery, claims: int) -> bool:
-        """Whether a message that was claimed again and again, and of which nothing came, is tried once more."""
+        """Whether a message that was claimed again and again, and of which nothing came, is tried once more now."""
         if self._writes.is_closed:
             return True
         if claims > self._max_deliveries:
             why = f"nothing came of {claims - 1} deliveries: each time the process ended (max_deliveries)"
             logger.error("delivery %s (%s) is a dead letter: %s", delivery.id, delivery.name, why)
             delivery.attempt -= 1
+            self._grant_again(delivery)
             self.dead_letter(delivery, why)
-        elif self._suspects:
-            self.release(delivery, SUSPECT_DELAY)
-        else:
-            delivery.is_suspect = True
-            self._suspects += 1
+            return False
+        delivery.is_suspect = True
+        if self._suspects.add(delivery):
             return True
+        if self._is_shared and self._suspects.is_slow():
+            self._suspects.remove(delivery)
+            self._give_back(delivery)
+        else:
+            self.park(delivery)
         return False
+
+    def _begin_suspect(self, delivery: QueueDelivery) -> None:
+        """The one before has ended. Its handler may end the process at once: the attempt is written before."""
+        self.begin(delivery)
+        if delivery.handle in self._writes.next.begun:
+            self._suspects.beginning = delivery
+        else:  # that it is parked was not written: it still counts
+            self._hand_out(delivery)
+
+    def _give_back(self, delivery: QueueDelivery) -> None:
+        """Let others try a suspect."""
+        self._grant_again(delivery)
+        self.release(delivery, SUSPECT_DELAY)
+
+    def _grant_again(self, delivery: QueueDelivery) -> None:
+        """No consumer gets it: another one of its name may be claimed."""
+        if delivery.name in self._grants:
+            self._grants[delivery.name] += 1
+            self.has_more = True
 
     def dismiss(self, handle: Handle, *, by_name: bool) -> None:
         if by_name:
@@ -278,7 +308,10 @@ class Claims(Queue):
             return
         if delivery in self.ready:
             self.ready.remove(delivery)
-        self._suspects -= delivery.is_suspect
+            self._grant_again(delivery)
+        elif delivery.is_suspect and self._suspects.is_waiting(delivery):
+            self._grant_again(delivery)
+        self._forget_suspect(delivery)
         logger.warning("the lease of delivery %s (%s) is lost: another process has it now", delivery.id, delivery.name)
         if delivery.lease is not None:
             delivery.lease.cancel()
@@ -360,6 +393,11 @@ class Claims(Queue):
         if self._held.get(delivery.handle) is not delivery:
             return False  # settled before, or another process's by now
         del self._held[delivery.handle]
-        self._suspects -= delivery.is_suspect
+        self._forget_suspect(delivery)
         self.begin(delivery)
         return True
+
+    def _forget_suspect(self, delivery: QueueDelivery) -> None:
+        """It has ended; the next one begins."""
+        if delivery.is_suspect and (following := self._suspects.remove(delivery)) is not None:
+            self._begin_suspect(following)

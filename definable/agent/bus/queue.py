@@ -95,7 +95,7 @@ class QueueSession:
         """A batch was written."""
         self.publisher.written(batch.publications)
         due_before = self.claims.next_due
-        self.claims.applied(applied)
+        self.claims.applied(batch, applied)
         if self.claims.next_due != due_before:
             self.writes.wake.set()
 

@@ -246,10 +246,9 @@ local functions = {}
 
 -- Write a batch. KEYS from 2 on: its dedupe keys. Arguments: number; 1 for a batch that was given up, whose number must not be
 -- written any more; then lists, each with its length before it: publications (id, name, data, index of its dedupe key
--- or 0, time to live in ms, delay in ms, name for cancel, 1 to keep the time of the one replaced, group); acked; nacked
--- (handle, delay, attempts); dead (handle, why,
--- attempts); released (handle, delay, or -1 to the list of its name); parked; begun; dedupe keys to forget (index,
--- value or empty for any); names to cancel; ids of dead letters to replay; slots to free (name, handle); names to claim
+-- or 0, time to live in ms, delay in ms, name for cancel, 1 to keep the time of the one replaced, group); acked; parked;
+-- begun; nacked (handle, delay, attempts); dead (handle, why, attempts); released (handle, delay, or -1 to the list of its
+-- name); dedupe keys to forget (index, value or empty for any); names to cancel; ids of dead letters to replay; slots to free (name, handle); names to claim
 -- from (name, count, limit or 0).
 -- Returns: whether it was written before; ids refused as repeats; ms until something is due, or -1; the last entry;
 -- what was claimed; names whose lists are empty; names that were cancelled; ids that were replayed; names without a slot.
@@ -296,6 +295,15 @@ function functions.apply()
   forget(gone)
   for _, group in ipairs(ended) do advance(group) end
 
+  for change = -1, 1, 2 do
+    for _ = 1, tonumber(arg()) do
+      local handle = arg()
+      local times = claims(handle)
+      if times then claim_again(handle, me, 0, times + change) end
+      count = count + 1
+    end
+  end
+
   for _ = 1, tonumber(arg()) do
     local handle, delay, tries = arg(), tonumber(arg()), tonumber(arg())
     local e = claims(handle) and fields(handle)
@@ -319,21 +327,8 @@ function functions.apply()
     local times = claims(handle)
     if times and delay == -1 then
       park(handle)
-    elseif times and delay == 0 then
-      claim_again(handle, '-', lease * 1000, times - 1)
-    elseif times then
-      local e = fields(handle)
-      forget({handle})
-      wait(now + delay, e.i, e.n, e.d, e.a + times - 1, nil, e.g)
-    end
-  end
-
-  for change = -1, 1, 2 do
-    for _ = 1, tonumber(arg()) do
-      local handle = arg()
-      local times = claims(handle)
-      if times then claim_again(handle, me, 0, times + change) end
-      count = count + 1
+    elseif times then -- a sweep takes what is idle for a lease
+      claim_again(handle, '-', delay == 0 and lease * 1000 or math.max(lease - delay, 0), times - 1)
     end
   end
 

@@ -112,11 +112,11 @@ def batch_args(batch: WriteBatch, unclaimed: Sequence[tuple[bytes, str]], first_
         args += (milliseconds(max(each.due_at - now, 0)), each.replaces or "", int(each.keeps_time), each.group or "")
     lists: tuple[Sequence[Any], ...] = (
         batch.acked,
+        [*batch.parked],
+        [*batch.begun],
         [(handle, milliseconds(max(due_at - now, 0)), attempts) for handle, due_at, attempts in batch.nacked],
         [(handle, storable(why), attempts) for handle, why, attempts in batch.dead],
         [(handle, -1 if due_at < 0 else milliseconds(max(due_at - now, 0))) for handle, due_at in batch.released],
-        [*batch.parked],
-        [*batch.begun],
         [(number, value) for number, (_, value) in enumerate(unclaimed, first_key)],
         [*batch.cancelled],
         [*batch.replayed],
