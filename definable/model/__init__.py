@@ -10,6 +10,10 @@ fallback.py   FallbackModel: the next model answers where one cannot for now
 function.py   FunctionModel: a function answers
 adapters/     PydanticAIAgent, OpenAIAgentsAgent, LangChainRunnable: agents of other frameworks
 ```
+
+What both providers' models need: `keys.py`; `loop_client.py` (a client for each event loop); and, loaded with the
+client, `sdk_client.py` (an SDK's client of ours), `failure.py` (what failed, and whether it is tried again),
+`reply_stream.py` (a streamed answer), `sse.py` (its events). Neither loads the SDK of the other.
 """
 
 from .anthropic.model import Claude

@@ -18,7 +18,7 @@ from definable.agent.runtime.http.sse import encoded
 from definable.agent.runtime.ingress import accepted_request, request_data
 from definable.agent.trigger import EventTrigger, Headers, RawRequest, TriggerEvent
 from definable.model import Image
-from definable.model.openai.events import SSEDecoder
+from definable.model.sse import SSEDecoder
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 

@@ -11,8 +11,7 @@ import anyio
 import pytest
 from loopback.openai_server import OpenAIServer
 
-from definable.model import OpenAIChat
-from definable.model.openai import errors
+from definable.model import OpenAIChat, failure
 
 Provider: TypeAlias = Callable[..., AbstractAsyncContextManager[tuple[OpenAIServer, OpenAIChat]]]
 
@@ -35,7 +34,7 @@ def provider() -> Provider:
 
 @pytest.fixture(autouse=True)
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors, "RETRY_BACKOFF", replace(errors.RETRY_BACKOFF, initial=0.0))
+    monkeypatch.setattr(failure, "RETRY_BACKOFF", replace(failure.RETRY_BACKOFF, initial=0.0))
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import anyio
 import pytest
 from loopback.anthropic_server import SIGNATURE, AnthropicServer, Fails, Says
+from pydantic import SecretStr
 
 from definable.agent import Agent, TextDelta
 from definable.errors import (
@@ -322,7 +325,9 @@ async def test_a_stream_that_ends_before_it_brought_anything_is_tried_again(then
             id="no-json",
         ),
         pytest.param(Says("one two", events=4, then="disconnect"), ModelConnectionError, "broke", id="disconnect"),
-        pytest.param(Says("one two", events=4, then="stall"), ModelTimeoutError, "sent nothing for 0.5 s", id="stall"),
+        pytest.param(
+            Says("one two", events=4, then="stall"), ModelTimeoutError, "sent nothing new for 0.5 s", id="stall"
+        ),
     ],
 )
 async def test_a_stream_that_breaks_fails(answer: Says, expected: type[ModelError], said: str) -> None:
@@ -357,10 +362,41 @@ async def test_a_missing_or_wrong_key_says_so() -> None:
     with pytest.raises(ModelAuthenticationError, match="set ANTHROPIC_API_KEY"):
         await model.reply(HI)
     async with claude(api_key="sk-ant-wrong-12345") as (_, other):
-        with pytest.raises(
-            ModelAuthenticationError, match=r"invalid x-api-key \(check api_key= or ANTHROPIC_API_KEY\)"
-        ):
+        with pytest.raises(ModelAuthenticationError, match=r"invalid x-api-key \(check api_key= or its variable\)"):
             await other.reply(HI)
+
+
+async def test_a_key_may_be_a_secret_or_a_function_that_is_asked_before_each_request() -> None:
+    keys = iter(["sk-ant-old-12345", "sk-ant-new-12345"])
+
+    async def next_key() -> SecretStr:
+        return SecretStr(next(keys))
+
+    async with claude(api_key=next_key) as (server, model):
+        server.key = "sk-ant-new-12345"
+        with pytest.raises(ModelAuthenticationError):
+            await model.reply(HI)
+        assert (await model.reply(HI)).content
+    async with claude(api_key=lambda: 7) as (_, model):
+        with pytest.raises(ModelAuthenticationError, match="returned no text: int"):
+            await model.reply(HI)
+
+
+@pytest.mark.parametrize("model", ["Claude", "OpenAIChat"])
+def test_a_model_loads_its_own_sdk_alone(model: str) -> None:
+    code = f"""
+import anyio, sys
+from definable.errors import ModelConnectionError
+from definable.model import *
+model = {model}("x", "key", "http://127.0.0.1:1", max_retries=0)
+assert not {{"anthropic", "openai"}} & sys.modules.keys()
+try:
+    anyio.run(model.reply, ModelRequest((Message("user", "hi"),)))
+except ModelConnectionError:
+    print(*({{"anthropic", "openai"}} & sys.modules.keys()))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert ran.stdout.split() == [{"Claude": "anthropic", "OpenAIChat": "openai"}[model]]
 
 
 async def test_a_server_that_is_away_is_a_connection_failure() -> None:

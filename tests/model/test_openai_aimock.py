@@ -19,7 +19,7 @@ from definable.errors import (
     ModelResponseError,
 )
 from definable.model import Message, ModelReply, ModelRequest, OpenAIChat, OutputSchema, ToolDefinition
-from definable.model.openai import errors
+from definable.model.failure import RETRY_BACKOFF
 
 pytestmark = pytest.mark.anyio
 
@@ -126,7 +126,7 @@ async def test_a_rate_limit_is_waited_out(make_model: MakeModel, stream: bool) -
 async def test_a_long_rate_limit_is_an_error(make_model: MakeModel, stream: bool) -> None:
     with pytest.raises(ModelRateLimitError, match="Come back later") as caught:
         await ask(make_model(), user("exhausted"), stream)
-    assert caught.value.retry_after == 3600 > errors.RETRY_BACKOFF.max_retry_after
+    assert caught.value.retry_after == 3600 > RETRY_BACKOFF.max_retry_after
 
 
 async def test_a_truncated_stream_is_an_error(make_model: MakeModel) -> None:

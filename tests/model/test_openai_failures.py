@@ -29,8 +29,7 @@ from definable.errors import (
     ModelTimeoutError,
     TooManyOpenFiles,
 )
-from definable.model import Message, ModelRequest, OpenAIChat
-from definable.model.openai import errors
+from definable.model import Message, ModelRequest, OpenAIChat, failure
 from definable.model.openai.errors import explain
 
 pytestmark = pytest.mark.anyio
@@ -141,7 +140,7 @@ async def test_a_pause_beyond_the_callers_deadline_is_not_waited_for(provider: A
 
 
 async def test_a_retry_pause_can_be_cancelled(provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors, "RETRY_BACKOFF", Backoff(initial=8.0))
+    monkeypatch.setattr(failure, "RETRY_BACKOFF", Backoff(initial=8.0))
     async with provider() as (server, model):
         server.play(Problem(500, "x"))
         async with anyio.create_task_group() as tasks:
@@ -225,7 +224,7 @@ async def test_a_connection_that_breaks_is_named(provider: Any, stream: bool) ->
 async def test_a_web_page_is_named(provider: Any, stream: bool) -> None:
     async with provider() as (server, model):
         server.play(Page(b"<html><title>Welcome</title></html>"))
-        with pytest.raises(ModelResponseError, match="a web page, not a completion: check base_url"):
+        with pytest.raises(ModelResponseError, match="a web page: check base_url"):
             await ask(model, stream)
 
 
@@ -339,8 +338,8 @@ async def ask(model: OpenAIChat, stream: bool) -> None:
     ],
 )
 def test_a_failed_try_is_explained(error: Exception, expected: type[ModelError], words: str, transient: bool) -> None:
-    failure = explain(error, where="http://x", keys=(), timeout=7)
-    assert (type(failure.error), str(failure.error), failure.transient) == (expected, words, transient)
+    told = explain(error, where="http://x", keys=(), timeout=7)
+    assert (type(told.error), str(told.error), told.transient) == (expected, words, transient)
 
 
 @pytest.mark.parametrize("stream", [False, True])

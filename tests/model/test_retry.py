@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from definable.errors import ModelError
-from definable.model.openai.errors import Failure, parse_retry_after, retry_wait
+from definable.model.failure import Failure, parse_retry_after, retry_wait
 
 NOW = 1_800_000_000.0
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.model.openai import events
-from definable.model.openai.events import EventTooLong, SSEDecoder
+from definable.model import sse
+from definable.model.sse import EventTooLong, SSEDecoder
 
 
 def decode(*chunks: bytes) -> list[str]:
@@ -60,11 +60,11 @@ def test_where_the_bytes_are_cut_does_not_matter(lines: list[str], end: str, cut
 
 @pytest.mark.parametrize("piece", [b"data: xxxxxxxx", b"data: xxxxxxxx\n"])
 def test_an_endless_event_is_refused(piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MAX_EVENT_BYTES", 100)
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
     with pytest.raises(EventTooLong):
         decode(*[piece] * 20)
 
 
 def test_many_small_events_are_not_one_endless_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MAX_EVENT_BYTES", 100)
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
     assert len(decode(*[b"data: xxxxxxxx\n\n"] * 100)) == 100

@@ -16,9 +16,9 @@ from loopback.openai_server import BrokenStream, Completion, OpenAIServer
 from definable.agent import Agent
 from definable.errors import ModelError, ModelResponseError
 from definable.model import ModelReply, OpenAIChat
-from definable.model.openai.completion import ProviderError
-from definable.model.openai.events import DONE, ErrorEvent, SSEDecoder
+from definable.model.failure import ProviderError
 from definable.model.openai.response import ReplyAssembler
+from definable.model.sse import SSEDecoder
 
 Call: TypeAlias = tuple[str, str]
 
@@ -107,11 +107,9 @@ def read(body: bytes, sizes: Sequence[int]) -> tuple[str, ModelReply]:
     data = [event for begin, end in pairwise(bounds) for event in decoder.feed(body[begin:end])]
     texts: list[str] = []
     for event in data:
-        if isinstance(event, ErrorEvent):
-            raise ProviderError(event)
-        if event == DONE:
-            break
         texts.append(assembler.add(event))
+        if assembler.is_over:
+            break
     if not assembler.is_complete:
         raise ModelResponseError("broke off")
     texts.append(assembler.end())

@@ -2,7 +2,8 @@
 
 ```
 request.py    ModelRequest -> the arguments of messages.create
-stream.py     one answer, retried and explained, and what it adds up to
+client.py     one event loop's client, and what its failures mean
+answer.py     the events of a stream -> ModelReply
 ```
 """
 

@@ -10,21 +10,16 @@ from importlib.util import find_spec
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
-from definable.errors import (
-    ConfigurationError,
-    MissingExtra,
-    ModelAuthenticationError,
-    ModelConnectionError,
-    ModelResponseError,
-)
+from definable.errors import ConfigurationError, MissingExtra, ModelConnectionError, ModelResponseError
 from definable.model.function import PlainProfile
+from definable.model.keys import APIKey, KeySource
 from definable.model.loop_client import LoopClients
 from definable.model.message import ModelDelta, ModelProfile, ModelReply, ModelRequest
 
 from .request import encode_request
 
 if TYPE_CHECKING:
-    from .stream import AnthropicClient
+    from .client import AnthropicClient
 
 DEFAULT_MAX_TOKENS = 8_192
 """Of one reply: the API wants a number, and every model of the last years takes this one."""
@@ -48,9 +43,10 @@ class Claude:
 
     Args:
         id: The model, as Anthropic names it: `"claude-sonnet-5"`.
-        api_key: None reads ANTHROPIC_API_KEY.
+        api_key: Text, a `SecretStr`, or a sync or async function that returns one, called before each request. None
+            reads ANTHROPIC_API_KEY.
         base_url: None reads ANTHROPIC_BASE_URL, and without it is Anthropic's.
-        timeout: Seconds for each wait for more of an answer.
+        timeout: Seconds for each wait for more of an answer; a sign of life is nothing of it.
         max_retries: How many tries may follow the first.
         max_tokens: How long a reply may become; a longer one is cut off.
         cache_ttl: How long the provider keeps the beginning of a conversation in its cache, which makes the next
@@ -72,7 +68,7 @@ class Claude:
     def __init__(
         self,
         id: str,
-        api_key: str | None = None,
+        api_key: APIKey | None = None,
         base_url: str | None = None,
         timeout: float = 60,
         max_retries: int = 2,
@@ -98,10 +94,16 @@ class Claude:
             raise MissingExtra("Claude needs anthropic: pip install 'definable[anthropic]'")
         self.id = id
         self.base_url: str | None = base_url or None
-        self._api_key = api_key
+        self._key = KeySource(api_key, "ANTHROPIC_API_KEY", id, "Claude")
         self._cache_ttl = cache_ttl
-        sent = {name: options.pop(name, None) for name in ("extra_headers", "extra_query")}
-        self._connection: dict[str, Any] = {"timeout": timeout, "max_retries": max_retries, **sent}
+        headers: dict[str, str] = options.pop("extra_headers", None) or {}
+        query: dict[str, object] = options.pop("extra_query", None) or {}
+        self._connection: dict[str, Any] = {
+            "timeout": timeout,
+            "max_retries": max_retries,
+            "headers": headers,
+            "query": query,
+        }
         extra_body: dict[str, Any] = options.pop("extra_body", None) or {}
         self._options: dict[str, Any] = {"max_tokens": max_tokens, **options, **extra_body}
         try:
@@ -116,7 +118,7 @@ class Claude:
     @property
     def has_key(self) -> bool:
         """Whether a key is there; serving warns at once when it is not."""
-        return bool(self._key)
+        return self._key.is_there
 
     async def reply(self, request: ModelRequest) -> ModelReply:
         """Answer a request whole.
@@ -141,33 +143,22 @@ class Claude:
         Raises:
             ModelError: The provider failed, also in the middle of a stream; one class below it for each kind.
         """
-        if not self._key:
-            raise ModelAuthenticationError(
-                f"no API key for {self.id}: set ANTHROPIC_API_KEY, or pass api_key= to Claude"
-            )
-        if not (self._key.isascii() and self._key.isprintable()):
-            raise ModelAuthenticationError(f"the API key for {self.id} holds a character that no header can carry")
+        self._key.check()  # before the SDK is loaded
         body = encode_request(self.id, request, self._options, provider=self.provider, cache_ttl=self._cache_ttl)
         client = await self._clients.get()
-        from .stream import MessageStream  # needs the SDK, which the client has loaded
-
-        async with MessageStream(client, body, self.provider) as deltas:
+        async with client.stream(json.dumps(body).encode(), self.provider) as deltas:
             yield deltas
 
     async def aclose(self) -> None:
         """Close the running event loop's connections; the model may be used again afterwards."""
         await self._clients.aclose()
 
-    @property
-    def _key(self) -> str:
-        return (self._api_key or os.environ.get("ANTHROPIC_API_KEY", "")).strip()
-
     def _make_client(self) -> AnthropicClient:
-        from .stream import AnthropicClient  # loads the SDK
+        from .client import AnthropicClient  # loads the SDK
 
-        base_url = self.base_url or os.environ.get("ANTHROPIC_BASE_URL") or None
+        base_url = self.base_url or os.environ.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
         try:
-            return AnthropicClient(self._key, base_url, **self._connection)
+            return AnthropicClient(self._key.read, base_url, **self._connection)
         except Exception as error:  # what the HTTP client makes of them: InvalidURL, ImportError, OSError ...
             raise ModelConnectionError(
                 f"no client for {self.id} can be made: {error} (check base_url= or ANTHROPIC_BASE_URL, and the "

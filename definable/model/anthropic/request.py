@@ -33,7 +33,12 @@ def encode_request(
         provider: Whose blocks a message's `provider_data` may hold to be sent back.
         cache_ttl: How long the provider keeps what it has read: "5m" or "1h"; None: it is not asked to.
     """
-    body: dict[str, Any] = {"model": model, "messages": _conversation(request.messages, provider), **options}
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": _conversation(request.messages, provider),
+        "stream": True,
+        **options,
+    }
     system = [_text(message.content) for message in request.messages if message.role == "system" and message.content]
     tools = [
         {"name": tool.name, "description": tool.description, "input_schema": dict(tool.parameters)}

@@ -14,6 +14,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ValidationError
 
 from definable.errors import ModelResponseError
+from definable.model.failure import ProviderError, excerpt
 from definable.model.message import Usage
 
 from .calls import CallPiece, FunctionPiece
@@ -89,14 +90,6 @@ class Completion(BaseModel):
     error: Any = None
 
 
-class ProviderError(Exception):
-    """An error object inside an answer whose status was 200; `errors.py` says what it means."""
-
-    def __init__(self, error: object) -> None:
-        super().__init__(error)
-        self.error = error
-
-
 def parse(payload: str | bytes) -> Completion:
     """Return the completion, or the chunk of one, that a JSON text is.
 
@@ -140,13 +133,6 @@ def check_object(payload: str | bytes) -> str:
     if "error" in (fields.get("object"), fields.get("type")) or any(fields.get(name) for name in _ERROR_FIELDS):
         raise ProviderError(fields)
     return excerpt(payload) if fields.keys() - _OF_ANY_CHUNK else ""
-
-
-def excerpt(body: str | bytes, limit: int = 200) -> str:
-    """The beginning of an answer, for an error's message."""
-    text = body if isinstance(body, str) else body.decode("utf-8", "replace")
-    text = " ".join(text.split())
-    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def _parse_leniently(payload: str | bytes) -> Completion:

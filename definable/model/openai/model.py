@@ -2,11 +2,9 @@
 
 ```
 profiles.py       what each provider understands: one table
-keys.py           API keys, fixed or asked for
 request.py        ModelRequest -> JSON; strict_schema.py its schemas
-client.py         one event loop's client: sends, tries again
-errors.py         explains failures, by error_body.py, says when to try again
-stream.py         one streamed answer; events.py its server-sent events
+client.py         one event loop's client
+errors.py         what the SDK and the provider report of a failure
 response.py       JSON, whole or in chunks -> ModelReply, of the parts:
   completion.py   the JSON in the shapes in which servers send it
   calls.py        tool calls from their pieces
@@ -24,10 +22,10 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from definable.errors import ConfigurationError, ModelConnectionError, TooManyOpenFiles
+from definable.model.keys import APIKey, KeySource
 from definable.model.loop_client import LoopClients
 from definable.model.message import ModelDelta, ModelReply, ModelRequest
 
-from .keys import APIKey, KeySource
 from .profiles import Profile, profile_of, provider_named
 from .request import encode_request
 
@@ -112,7 +110,7 @@ class OpenAIChat:
         self.max_retries = max_retries
         self._profile = profile
         self._row = provider_named(profile if isinstance(profile, str) else "openai")
-        self._key = KeySource(api_key, self._row, id)
+        self._key = KeySource(api_key, self._row.key, id, "OpenAIChat", is_needed=self._row.needs_key)
         self._headers = _merged(options, "default_headers", "extra_headers")
         self._query = _merged(options, "default_query", "extra_query")
         self._sdk = {name: options.pop(name) for name in ("organization", "project") if name in options}
@@ -164,9 +162,7 @@ class OpenAIChat:
         """
         body = self._encode(request, stream=True)
         client = await self._client()
-        from .stream import ChatStream  # needs the SDK, which `_client` has loaded
-
-        async with ChatStream(client, body) as deltas:
+        async with client.stream(body) as deltas:
             yield deltas
 
     async def aclose(self) -> None:
@@ -208,7 +204,7 @@ class OpenAIChat:
                 sdk=self._sdk,
             )
         except Exception as error:  # what the HTTP client makes of them: InvalidURL, ImportError, OSError ...
-            from .errors import lacks_descriptors  # loads the SDK, which is loaded here
+            from definable.model.failure import lacks_descriptors  # loads the HTTP client, which is loaded here
 
             if lacks_descriptors(error):
                 raise TooManyOpenFiles(f"no client for {self.id} can be made: {error}") from error

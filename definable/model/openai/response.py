@@ -1,15 +1,19 @@
 """What a Chat Completions server answers to `ModelReply`: chunks, or a whole answer, to a reply. Pure.
 
-`client.py` and `stream.py` call it; `completion.py` reads the JSON, `calls.py` and `reasoning.py` put their parts
-together.
+`client.py` calls it; `completion.py` reads the JSON, `calls.py` and `reasoning.py` put their parts together.
 """
 
 from __future__ import annotations
 
+import json
+
+from definable.errors import ModelResponseError
+from definable.model.failure import NoReply, ProviderError, excerpt
 from definable.model.message import WHOLE, FinishReason, ModelReply, ToolCall, Usage
+from definable.model.sse import DONE, ErrorEvent
 
 from .calls import CallAssembler, CallPiece, well_formed
-from .completion import Choice, check_object, excerpt, parse, raise_reported
+from .completion import Choice, check_object, fields_of, parse, raise_reported
 from .reasoning import ReasoningAssembler, TagSplitter
 
 _FINISH_REASONS: dict[str, FinishReason] = {
@@ -25,10 +29,6 @@ _FINISH_REASONS: dict[str, FinishReason] = {
     for name in names.split()
 }
 """Of OpenAI, Google, Anthropic, Mistral, DeepSeek, Zhipu, TGI and vLLM, in lower case. Others stay as they are."""
-
-
-class NoReply(Exception):
-    """An answer that ends before anything of a reply came; its message says what did."""
 
 
 class ReplyAssembler:
@@ -58,7 +58,9 @@ class ReplyAssembler:
         self._refused = False
         self.brought: bool = False
         """Whether what was added last was more than a sign of life."""
-        self.strange: str = ""
+        self.is_over: bool = False
+        """Whether the stream has said that it ends here."""
+        self._strange = ""
         """An object that is neither a chunk nor, as far as can be seen, an error: for the message of what follows."""
 
     @property
@@ -73,20 +75,35 @@ class ReplyAssembler:
         return bool(self._finish_reasons) and awaited <= self._finish_reasons.keys()
 
     def add(self, payload: str | bytes) -> str:
-        """Take one JSON text; return the text that it adds to the reply.
+        """Take a whole answer, or the data of an event; return the text that it adds to the reply.
 
         Raises:
             ModelResponseError: It is no JSON, or no completion.
             ProviderError: It reports an error.
         """
         self.brought = False
+        if isinstance(payload, ErrorEvent):
+            raise ProviderError(_json_or_text(payload))
+        try:
+            return self._add(payload)
+        except ModelResponseError:
+            if not isinstance(payload, str):
+                raise
+            lines = [line for line in payload.splitlines() if line.strip() not in ("", DONE)]
+            if lines == [payload]:
+                raise
+            self.is_over = not lines
+            # A server that ends its events with one line break: by the standard they are one event of many lines.
+            return "".join(map(self._add, lines))
+
+    def _add(self, payload: str | bytes) -> str:
         completion = parse(payload)
         self._model = completion.model or self._model
         usage = completion.usage
         if usage is not None and (usage.prompt_tokens or usage.completion_tokens):
             self._usage = usage.tokens()
         if completion.choices is None:
-            self.strange = check_object(payload) or self.strange
+            self._strange = check_object(payload) or self._strange
             return ""
         if len(completion.choices) == 1:
             return self._add_choice(completion.choices[0], 0)
@@ -98,6 +115,13 @@ class ReplyAssembler:
         if text:
             self._texts.append(text)
         return text
+
+    def broke_off(self) -> str:
+        """What is missing of an answer that ended and is not complete."""
+        if not self.has_choice:
+            return "the model provider's stream ended before its first chunk"
+        strange = f"; it holds {self._strange}" if self._strange else ""
+        return f"the model provider's stream broke off: it ended without finish_reason{strange}"
 
     def reply(self) -> ModelReply:
         """The reply as far as it came."""
@@ -184,3 +208,11 @@ def read_reply(body: bytes, provider: str | None = None, *, think_tags: bool = F
     if not assembler.has_choice:
         raise NoReply(f"the model provider's answer holds no choices: {excerpt(body)}")
     return assembler.reply()
+
+
+def _json_or_text(data: str) -> object:
+    try:
+        value: object = json.loads(data)
+    except (ValueError, RecursionError):
+        return data
+    return fields_of(value).get("error") or value

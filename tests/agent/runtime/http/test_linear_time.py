@@ -39,7 +39,7 @@ from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.trigger import EventTrigger, Headers
 from definable.agent.trigger.content import json_document, media_type_and_codec, text_of
 from definable.json_text import well_formed
-from definable.model.openai.error_body import provider_message
+from definable.model.openai.errors import provider_message
 from definable.server.http1_parser import UNKNOWN_METHOD, RequestParser
 from definable.server.problem import Problem
 

@@ -1,4 +1,4 @@
-"""API keys: text, secrets, or functions that return one. `model.py` has one source for each model."""
+"""API keys: text, secrets, or functions that return one. Each model of a provider has one source."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from definable.concurrency.call import call_user
 from definable.errors import ConfigurationError, ModelAuthenticationError
-
-from .profiles import Row
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -25,21 +23,27 @@ class KeySource:
     """Where the key of one model comes from.
 
     Args:
-        key: What the user gave; None: the provider's environment variable, when it is needed.
-        row: The provider's.
+        key: What the user gave; None: the environment variable, when it is needed.
+        variable: The provider's environment variable.
         model: The model's id, for messages.
+        class_name: What takes `api_key=`, for messages.
+        is_needed: Whether the provider wants one.
 
     Raises:
         ConfigurationError: `key` is neither text nor a secret nor a function.
     """
 
-    def __init__(self, key: APIKey | None, row: Row, model: str) -> None:
+    def __init__(
+        self, key: APIKey | None, variable: str, model: str, class_name: str, *, is_needed: bool = True
+    ) -> None:
         if not (key is None or callable(key) or _is_text(key)):
             kind = type(key).__name__
             raise ConfigurationError(f"api_key is text, a SecretStr or a function that returns one, not {kind}")
         self._key = key
-        self._row = row
+        self._variable = variable
         self._model = model
+        self._class_name = class_name
+        self._is_needed = is_needed
 
     @property
     def is_there(self) -> bool:
@@ -64,8 +68,8 @@ class KeySource:
         return self._checked(await self._asked(self._key) if callable(self._key) else self._fixed())
 
     def _fixed(self) -> str:
-        key = _revealed(self._key or os.environ.get(self._row.key, ""))
-        return key if key or self._row.needs_key else NO_KEY
+        key = _revealed(self._key or os.environ.get(self._variable, ""))
+        return key if key or self._is_needed else NO_KEY
 
     async def _asked(self, function: Callable[[], Any]) -> str:
         try:
@@ -84,8 +88,8 @@ class KeySource:
     def _checked(self, key: str) -> str:
         if not key:
             raise ModelAuthenticationError(
-                f"no API key for {self._model}: set {self._row.key}, or pass api_key= to OpenAIChat (a server that "
-                "needs no key takes any text)"
+                f"no API key for {self._model}: set {self._variable}, or pass api_key= to {self._class_name} (a server "
+                "that needs no key takes any text)"
             )
         if not (key.isascii() and key.isprintable()):
             raise ModelAuthenticationError(f"the API key for {self._model} holds a character that no header can carry")

@@ -1,4 +1,4 @@
-"""Bytes of a streamed answer to the data of its server-sent events. Pure; `stream.py` feeds it.
+"""Bytes of a streamed answer to the data of its server-sent events. Pure; `reply_stream.py` feeds it.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation. Beyond it: an event
 whose name is `error` is told apart, so is the field `error` of llama.cpp, a bare JSON line counts as data, and what is
