@@ -48,6 +48,7 @@ FOREIGN = {
     "definable.agent.trigger.base": "the type of a handler",
     "definable.agent.trigger.registry": "triggers without an agent",
     "definable.concurrency.backoff": "waits are made short",
+    "definable.concurrency.byte_limit": "what a request is made with",
     "definable.concurrency.clock": "the clock of virtual time is set and read",
     "definable.concurrency.rate_limits": "rates of fetches are made large, and limits measured",
     "definable.concurrency.event_loop": "a watchdog watches an event loop",

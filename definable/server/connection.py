@@ -13,12 +13,13 @@ from socket import MSG_PEEK, socket
 import anyio
 from anyio.streams.tls import TLSStream
 
+from definable.concurrency.byte_limit import ByteLimit
+
 from .http1_connection import HTTP1Connection
 from .http1_parser import RequestParsers
 from .hypercorn.adapter import ProtocolFactory
 from .hypercorn.connection import HypercornConnection
 from .hypercorn.h2 import H2
-from .hypercorn.request_cycle import MessageMemory
 from .hypercorn.websocket import WebSocketProtocol
 from .limits import HeadWait, ServerLimits
 from .listener import Address
@@ -51,7 +52,7 @@ class ServerConnection:
         draining: Callable[[], bool],
         clock: Callable[[], float],
         *,
-        messages: MessageMemory,
+        messages: ByteLimit,
         parsers: RequestParsers,
         client: Address,
         server: Address,

@@ -20,12 +20,12 @@ import anyio
 from anyio import ClosedResourceError, TaskHandle
 from anyio.abc import TaskGroup, TaskStatus
 
+from definable.concurrency.byte_limit import ByteLimit
 from definable.concurrency.event_loop import loop_clock
 from definable.concurrency.logs import logger_named
 
 from .connection import ServerConnection
 from .http1_parser import RequestParsers
-from .hypercorn.request_cycle import MessageMemory
 from .limits import Evictions, ServerLimits, refuse_connection
 from .listener import Address, Streams, streams
 from .request_cycle import ASGIApp
@@ -78,7 +78,7 @@ class HTTPServer:
         self._sockets = list(sockets)
         self._ssl_context = ssl_context
         self._limits = limits or ServerLimits()
-        self._messages = MessageMemory(self._limits.max_websocket_bytes)
+        self._messages = ByteLimit(self._limits.max_websocket_bytes)
         self._parsers = RequestParsers(self._limits.max_header_bytes)
         self._connections: set[ServerConnection] = set()
         self._addresses: dict[Address, Address] = {}

@@ -1,14 +1,12 @@
-"""What the service remembers of runs: their records and events, ended runs within bounds, and memory that is in use.
+"""What the service remembers of runs: their records and events, and ended runs within bounds.
 
-`runs.py` makes the records, `/runs` shows them. The HTTP endpoints refuse what finds no room in the `ActiveMemory`;
-workers, whose deliveries were accepted, wait for it.
+`runs.py` makes the records, `/runs` shows them.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import anyio
@@ -19,56 +17,8 @@ from definable.errors import ServeError
 
 
 class TooManyRuns(ServeError):
-    """`max_concurrent_runs` are under way, or those that wait hold `max_memory_queued`; try again later."""
-
-
-class ActiveMemory:
-    """Bytes that are held for what is being handled.
-
-    Args:
-        max_bytes: How many there may be; a single request or delivery may hold more.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._held = 0
-        self._released: anyio.Event | None = None
-        self._queue = anyio.Lock()
-        """In arrival order: a large delivery is not passed by small ones for ever."""
-
-    def hold(self, size: int) -> None:
-        """Count bytes until `release`.
-
-        Raises:
-            TooManyRuns: There is no room; nothing was counted.
-        """
-        if not self._has_room(size):
-            raise TooManyRuns(f"what is being handled holds {self._held} bytes already (max_memory_active)")
-        self._held += size
-
-    def release(self, size: int) -> None:
-        """Count bytes no more."""
-        self._held -= size
-        if self._released is not None:
-            self._released.set()
-            self._released = None
-
-    @asynccontextmanager
-    async def held_in_turn(self, size: int) -> AsyncGenerator[None, None]:
-        """Wait for room, and count bytes while the context is open."""
-        async with self._queue:
-            while not self._has_room(size):
-                if self._released is None:
-                    self._released = anyio.Event()
-                await self._released.wait()
-            self._held += size
-        try:
-            yield
-        finally:
-            self.release(size)
-
-    def _has_room(self, size: int) -> bool:
-        return not self._held or self._held + size <= self._max_bytes
+    """`max_concurrent_runs` are under way, those that wait hold `max_memory_queued`, or what is handled holds
+    `max_memory_active`; try again later."""
 
 
 MAX_LOGGED = 10_000

@@ -18,6 +18,7 @@ from definable.agent.bus.base import EventBus, RemembersRuns
 from definable.agent.run.context import RunRequest
 from definable.agent.run.output import Listener, RunEnded, RunOutput, RunStatus, output_size
 from definable.agent.run.runner import Runner
+from definable.concurrency.byte_limit import ByteLimit
 from definable.concurrency.clock import current_clock
 from definable.concurrency.event_loop import Cancellable, cancel_scopes
 from definable.concurrency.isolation import contained_error, error_message
@@ -80,8 +81,7 @@ class RunRegistry:
         self._has_let_go = False
         self._max_concurrent = max_concurrent
         self._places = anyio.Semaphore(max_concurrent, fast_acquire=True)
-        self._max_queued_bytes = max_queued_bytes
-        self._queued_bytes = 0
+        self._queued_memory = ByteLimit(max_queued_bytes)
         self._queued: dict[str, RunRecord] = {}
         self._active: dict[str, RunRecord] = {}
         self._recent = RecentRuns(max_recent_bytes)
@@ -103,8 +103,8 @@ class RunRegistry:
             self.forget(next(iter(self._queued.values())))
         if len(self._queued) >= self._max_concurrent:
             raise TooManyRuns(f"{self._max_concurrent} runs wait already (max_concurrent_runs)")
-        if self._queued_bytes + size > self._max_queued_bytes:
-            raise TooManyRuns(f"runs that wait hold {self._queued_bytes} bytes already (max_memory_queued)")
+        if not self._queued_memory.take(size):
+            raise TooManyRuns(f"runs that wait hold {self._queued_memory.held} bytes already (max_memory_queued)")
         return self._queue(self._record(request, source, QUEUED), size)
 
     async def recall(self, bus: EventBus, names: Sequence[str]) -> None:
@@ -127,13 +127,12 @@ class RunRegistry:
         record.is_logged, record.size, record.is_kept = True, size, self._durable
         record.log = RunLog(on_growth=self._recent.grow)
         self._queued[record.run_id] = self._placed(record)
-        self._queued_bytes += size
         return record
 
     def release_memory(self, record: RunRecord) -> None:
         """What was held for a queued run is held elsewhere, on disk or by a broker."""
         if self._queued.get(record.run_id) is record:
-            self._queued_bytes -= record.size
+            self._queued_memory.release(record.size)
             record.size = 0
 
     def forget(self, record: RunRecord) -> None:
@@ -148,8 +147,8 @@ class RunRegistry:
 
     def _unqueue(self, run_id: str) -> RunRecord | None:
         record = self._queued.pop(run_id, None)
-        if record is not None:
-            self._queued_bytes -= record.size
+        if record is not None and record.size:
+            self._queued_memory.release(record.size)
             record.size = 0
         return record
 

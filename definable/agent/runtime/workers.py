@@ -21,6 +21,7 @@ from definable.agent.trigger.cron import TimeTrigger
 from definable.agent.trigger.request import Headers
 from definable.agent.trigger.webhook import Webhook
 from definable.agent.work import Work, WorkTracker
+from definable.concurrency.byte_limit import ByteLimit
 from definable.concurrency.call import contained
 from definable.concurrency.clock import current_clock
 from definable.concurrency.isolation import error_message, error_text
@@ -30,7 +31,6 @@ from definable.errors import RunCancelled
 from .concurrency_limit import Admission, ConcurrencyLimit
 from .dispatch import RETRY_BACKOFF, Dispatcher, Outcome, is_success, log_failure, may_retry
 from .ingress import accepted_request, auth_from_json, handling_size
-from .run_log import ActiveMemory
 from .runs import RunRegistry
 from .settings import DEFAULT_MAX_MEMORY
 
@@ -98,7 +98,7 @@ class Workers:
         self._tracker = tracker
         self._emitter = emitter
         self._count = count
-        self._memory = ActiveMemory(max_active_bytes)
+        self._memory = ByteLimit(max_active_bytes, one_may_exceed=True)
         self._by_trigger = {trigger: ConcurrencyLimit.of(trigger, max_queued) for trigger in triggers.values()}
         self._limits = {key: self._by_trigger[trigger] for key, trigger in triggers.items()}
         self._consumers = {consumer.key: consumer for consumer in consumers}
@@ -257,7 +257,7 @@ class Workers:
         async with AsyncExitStack() as memory:
             with self._emitter.blocked_worker() as last:
                 if not last:  # else all others wait, and what they wait for may be this one
-                    await memory.enter_async_context(self._memory.held_in_turn(size))
+                    await memory.enter_async_context(self._memory.acquired(size))
             return await contained(trigger.source, self._dispatch, trigger, delivery)
 
     async def _dispatch(self, trigger: BaseTrigger, delivery: Delivery) -> Outcome:

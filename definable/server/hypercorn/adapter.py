@@ -16,11 +16,12 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.typing import ConnectionState, TaskGroup, WorkerContext
 
+from definable.concurrency.byte_limit import ByteLimit
 from definable.server.limits import ServerLimits
 from definable.server.listener import Address
 from definable.server.request_cycle import Message, Scope
 
-from .request_cycle import AppSend, MessageMemory
+from .request_cycle import AppSend
 
 NEVER = 2**62
 """Requests after which hypercorn would end a connection; ended in mid-use, an HTTP/2 one loses its other streams."""
@@ -35,7 +36,7 @@ class ConnectionCallbacks(Protocol):
         ...
 
     @property
-    def messages(self) -> MessageMemory:
+    def messages(self) -> ByteLimit:
         """What the messages of all WebSockets take."""
         ...
 

@@ -13,6 +13,7 @@ from math import inf
 import anyio
 from anyio import BrokenResourceError
 
+from definable.concurrency.byte_limit import ByteLimit
 from definable.concurrency.logs import logger_named
 from definable.server.limits import HeadWait, ServerLimits
 from definable.server.request_cycle import ASGIApp, Message, Scope
@@ -20,7 +21,7 @@ from definable.server.transport import CLOSE_TIMEOUT, LingeringClose, Transport
 
 from .adapter import ConnectionCallbacks, HTTPProtocol
 from .h2 import H2
-from .request_cycle import AppSend, HypercornRequestCycle, MessageMemory, ReceiveBuffer
+from .request_cycle import AppSend, HypercornRequestCycle, ReceiveBuffer
 
 log: logging.Logger = logger_named("definable.http")
 
@@ -45,7 +46,7 @@ class HypercornConnection:
         limits: ServerLimits,
         draining: Callable[[], bool],
         *,
-        messages: MessageMemory,
+        messages: ByteLimit,
         protocol: Callable[[ConnectionCallbacks], HTTPProtocol],
         head_due: float,
     ) -> None:
@@ -53,7 +54,7 @@ class HypercornConnection:
         self._limits = limits
         self._draining = draining
         self._transport = transport
-        self.messages: MessageMemory = messages
+        self.messages: ByteLimit = messages
         self._protocol = protocol(self)
         self._lingering_close = LingeringClose(transport)
         self._cycles = anyio.create_task_group()

@@ -2,7 +2,7 @@
 
 A `HypercornConnection` runs a `HypercornRequestCycle` for each HTTP/2 stream or WebSocket in a task of its own.
 Messages wait in its `ReceiveBuffer`; a WebSocket's are put together in a `MessageBuffer` before, within the
-`MessageMemory` that all connections of a server share.
+`ByteLimit` that all connections of a server share.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import anyio
 import anyio.lowlevel
 from wsproto.events import BytesMessage, TextMessage
 
+from definable.concurrency.byte_limit import ByteLimit
 from definable.server.problem import refusal, send_problem
 from definable.server.request_cycle import ASGIApp, Message, RequestCycle, Scope
 from definable.server.transport import Transport
@@ -101,27 +102,6 @@ def _cost(message: Message) -> int:
     return len(payload) + MESSAGE_COST
 
 
-class MessageMemory:
-    """What the unfinished and unread messages of all WebSocket connections may take together.
-
-    Args:
-        limit: Bytes beyond `SMALL_MESSAGE` of each connection.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.held: int = 0
-        """Bytes that are in use."""
-
-    def resize(self, held: int, size: int) -> bool:
-        """Takes `size` bytes in place of `held`; False, and nothing changed, if there is no capacity for them."""
-        grown = self.held + size - held
-        if grown > self._limit and size > held:
-            return False
-        self.held = grown
-        return True
-
-
 class MessageTooLarge(Exception):
     """A message is larger than one may be."""
 
@@ -135,10 +115,10 @@ class MessageBuffer:
 
     Args:
         limit: Bytes of one message; a text counts as UTF-8.
-        memory: Shared with the other connections.
+        memory: Bytes beyond `SMALL_MESSAGE` of each connection, shared with the others.
     """
 
-    def __init__(self, limit: int, memory: MessageMemory) -> None:
+    def __init__(self, limit: int, memory: ByteLimit) -> None:
         self._limit = limit
         self._memory = memory
         self._pieces = bytearray()
@@ -175,8 +155,10 @@ class MessageBuffer:
 
     def _hold(self, size: int) -> None:
         counted = max(0, size - SMALL_MESSAGE)
-        if not self._memory.resize(self._held, counted):
+        if counted > self._held and not self._memory.take(counted - self._held):
             raise MemoryExhausted
+        if counted < self._held:
+            self._memory.release(self._held - counted)
         self._held = counted
 
 

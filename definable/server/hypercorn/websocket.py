@@ -28,6 +28,7 @@ from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 from wsproto.utilities import ProtocolError
 
+from definable.concurrency.byte_limit import ByteLimit
 from definable.concurrency.logs import logger_named
 from definable.server.limits import ServerLimits
 from definable.server.listener import Address
@@ -35,7 +36,7 @@ from definable.server.problem import Problem
 from definable.server.request_cycle import Message
 
 from .adapter import ConnectionCallbacks, protocol_arguments
-from .request_cycle import MemoryExhausted, MessageBuffer, MessageMemory, MessageTooLarge
+from .request_cycle import MemoryExhausted, MessageBuffer, MessageTooLarge
 
 log: logging.Logger = logger_named("definable.http")
 
@@ -131,7 +132,7 @@ class WebSocketStream(WSStream):
         messages: Where the connection's messages are counted.
     """
 
-    def __init__(self, *arguments: Any, messages: MessageMemory) -> None:
+    def __init__(self, *arguments: Any, messages: ByteLimit) -> None:
         super().__init__(*arguments)
         self._messages = MessageBuffer(self.config.websocket_max_message_size, messages)
         self._deflate: BoundedDeflate | None = None

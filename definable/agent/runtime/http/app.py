@@ -14,9 +14,9 @@ from urllib.parse import quote, unquote
 
 from definable.agent.auth.base import AuthProvider
 from definable.agent.runtime.dispatch import log_failure
-from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.runtime.settings import DEFAULT_MAX_MEMORY
 from definable.agent.work import WorkTracker
+from definable.concurrency.byte_limit import ByteLimit
 from definable.concurrency.call import closing_what_it_leaves, contained
 from definable.concurrency.isolation import contain_errors, contained_error
 from definable.concurrency.logs import logger_named
@@ -25,7 +25,7 @@ from definable.server.problem import Problem, send_problem
 from definable.server.request_cycle import Message, Receive, Scope, Send
 
 from .auth import Door, PublicPaths, scope_of
-from .body_memory import AnswerMemory, UnfinishedBodies
+from .body_memory import UnfinishedBodies
 from .browsers import BrowserGate, Headers
 from .request import ClientGone, Request
 from .response import RETRY_AFTER, Response, ResponseSender, is_worth_a_traceback, problem_of
@@ -110,8 +110,8 @@ class AgentApp:
         door: Door,
     ) -> None:
         self._router = router
-        self._memory = AnswerMemory(max_answer_bytes)
-        self._active_memory = ActiveMemory(max_active_bytes)
+        self._memory = ByteLimit(max_answer_bytes, one_may_exceed=True)
+        self._active_memory = ByteLimit(max_active_bytes, one_may_exceed=True)
         self._guest = guest
         self._auth_provider = auth_provider
         self._tracker = tracker

@@ -13,8 +13,9 @@ from urllib.parse import parse_qsl, quote
 import anyio
 
 from definable.agent.auth.base import AuthContext
-from definable.agent.runtime.run_log import ActiveMemory
+from definable.agent.runtime.run_log import TooManyRuns
 from definable.agent.trigger.request import UndecodedHeaders, request_url
+from definable.concurrency.byte_limit import ByteLimit
 from definable.json_text import UNCOUNTED_BODY, parsed_size
 from definable.server.problem import Problem
 from definable.server.request_cycle import ON_DISCONNECT, WHOLE_BODY, Message, OnDisconnect, Receive, Scope
@@ -70,7 +71,7 @@ class Request:
         receive: The ASGI receive callable.
         path_params: The path's parameters.
         bodies: The unfinished bodies of all requests.
-        memory: What the requests that are being handled hold.
+        memory: Bytes that the requests which are being handled hold.
     """
 
     __slots__ = ("_bodies", "_body", "_held", "_memory", "_receive", "auth", "headers", "path_params", "scope")
@@ -81,7 +82,7 @@ class Request:
         receive: Receive,
         path_params: Mapping[str, str],
         bodies: UnfinishedBodies,
-        memory: ActiveMemory,
+        memory: ByteLimit,
     ) -> None:
         self.scope: Scope = scope
         self.path_params: Mapping[str, str] = path_params
@@ -218,7 +219,8 @@ class Request:
                 break
         if len(body) >= UNCOUNTED_BODY and not self._held:
             size = parsed_size(body)
-            self._memory.hold(size)
+            if not self._memory.take(size):
+                raise TooManyRuns(f"what is being handled holds {self._memory.held} bytes already (max_memory_active)")
             self._held = size
         return body
 

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, ClassVar, Protocol
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from definable.agent.runtime.run_log import TooManyRuns
 from definable.agent.trigger.request import Reply
+from definable.concurrency.byte_limit import ByteLimit
 from definable.errors import (
     ContentFiltered,
     ContextWindowExceeded,
@@ -35,9 +37,9 @@ from definable.json_text import json_bytes, well_formed
 from definable.server.problem import Problem
 from definable.server.request_cycle import WHOLE_RESPONSE, Message, Scope, Send
 
-from .body_memory import LARGE, AnswerMemory
-
 RETRY_AFTER = (b"retry-after", b"1")
+
+BUSY_RETRY_AFTER = (b"retry-after", b"5")
 
 
 def problem_of(error: Exception) -> Problem:
@@ -115,11 +117,17 @@ def _what_lacks(error: Exception) -> str | None:
 
 
 def is_worth_a_traceback(error: Exception, problem: Problem) -> bool:
-    """Whether an operator should see the exception: it is nobody's mistake out there, and no mere lack of room."""
+    """Whether an operator should see the exception: it is nobody's mistake out there, and no mere lack of capacity."""
     if isinstance(error, StorageError | TooManyOpenFiles):
         return True
     return error is not problem and problem.status >= 500 and problem.status != 503
 
+
+LARGE = 64 * 1024
+"""Bytes from which an answer counts: the server hands smaller ones to the operating system in one piece."""
+
+COPIES = 2
+"""An answer is in memory as such, and as what the server has still to send."""
 
 BODYLESS = frozenset({204, 304})
 """Statuses whose response has no body, and no `Content-Length` (RFC 9110, sections 8.6, 15.3.5 and 15.4.5)."""
@@ -131,15 +139,16 @@ class ResponseSender:
     Args:
         scope: The request's ASGI scope.
         send: Its ASGI `send`.
-        memory: Bounds what large answers hold.
+        memory: Bytes that large answers hold, over all clients. A client that does not read holds its answer until the
+            server's write time-out; many of them, on connections that cost them nothing, must not add up to more.
     """
 
-    __slots__ = ("_scope", "_send", "memory", "started")
+    __slots__ = ("_memory", "_scope", "_send", "started")
 
-    def __init__(self, scope: Scope, send: Send, memory: AnswerMemory) -> None:
+    def __init__(self, scope: Scope, send: Send, memory: ByteLimit) -> None:
         self._scope = scope
         self._send = send
-        self.memory: AnswerMemory = memory
+        self._memory = memory
         self.started: bool = False
 
     async def __call__(self, message: Message) -> None:
@@ -161,9 +170,24 @@ class ResponseSender:
         if len(body) < LARGE:
             await self._send_body(status, headers, body)
             return
-        refusable = self._scope["method"] in ("GET", "HEAD")  # what came of others was worked for, and is not lost
-        with self.memory.held(len(body), refusable=refusable):
+        size = len(body) * COPIES
+        if self._scope["method"] in ("GET", "HEAD") and not self._memory.has(size):
+            raise Problem(503, "too many large answers are on their way: try again later", headers=[BUSY_RETRY_AFTER])
+        with self._memory.held_anyway(size):  # what came of others was worked for, and is not lost
             await self._send_body(status, headers, body)
+
+    @asynccontextmanager
+    async def part_of(self, size: int) -> AsyncGenerator[None]:
+        """Count a part of a stream while the context is open; wait for capacity first.
+
+        Args:
+            size: Bytes of the part, about; what is not large does not wait.
+        """
+        if size < LARGE:
+            yield
+            return
+        async with self._memory.acquired(size * COPIES):
+            yield
 
     async def _send_body(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         if WHOLE_RESPONSE in (self._scope.get("extensions") or ()) and self._scope["method"] != "HEAD":

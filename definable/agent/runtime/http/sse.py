@@ -106,7 +106,7 @@ async def send_event(send: ResponseSender, number: int, event: StreamedEvent | N
     if event is None:
         await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
         return True
-    async with send.memory.waited_for(0 if isinstance(event, RunRecord) else encoded_size(event)):
+    async with send.part_of(0 if isinstance(event, RunRecord) else encoded_size(event)):
         try:
             chunk, more = encoded(number, event, namespace), True
         except ValueError as error:

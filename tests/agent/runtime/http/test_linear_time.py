@@ -35,9 +35,9 @@ from definable.agent.runtime.http.forwarded import checked_networks, said_of_cli
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.router import Router
 from definable.agent.runtime.logging import UNSAFE
-from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.trigger import EventTrigger, Headers
 from definable.agent.trigger.content import json_document, media_type_and_codec, text_of
+from definable.concurrency.byte_limit import ByteLimit
 from definable.json_text import well_formed
 from definable.model.openai.errors import provider_message
 from definable.server.http1_parser import UNKNOWN_METHOD, RequestParser
@@ -65,7 +65,7 @@ def request(*headers: tuple[bytes, bytes], query: bytes = b"") -> Request:
 
     async def receive() -> Any: ...
 
-    return Request(scope, receive, {}, UnfinishedBodies(), ActiveMemory(2**28))
+    return Request(scope, receive, {}, UnfinishedBodies(), ByteLimit(2**28))
 
 
 def headed(provider: Any, name: str) -> Callable[[str], object]:

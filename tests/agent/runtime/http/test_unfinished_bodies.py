@@ -11,8 +11,8 @@ import pytest
 from definable.agent import Agent
 from definable.agent.runtime.http.body_memory import UnfinishedBodies
 from definable.agent.runtime.http.request import Request
-from definable.agent.runtime.run_log import ActiveMemory
 from definable.agent.trigger import Webhook
+from definable.concurrency.byte_limit import ByteLimit
 from definable.errors import ConfigurationError
 from definable.server.problem import Problem
 from definable.testing import VIRTUAL_BACKENDS, served, virtual_time
@@ -39,7 +39,7 @@ def request_of(bodies: UnfinishedBodies, *chunks: bytes, every: float, ends: boo
         body = left.pop(0)
         return {"type": "http.request", "body": body, "more_body": bool(left) or not ends}
 
-    return Request({"type": "http", "headers": []}, receive, {}, bodies, ActiveMemory(2**28))
+    return Request({"type": "http", "headers": []}, receive, {}, bodies, ByteLimit(2**28))
 
 
 async def test_a_body_may_take_hours_while_bytes_keep_coming() -> None:
