@@ -13,6 +13,8 @@ import pytest
 PLANTED = (
     "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",  # Telegram's bot token, without the bot's public number
     "loopback-signature_0123456789abcdef",  # Discord's bot token, its signature
+    "loopbackSlackSecret00000",  # Slack's bot token
+    "300000000003-loopback",  # Slack's app token
     "sk-loopback",
     "sk-wrong",
     "a-long-random-key",

@@ -50,6 +50,7 @@ FOREIGN_NAMES = {
     "trio": ["TrioInternalError"],
     "Starlette and Quart": ["CORSMiddleware", "InternalServerError", "mount"],
     "openai": ["chat", "completions", "create"],
+    "Slack's Web API": ["apps", "connections", "getUploadURLExternal", "postMessage", "replies", "setStatus"],
     "the Telegram Bot API": ["getUpdates", "sendMessage"],
     "the original library": [
         "TriggerExecutor",

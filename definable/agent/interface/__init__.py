@@ -14,7 +14,7 @@ websocket.py        a WebSocket client on either backend
 markdown.py rendering.py rich_text.py   a model's Markdown as text with entities, for platforms that show those
 rate_limit.py splitting.py   pure
 errors.py           what can go wrong, and what is tried again
-telegram/ discord/  the platforms: protocol and formatting
+telegram/ discord/ slack/  the platforms: protocol and formatting
 ```
 
 It knows nothing of the runtime, whose supervisor runs interfaces. `docs/extending.md` shows how to write one.
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .identity import IdentityResolver, PlatformIdentity, SQLiteIdentityResolver
     from .message import Button, InterfaceMessage, InterfaceResponse, Media, QuotedMessage
     from .sessions import InterfaceSession, SessionManager
+    from .slack import SlackConfig, SlackInterface
     from .telegram import TelegramConfig, TelegramInterface
 
 __all__ = [
@@ -63,6 +64,8 @@ __all__ = [
     "TelegramConfig",
     "DiscordInterface",
     "DiscordConfig",
+    "SlackInterface",
+    "SlackConfig",
     "InterfaceError",
     "InterfaceAuthenticationError",
     "InterfaceConnectionError",
@@ -94,6 +97,8 @@ __getattr__: GetAttribute = lazy_exports(
         "TelegramConfig": ".telegram",
         "DiscordInterface": ".discord",
         "DiscordConfig": ".discord",
+        "SlackInterface": ".slack",
+        "SlackConfig": ".slack",
         "InterfaceError": ".errors",
         "InterfaceAuthenticationError": ".errors",
         "InterfaceConnectionError": ".errors",

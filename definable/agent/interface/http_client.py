@@ -57,15 +57,23 @@ class PlatformClient:
         self._headers = headers
 
     async def request(
-        self, method: str, path: str, *, name: str | None = None, held_open: float = 0.0, **content: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        name: str | None = None,
+        held_open: float = 0.0,
+        headers: Mapping[str, str] | None = None,
+        **content: Any,
     ) -> httpx2.Response:
         """Make a request to the API, once, and return its answer, whatever it says.
 
         Args:
             method: `"GET"`.
-            path: Below the base URL; `TOKEN` stands for the token.
+            path: Below the base URL, in which `TOKEN` stands for the token; or a whole URL.
             name: What errors call the request; method and path when None.
             held_open: Seconds that the platform may hold the request open, beside the time it may take to answer.
+            headers: In place of those of requests to the API.
             content: `json`, `data` and `files`, as httpx2 takes them.
 
         Raises:
@@ -77,33 +85,39 @@ class PlatformClient:
         timeout.read = (timeout.read or 0.0) + held_open
         try:
             return await self._client.request(
-                method, path, headers=self._headers, timeout=timeout, extensions={_WITH_TOKEN: True}, **content
+                method,
+                path,
+                headers=self._headers if headers is None else headers,
+                timeout=timeout,
+                extensions={_WITH_TOKEN: True},
+                **content,
             )
         except _UNSENT as error:
             raise RequestNotSent(f"{name}: {self._platform} cannot be reached: {_describe(error)}") from None
         except httpx2.HTTPError as error:
             raise InterfaceConnectionError(f"{name}: no answer from {self._platform}: {_describe(error)}") from None
 
-    async def download(self, url: str, max_size: int) -> bytes | None:
+    async def download(self, url: str, max_size: int, *, headers: Mapping[str, str] | None = None) -> bytes | None:
         """Fetch a file, again where that may help; None when it is larger than `max_size` bytes.
 
         Args:
             url: A whole URL, or a path below the API's base URL, in which `TOKEN` stands for the token.
             max_size: Bytes.
+            headers: Of the request; none when None.
 
         Raises:
             InterfaceMessageError: It is gone, or refused.
             InterfaceConnectionError: It could not be fetched.
             InterfaceRateLimitError: The platform's limit outlasts the tries.
         """
-        once = partial(self._download_once, url, max_size)
+        once = partial(self._download_once, url, max_size, headers)
         return await retried(once, DOWNLOAD_BACKOFF, InterfaceConnectionError, InterfaceRateLimitError)
 
-    async def _download_once(self, url: str, max_size: int) -> bytes | None:
+    async def _download_once(self, url: str, max_size: int, headers: Mapping[str, str] | None) -> bytes | None:
         extensions = {_WITH_TOKEN: True} if url.startswith("/") else {}
         content = bytearray()
         try:
-            async with self._client.stream("GET", url, extensions=extensions) as response:
+            async with self._client.stream("GET", url, headers=headers, extensions=extensions) as response:
                 if not response.is_success:
                     raise self._not_fetched(response)
                 async with aclosing(response.aiter_bytes()) as chunks:

@@ -23,10 +23,13 @@ try:
     from websockets.asyncio.client import ClientConnection as AsyncioConnection
     from websockets.asyncio.client import connect as connect_on_asyncio
     from websockets.exceptions import ConnectionClosed
+    from websockets.protocol import State
     from websockets.trio.client import ClientConnection as TrioConnection
     from websockets.trio.client import connect as connect_on_trio
 except ImportError as _missing:
-    raise MissingExtra("WebSocket connections need websockets: pip install 'definable[discord]'") from _missing
+    raise MissingExtra(
+        "WebSocket connections need websockets: pip install 'definable[discord]' or 'definable[slack]'"
+    ) from _missing
 
 HANDSHAKE_TIMEOUT = 1.0
 """Seconds for the peer to answer our close."""
@@ -68,6 +71,14 @@ class WebSocket(Protocol):
 
         Raises:
             SocketClosed: It cannot be sent any more.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Ask the peer for a sign of life, and return when it has come.
+
+        Raises:
+            SocketClosed: None will come any more.
         """
         ...
 
@@ -138,6 +149,18 @@ class _Connected:
     async def send(self, text: str) -> None:
         try:
             await self._connection.send(text)
+        except ConnectionClosed as closed:
+            raise _closed(closed) from None
+
+    async def ping(self) -> None:
+        connection = self._connection
+        try:
+            if isinstance(connection, TrioConnection):
+                await (await connection.ping(ack_on_close=True)).wait()
+                if connection.state is not State.OPEN:
+                    raise SocketClosed(None)
+            else:
+                await (await connection.ping())
         except ConnectionClosed as closed:
             raise _closed(closed) from None
 
