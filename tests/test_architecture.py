@@ -89,7 +89,7 @@ ROOMS = {
     "definable.agent.runtime": [
         ["concurrency_limit", "lifespan", "logging", "run_log", "shutdown", "signals", "triggers"],
         ["cron_source"],
-        ["banner", "cron", "http.body", "http.body_memory", "http.forwarded"],
+        ["banner", "cron", "http.body", "http.forwarded"],
         ["http.request"],
         ["http.auth", "http.browsers"],
         ["settings"],

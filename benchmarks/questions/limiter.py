@@ -18,7 +18,7 @@ from benchmarks.question import Column, Contender, Question
 from definable.agent.auth import APIKeyAuth
 from definable.agent.auth.base import AuthProvider, RefusalLog
 from definable.agent.runtime.http.auth import Door
-from definable.agent.runtime.http.body_memory import UnfinishedBodies
+from definable.agent.runtime.http.body import UnfinishedBodies
 from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.run_log import ActiveMemory
 from definable.concurrency.event_loop import run_blocking

@@ -19,7 +19,6 @@ from definable.agent.run.context import RunRequest, current_trigger, ids_of, mar
 from definable.agent.run.output import RunOutput
 from definable.agent.run.telemetry import trigger_span
 from definable.agent.trigger.base import BaseTrigger, TriggerEvent
-from definable.agent.trigger.content import own_body
 from definable.agent.trigger.request import Reply
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.call import call_user
@@ -232,3 +231,27 @@ def log_failure(logger: logging.Logger, level: int, error: Exception, what: str,
 def says_it_all(error: Exception) -> bool:
     """Whether a failure's message names what failed and what to do: of a model provider, whose calls are all ours."""
     return isinstance(error, ModelError)
+
+
+CONTAINERS = (dict, list)
+"""What JSON is made of; of anything else that an event in memory may hold there is but one."""
+
+
+def own_body(body: Any) -> Any:
+    """A copy of a body's dicts and lists, at whatever depth; of one that holds itself, of the outermost alone.
+
+    What one handler does to the body is seen by no other handler, and by no later attempt.
+    """
+    try:
+        return _copied(body)
+    except RecursionError:
+        return body.copy()
+
+
+def _copied(value: Any) -> Any:
+    kind = value.__class__
+    if kind is dict:
+        return {key: _copied(each) if type(each) in CONTAINERS else each for key, each in value.items()}
+    if kind is list:
+        return [_copied(each) if type(each) in CONTAINERS else each for each in value]
+    return value

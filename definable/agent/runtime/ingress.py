@@ -24,6 +24,7 @@ from definable.agent.bus.emitter import keeping_later
 from definable.agent.run.context import RunRequest
 from definable.agent.run.telemetry import trace_headers
 from definable.agent.trigger.base import TriggerEvent
+from definable.agent.trigger.content import parsed
 from definable.agent.trigger.request import Headers, RawRequest
 from definable.agent.trigger.webhook import Dedupe, Webhook
 from definable.concurrency.call import call_user
@@ -33,7 +34,6 @@ from definable.errors import EventBufferFull, EventBusError, StorageError
 from definable.json_text import OVERHEAD, UNCOUNTED_BODY, parsed_size
 
 from .dispatch import Dispatcher, Outcome, is_success, namespace_of
-from .http.body import parsed
 from .runs import RunRecord, RunRegistry
 from .triggers import RUNS_KEY, TriggerTable
 

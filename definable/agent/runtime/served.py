@@ -211,7 +211,7 @@ class ServedAgent:
 
     def _build_http(self) -> HTTPService:
         # Heavy, and an agent without HTTP never needs them.
-        from .http.body_memory import UnfinishedBodies, memory_for_bodies
+        from .http.body import UnfinishedBodies, memory_for_bodies
         from .http.quart_app import QuartGuest, create_quart_app
         from .http.service import HTTPService
 

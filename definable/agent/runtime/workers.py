@@ -16,7 +16,6 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from definable.agent.bus.base import ClaimsByName, Delivery, EventBus, Parkable, SharesLimits
 from definable.agent.bus.emitter import LATER_KEY, Emitter
 from definable.agent.trigger.base import BaseTrigger, TriggerEvent
-from definable.agent.trigger.content import own_body
 from definable.agent.trigger.cron import TimeTrigger
 from definable.agent.trigger.request import Headers
 from definable.agent.trigger.webhook import Webhook
@@ -29,7 +28,7 @@ from definable.concurrency.logs import logger_named
 from definable.errors import RunCancelled
 
 from .concurrency_limit import Admission, ConcurrencyLimit
-from .dispatch import RETRY_BACKOFF, Dispatcher, Outcome, is_success, log_failure, may_retry
+from .dispatch import RETRY_BACKOFF, Dispatcher, Outcome, is_success, log_failure, may_retry, own_body
 from .ingress import accepted_request, auth_from_json, handling_size
 from .runs import RunRegistry
 from .settings import DEFAULT_MAX_MEMORY

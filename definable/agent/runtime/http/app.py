@@ -25,7 +25,7 @@ from definable.server.problem import Problem, send_problem
 from definable.server.request_cycle import Message, Receive, Scope, Send
 
 from .auth import Door, PublicPaths, scope_of
-from .body_memory import UnfinishedBodies
+from .body import UnfinishedBodies
 from .browsers import BrowserGate, Headers
 from .request import ClientGone, Request
 from .response import RETRY_AFTER, Response, ResponseSender, is_worth_a_traceback, problem_of

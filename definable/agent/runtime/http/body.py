@@ -1,30 +1,201 @@
-"""A request's body as the handler of a webhook gets it: pure.
+"""Request bodies on their way in, over all connections: bounded in bytes together, and each in silence; decompressed.
 
-The webhook endpoint parses what comes in. The event bus carries the raw bytes alone, so the workers parse once more
-(see `runtime/ingress.py`).
-
-Multipart forms (RFC 7578): pure, in linear time, and bounded in what a part's header may hold.
-
-Bodies that were compressed for their way (`Content-Encoding`, RFC 9110, 8.4): pure, bounded in what comes out.
+A body may take as long as it needs while bytes keep coming. So nothing but this bound limits what clients hold that
+send a little now and then, mostly before anybody knows who they are. `Request.body` reads through it, behind any ASGI
+server.
 """
 
 from __future__ import annotations
 
-import re
 import zlib
-from binascii import a2b_qp
-from typing import Any
-from urllib.parse import parse_qsl
+from collections import OrderedDict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
-from definable.agent.trigger.content import (
-    UnknownCharset,
-    codec_named,
-    is_json,
-    json_document,
-    media_type_and_codec,
-    text_of,
-)
+import anyio
+
+from definable.concurrency.event_loop import loop_clock
+from definable.errors import ConfigurationError
 from definable.server.problem import Problem
+
+BODY_SILENCE = 30.0
+"""Seconds without a byte after which a body is given up: 408."""
+
+COARSENESS = 1.0
+"""Seconds that the end of a body may come late by."""
+
+STALLED = 1.0
+"""Seconds without a byte after which a body gives way to others when the memory for them is used up."""
+
+PIECE = 4096
+"""Bytes of a piece that is kept as it came."""
+
+DEFAULT_MEMORY = 64 * 1024 * 1024
+"""Bytes that all unfinished bodies may hold together, unless one endpoint takes larger ones than half of it."""
+
+RETRY_AFTER = (b"retry-after", b"1")
+
+
+class UnfinishedBody:
+    """One body that is coming in.
+
+    Args:
+        bodies: All of them.
+        clock: The event loop's, in seconds.
+    """
+
+    __slots__ = ("_bodies", "_clock", "_heard_at", "_pieces", "_tail", "_waiting", "gave_way", "size")
+
+    def __init__(self, bodies: UnfinishedBodies, clock: Callable[[], float]) -> None:
+        self._bodies = bodies
+        self._clock = clock
+        self._heard_at = clock()
+        self._waiting = anyio.CancelScope(deadline=self._heard_at + BODY_SILENCE)
+        self._pieces: list[bytes] = []
+        self._tail = bytearray()
+        """What came after the last of the pieces, each of which would hold many times as much of single bytes."""
+        self.size: int = 0
+        """Bytes so far."""
+        self.gave_way: bool = False
+        """Whether it was ended because others needed the memory."""
+
+    def add(self, data: bytes) -> None:
+        """Some bytes have come in; none are no sign of life.
+
+        Raises:
+            Problem: 503, there is no memory for them.
+        """
+        if data and not self.gave_way:  # its cancellation may not have come yet
+            now = self._heard_at = self._clock()
+            if self._waiting.deadline < now + BODY_SILENCE:  # each change of it costs the event loop a timer
+                self._waiting.deadline = now + BODY_SILENCE + COARSENESS
+            self._keep(data)
+            self._bodies.grown(self, len(data))
+
+    def _keep(self, data: bytes) -> None:
+        self.size += len(data)
+        if len(data) < PIECE:
+            self._tail += data
+            return
+        # As it is: a buffer that grows is copied again and again, while every other client waits.
+        if self._tail:
+            self._pieces.append(bytes(self._tail))
+            self._tail = bytearray()
+        self._pieces.append(data)
+
+    def whole(self) -> bytes:
+        """All that has come in."""
+        return b"".join((*self._pieces, self._tail))
+
+    def discard(self) -> None:
+        """Drops what has come in, which the traceback of its refusal would hold until a garbage collection."""
+        self._pieces, self._tail, self.size = [], bytearray(), 0
+
+    def gives_way(self) -> bool:
+        """Ends it, if it has stalled."""
+        if self._clock() - self._heard_at < STALLED:
+            return False
+        self.gave_way = True
+        self._waiting.cancel()
+        return True
+
+    @property
+    def waiting(self) -> anyio.CancelScope:
+        """The scope in which it is waited for."""
+        return self._waiting
+
+
+class UnfinishedBodies:
+    """All request bodies that are coming in.
+
+    Args:
+        limit: Bytes that they may hold together.
+    """
+
+    __slots__ = ("_bodies", "_clock", "_limit", "_size")
+
+    def __init__(self, limit: int = DEFAULT_MEMORY) -> None:
+        self._limit = limit
+        self._clock: Callable[[], float] | None = None
+        self._size = 0
+        self._bodies: OrderedDict[UnfinishedBody, None] = OrderedDict()
+        """The longest silent first."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that they hold now."""
+        return self._size
+
+    @contextmanager
+    def reading(self) -> Generator[UnfinishedBody]:
+        """Holds a body's place while it comes in.
+
+        Raises:
+            Problem: 408 after `BODY_SILENCE`, 503 when there is no memory for it.
+        """
+        if self._clock is None:
+            self._clock = loop_clock()
+        body = UnfinishedBody(self, self._clock)
+        self._bodies[body] = None
+        try:
+            with body.waiting:
+                yield body
+        finally:
+            self._forget(body)
+            body.discard()
+        if body.gave_way:
+            raise no_memory("and this request's body stalled")
+        if body.waiting.cancelled_caught:
+            raise Problem(408, f"no byte of the request's body came in for {BODY_SILENCE:g} seconds")
+
+    def grown(self, body: UnfinishedBody, size: int) -> None:
+        """Counts bytes of a body, for which those give way that have stalled.
+
+        Raises:
+            Problem: 503, there is no memory for them.
+        """
+        self._size += size
+        self._bodies.move_to_end(body)
+        if self._size <= self._limit:
+            return
+        while self._size > self._limit:
+            oldest = next(iter(self._bodies))
+            if oldest is body or not oldest.gives_way():
+                raise no_memory("try again later")
+            self._forget(oldest)
+            oldest.discard()
+
+    def _forget(self, body: UnfinishedBody) -> None:
+        if body in self._bodies:
+            del self._bodies[body]
+            self._size -= body.size
+
+
+def memory_for_bodies(chosen: int | None, largest: int) -> int:
+    """Bytes that all unfinished bodies may hold together.
+
+    Args:
+        chosen: What the user wants; None leaves the choice to us.
+        largest: Bytes of the largest body that an endpoint takes.
+
+    Raises:
+        ConfigurationError: The largest body alone would not fit in.
+    """
+    if chosen is None:
+        return max(DEFAULT_MEMORY, 2 * largest)
+    if chosen < largest:
+        raise ConfigurationError(
+            f"max_memory_bodies={chosen!r}: a webhook takes bodies of {largest} bytes (max_body), so at least that many"
+        )
+    return chosen
+
+
+def no_memory(detail: str) -> Problem:
+    """The answer to a request whose body finds no memory."""
+    return Problem(
+        503, f"the service holds as many unfinished request bodies as it may: {detail}", headers=[RETRY_AFTER]
+    )
+
 
 WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """For zlib, by coding: a gzip header (RFC 1952), or a zlib header (RFC 1950)."""
@@ -79,249 +250,3 @@ def _inflated(bits: int, body: bytes, limit: int) -> bytes:
         if not body:
             return parts[0] if len(parts) == 1 else b"".join(parts)
     raise zlib.error(f"it has more than {MAX_MEMBERS} members")
-
-
-MAX_PARTS = 1_000
-"""Parts of a form."""
-
-MAX_BOUNDARY = 70
-"""Characters (RFC 2046, 5.1.1)."""
-
-MAX_PART_HEADER = 8 * 1024
-"""Bytes of all header lines of one part."""
-
-MAX_PART_LINES = 16
-"""Header lines of one part: three are defined (RFC 7578, 4.8)."""
-
-
-def multipart_fields(content_type: str, body: bytes) -> dict[str, str | bytes]:
-    """A multipart form's fields: text as strings, files as bytes; of a repeated one the last.
-
-    Raises:
-        Problem: 400, it is none; 413, it has more than `MAX_PARTS` parts.
-    """
-    fields: dict[str, str | bytes] = {}
-    for part in parts_of(boundary_of(content_type), body):
-        name, value = field_of(part)
-        fields[name] = value
-    return fields
-
-
-def boundary_of(content_type: str) -> bytes:
-    """What separates the parts.
-
-    Raises:
-        Problem: 400, the header names none, or one that is too long.
-    """
-    boundary = options(content_type).get("boundary", "")
-    if not 1 <= len(boundary) <= MAX_BOUNDARY:
-        raise malformed(f"its boundary must have 1 to {MAX_BOUNDARY} characters")
-    return boundary.encode("latin-1", "replace")
-
-
-def parts_of(boundary: bytes, body: bytes) -> list[bytes]:
-    """The parts, each from behind its boundary to before the next.
-
-    Raises:
-        Problem: 400, it does not begin or end as it should; 413, there are too many.
-    """
-    _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary, MAX_PARTS + 2)
-    end = next((number for number, part in enumerate(parts) if part.startswith(b"--")), None)
-    if (len(parts) if end is None else end) > MAX_PARTS:
-        raise Problem(413, f"the form has more than {MAX_PARTS:,} parts")
-    if end is None:
-        raise malformed("it has no end")
-    return parts[:end]
-
-
-def field_of(part: bytes) -> tuple[str, str | bytes]:
-    """A part's name and value.
-
-    Raises:
-        Problem: 400, its header is malformed or too large.
-    """
-    padding, begin, _ = part[: MAX_PART_HEADER + 2].partition(b"\r\n")
-    end = part.find(b"\r\n\r\n", len(padding), len(padding) + MAX_PART_HEADER)
-    if end < 0 and part.endswith(b"\r\n") and len(part) <= MAX_PART_HEADER:
-        end = len(part) - 2  # of an empty value some senders write the line end before the next boundary once
-    if not begin or padding.strip(b" \t") or end < 0:
-        raise malformed(f"a part needs a header, of at most {MAX_PART_HEADER} bytes")
-    headers = part_headers(part[len(padding) + 2 : end])
-    disposition = options(headers.get("content-disposition", ""))
-    if "name" not in disposition:
-        raise malformed("a part has no name")
-    content = part[end + 4 :]
-    if "filename" in disposition:
-        return disposition["name"], content
-    return disposition["name"], text_of(headers.get("content-type", ""), content)
-
-
-def part_headers(lines: bytes) -> dict[str, str]:
-    """A part's header, by names in lower case.
-
-    Raises:
-        Problem: 400, it has too many lines.
-    """
-    found = lines.split(b"\r\n", MAX_PART_LINES)
-    if len(found) > MAX_PART_LINES:
-        raise malformed(f"a part has more than {MAX_PART_LINES} header lines")
-    pairs = (line.decode("utf-8", "replace").partition(":") for line in found)
-    return {name.strip().lower(): value.strip() for name, _, value in pairs}
-
-
-def options(header: str) -> dict[str, str]:
-    """The parameters of a header such as `Content-Disposition`."""
-    # Quart brings it along, so it is loaded where forms come in; an agent without HTTP never needs it.
-    from werkzeug.http import parse_options_header
-
-    return parse_options_header(header)[1]
-
-
-def malformed(why: str) -> Problem:
-    """The problem of a body that is no form."""
-    return Problem(400, f"the body is not a valid multipart form: {why}")
-
-
-URLENCODED = "application/x-www-form-urlencoded"
-
-MULTIPART = "multipart/form-data"
-
-MAX_FIELDS = 1_000
-"""Fields of a form, and parameters of a query."""
-
-BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-"""A percent sign that stands for itself."""
-
-NOT_ASCII = frozenset({"utf-16", "utf-16le", "utf-16be", "utf-32", "iso-2022-jp"})
-"""Codecs in which `&`, `=` and `%` may be parts of other characters."""
-
-MAYBE_JSON = frozenset({"", "text/plain", URLENCODED})
-"""Types under which JSON is sent as well: by clients that name none, by AWS SNS, by `curl -d`."""
-
-
-def parsed(content_type: str, body: bytes) -> Any:
-    """A webhook's body as its handler gets it: JSON and forms parsed, None for anything else.
-
-    Of a form's repeated field the last counts, and an uploaded file is its bytes. A JSON object or array under
-    `text/plain`, a form's type or none is taken for what it is; so is a form of one field, `payload`, that holds one
-    (GitHub, Slack).
-
-    Args:
-        content_type: The `Content-Type` header; empty when there is none.
-        body: The bytes.
-
-    Raises:
-        Problem: 400, it is declared as JSON or as a form and is none; 413, a form has too many fields; 415, its charset
-            is not known.
-    """
-    if not body:
-        return None
-    media, charset = media_and_charset(content_type)
-    if is_json(media):
-        return json_value(body, charset)
-    if media == MULTIPART:
-        return multipart_fields(content_type, body)
-    if media in MAYBE_JSON:
-        found = json_container(body, charset)
-        if found is not None:
-            return found
-    return form_fields(body, charset) if media == URLENCODED else None
-
-
-def media_and_charset(content_type: str) -> tuple[str, str | None]:
-    """The media type, and Python's codec for the charset, that a `Content-Type` header names; None where it names none.
-
-    Raises:
-        Problem: 415, the charset is not known.
-    """
-    try:
-        return media_type_and_codec(content_type)
-    except UnknownCharset as unknown:
-        raise Problem(415, f"the charset {unknown.args[0][:50]!r} is not understood: send UTF-8") from None
-
-
-def json_value(body: bytes, charset: str | None = None) -> Any:
-    """A JSON document's value.
-
-    Raises:
-        Problem: 400, it is none.
-    """
-    try:
-        return json_document(body, charset)
-    except UnicodeDecodeError:
-        raise Problem(400, f"the body is not {charset or 'UTF-16'}, which its charset says") from None
-    except ValueError as error:
-        raise Problem(400, f"the body is not valid JSON: {error}") from None
-
-
-def json_container(body: bytes, charset: str | None) -> Any:
-    """The value of a JSON object or array; None where the body is none."""
-    if body[:8].lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1] not in (b"{", b"[", b""):
-        return None
-    try:
-        value = json_document(body, charset)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict | list) else None  # pyright: ignore[reportUnknownVariableType] - JSON
-
-
-def form_fields(body: bytes, charset: str | None) -> Any:
-    """An URL-encoded form's fields; of a form with one field `payload` that is JSON, its value.
-
-    Raises:
-        Problem: 400, it is not in the charset that it says; 413, it has too many fields.
-    """
-    fields = form_text(body, charset)
-    payload = fields.get("payload", "") if len(fields) == 1 else ""
-    if payload[:1] in ("{", "["):
-        try:
-            return json_document(payload.encode())
-        except ValueError:
-            pass
-    return fields
-
-
-def form_text(body: bytes, charset: str | None) -> dict[str, str]:
-    """An URL-encoded form's fields as they stand; a field `charset` may say how (PayPal), or `_charset_` (HTML)."""
-    try:
-        return url_decoded(body, charset or "utf-8")
-    except UnicodeDecodeError:
-        fields = url_decoded(body, "ascii", "replace")
-    named = fields.get("charset") or fields.get("_charset_") or ""
-    try:
-        if not charset:
-            return url_decoded(body, codec_named(named))
-    except (UnknownCharset, UnicodeDecodeError):
-        pass
-    raise Problem(400, f"the form is not {charset or named[:50] or 'UTF-8'}: name its charset in Content-Type")
-
-
-def url_decoded(body: bytes, encoding: str, errors: str = "strict") -> dict[str, str]:
-    """The fields of an URL-encoded form or query; of a repeated one the last.
-
-    Raises:
-        Problem: 413, there are too many.
-        UnicodeDecodeError: It is not in this encoding.
-    """
-    if body.count(b"&") >= MAX_FIELDS:
-        raise Problem(413, f"the form has more than {MAX_FIELDS:,} fields")
-    if encoding in NOT_ASCII:
-        return dict(parse_qsl(body.decode(encoding, errors), keep_blank_values=True, encoding=encoding, errors=errors))
-    fields = [field.partition(b"=") for field in body.split(b"&") if field]
-    return {
-        unescaped(name).decode(encoding, errors): unescaped(value).decode(encoding, errors) for name, _, value in fields
-    }
-
-
-def unescaped(text: bytes) -> bytes:
-    """A name or a value of an URL-encoded form, decoded as far as bytes (https://url.spec.whatwg.org, 5.1).
-
-    `%41` is what quoted-printable writes as `=41`, whose decoder is written in C: it takes a tenth of the time of
-    `urllib.parse`, which took 0.4 s for a body of 1 MiB.
-    """
-    text = text.replace(b"+", b" ")
-    if b"%" not in text:
-        return text
-    if BROKEN_ESCAPE.search(text):
-        text = BROKEN_ESCAPE.sub(b"%25", text)
-    return a2b_qp(text.replace(b"=", b"=3D").replace(b"%", b"="))

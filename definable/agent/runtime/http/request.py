@@ -20,8 +20,7 @@ from definable.json_text import UNCOUNTED_BODY, parsed_size
 from definable.server.problem import Problem
 from definable.server.request_cycle import ON_DISCONNECT, WHOLE_BODY, Message, OnDisconnect, Receive, Scope
 
-from .body import decoded
-from .body_memory import UnfinishedBodies, UnfinishedBody
+from .body import UnfinishedBodies, UnfinishedBody, decoded
 from .forwarded import RUN_NOTE
 
 if TYPE_CHECKING:

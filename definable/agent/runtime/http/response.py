@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from operator import attrgetter
+from types import UnionType
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from definable.agent.runtime.run_log import TooManyRuns
+from definable.agent.trigger.content import BadContent
 from definable.agent.trigger.request import Reply
 from definable.concurrency.byte_limit import ByteLimit
 from definable.errors import (
@@ -50,24 +52,28 @@ def problem_of(error: Exception) -> Problem:
     """
     if isinstance(error, Problem):
         return error
+    if isinstance(error, BadContent):
+        return Problem(error.status, str(error))
     if isinstance(error, RunTimeout):
         return Problem(504, str(error))
-    if isinstance(error, ModelTimeoutError):
-        return Problem(504, "the model provider did not answer in time")
-    if isinstance(error, TimeoutError):
-        return Problem(504, "the request was not handled in time")
+    for kinds, status, detail in _FAILURES:
+        if isinstance(error, kinds):
+            return Problem(status, detail)
     if (lack := _what_lacks(error)) is not None:
         return Problem(503, f"{lack}: try again later", headers=[RETRY_AFTER])
     if isinstance(error, ModelError):
         return Problem(502, _MODEL_FAILURES.get(type(error), "the model provider failed"))
-    if isinstance(error, UsageLimitExceeded | MaxTurnsExceeded):
-        return Problem(500, "the run came to its limits before it was done")
-    if isinstance(error, SessionNotFound):
-        return Problem(404, "there is no such session")
-    if isinstance(error, RunCancelled):
-        return Problem(409, "the run was cancelled")
     return Problem(500, "the service failed to handle this request")
 
+
+_FAILURES: Sequence[tuple[type[Exception] | UnionType, int, str]] = (
+    (ModelTimeoutError, 504, "the model provider did not answer in time"),
+    (TimeoutError, 504, "the request was not handled in time"),
+    (UsageLimitExceeded | MaxTurnsExceeded, 500, "the run came to its limits before it was done"),
+    (SessionNotFound, 404, "there is no such session"),
+    (RunCancelled, 409, "the run was cancelled"),
+)
+"""What a caller is told of failures that have one answer, by their classes."""
 
 _MODEL_FAILURES: dict[type[ModelError], str] = {
     OutputTruncated: "the model's reply was cut off at its limit of output tokens",

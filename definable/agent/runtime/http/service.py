@@ -38,7 +38,7 @@ from definable.server.transport import is_unix
 from .app import AgentApp, Guest
 from .asgi import answered
 from .auth import Door, PublicPaths
-from .body_memory import UnfinishedBodies
+from .body import UnfinishedBodies
 from .browsers import BrowserGate, HostPolicy, OriginPolicy, is_loopback
 from .endpoints.runs import StreamedRuns
 from .forwarded import AccessLog, TrustedProxies

@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl, urlencode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definable.agent.runtime.http.body import url_decoded
+from definable.agent.trigger.content import url_decoded
 
 FORMS = st.text("%=&+;aAf04Zz \n\x00_?", max_size=40).map(str.encode)
 

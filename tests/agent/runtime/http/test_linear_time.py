@@ -27,8 +27,7 @@ from definable.agent.interface.splitting import split_text
 from definable.agent.run.output_type import OutputType
 from definable.agent.run.telemetry_span import parent_of
 from definable.agent.runtime.http.auth import PublicPaths
-from definable.agent.runtime.http.body import decoded, parsed
-from definable.agent.runtime.http.body_memory import UnfinishedBodies
+from definable.agent.runtime.http.body import UnfinishedBodies, decoded
 from definable.agent.runtime.http.browsers import BrowserGate, HostPolicy, OriginPolicy
 from definable.agent.runtime.http.endpoints.runs import accepts_events, prefers_async, run_body
 from definable.agent.runtime.http.forwarded import checked_networks, said_of_client
@@ -36,7 +35,7 @@ from definable.agent.runtime.http.request import Request
 from definable.agent.runtime.http.router import Router
 from definable.agent.runtime.logging import UNSAFE
 from definable.agent.trigger import EventTrigger, Headers
-from definable.agent.trigger.content import json_document, media_type_and_codec, text_of
+from definable.agent.trigger.content import json_document, media_type_and_codec, parsed, text_of
 from definable.concurrency.byte_limit import ByteLimit
 from definable.json_text import well_formed
 from definable.model.openai.errors import provider_message

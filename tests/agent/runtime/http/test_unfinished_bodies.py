@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from definable.agent import Agent
-from definable.agent.runtime.http.body_memory import UnfinishedBodies
+from definable.agent.runtime.http.body import UnfinishedBodies
 from definable.agent.runtime.http.request import Request
 from definable.agent.trigger import Webhook
 from definable.concurrency.byte_limit import ByteLimit

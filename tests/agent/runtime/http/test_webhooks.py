@@ -12,7 +12,7 @@ from loopback.agent_api import Held, Recorder, Serve, agent_with, assert_problem
 
 from definable.agent import Agent
 from definable.agent.auth import APIKeyAuth
-from definable.agent.runtime.http import body_memory
+from definable.agent.runtime.http import body as request_body
 from definable.agent.trigger import Reply, Webhook
 from definable.model import OfflineModel
 
@@ -261,7 +261,7 @@ async def test_a_body_without_end_is_answered_and_cut_off() -> None:
 
 
 async def test_a_slow_body_is_a_408(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_memory, "BODY_SILENCE", 0.05)
+    monkeypatch.setattr(request_body, "BODY_SILENCE", 0.05)
     handler = Recorder()
     async with serve(agent_with(Webhook("/hook"), handler)) as client, raw_client(client) as raw:
         await raw.send(b"POST /hook HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12")

@@ -20,14 +20,13 @@ from pydantic import ValidationError
 from definable.agent.run.context import RunRequest
 from definable.agent.run.output import RunOutput
 from definable.agent.runtime.http.auth import acting_user, may_see
-from definable.agent.runtime.http.body import json_value, media_and_charset
 from definable.agent.runtime.http.documents import Parameter, RunBody, record_document, run_document, summary_document
 from definable.agent.runtime.http.idempotency import idempotency_key
 from definable.agent.runtime.http.request import ClientGone, EndpointContext, Request, hangup_watch, until_gone
 from definable.agent.runtime.http.response import Response, Sendable, json_response, wrong_fields
 from definable.agent.runtime.http.sse import MEDIA_TYPE, FollowedRun, LiveRun, LoggedEvents
 from definable.agent.runtime.runs import FIRST, Place, RunRecord, RunRegistry
-from definable.agent.trigger.content import is_json
+from definable.agent.trigger.content import is_json, json_value, media_and_charset
 from definable.errors import RunCancelled
 from definable.server.problem import Problem
 

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 from definable.agent.run.output import RunOutput
 from definable.agent.runtime.dispatch import Outcome, Returned, namespace_of
-from definable.agent.runtime.http.body import parsed
 from definable.agent.runtime.http.documents import Accepted, WebhookRun
 from definable.agent.runtime.http.request import EndpointContext, Request
 from definable.agent.runtime.http.response import Response, Sendable, json_response, reply_response, wrong_fields
 from definable.agent.runtime.ingress import Coalesced, Duplicate, InFlight
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.challenge import Challenge, reply_of
+from definable.agent.trigger.content import parsed
 from definable.agent.trigger.request import RawRequest, Reply
 from definable.agent.trigger.webhook import Webhook
 from definable.concurrency.call import call_user
