@@ -161,6 +161,11 @@ class BaseInterface(ABC):
         """Seconds without a sign of life after which `/health` calls a running interface stalled; None for never."""
         return None
 
+    @property
+    def max_part_length(self) -> int:
+        """UTF-16 code units of one part of a reply: less than a message takes where its formatting needs some."""
+        return self.config.max_message_length
+
     # --- what a platform implements
 
     @abstractmethod
@@ -178,7 +183,7 @@ class BaseInterface(ABC):
     async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
         """Send a response to the chat that a message came from.
 
-        Its `content` has at most `max_message_length` UTF-16 code units: a longer reply comes in several calls, the
+        Its `content` has at most `max_part_length` UTF-16 code units: a longer reply comes in several calls, the
         last of which has the media.
 
         Raises:

@@ -72,9 +72,9 @@ def _render(markdown: str, columns: int) -> Page:
 @cache
 def _parser() -> MarkdownIt | None:
     try:
-        from .markdown import parser  # the extras `telegram` and `slack`
+        from .markdown import parser  # the extras `telegram`, `discord` and `slack`
     except ImportError:
-        logger.warning("replies are sent unformatted: pip install 'definable[telegram]' or 'definable[slack]'")
+        logger.warning("replies are sent unformatted: pip install markdown-it-py, or the extra of the platform")
         return None
     return parser()
 
@@ -93,7 +93,7 @@ class _Renderer:
         self._blocks: dict[str, Callable[[Token], None]] = {
             "inline": self._inline_block,
             "heading_open": lambda _: self._begin("bold"),
-            "heading_close": lambda _: self._end(),
+            "heading_close": self._close_heading,
             "fence": self._code,
             "math": lambda token: self.page.write(token.content),
             "hr": lambda _: self.page.write("———"),
@@ -137,9 +137,20 @@ class _Renderer:
         if token.info:
             shown = shown + 1 if token.info == written else int(token.info)
             marker, width = f"{shown}{token.markup} ", 3
-        self.page.mark(marker + {None: "", False: "☐ ", True: "☑ "}[is_done])
+        if marker:
+            self._mark(marker)
+        self.page.mark({None: "", False: "☐ ", True: "☑ "}[is_done])
         self._items[-1] = (token.info, shown, width)
         self.page.indent += " " * width
+
+    def _mark(self, marker: str) -> None:
+        self.page.marks.append(Entity("item", self.page.start(), len(marker)))
+        self.page.mark(marker)
+
+    def _close_heading(self, token: Token) -> None:
+        start = self._open[-1][1]
+        self.page.marks.append(Entity(token.tag, start, self.page.length - start))
+        self._end()
 
     def _close_item(self, token: Token) -> None:
         self.page.indent = self.page.indent[: -self._items[-1][2]]
@@ -175,7 +186,7 @@ class _Renderer:
                 self._begin("bold")
             else:
                 self.page.gap(1)
-                self.page.mark("• ")
+                self._mark("• ")
             for column, cell in enumerate(row):
                 self.page.write(" | " if column else "")
                 self.inline(cell)
@@ -260,6 +271,8 @@ class _Renderer:
         if token.info != "auto":
             if not self._links and _can_link(url):
                 self._add("text_link", start, url=url.replace(" ", "%20"))
+                if token.type == "image":
+                    self.page.marks.append(Entity("image", start, self.page.length - start))
             elif url and not self.page.text.endswith(url):
                 self.page.write(f" ({url})")
         if title:

@@ -37,6 +37,9 @@ class Page:
         self.length = 0
         """UTF-16 code units."""
         self.entities: list[Entity] = []
+        self.marks: list[Entity] = []
+        """What a platform with a markup of its own has signs for: headings ("h1" to "h6"), which are bold besides, the
+        markers of list items ("item"), and the images among the links ("image")."""
         self.indent = ""
         """Before each line."""
         self._parts: list[str] = []

@@ -57,7 +57,7 @@ async def send_response(
     Raises:
         InterfaceError: It was not sent, or not whole.
     """
-    for part in parts_of(response, interface.config.max_message_length, shown=shown):
+    for part in parts_of(response, interface.max_part_length, shown=shown):
         await interface.send(message, part)
 
 
@@ -105,7 +105,7 @@ class StreamedReply:
     def __init__(self, interface: BaseInterface, message: InterfaceMessage) -> None:
         self._interface = interface
         self._message = message
-        self._draft = ReplyDraft(interface.config.max_message_length, interface.edit_interval)
+        self._draft = ReplyDraft(interface.max_part_length, interface.edit_interval)
         self._heard = anyio.Event()
         self._over = anyio.Event()
 

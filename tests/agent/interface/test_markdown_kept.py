@@ -8,14 +8,17 @@ from __future__ import annotations
 import html
 import os
 import re
+from collections.abc import Callable
 
 import pytest
 import wcwidth
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback.discord_markdown import read
 from loopback.telegram_rules import check_send
 from markdown_samples import samples
 
+from definable.agent.interface.discord.markdown import discord_texts
 from definable.agent.interface.splitting import split_text, utf16_length
 from definable.agent.interface.telegram.sender import formatted
 
@@ -68,6 +71,21 @@ def telegram_message(piece: str, limit: int) -> str:
     return read + units[at * 2 :].decode("utf-16-le")
 
 
+def on_discord(markdown: str, limit: int) -> str:
+    """What a user can read of a reply, or follow; nothing in it means more than the model meant."""
+    seen = ""
+    for text in discord_texts(markdown, limit):
+        assert utf16_length(text) <= limit
+        shown = read(text)
+        understood = {"mention", "emoji", "time", "command", "place", "contact", "subtext"} & shown.kinds.keys()
+        assert not understood, (understood, text)
+        assert "underline" not in shown.kinds or re.search("<(u|ins)>", markdown), text
+        assert "spoiler" not in shown.kinds or re.search(r"\|\|\S.*\|\|", markdown), text
+        seen += shown.text
+    assert seen.count("\\") <= markdown.count("\\")
+    return html.unescape(seen)
+
+
 def prefixes(text: str) -> list[str]:
     count = len(text) if PREFIXES == "all" else int(PREFIXES)
     return [text[: len(text) * step // count] for step in range(1, count + 1)]
@@ -77,22 +95,23 @@ def test_there_are_at_least_three_hundred_samples() -> None:
     assert len(set(SAMPLES.values())) >= 300
 
 
-@pytest.mark.parametrize("limit", [4096, 150])
+@pytest.mark.parametrize(
+    ("shown", "limit"), [(on_telegram, 4096), (on_telegram, 150), (on_discord, 2000), (on_discord, 150)]
+)
 @pytest.mark.parametrize("script", sorted({name.partition("-")[0] for name in SAMPLES}))
-def test_telegram_shows_all_of_a_reply_at_every_step(script: str, limit: int) -> None:
+def test_a_reply_is_shown_whole_at_every_step(script: str, shown: Callable[[str, int], str], limit: int) -> None:
     lost = [
         (name, prefix[-60:], rest[:60])
         for name, text in SAMPLES.items()
         if name.startswith(f"{script}-")
         for prefix in prefixes(text)
-        if (rest := first_lost(required(prefix), on_telegram(prefix, limit))) is not None
+        if (rest := first_lost(required(prefix), shown(prefix, limit))) is not None
     ]
     assert lost == []
 
 
 @pytest.mark.parametrize("script", sorted({name.partition("-")[0] for name in SAMPLES}))
 def test_pieces_have_all_of_a_reply_and_no_character_is_cut(script: str) -> None:
-    """Discord reads the Markdown of the pieces itself."""
     for text in (text for name, text in SAMPLES.items() if name.startswith(f"{script}-")):
         for limit in (2000, 120, 40):
             pieces = split_text(text, limit)
@@ -145,18 +164,26 @@ document = st.lists(block, min_size=1, max_size=8).map(
 )
 
 
-@given(document, st.sampled_from([4096, 600, 120]))
-def test_generated_markdown_is_read_whole_on_telegram(made: tuple[str, str], limit: int) -> None:
+PLATFORMS = pytest.mark.parametrize("shown", [on_telegram, on_discord])
+
+
+@PLATFORMS
+@given(document, st.sampled_from([2000, 600, 120]))
+def test_generated_markdown_is_read_whole(shown: Callable[[str, int], str], made: tuple[str, str], limit: int) -> None:
     markdown, wanted = made
-    assert first_lost("".join(wanted.split()), on_telegram(markdown, limit)) is None
+    assert first_lost("".join(wanted.split()), shown(markdown, limit)) is None
 
 
-@given(document, st.integers(1, 1_000_000), st.sampled_from([4096, 120]))
-def test_generated_markdown_is_valid_at_any_prefix(made: tuple[str, str], at: int, limit: int) -> None:
+@PLATFORMS
+@given(document, st.integers(1, 1_000_000), st.sampled_from([2000, 120]))
+def test_generated_markdown_is_valid_at_any_prefix(
+    shown: Callable[[str, int], str], made: tuple[str, str], at: int, limit: int
+) -> None:
     prefix = made[0][: at % len(made[0]) + 1]
-    assert first_lost(required(prefix), on_telegram(prefix, limit)) is None
+    assert first_lost(required(prefix), shown(prefix, limit)) is None
 
 
-@given(st.text(alphabet="ab <>*_`~[]()!|-+.#\\$&\n\t1>\u0301😀", max_size=300), st.sampled_from([4096, 40]))
-def test_whatever_looks_like_markdown_is_valid_on_telegram(markdown: str, limit: int) -> None:
-    on_telegram(markdown, limit)
+@PLATFORMS
+@given(st.text(alphabet="ab <>*_`~[]()!|-+.#\\$&\n\t1>\u0301😀:@/", max_size=300), st.sampled_from([2000, 40]))
+def test_whatever_looks_like_markdown_is_valid(shown: Callable[[str, int], str], markdown: str, limit: int) -> None:
+    shown(markdown, limit)

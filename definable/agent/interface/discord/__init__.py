@@ -8,6 +8,7 @@ connection.py    one connection: the protocol on a socket and a clock
 protocol.py      what is said over it, and what follows from it; pure
 rest.py          the HTTP API, within rate_limit.py, which is pure
 incoming.py      events as messages of the library
+markdown.py      what a model wrote, in Discord's Markdown, with escaping.py; pure
 outgoing.py      responses as the messages that Discord takes
 ```
 """

@@ -22,6 +22,7 @@ from definable.concurrency.logs import logger_named
 from .config import DiscordConfig
 from .gateway import Gateway, ReconnectPolicy
 from .incoming import MessageFilter, NotAMessage, with_images
+from .markdown import discord_text, discord_texts
 from .outgoing import Outgoing, edited, outgoing
 from .protocol import GatewaySession, Payload
 from .rest import UNKNOWN_CHANNEL, DiscordRefusal, DiscordRest, open_rest
@@ -79,6 +80,10 @@ class DiscordInterface(BaseInterface):
     def max_silence(self) -> float | None:
         return MAX_SILENCE
 
+    @property
+    def max_part_length(self) -> int:
+        return self.config.max_message_length * 9 // 10  # the rest is for backslashes and the like
+
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[None, None]:
         async with open_rest(self.config) as self._rest:
@@ -99,16 +104,18 @@ class DiscordInterface(BaseInterface):
         await gateway.run()
 
     async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
-        for part in parts_of(response, self.config.max_message_length):
-            for each in outgoing(part, self._reply_to(message)):
-                await self._create(message, each)
+        for part in parts_of(response, self.max_part_length):
+            *texts, last = discord_texts(part.content or "", self.config.max_message_length) or [""]
+            for shown in (*map(InterfaceResponse, texts), replace(part, content=last)):
+                for each in outgoing(shown, self._reply_to(message)):
+                    await self._create(message, each)
 
     async def post(self, message: InterfaceMessage, text: str) -> str | None:
-        (beginning,) = outgoing(InterfaceResponse(text), self._reply_to(message))
+        beginning = Outgoing(self._shown(text), reply_to=self._reply_to(message))
         return await self._create(message, beginning)
 
     async def edit(self, message: InterfaceMessage, posted: str, text: str) -> None:
-        await self._api.edit_message(channel_of(message), posted, edited(text))
+        await self._api.edit_message(channel_of(message), posted, edited(self._shown(text)))
 
     async def delete(self, message: InterfaceMessage, posted: str) -> None:
         await self._api.delete_message(channel_of(message), posted)
@@ -146,6 +153,9 @@ class DiscordInterface(BaseInterface):
             logger.warning("%s: thread %s is gone, its channel is answered: %s", self.name, channel, refusal)
         body = replace(answer, reply_to=None).body
         return await self._api.create_message(message.platform_chat_id, body, answer.uploads)
+
+    def _shown(self, text: str) -> str:
+        return discord_text(text, self.config.max_message_length)
 
     def _reply_to(self, message: InterfaceMessage) -> str | None:
         """The message, for the first that is posted in answer to it."""
