@@ -41,6 +41,11 @@ def frozen(cls: Class) -> Class:
     return made
 
 
+def setters_of(cls: type[Any]) -> tuple[Callable[[Any, Any], None], ...]:
+    """What sets each field of a frozen, slotted dataclass, in their order: for an `__init__` of its own."""
+    return tuple([getattr(cls, each.name).__set__ for each in fields(cls)])
+
+
 def made_when_asked_for(cls: type[Any], name: str, make: Callable[[Any], Any], doc: str) -> None:
     """Have a frozen class make a field's value from what it was given when it is first read, and then keep it.
 

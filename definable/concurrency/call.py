@@ -192,7 +192,12 @@ class OpenScopes(Protocol):
 
 def open_scopes() -> OpenScopes:
     """Those of the running backend."""
-    if current_async_library() == "trio":
+    return _open_scopes_of(current_async_library())
+
+
+@functools.cache
+def _open_scopes_of(library: str) -> OpenScopes:
+    if library == "trio":
         from . import containment_trio  # of the backend that runs
 
         return containment_trio

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from sys import getsizeof
 from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
-from definable.frozen import frozen
+from definable.frozen import frozen, setters_of
 from definable.json_text import OVERHEAD, value_size
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
@@ -82,11 +82,13 @@ class ToolCall:
         id: str | None = None,
         provider_data: Mapping[str, Any] | None = None,
     ) -> None:
-        set_field = object.__setattr__  # the class is frozen
-        set_field(self, "name", name)
-        set_field(self, "arguments", arguments if isinstance(arguments, str) else json.dumps(dict(arguments)))
-        set_field(self, "id", id if id is not None else f"call_{os.urandom(12).hex()}")
-        set_field(self, "provider_data", provider_data)
+        _set_name(self, name)
+        _set_arguments(self, arguments if isinstance(arguments, str) else json.dumps(dict(arguments)))
+        _set_id(self, id if id is not None else f"call_{os.urandom(12).hex()}")
+        _set_provider_data(self, provider_data)
+
+
+_set_name, _set_arguments, _set_id, _set_provider_data = setters_of(ToolCall)
 
 
 @frozen
@@ -181,7 +183,7 @@ class ModelReply:
     """What the provider wants back with the message: JSON values, opaque to all but it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelDelta:
     """A piece of a streamed answer: some text, or, as the last one, the assembled reply."""
 

@@ -199,12 +199,15 @@ def _completed(reply: ModelReply, request: ModelRequest) -> ModelReply:
     """A scripted reply with what its author may leave out: usage, the model's name, the finish reason of tool calls."""
     tool_calls = tuple(reply.tool_calls)
     asks_for_tools = tool_calls and reply.finish_reason == "stop"
-    return replace(
-        reply,
-        tool_calls=tool_calls,
-        usage=reply.usage if reply.usage.total_tokens else _estimate(request, reply.content),
-        model=reply.model or OfflineModel.id,
-        finish_reason="tool_calls" if asks_for_tools else reply.finish_reason,
+    return ModelReply(  # `replace` costs three times as much
+        reply.content,
+        tool_calls,
+        reply.usage if reply.usage.total_tokens else _estimate(request, reply.content),
+        reply.model or OfflineModel.id,
+        "tool_calls" if asks_for_tools else reply.finish_reason,
+        reply.reasoning,
+        reply.provider,
+        reply.provider_data,
     )
 
 

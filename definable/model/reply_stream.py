@@ -13,6 +13,7 @@ from typing import Protocol
 import anyio
 import httpx2
 
+from definable.concurrency.event_loop import loop_clock
 from definable.errors import ModelResponseError
 
 from .failure import NoReply, raise_explained
@@ -80,6 +81,7 @@ class ReplyStream:
         self._is_over = False
 
     async def __aenter__(self) -> ReplyStream:
+        self._now = loop_clock()
         self._first_text = await self._client.retrying(self._begin)
         return self
 
@@ -112,7 +114,7 @@ class ReplyStream:
         """Open the answer and read it until something of the reply comes; return its text."""
         self._assembler, self._decoder, self._ready = self._new_assembler(), SSEDecoder(), iter(())
         self._has_ended = False  # no text comes any more, but perhaps the reply
-        deadline = anyio.current_time() + self._client.timeout
+        deadline = self._now() + self._client.timeout
         response: httpx2.Response | None = None
         with anyio.CancelScope(deadline=deadline):
             response = await self._client.post(self._body)
@@ -144,7 +146,7 @@ class ReplyStream:
                 if assembler.brought:  # a wait counts from what brought something, not from a sign of life
                     deadline = None
             if deadline is None:
-                deadline = anyio.current_time() + self._client.timeout
+                deadline = self._now() + self._client.timeout
             self._ready = await self._events_by(deadline)
         return self._end(is_begin=begin_until is not None)
 

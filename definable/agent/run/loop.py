@@ -37,7 +37,16 @@ from definable.model.message import (
 
 from .context import RunContext
 from .limits import UsageLimits
-from .output import Conversation, Listener, TextDelta, ToolCallEnded, ToolCallStarted, ToolExecution, failure_of
+from .output import (
+    NO_USAGE,
+    Conversation,
+    Listener,
+    TextDelta,
+    ToolCallEnded,
+    ToolCallStarted,
+    ToolExecution,
+    failure_of,
+)
 from .output_type import RejectedReply, WantedOutput
 from .telemetry import chat_span, tool_span
 
@@ -179,7 +188,8 @@ class RunLoop:
                 raise
             await self._shorten_history(conversation, error)
             return await self._turn(conversation)
-        conversation.usage += reply.usage
+        used = conversation.usage
+        conversation.usage = reply.usage if used is NO_USAGE else used + reply.usage
         conversation.model = reply.model or conversation.model
         conversation.finish_reason = reply.finish_reason
         return reply
@@ -207,12 +217,7 @@ class RunLoop:
         """Add a reply to the conversation; returns its calls as the model made them, each with an id of its own."""
         calls = reply.tool_calls
         message = Message(
-            "assistant",
-            reply.content,
-            calls,
-            reasoning=reply.reasoning,
-            provider=reply.provider,
-            provider_data=reply.provider_data,
+            "assistant", reply.content, calls, None, (), reply.reasoning, reply.provider, reply.provider_data
         )
         if calls:
             message = repaired_reply(message)
@@ -252,17 +257,11 @@ class RunLoop:
         if self._limits is not None:
             self._limits.check_tool_calls(len(conversation.tool_calls), len(calls), conversation.usage)
         executions: list[ToolExecution | None] = [None] * len(calls)
-
-        async def execute(index: int) -> None:
-            executions[index] = await self._execute(calls[index])
-
         try:
             if len(calls) == 1:
-                await execute(0)
+                executions[0] = await self._execute(calls[0])
             else:
-                async with anyio.create_task_group() as group:
-                    for index in range(len(calls)):
-                        group.start_soon(execute, index)
+                await self._execute_at_once(calls, executions)
         finally:  # of a run that is cut off here, what was done is told as well
             for execution in executions:
                 if execution is not None:
@@ -271,35 +270,42 @@ class RunLoop:
                         Message("tool", execution.result, tool_call_id=execution.id, images=execution.media)
                     )
 
-    async def _execute(self, call: ToolCall) -> ToolExecution:
-        if self._listener is None:
-            return await self._call_tool(call)
-        await self._listener(ToolCallStarted(call))
+    async def _execute_at_once(self, calls: tuple[ToolCall, ...], executions: list[ToolExecution | None]) -> None:
+        async def execute(index: int) -> None:
+            executions[index] = await self._execute(calls[index])
+
+        async with anyio.create_task_group() as group:
+            for index in range(len(calls)):
+                group.start_soon(execute, index)
+
+    def _execute(self, call: ToolCall) -> Awaitable[ToolExecution]:
+        return self._call_tool(call) if self._listener is None else self._call_tool_heard(call, self._listener)
+
+    async def _call_tool_heard(self, call: ToolCall, listener: Listener) -> ToolExecution:
+        await listener(ToolCallStarted(call))
         execution = await self._call_tool(call)
-        await self._listener(ToolCallEnded(execution))
+        await listener(ToolCallEnded(execution))
         return execution
 
     async def _call_tool(self, call: ToolCall) -> ToolExecution:
         with tool_span(call.name, call.id) as span:
-            execution = await self._call(call)
+            started = time.perf_counter()
+            tool = self._tools.get(call.name)
+            if tool is None:
+                error = f"unknown tool {call.name!r}; there is {', '.join(sorted(self._tools)) or 'none'}"
+                execution = ToolExecution(call.id, call.name, call.arguments, f"Error: {error}", error)
+            else:
+                result = await tool.call(call.arguments, self._context)
+                duration = time.perf_counter() - started
+                execution = ToolExecution(
+                    call.id,
+                    call.name,
+                    call.arguments,
+                    result.content,
+                    result.error,
+                    duration,
+                    result.media,
+                    result.buttons,
+                )
             span.called(execution)
         return execution
-
-    async def _call(self, call: ToolCall) -> ToolExecution:
-        started = time.perf_counter()
-        tool = self._tools.get(call.name)
-        if tool is None:
-            error = f"unknown tool {call.name!r}; there is {', '.join(sorted(self._tools)) or 'none'}"
-            return ToolExecution(call.id, call.name, call.arguments, f"Error: {error}", error)
-        result = await tool.call(call.arguments, self._context)
-        duration = time.perf_counter() - started
-        return ToolExecution(
-            call.id,
-            call.name,
-            call.arguments,
-            result=result.content,
-            error=result.error,
-            duration=duration,
-            media=result.media,
-            buttons=result.buttons,
-        )

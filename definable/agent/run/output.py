@@ -41,7 +41,7 @@ class RunStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ToolExecution:
     """One tool call that a run made, with its end."""
 
@@ -175,7 +175,7 @@ class RunStarted:
     session_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TextDelta:
     """A piece of the reply's text, as soon as the model gives it."""
 

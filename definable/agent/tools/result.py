@@ -14,6 +14,7 @@ from typing import Any
 from pydantic_core import ErrorDetails, ValidationError, to_json
 
 from definable.concurrency.isolation import error_text, sole_member
+from definable.frozen import setters_of
 from definable.json_text import json_bytes, well_formed
 from definable.model.message import Image
 
@@ -136,12 +137,11 @@ class ToolResult:
         error: str | None = None,
     ) -> None:
         text = well_formed(str.__str__(content)) if isinstance(content, str) else json_bytes(content).decode()
-        set_field = object.__setattr__  # the class is frozen
-        set_field(self, "content", text)
-        set_field(self, "media", tuple([_image(each) for each in media]) if media else ())
-        set_field(self, "buttons", button_rows(buttons) if buttons else ())
-        set_field(self, "value", value)
-        set_field(self, "error", error)
+        _set_content(self, text)
+        _set_media(self, tuple([_image(each) for each in media]) if media else ())
+        _set_buttons(self, button_rows(buttons) if buttons else ())
+        _set_value(self, value)
+        _set_error(self, error)
 
     @classmethod
     def of(cls, value: Any) -> ToolResult:
@@ -163,6 +163,9 @@ class ToolResult:
     def failed(cls, error: str) -> ToolResult:
         """The result of a call that failed; the model is told why and may do better."""
         return cls(error, error=error)
+
+
+_set_content, _set_media, _set_buttons, _set_value, _set_error = setters_of(ToolResult)
 
 
 def button_rows(buttons: Iterable[Button | Iterable[Button]]) -> tuple[tuple[Button, ...], ...]:

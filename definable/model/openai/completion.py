@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
 from definable.errors import ModelResponseError
 from definable.model.failure import ProviderError, excerpt
@@ -22,6 +23,8 @@ from .reasoning import ReasoningFields
 
 _ERROR_FIELDS = frozenset({"error_code", "error_message", "errors", "detail", "message"})
 """An object without choices that has one of these reports a failure: FastAPI's, Databricks', vLLM's, gateways'."""
+
+_TEXT_FIELDS = frozenset({"role", "content"})
 
 _OF_ANY_CHUNK = frozenset({"usage", "id", "object", "created", "model", "choices", "type"})
 
@@ -104,6 +107,23 @@ def parse(payload: str | bytes) -> Completion:
     if completion.error is not None:
         raise_reported(completion.error)
     return completion
+
+
+def text_alone(payload: str) -> tuple[str, int, str] | None:
+    """A chunk's text, the index of its choice and the model, of one that brings nothing else; None: look closer."""
+    try:
+        fields: Any = from_json(payload)
+        (choice,) = fields["choices"]
+        delta, index, model = choice["delta"], choice.get("index") or 0, fields["model"]
+        text = delta["content"]
+        is_more = choice.get("finish_reason") or "message" in choice or "error" in choice
+        if len(delta) > 1:
+            is_more = is_more or any(delta[name] is not None for name in delta.keys() - _TEXT_FIELDS)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    if is_more or fields.get("usage") is not None or fields.get("error") is not None:
+        return None
+    return (text, index, model) if type(text) is type(model) is str and type(index) is int else None
 
 
 def raise_reported(error: Any) -> None:

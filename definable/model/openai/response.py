@@ -13,7 +13,7 @@ from definable.model.message import WHOLE, FinishReason, ModelReply, ToolCall, U
 from definable.model.sse import DONE, ErrorEvent
 
 from .calls import CallAssembler, CallPiece, well_formed
-from .completion import Choice, check_object, fields_of, parse, raise_reported
+from .completion import Choice, check_object, fields_of, parse, raise_reported, text_alone
 from .reasoning import ReasoningAssembler, TagSplitter
 
 _FINISH_REASONS: dict[str, FinishReason] = {
@@ -97,6 +97,13 @@ class ReplyAssembler:
             return "".join(map(self._add, lines))
 
     def _add(self, payload: str | bytes) -> str:
+        plain = text_alone(payload) if isinstance(payload, str) else None
+        if plain is not None:
+            text, index, model = plain
+            self._model = model or self._model
+            if self._first is None or self._first == index:
+                self._first = index
+                return self._add_text(text, is_piece=True)
         completion = parse(payload)
         self._model = completion.model or self._model
         usage = completion.usage
@@ -167,9 +174,13 @@ class ReplyAssembler:
         if repeated or index != self._first:  # one reply was asked for: of a second choice calls alone can belong to it
             return ""
         self._refused = self._refused or bool(message.refusal)
-        text = self._whole(message.text())
-        self.brought = self._reasoning.add(message) or bool(text) or self.brought
-        self._had_pieces = self._had_pieces or (self.brought and not whole)
+        self.brought = self._reasoning.add(message) or self.brought
+        return self._add_text(message.text(), is_piece=not whole)
+
+    def _add_text(self, text: str, *, is_piece: bool) -> str:
+        text = self._whole(text)
+        self.brought = self.brought or bool(text)
+        self._had_pieces = self._had_pieces or (self.brought and is_piece)
         if self._splitter is not None:
             text = self._splitter.feed(text)
         if text:
@@ -184,7 +195,10 @@ class ReplyAssembler:
 
     def _whole(self, text: str) -> str:
         """The text that may be handed out: without half an emoji at its end."""
-        text, self._half = self._half + text, ""
+        if self._half:
+            text, self._half = self._half + text, ""
+        if text.isascii():
+            return text
         if "\ud800" <= text[-1:] <= "\udbff":
             text, self._half = text[:-1], text[-1]
         return well_formed(text)
