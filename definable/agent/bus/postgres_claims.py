@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from definable.errors import StorageError
 from definable.storage.postgres_database import RECONNECT_BACKOFF, PostgresDatabase
 
 from . import postgres_rows as sql
-from .postgres_batch import readable
+from .postgres_batch import LOCK, readable
 from .shared import SharedConsumer
 from .store import Queue
 
@@ -65,6 +66,7 @@ class PostgresConsumer(SharedConsumer):
         connection.execute(sql.SWEEP, (self._opening,))
         connection.execute(sql.FORGET_EXPIRED)
         connection.execute(sql.FORGET_EXPIRED_VALUES)
+        self._begin_groups(connection)
         known = self._queue.claim.known
         if known is None:
             return (), 0
@@ -77,6 +79,15 @@ class PostgresConsumer(SharedConsumer):
             return (), 0
         new = [name for (name,) in connection.execute(sql.LEAVE_UNKNOWN, (self._service, [*unknown]))]
         return new, self._end_unknown(connection)
+
+    def _begin_groups(self, connection: Connection[tuple[Any, ...]]) -> None:
+        """Have the next message of a group be the first where somebody has removed that."""
+        begin = random.choice(("", f"{random.randrange(256):02x}"))  # groups are digests
+        args: dict[str, Any] = {**LOCK, "service": self._service, "begin": begin}
+        stuck = [group for (group,) in connection.execute(sql.STUCK_GROUPS, args)]
+        if stuck:
+            connection.execute(sql.LOCK_GROUPS, {**args, "groups": stuck})
+            connection.execute(sql.FIND_FIRST, {**args, "groups": stuck})
 
     def _end_unknown(self, connection: Connection[tuple[Any, ...]]) -> int:
         """Dead-letter what has waited too long for a handler; returns how many."""

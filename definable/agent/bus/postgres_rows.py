@@ -173,6 +173,18 @@ NACK = """UPDATE definable_event SET owner = NULL, claims = 0, attempt = ended.a
 due_at = now() + make_interval(secs => ended.delay), key = NULL
 FROM unnest(%s::bigint[], %s::float8[], %s::integer[]) AS ended (position, delay, attempts)
 WHERE definable_event.position = ended.position AND owner = %s"""
+STUCK_GROUPS = """WITH RECURSIVE seen AS (
+    (SELECT grp FROM definable_event WHERE service = %(service)s AND grp >= %(begin)s ORDER BY grp LIMIT 1)
+    UNION ALL SELECT (
+        SELECT more.grp FROM definable_event AS more WHERE more.service = %(service)s AND more.grp > seen.grp
+        ORDER BY more.grp LIMIT 1
+    ) FROM seen WHERE seen.grp IS NOT NULL
+) SELECT looked_at.grp FROM (SELECT grp FROM seen WHERE grp IS NOT NULL LIMIT 100) AS looked_at CROSS JOIN LATERAL (
+    SELECT is_first FROM definable_event
+    WHERE service = %(service)s AND definable_event.grp = looked_at.grp ORDER BY position LIMIT 1
+) AS waits WHERE NOT waits.is_first"""
+"""Of a few groups, from one on by chance: those of which somebody has removed the first."""
+
 
 RELEASE = """UPDATE definable_event SET owner = NULL, claims = claims - 1,
 due_at = CASE WHEN gone.delay > 0 THEN now() + make_interval(secs => gone.delay) ELSE due_at END
@@ -297,10 +309,10 @@ EXPIRED_UNKNOWN = """WITH gone AS (
 ), ended AS (
     DELETE FROM definable_event USING gone
     WHERE definable_event.service = %s AND definable_event.name = gone.name AND owner IS NULL
-    RETURNING service, id, definable_event.name, data, attempt + claims AS attempt, grp
+    RETURNING position, service, id, definable_event.name, data, attempt + claims AS attempt, grp
 ) INSERT INTO definable_event_dead (service, id, name, data, attempt, grp, why)
 SELECT service, id, name, data, attempt, grp, 'no handler is registered for '''::bytea || name || ''''::bytea
-FROM ended RETURNING id"""
+FROM ended ORDER BY position RETURNING id"""
 
 GIVE_BACK = """UPDATE definable_event SET owner = NULL,
 attempt = attempt + CASE WHEN position = ANY(%(held)s) THEN 1 ELSE 0 END,

@@ -168,15 +168,39 @@ local function move_due()
 end
 
 local deaths = 0
-local function dead_letter(id, name, data, attempts, why, group)
+local function keep_letter(id, name, data, attempts, why, group)
   deaths = deaths + 1
   call('HSET', dead, id, cmsgpack.pack({name, data, attempts, why, now, group}))
-  advance(group)
   call('ZADD', order, time[1] * 1000000 + time[2] + deaths, id)
   local beyond = call('ZCARD', order) - 10000
   if beyond > 0 then
     for _, old in ipairs(call('ZRANGE', order, 0, beyond - 1)) do call('HDEL', dead, old) end
     call('ZREMRANGEBYRANK', order, 0, beyond - 1)
+  end
+end
+
+local function dead_letter(id, name, data, attempts, why, group)
+  keep_letter(id, name, data, attempts, why, group)
+  advance(group)
+end
+
+-- Make dead letters of all that waits behind the first of a group.
+local function dead_letter_behind(group, why)
+  local behind = groups .. ':' .. group
+  for _, packed in ipairs(call('LRANGE', behind, 0, -1)) do
+    local e = cmsgpack.unpack(packed)
+    keep_letter(e[1], e[2], e[3], e[4], why, group)
+    if call('HINCRBY', groups, '', -1) <= 0 then call('HDEL', groups, '') end
+  end
+  call('DEL', behind)
+end
+
+-- Of a few groups by chance: the next one is the first where somebody has removed that.
+local function begin_groups()
+  if call('EXISTS', groups) == 0 then return end
+  for _, group in ipairs(call('HRANDFIELD', groups, 100)) do
+    local first = call('HGET', groups, group)
+    if group ~= '' and first ~= '' and not fields(first) then advance(group) end
   end
 end
 
@@ -386,13 +410,18 @@ function functions.sweep()
   end
   cursor = sweep(line, cursor, '')
   sweep(limited, '0-0', '+')
+  begin_groups()
   for _ = 1, tonumber(arg()) do
     local name = arg()
     call('HSETNX', unknown, name, now)
     if now - call('HGET', unknown, name) >= ttl then
       for _, packed in ipairs(call('LRANGE', parked .. ':' .. name, 0, -1)) do
-        local e = cmsgpack.unpack(packed)
-        dead_letter(e[1], e[2], e[3], e[4], "no handler is registered for '" .. name .. "'", e[6])
+        local e, why = cmsgpack.unpack(packed), "no handler is registered for '" .. name .. "'"
+        keep_letter(e[1], e[2], e[3], e[4], why, e[6])
+        if e[6] then
+          dead_letter_behind(e[6], why)
+          call('HDEL', groups, e[6])
+        end
       end
       call('DEL', parked .. ':' .. name)
       call('HDEL', parked, name)

@@ -27,6 +27,7 @@ from .sqlite_rows import (
     LONG_AGO,
     SCHEMA,
     add_columns,
+    begin_groups,
     cancel,
     dead_letter,
     end,
@@ -311,6 +312,7 @@ class SQLiteStore(Store):
     def _load(self, connection: sqlite3.Connection, now: float) -> Sequence[tuple[str, float]]:
         """Read what the file holds; returns its dedupe keys, and forgets those that have expired."""
         add_columns(connection)
+        begin_groups(connection)
         connection.execute("DELETE FROM definable_event_key WHERE expires_at <= ?", (now,))
         self._cursors.last_position, self._cursors.unclaimed = connection.execute(
             "SELECT coalesce(max(position), 0), count(*) FROM definable_event"
@@ -339,6 +341,7 @@ class SQLiteStore(Store):
             cursors.learn_names(connection, claim.known)
         last = self._publish(connection, batch, now, cursors.last_position)
         self._settle(connection, batch, now)
+        cursors.give_back([position for position, due_at in batch.released if not due_at])
         cancelled = [key for key in batch.cancelled if cancel(connection, key)]
         replayed = [id for id in batch.replayed if replay(connection, id)]
         if batch.settlements or replayed:  # more may have come due

@@ -12,7 +12,7 @@ from definable.concurrency.logs import logger_named
 from definable.errors import StorageError
 
 from .batch import Claim, Handle, Message, decode_data
-from .sqlite_rows import Row, dead_letter, next_rows, text
+from .sqlite_rows import Row, dead_letter, dead_letter_behind, next_rows, row_at, text
 
 logger: logging.Logger = logger_named(__name__)
 
@@ -41,6 +41,8 @@ class Cursors:
         self.unknown_rows: int = 0
         self.is_all_claimed: bool = False
         """Whether nothing of what waits may be claimed."""
+        self._given_back: Sequence[Handle] = ()
+        """Before the cursors, and not begun: claimed before all else."""
         self._unknown_ttl = unknown_ttl
         self._cursor = 0
         self._cursors: dict[str, int] = {}
@@ -51,9 +53,16 @@ class Cursors:
         self._known: Collection[str] | None = None
         """Those as they are stored."""
 
+    def give_back(self, positions: Sequence[Handle]) -> None:
+        """What was claimed and not begun may be claimed again."""
+        if positions:
+            self._given_back = (*self._given_back, *positions)
+            self.unclaimed += len(positions)
+            self.is_all_claimed = False
+
     def claim(self, connection: sqlite3.Connection, claim: Claim, now: float) -> Sequence[Message]:
         """Claim what is asked for."""
-        before, had_cursors = self._cursor, bool(self._cursors)
+        before, is_divided = self._cursor, bool(self._cursors or self._given_back)
         self._cursors = dict(self._cursors)  # anew, so that what a failed transaction changed can be taken back
         found = self._find(connection, claim, now)
         self.is_all_claimed = found.is_all
@@ -61,7 +70,7 @@ class Cursors:
         if not found.rows:
             return ()
         count = "UPDATE definable_event SET claims = claims + 1 WHERE position"
-        if had_cursors or self._cursors:
+        if is_divided or self._cursors:
             connection.executemany(f"{count} = ?", [row[:1] for row in found.rows])
         else:  # every position between them is free or among them
             connection.execute(f"{count} > ? AND position <= ?", (before, self._cursor))
@@ -79,12 +88,12 @@ class Cursors:
         return claimed
 
     def _find(self, connection: sqlite3.Connection, claim: Claim, now: float) -> _Found:
-        """The first rows behind the cursors, those of names with a cursor of their own first.
+        """What was given back, then the first rows behind the cursors, those of names with a cursor of their own first.
 
         A cursor behind which too few were found goes to the end, so that no row is looked through again and again.
         """
-        rows: list[Row] = []
         left = {text(name): granted for name, granted in claim.grants.items()} if claim.grants else {}
+        rows = self._find_given_back(connection, claim.demand, left) if self._given_back else list[Row]()
         for name in [name for name in self._cursors if name not in self._unknown]:
             wanted = int(min(left.get(name, claim.demand), claim.demand - len(rows)))
             if wanted > 0:
@@ -102,6 +111,20 @@ class Cursors:
                     del self._cursors[name]  # nothing of it waits
                 return _Found(rows, is_all=True)
         return _Found(rows, is_all=False)
+
+    def _find_given_back(self, connection: sqlite3.Connection, demand: int, left: dict[str, float]) -> list[Row]:
+        rows: list[Row] = []
+        rest: list[Handle] = []
+        for position in self._given_back:
+            found = row_at(connection, position) if len(rows) < demand else None
+            if found is None or left.get(found[2], 1) < 1:
+                rest.append(position)
+                continue
+            if found[2] in left:
+                left[found[2]] -= 1
+            rows.append(found)
+        self._given_back = rest
+        return rows
 
     def _may_claim(self, connection: sqlite3.Connection, row: Row, left: dict[str, float], now: float) -> bool:
         """Move the common cursor behind a row; whether it may be claimed, or is left to a cursor of its name's own."""
@@ -153,8 +176,9 @@ class Cursors:
                 )
                 dead = [(text(why), now, attempt, position) for position, attempt in rows.fetchall()]
                 dead_letter(connection, dead)
+                behind = dead_letter_behind(connection, name, text(why), now)
                 connection.execute("DELETE FROM definable_event_unknown WHERE name = ?", (name,))
                 self.unclaimed -= len(dead)
                 self.unknown_rows -= len(dead)
-                logger.error("%s: %d deliveries are dead letters", why, len(dead))
+                logger.error("%s: %d deliveries are dead letters", why, len(dead) + behind)
         return min((since + self._unknown_ttl for since in self._unknown.values()), default=None)

@@ -95,12 +95,23 @@ def add_columns(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+COLUMNS = "position, id, name, attempt, data, claims, grp"
+"""Of a `Row`."""
+
+
 def next_rows(connection: sqlite3.Connection, cursor: int, count: int, condition: str, *names: str) -> list[Row]:
     return connection.execute(
-        f"""SELECT position, id, name, attempt, data, claims, grp FROM definable_event
+        f"""SELECT {COLUMNS} FROM definable_event
         WHERE position > ? {condition} ORDER BY position LIMIT ?""",
         (cursor, *names, count),
     ).fetchall()
+
+
+def row_at(connection: sqlite3.Connection, position: Handle) -> Row | None:
+    found: Row | None = connection.execute(
+        f"SELECT {COLUMNS} FROM definable_event WHERE position = ?", (position,)
+    ).fetchone()
+    return found
 
 
 def dead_letter(connection: sqlite3.Connection, dead: Sequence[tuple[str, float, int, Handle]]) -> None:
@@ -113,6 +124,26 @@ def dead_letter(connection: sqlite3.Connection, dead: Sequence[tuple[str, float,
         "DELETE FROM definable_event_dead WHERE number <= (SELECT max(number) FROM definable_event_dead) - ?",
         (MAX_DEAD_LETTERS,),
     )
+
+
+def dead_letter_behind(connection: sqlite3.Connection, name: str, why: str, now: float) -> int:
+    """Make dead letters of all that waits in groups of a name: it has no handler; returns how many they are."""
+    of_name = "FROM definable_event_later WHERE name = ? AND grp IS NOT NULL"
+    copy = f"""INSERT INTO definable_event_dead (why, died_at, attempt, id, name, data, grp)
+        SELECT ?, ?, attempt, id, name, data, grp {of_name} ORDER BY number"""
+    connection.execute(copy, (why, now, name))
+    return connection.execute(f"DELETE {of_name}", (name,)).rowcount
+
+
+def begin_groups(connection: sqlite3.Connection) -> None:
+    """Have the next message of a group come due of which somebody has removed the first."""
+    if connection.execute(f"SELECT 1 FROM definable_event_later WHERE due_at = {NEVER} LIMIT 1").fetchone():
+        connection.execute(
+            f"""UPDATE definable_event_later SET due_at = {LONG_AGO} WHERE number IN (
+                SELECT min(number) FROM definable_event_later AS behind WHERE grp IS NOT NULL
+                AND NOT EXISTS (SELECT 1 FROM definable_event WHERE grp = behind.grp)
+                GROUP BY grp HAVING min(due_at) = {NEVER})"""
+        )
 
 
 def end(connection: sqlite3.Connection, rows: Sequence[tuple[Handle]]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from definable.agent.bus import Delivery, EventBus, EventBusClosed, MemoryBus, PostgresBus, RedisBus
-from definable.agent.bus.base import Backlog, KeepsValues, MeasuresBacklog
+from definable.agent.bus.base import Backlog, KeepsValues, MeasuresBacklog, Parkable
 from definable.agent.bus.shared import ServerStore, SharedBus
 from definable.storage.service_name import ServerAway
 
@@ -161,6 +161,23 @@ async def test_what_is_refused_with_nack_comes_again_as_the_next_attempt(bus: Ev
         assert [second.attempt, third.attempt] == [2, 3]
         assert third.data == {"body": "x"}
         await third.ack()
+
+
+async def test_what_was_taken_and_not_begun_is_handed_out_again_as_no_attempt(bus: EventBus) -> None:
+    async with bus.open(), bus.consume() as deliveries:
+        for n in range(3):
+            await bus.publish("job", {"n": n})
+        first, second, third = await take(deliveries, 3)
+        for delivery in (second, first):
+            assert isinstance(delivery, Parkable)
+            await delivery.release()
+        await bus.publish("job", {"n": 3})
+        came = await take(deliveries, 3)
+        assert sorted((each.data["n"], each.attempt) for each in came) == [(0, 1), (1, 1), (3, 1)]
+        for delivery in (third, *came):
+            await delivery.ack()
+        with anyio.fail_after(LIMIT):
+            await bus.drain()
 
 
 async def test_nack_holds_a_delivery_back_for_its_delay_and_nothing_else(bus: EventBus) -> None:
