@@ -121,7 +121,7 @@ class BatchTransaction:
             "replayed": [id for (id,) in replayed],
         }
         self.last_position = max((position for (position,) in published), default=0)
-        connection.execute(sql.END_BATCH, (self._number, json.dumps(outcome), self._opening))
+        connection.execute(sql.END_BATCH, (self._number, json.dumps(outcome), self._lease, self._opening))
         if self._given_back or self._groups or self._frees or replayed or any(not each.delay for each in self._new):
             connection.execute(sql.NOTIFY, (f"{self._service} {self._opening}",))
         claimed, has_more, next_due = ((), True, None) if claims is None else self._claimed(connection, claims)

@@ -1,5 +1,9 @@
 """The tables of the PostgreSQL bus, and its statements. Times are the server's, which all replicas share.
 
+`now()` is the beginning of a transaction, and right where a time is reckoned from it: what is published is due so long
+after its publisher asked. Where a statement may have waited for a lock, or comes behind one that did, what has expired
+is decided by `clock_timestamp()`.
+
 Names, reasons and keys for `cancel` are bytes: text of PostgreSQL has neither NUL nor halves of surrogate pairs.
 """
 
@@ -88,11 +92,13 @@ SCHEMA = (
 )
 
 KEEP_VALUE = """INSERT INTO definable_event_value (service, digest, value, expires_at)
-VALUES (%(service)s, %(digest)s, %(value)s, now() + make_interval(secs => %(ttl)s))
-ON CONFLICT (service, digest) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at
-WHERE definable_event_value.expires_at <= now() OR %(replace)s RETURNING digest"""
+VALUES (%(service)s, %(digest)s, %(value)s, clock_timestamp() + make_interval(secs => %(ttl)s))
+ON CONFLICT (service, digest) DO UPDATE
+SET value = excluded.value, expires_at = clock_timestamp() + make_interval(secs => %(ttl)s)
+WHERE definable_event_value.expires_at <= clock_timestamp() OR %(replace)s RETURNING digest"""
 
-FIND_VALUE = "SELECT value FROM definable_event_value WHERE service = %(service)s AND digest = %(digest)s"
+FIND_VALUE = """SELECT value FROM definable_event_value
+WHERE service = %(service)s AND digest = %(digest)s AND expires_at > clock_timestamp()"""
 
 DROP_VALUE = "DELETE FROM definable_event_value WHERE service = %(service)s AND digest = %(digest)s"
 
@@ -100,25 +106,28 @@ FORGET_EXPIRED_VALUES = "DELETE FROM definable_event_value WHERE expires_at <= n
 
 BEGIN_BATCH = "SELECT batch, outcome FROM definable_event_opening WHERE opening = %s FOR UPDATE"
 
-END_BATCH = "UPDATE definable_event_opening SET batch = %s, outcome = %s WHERE opening = %s"
+END_BATCH = """UPDATE definable_event_opening SET batch = %s, outcome = %s,
+alive_until = greatest(alive_until, clock_timestamp() + make_interval(secs => %s)) WHERE opening = %s"""
+"""It renews the lease: the batch may have waited for a lock, and no heartbeat is made meanwhile."""
 
-HEARTBEAT = """UPDATE definable_event_opening SET alive_until = now() + make_interval(secs => %s)
+HEARTBEAT = """UPDATE definable_event_opening SET alive_until = clock_timestamp() + make_interval(secs => %s)
 WHERE opening = %s RETURNING opening"""
 
 REGISTER = """INSERT INTO definable_event_opening (opening, service, alive_until)
-VALUES (%s, %s, now() + make_interval(secs => %s))"""
+VALUES (%s, %s, clock_timestamp() + make_interval(secs => %s))"""
 
 TAKE_KEYS = """INSERT INTO definable_event_dedupe (service, digest, expires_at)
 SELECT %(service)s, digest, now() + make_interval(secs => ttl)
 FROM unnest(%(digests)s::text[], %(ttls)s::float8[]) AS new (digest, ttl) ORDER BY digest
-ON CONFLICT (service, digest) DO UPDATE SET expires_at = excluded.expires_at, claim = NULL, owner = NULL
-WHERE definable_event_dedupe.expires_at <= now() RETURNING digest"""
+ON CONFLICT (service, digest) DO UPDATE
+SET expires_at = clock_timestamp() + (excluded.expires_at - now()), claim = NULL, owner = NULL
+WHERE definable_event_dedupe.expires_at <= clock_timestamp() RETURNING digest"""
 
 CLAIM_KEY = """INSERT INTO definable_event_dedupe AS kept (service, digest, expires_at, claim, owner)
-VALUES (%(service)s, %(digest)s, now() + make_interval(secs => %(ttl)s), %(claim)s, %(owner)s)
+VALUES (%(service)s, %(digest)s, clock_timestamp() + make_interval(secs => %(ttl)s), %(claim)s, %(owner)s)
 ON CONFLICT (service, digest) DO UPDATE
-SET expires_at = excluded.expires_at, claim = excluded.claim, owner = excluded.owner
-WHERE kept.expires_at <= now() OR kept.claim = excluded.claim RETURNING digest"""
+SET expires_at = clock_timestamp() + make_interval(secs => %(ttl)s), claim = excluded.claim, owner = excluded.owner
+WHERE kept.expires_at <= clock_timestamp() OR kept.claim = excluded.claim RETURNING digest"""
 
 RELEASE_KEYS = """DELETE FROM definable_event_dedupe AS kept
 USING unnest(%s::text[], %s::text[]) AS gone (digest, claim)
@@ -164,15 +173,6 @@ FIND_FIRST = """UPDATE definable_event SET is_first = true WHERE position IN (
 )"""
 """What waits first of groups that have changed; before, nothing of those is first that has just been written."""
 
-NOTIFY = "SELECT pg_notify('definable_event', %s)"
-"""The payload is the service, a space and the opening."""
-
-ACK = "DELETE FROM definable_event WHERE position = ANY(%s) AND owner = %s"
-
-NACK = """UPDATE definable_event SET owner = NULL, claims = 0, attempt = ended.attempts,
-due_at = now() + make_interval(secs => ended.delay), key = NULL
-FROM unnest(%s::bigint[], %s::float8[], %s::integer[]) AS ended (position, delay, attempts)
-WHERE definable_event.position = ended.position AND owner = %s"""
 STUCK_GROUPS = """WITH RECURSIVE seen AS (
     (SELECT grp FROM definable_event WHERE service = %(service)s AND grp >= %(begin)s ORDER BY grp LIMIT 1)
     UNION ALL SELECT (
@@ -185,6 +185,15 @@ STUCK_GROUPS = """WITH RECURSIVE seen AS (
 ) AS waits WHERE NOT waits.is_first"""
 """Of a few groups, from one on by chance: those of which somebody has removed the first."""
 
+NOTIFY = "SELECT pg_notify('definable_event', %s)"
+"""The payload is the service, a space and the opening."""
+
+ACK = "DELETE FROM definable_event WHERE position = ANY(%s) AND owner = %s"
+
+NACK = """UPDATE definable_event SET owner = NULL, claims = 0, attempt = ended.attempts,
+due_at = now() + make_interval(secs => ended.delay), key = NULL
+FROM unnest(%s::bigint[], %s::float8[], %s::integer[]) AS ended (position, delay, attempts)
+WHERE definable_event.position = ended.position AND owner = %s"""
 
 RELEASE = """UPDATE definable_event SET owner = NULL, claims = claims - 1,
 due_at = CASE WHEN gone.delay > 0 THEN now() + make_interval(secs => gone.delay) ELSE due_at END
@@ -251,7 +260,7 @@ FROM (
         SELECT first.position FROM wanted CROSS JOIN LATERAL (
             SELECT position FROM definable_event AS waits
             WHERE waits.service = %(service)s AND waits.name = wanted.name AND owner IS NULL AND is_first
-            AND due_at <= now() ORDER BY due_at, position LIMIT greatest(wanted.count, 0)
+            AND due_at <= (SELECT clock_timestamp()) ORDER BY due_at, position LIMIT greatest(wanted.count, 0)
         ) AS first
     ) ORDER BY due_at, position LIMIT %(demand)s FOR UPDATE SKIP LOCKED
 ) AS found
@@ -262,14 +271,15 @@ CLAIM_SURPLUS: LiteralString = f"""WITH {WANTED}
 UPDATE definable_event AS kept SET owner = %(opening)s, claims = claims + 1, is_surplus = true
 FROM (
     SELECT position FROM definable_event JOIN wanted USING (name) WHERE service = %(service)s AND wanted.count = 0
-    AND name = ANY(%(skipped)s::bytea[]) AND owner IS NULL AND is_first AND due_at <= now()
-    AND attempt = 0 AND claims = 0 ORDER BY due_at, position LIMIT %(demand)s FOR UPDATE OF definable_event SKIP LOCKED
+    AND name = ANY(%(skipped)s::bytea[]) AND owner IS NULL AND is_first
+    AND due_at <= (SELECT clock_timestamp()) AND attempt = 0 AND claims = 0
+    ORDER BY due_at, position LIMIT %(demand)s FOR UPDATE OF definable_event SKIP LOCKED
 ) AS found
 WHERE kept.position = found.position
 RETURNING {CLAIMED}"""
 """What is no retry, of names that are skipped when all their slots are used."""
 
-NEXT_DUE: LiteralString = f"""WITH {WANTED} SELECT extract(epoch FROM min(first.due_at) - now())::float8
+NEXT_DUE: LiteralString = f"""WITH {WANTED} SELECT extract(epoch FROM min(first.due_at) - clock_timestamp())::float8
 FROM wanted CROSS JOIN LATERAL (
     SELECT due_at FROM definable_event AS waits
     WHERE waits.service = %(service)s AND waits.name = wanted.name AND owner IS NULL AND is_first
