@@ -15,7 +15,7 @@ settings.load_profile("suite")
 # HTTP, for each client anew: a file with one certificate, which signs nothing, takes no time (child processes too).
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "loopback" / "no_authority.pem")
 
-pytest_plugins = ["kinds", "suite_accounting", "planted_secrets"]
+pytest_plugins = ["kinds", "suite_accounting", "planted_secrets", "loopback.redis", "loopback.postgres"]
 
 
 @pytest.fixture(params=["asyncio", "trio"])

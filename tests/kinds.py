@@ -110,7 +110,7 @@ SLOW = {
 
 SIGNS = re.compile(
     r"^\s*(?:from|import) (?:loopback|httpx2|subprocess|socket|ssl|multiprocessing|command_line|watched_process)\b"
-    r"|^from \.dev_p|\bserved\b|\bserve_agent\b|\b(?:connect_tcp|create_tcp_listener)\b|\bport=0\b",
+    r"|^from \.dev_p|\bgetfixturevalue\b|\bserved\b|\bserve_agent\b|\b(?:connect_tcp|create_tcp_listener)\b|\bport=0\b",
     re.MULTILINE,
 )
 """In a module's source: that its tests are of the kind `service`."""

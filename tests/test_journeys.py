@@ -4,11 +4,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from journeys import Walk, chat, event, webhook
-from loopback.redis import RedisServer, has_redis, redis, shared_redis
+from loopback.redis import RedisServer
 
 pytestmark = pytest.mark.anyio
-
-__all__ = ["has_redis", "redis", "shared_redis"]  # fixtures of these tests
 
 TRIES = 3
 """The shortest walk counts: a timer that fires meanwhile is not on the way."""

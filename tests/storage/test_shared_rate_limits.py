@@ -9,24 +9,11 @@ from typing import Any, TypeAlias
 
 import anyio
 import pytest
-from loopback.postgres import has_postgres, own_postgres, postgres, shared_postgres
-from loopback.redis import has_redis, own_redis, redis, shared_redis
 
 from definable.agent.bus import PostgresBus, RedisBus
 from definable.agent.session import PostgresSessionStore, RedisSessionStore
 from definable.concurrency.rate_limits import Limits, Rate, SharesLimits
 from definable.storage import postgres_limits
-
-__all__ = [
-    "has_postgres",
-    "has_redis",
-    "own_postgres",
-    "own_redis",
-    "postgres",
-    "redis",
-    "shared_postgres",
-    "shared_redis",
-]
 
 pytestmark = pytest.mark.anyio
 

@@ -6,26 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from loopback.postgres import has_postgres, own_postgres, pooled_postgres, postgres, shared_postgres
-from loopback.redis import has_redis, own_redis, redis, shared_redis
 
 from definable.agent.bus import EventBus, MemoryBus, PostgresBus, RedisBus, SQLiteBus
 from definable.agent.bus.queue import QueueBus
-
-__all__ = [
-    "bus",
-    "has_postgres",
-    "has_redis",
-    "own_postgres",
-    "own_redis",
-    "path",
-    "pooled_postgres",
-    "postgres",
-    "redis",
-    "replicas",
-    "shared_postgres",
-    "shared_redis",
-]
 
 
 @pytest.fixture

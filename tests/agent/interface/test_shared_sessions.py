@@ -9,7 +9,6 @@ from typing import Any
 
 import anyio
 import pytest
-from loopback.redis import has_redis, own_redis, redis, shared_redis
 
 from definable.agent import Agent, RunContext
 from definable.agent.interface import (
@@ -25,8 +24,6 @@ from definable.agent.session import MemorySessionStore, RedisSessionStore, Sessi
 from definable.agent.trigger import EventTrigger
 from definable.errors import ModelError
 from definable.model import ModelReply, ModelRequest, OfflineModel, ToolCall
-
-__all__ = ["has_redis", "own_redis", "redis", "shared_redis"]
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,6 @@ import anyio
 import httpx2
 import pytest
 from loopback.agent_api import EventReader, Held, RawClient, Serve, assert_problem
-from loopback.postgres import has_postgres, own_postgres, postgres, shared_postgres
-from loopback.redis import has_redis, own_redis, redis, shared_redis
 
 from definable.agent import Agent
 from definable.agent.auth import APIKeyAuth
@@ -21,17 +19,6 @@ from definable.agent.runtime.http import idempotency
 from definable.errors import ModelError
 from definable.model import OfflineModel
 from definable.testing import served
-
-__all__ = [
-    "has_postgres",
-    "has_redis",
-    "own_postgres",
-    "own_redis",
-    "postgres",
-    "redis",
-    "shared_postgres",
-    "shared_redis",
-]
 
 pytestmark = pytest.mark.anyio
 

@@ -15,8 +15,6 @@ import httpx2
 import jwt
 import pytest
 from loopback.agent_api import Serve, assert_problem
-from loopback.postgres import has_postgres, own_postgres, postgres, shared_postgres
-from loopback.redis import has_redis, own_redis, redis, shared_redis
 from quart import websocket
 
 from definable.agent import Agent
@@ -27,17 +25,6 @@ from definable.agent.trigger import Webhook
 from definable.concurrency.rate_limits import MemoryLimits, Rate, rate_of
 from definable.errors import ConfigurationError
 from definable.testing import served
-
-__all__ = [
-    "has_postgres",
-    "has_redis",
-    "own_postgres",
-    "own_redis",
-    "postgres",
-    "redis",
-    "shared_postgres",
-    "shared_redis",
-]
 
 pytestmark = pytest.mark.anyio
 
