@@ -20,6 +20,8 @@ class ChatMessage:
     entities: Any
     is_own: bool
     """Whether the bot wrote it."""
+    markup: Any = None
+    """Its buttons."""
 
 
 @dataclass
@@ -33,7 +35,10 @@ class Chat:
     def add(self, parameters: Mapping[str, Any], *, is_own: bool) -> int:
         """A new message; returns its id."""
         self.last_id += 1
-        self.messages[self.last_id] = ChatMessage(parameters.get("text"), parameters.get("entities"), is_own)
+        text = parameters.get("text", parameters.get("caption"))
+        self.messages[self.last_id] = ChatMessage(
+            text, parameters.get("entities"), is_own, parameters.get("reply_markup")
+        )
         return self.last_id
 
     def edit(self, number: int, parameters: Mapping[str, Any]) -> None:
@@ -44,7 +49,10 @@ class Chat:
                 "message is not modified: specified new message content and reply markup are exactly the same as a "
                 "current content and reply markup of the message"
             )
-        message.text, message.entities = text, entities
+        message.text, message.entities, message.markup = text, entities, parameters.get("reply_markup")
+
+    def edit_markup(self, number: int, parameters: Mapping[str, Any]) -> None:
+        self._own(number, "edit", "message can't be edited").markup = parameters.get("reply_markup")
 
     def delete(self, number: int) -> None:
         self._own(number, "delete", "message can't be deleted")

@@ -13,7 +13,21 @@ from urllib.parse import parse_qsl
 MAX_TEXT = 4096
 """UTF-16 code units."""
 
-JSON_PARAMETERS = ("entities", "reply_parameters", "allowed_updates", "reply_markup", "link_preview_options")
+JSON_PARAMETERS = (
+    "entities",
+    "caption_entities",
+    "reply_parameters",
+    "allowed_updates",
+    "reply_markup",
+    "link_preview_options",
+    "media",
+    "commands",
+)
+
+MAX_CAPTION = 1024
+
+ALBUMS = ({"photo", "video"}, {"audio"}, {"document"})
+"""What an album may hold (https://core.telegram.org/bots/api#sendmediagroup)."""
 
 MEDIA = {
     "sendPhoto": "photo",
@@ -59,13 +73,68 @@ def check_send(method: str, parameters: Mapping[str, Any]) -> None:
         medium = parameters.get(MEDIA[method])
         if not medium:
             raise BadRequest(f"there is no {MEDIA[method]} in the request")
-    elif method != "deleteMessage":
+        _check_caption(parameters)
+    elif method == "sendMediaGroup":
+        _check_album(parameters)
+    elif method not in ("deleteMessage", "editMessageReplyMarkup"):
         raise BadRequest("method not found")
-    if method in ("editMessageText", "deleteMessage") and not isinstance(parameters.get("message_id"), int):
+    _check_keyboard(parameters.get("reply_markup"))
+    if method in ("editMessageText", "editMessageReplyMarkup", "deleteMessage") and not isinstance(
+        parameters.get("message_id"), int
+    ):
         raise BadRequest("message identifier is not specified")
     reply = parameters.get("reply_parameters")
     if reply is not None and not isinstance(reply.get("message_id"), int):
         raise BadRequest("can't parse reply parameters")
+
+
+def _check_caption(parameters: Mapping[str, Any]) -> None:
+    caption = parameters.get("caption")
+    if caption is not None:
+        _check_text(caption, parameters.get("caption_entities") or [])
+        if len(caption.encode("utf-16-le")) // 2 > MAX_CAPTION:
+            raise BadRequest("message caption is too long")
+
+
+def _check_album(parameters: Mapping[str, Any]) -> None:
+    media = parameters.get("media")
+    if not isinstance(media, list) or not 2 <= len(media) <= 10:
+        raise BadRequest("an album has 2 to 10 media")
+    kinds = {each.get("type") for each in media}
+    if not any(kinds <= album for album in ALBUMS):
+        raise BadRequest(f"{kinds} cannot be sent as one album")
+    for each in media:
+        where = str(each.get("media", ""))
+        if not where or (where.startswith("attach://") and where.removeprefix("attach://") not in parameters):
+            raise BadRequest(f"file {where!r} not found in the request")
+        _check_caption(each)
+    if parameters.get("reply_markup") is not None:
+        raise BadRequest("an album has no buttons")
+
+
+def _check_keyboard(markup: Any) -> None:
+    """https://core.telegram.org/bots/api#inlinekeyboardbutton"""
+    for row in (markup or {}).get("inline_keyboard", ()):
+        if not row or len(row) > 8:
+            raise BadRequest("a row has 1 to 8 buttons")
+        for button in row:
+            data, url = button.get("callback_data"), button.get("url")
+            if not button.get("text") or (data is None) == (url is None):
+                raise BadRequest("text buttons are unallowed in the inline keyboard")
+            if data is not None and not 1 <= len(data.encode()) <= 64:
+                raise BadRequest("BUTTON_DATA_INVALID")
+
+
+def check_commands(parameters: Mapping[str, Any]) -> None:
+    """https://core.telegram.org/bots/api#setmycommands"""
+    commands = parameters.get("commands")
+    if not isinstance(commands, list) or len(commands) > 100:
+        raise BadRequest("can't parse commands")
+    for each in commands:
+        if not re.fullmatch(r"[a-z0-9_]{1,32}", each["command"]):
+            raise BadRequest("BOT_COMMAND_INVALID")
+        if not 1 <= len(each["description"]) <= 256:
+            raise BadRequest("BOT_COMMAND_DESCRIPTION_INVALID")
 
 
 def _check_text(text: Any, entities: list[dict[str, Any]]) -> None:

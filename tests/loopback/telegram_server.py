@@ -18,6 +18,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -27,7 +28,7 @@ from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 
 from .telegram_chat import Chat
 from .telegram_failure import Failure, Fault, Page, Refused, Slow
-from .telegram_rules import BadRequest, check_send, parameters_of
+from .telegram_rules import BadRequest, check_commands, check_send, parameters_of
 
 TOKEN = "123456789:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
@@ -66,6 +67,12 @@ class TelegramServer:
     limits_chats: bool = True
     """Whether a bot may write to one chat once a second only."""
     revoked: bool = False
+    commands: list[dict[str, str]] = field(default_factory=list)
+    """The bot's menu."""
+    closed_topics: set[int] = field(default_factory=set)
+    """Those that are gone."""
+    local_directory: str | None = None
+    """Where it puts files, as a server with `--local` does; None: it serves them."""
 
     def __post_init__(self) -> None:
         self._failures: dict[str, deque[Failure]] = defaultdict(deque)
@@ -97,6 +104,31 @@ class TelegramServer:
         }
         self.push({"message": message | ({} if text is None else {"text": text}) | fields})
         return number
+
+    def press(self, number: int, text: str, *, chat: int = 1, user: int | None = None, **fields: Any) -> None:
+        """A user presses the button with this text under a message of the bot's."""
+        message = self.chats[chat].messages[number]
+        row = [button for row in message.markup["inline_keyboard"] for button in row if button["text"] == text]
+        user = abs(chat) if user is None else user
+        self.push(
+            {
+                "callback_query": {
+                    "id": f"{self._next_update}",
+                    "from": {"id": user, "is_bot": False, "first_name": "U", "username": f"user{user}"},
+                    "chat_instance": "1",
+                    "data": row[0]["callback_data"],
+                    "message": {
+                        "message_id": number,
+                        "date": 1_700_000_000,
+                        "chat": {"id": chat, "type": "private" if chat > 0 else "supergroup"},
+                        "from": BOT,
+                        "text": message.text,
+                        "reply_markup": message.markup,
+                    }
+                    | fields,
+                }
+            }
+        )
 
     def push(self, update: dict[str, Any]) -> None:
         """An update, as it is, but for its number."""
@@ -219,11 +251,15 @@ class TelegramServer:
             case "deleteWebhook":
                 self.webhook = {}
                 return True
-            case "sendChatAction":
+            case "sendChatAction" | "answerCallbackQuery":
+                return True
+            case "setMyCommands":
+                check_commands(parameters)
+                self.commands = parameters["commands"]
                 return True
             case "getFile":
                 return self._get_file(parameters)
-            case _ if method.startswith(("send", "editMessageText", "deleteMessage")):
+            case _ if method.startswith(("send", "editMessage", "deleteMessage")):
                 return self._send(method, parameters)
             case _:
                 return Refused(404, "Not Found")
@@ -259,13 +295,19 @@ class TelegramServer:
         file_id = parameters["file_id"]
         if file_id not in self.files:
             raise BadRequest("invalid file_id")
-        if len(self.files[file_id]) > 20 * 1024 * 1024:
+        if len(self.files[file_id]) > 20 * 1024 * 1024 and self.local_directory is None:
             raise BadRequest("file is too big")
-        return {"file_id": file_id, "file_unique_id": file_id, "file_path": file_id}
+        path = file_id
+        if self.local_directory is not None:
+            path = f"{self.local_directory}/{file_id}"
+            Path(path).write_bytes(self.files[file_id])
+        return {"file_id": file_id, "file_unique_id": file_id, "file_path": path}
 
     def _send(self, method: str, parameters: dict[str, Any]) -> Any:
         check_send(method, parameters)
         chat, now = int(parameters["chat_id"]), anyio.current_time()
+        if int(parameters.get("message_thread_id") or 0) in self.closed_topics:
+            raise BadRequest("message thread not found")
         if self.limits_chats and self.chats[chat].is_too_soon(now):
             self.violations.append(f"{method}: chat {chat} was written to again too soon")
             return Refused(429, "Too Many Requests: retry after 1", retry_after=1)
@@ -274,9 +316,14 @@ class TelegramServer:
         match method:
             case "editMessageText":
                 self.chats[chat].edit(parameters["message_id"], parameters)
+            case "editMessageReplyMarkup":
+                self.chats[chat].edit_markup(parameters["message_id"], parameters)
             case "deleteMessage":
                 self.chats[chat].delete(parameters["message_id"])
                 return True
+            case "sendMediaGroup":
+                for each in parameters["media"]:
+                    number = self.chats[chat].add(each, is_own=True)
             case _:
                 number = self.chats[chat].add(parameters, is_own=True)
         return {

@@ -270,7 +270,7 @@ class _SocksTransport(httpx2.AsyncHTTPTransport):
     """
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        is_broken, opened = False, []
+        is_broken, opened = False, list[Any]()
 
         async def trace(event: str, details: Mapping[str, Any]) -> None:
             nonlocal is_broken

@@ -180,7 +180,8 @@ class StreamedReply:
     # --- at its end
 
     async def _make_sure(self, request: Callable[[], Awaitable[None]]) -> bool:
-        """Make a request that may be made twice; False when the platform refuses it: the message is gone."""
+        """Make a request that may be made twice; False when the platform refuses it: the message is gone, or it may not
+        be edited for a long while."""
 
         async def once() -> None:
             pause = self._draft.pause(anyio.current_time())
@@ -189,7 +190,7 @@ class StreamedReply:
 
         try:
             await retried(once, LAST_EDIT_BACKOFF, InterfaceRateLimitError, InterfaceConnectionError)
-        except InterfaceMessageError as refusal:
+        except (InterfaceMessageError, InterfaceRateLimitError) as refusal:
             logger.debug("%s: a message cannot be edited: %s", self._interface.name, refusal)
             return False
         return True

@@ -20,7 +20,7 @@ from markdown_samples import samples
 
 from definable.agent.interface.discord.markdown import discord_texts
 from definable.agent.interface.splitting import split_text, utf16_length
-from definable.agent.interface.telegram.sender import formatted
+from definable.agent.interface.telegram.formatting import formatted
 
 SAMPLES = dict(samples())
 

@@ -362,15 +362,19 @@ async def test_the_last_edit_is_tried_again_until_it_arrives() -> None:
     assert [later - former for former, later in pairwise(times)][2:] == pytest.approx([1, 30, 4, 8])
 
 
-@pytest.mark.parametrize(
-    "failure", [InterfaceConnectionError("no answer"), InterfaceRateLimitError("hours", retry_after=7200)]
-)
-async def test_a_last_edit_that_never_arrives_fails_the_message(failure: Exception) -> None:
+async def test_a_last_edit_that_never_arrives_fails_the_message() -> None:
     board = Board()
-    board.faults["edit"] = [failure] * 20
+    board.faults["edit"] = [InterfaceConnectionError("no answer")] * 20
     assert not await board.ask(counting())
     assert board.texts()[-1] == SORRY
     assert board.actions().count("failed edit") <= 6
+
+
+async def test_a_last_edit_that_must_wait_for_hours_is_a_message_of_its_own() -> None:
+    board = Board()
+    board.faults["edit"] = [InterfaceRateLimitError("hours", retry_after=7200)] * 20
+    assert await board.ask(counting())
+    assert (board.texts()[-1], board.actions()[-1]) == (COUNTING, "send")
 
 
 async def test_a_message_that_is_gone_at_the_end_is_sent_anew() -> None:

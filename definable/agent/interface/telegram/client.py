@@ -40,8 +40,9 @@ from definable.concurrency.backoff import Backoff
 
 from .config import TelegramConfig
 
-MAX_FILE_SIZE = 20 * 1024 * 1024
-"""Bytes that a bot can fetch (https://core.telegram.org/bots/api#getfile)."""
+MAX_UPLOAD, MAX_LOCAL_UPLOAD = 50_000_000, 2_000_000_000
+"""Bytes of a file that a bot can send, and through a server of its own
+(https://core.telegram.org/bots/api#using-a-local-bot-api-server)."""
 
 MAX_CHATS = 10_000
 """Chats that are remembered, before those that have been silent are forgotten."""
@@ -49,10 +50,15 @@ MAX_CHATS = 10_000
 SHORTEST_WAIT = 0.001
 """Seconds: what rounding leaves over would be waited for again and again."""
 
-RETRY_BACKOFF = Backoff(jitter=0.0, max_tries=5, max_retry_after=120.0)
+RETRY_BACKOFF = Backoff(jitter=0.0, max_tries=5, max_retry_after=600.0)
+"""A flood wait of up to ten minutes is waited for: the reply is made."""
 
 Upload: TypeAlias = tuple[str, bytes, str]
 """File name, content and MIME type."""
+
+
+CANNOT_WRITE = ("not enough rights", "have no rights to send", "chat_write_forbidden", "chat not found")
+"""What Telegram answers with 400 means no other than its 403: the bot may not write to this chat."""
 
 
 class TelegramConflict(InterfaceConnectionError):
@@ -86,10 +92,16 @@ class BotAPI:
 
     Args:
         client: Made by `bot_api`.
+        config: The bot's.
     """
 
-    def __init__(self, client: PlatformClient) -> None:
+    def __init__(self, client: PlatformClient, config: TelegramConfig) -> None:
         self._client = client
+        self.config = config
+        self.max_file_size: int = config.max_file_size
+        """Bytes of a file that is fetched."""
+        self.max_upload: int = MAX_LOCAL_UPLOAD if config.has_own_server else MAX_UPLOAD
+        """Bytes of a file that Telegram takes."""
         self._rate_limiter = RateLimiter()
         self._moved: OrderedDict[str, str] = OrderedDict()
         """Groups that have become supergroups, with their new ids."""
@@ -150,10 +162,15 @@ class BotAPI:
         except TelegramRefusal as refusal:
             if refusal.moved_to is None:
                 raise
-            self._moved[chat_id] = moved_to = str(refusal.moved_to)
-            if len(self._moved) > MAX_CHATS:
-                self._moved.popitem(last=False)
+            moved_to = str(refusal.moved_to)
+            self.moved(chat_id, moved_to)
         return await self._send_to(moved_to, method, parameters, uploads)
+
+    def moved(self, chat_id: str, moved_to: str) -> None:
+        """Note that a group has become a supergroup, with another id."""
+        self._moved[chat_id] = moved_to
+        if len(self._moved) > MAX_CHATS:
+            self._moved.popitem(last=False)
 
     async def _send_to(
         self, chat_id: str, method: str, parameters: Mapping[str, Any], uploads: Mapping[str, Upload] | None
@@ -166,23 +183,13 @@ class BotAPI:
         await anyio.sleep(self._rate_limiter.take(chat_id, anyio.current_time()))
         return await self.call(method, {"chat_id": chat_id, **parameters}, uploads=uploads)
 
-    async def fetch(self, file_id: str) -> bytes | None:
-        """Fetch a file; None when it is larger than a bot can fetch, or Telegram gives no path.
+    async def download(self, path: str) -> bytes | None:
+        """A file by the path that getFile gives; None when it is larger than `max_file_size`.
 
         Raises:
             InterfaceError: It could not be fetched.
         """
-        get_file = partial(self.call, "getFile", {"file_id": file_id})
-        try:
-            file = await retried(get_file, RETRY_BACKOFF, InterfaceConnectionError, InterfaceRateLimitError)
-        except TelegramRefusal as refusal:
-            if refusal.says("file is too big"):
-                return None
-            raise
-        path = cast("dict[str, Any]", file).get("file_path") if isinstance(file, dict) else None
-        if not isinstance(path, str):
-            return None
-        return await self._client.download(f"/file/bot{TOKEN}/{quote(path)}", MAX_FILE_SIZE)
+        return await self._client.download(f"/file/bot{TOKEN}/{quote(path)}", self.max_file_size)
 
 
 @asynccontextmanager
@@ -196,7 +203,7 @@ async def bot_api(config: TelegramConfig) -> AsyncGenerator[BotAPI, None]:
         request_timeout=config.request_timeout,
         proxy=config.proxy,
     ) as client:
-        yield BotAPI(client)
+        yield BotAPI(client, config)
 
 
 class RateLimiter:
@@ -256,6 +263,8 @@ def result_of(method: str, status: int, body: bytes) -> Any:
     try:
         answer = from_json(body)
     except ValueError:
+        if status == 413:  # of a proxy before a server of one's own
+            raise TelegramRefusal(f"{method}: too large", status=status, description="too large") from None
         raise InterfaceConnectionError(f"{method}: Telegram answered {status}, and not in JSON") from None
     if not isinstance(answer, dict) or "ok" not in answer:
         raise InterfaceConnectionError(f"{method}: Telegram answered {status}, and not as the Bot API does")
@@ -280,6 +289,8 @@ def _failure(method: str, status: int, fields: Mapping[str, Any]) -> InterfaceEr
         return InterfaceRateLimitError(message, retry_after=_integer(parameters.get("retry_after")))
     if code >= 500:
         return InterfaceConnectionError(message, status=code)
+    if any(words in description.lower() for words in CANNOT_WRITE):
+        code = 403
     moved_to = _integer(parameters.get("migrate_to_chat_id"))
     return TelegramRefusal(message, status=code, description=description, moved_to=moved_to)
 

@@ -19,6 +19,8 @@ _TOKEN = re.compile(r"[0-9]{1,20}:[A-Za-z0-9_-]{30,}")
 _SECRET = re.compile(r"[A-Za-z0-9_-]{1,256}")
 """https://core.telegram.org/bots/api#setwebhook"""
 
+TELEGRAM_URL = "https://api.telegram.org"
+
 MAX_MESSAGE_LENGTH = 4096
 """UTF-16 code units (https://core.telegram.org/bots/api#sendmessage)."""
 
@@ -58,8 +60,16 @@ class TelegramConfig(InterfaceConfig):
     """Seconds."""
     request_timeout: float = 60
     """Seconds that one request may take, beside the time that a poll is held open."""
-    base_url: str = "https://api.telegram.org"
+    respond_to_bots: bool = False
+    """Whether other bots are answered in groups."""
+    base_url: str = TELEGRAM_URL
     """Of the Bot API: another for a server of your own (https://github.com/tdlib/telegram-bot-api)."""
+    local_files: str | None = None
+    """The directory in which a server of your own that runs with `--local` keeps files: no others are read. None: they
+    are read wherever that server says. Of Telegram's own server none are."""
+    max_file_size: int = 20 * 1024 * 1024
+    """Bytes of a file that is fetched; the model is told of larger ones. Telegram's own server gives bots no more than
+    20 MB (https://core.telegram.org/bots/api#getfile)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,6 +79,8 @@ class TelegramConfig(InterfaceConfig):
         for name in ("polling_interval", "connect_timeout", "request_timeout"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name}={getattr(self, name)!r}: seconds, greater than 0")
+        if self.max_file_size < 1:
+            raise ConfigurationError(f"max_file_size={self.max_file_size!r}: bytes, at least 1")
         if self.polling_timeout < 0:
             raise ConfigurationError(f"polling_timeout={self.polling_timeout!r}: seconds, 0 or more")
         if self.max_message_length > MAX_MESSAGE_LENGTH:
@@ -81,6 +93,11 @@ class TelegramConfig(InterfaceConfig):
                 self, name, allowed_ids(f"TelegramConfig({name}", getattr(self, name))
             )  # the class is frozen
         object.__setattr__(self, "base_url", _checked_url("base_url", self.base_url))
+
+    @property
+    def has_own_server(self) -> bool:
+        """Whether the Bot API is served by another than Telegram."""
+        return self.base_url != TELEGRAM_URL
 
     def _check_mode(self) -> None:
         if self.webhook_port is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
+
+from pydantic import ValidationError
 
 from definable.agent.interface.base import Accept, BaseInterface, WebhookHandler
 from definable.agent.interface.config import InterfaceConfig
@@ -18,14 +21,20 @@ from definable.agent.trigger.request import Reply
 from definable.agent.trigger.webhook import Webhook
 from definable.concurrency.logs import logger_named
 
-from .client import BotAPI, bot_api
+from .attachments import with_attachments
+from .client import BotAPI, TelegramRefusal, bot_api
 from .config import TelegramConfig
 from .poller import Poller
+from .received import Bot
 from .sender import Sender, place_in_chat
-from .update import message_of, update_id_of, with_attachments
+from .update import CallbackQuery, ChatMemberUpdated, Message, User, parsed, update_id_of
 from .webhook import CHECK_INTERVAL, TelegramSecret, keep_webhook
 
 logger: logging.Logger = logger_named(__name__)
+
+MENU_COMMAND = re.compile(r"[a-z0-9_]{1,32}")
+MAX_COMMANDS, MAX_DESCRIPTION = 100, 256
+"""Of a bot's menu (https://core.telegram.org/bots/api#setmycommands, #botcommand)."""
 
 
 class TelegramInterface(BaseInterface):
@@ -47,10 +56,13 @@ class TelegramInterface(BaseInterface):
 
     config_type: ClassVar[type[InterfaceConfig]] = TelegramConfig
     config: TelegramConfig  # pyright: ignore[reportIncompatibleVariableOverride] - set once
+    has_buttons: ClassVar[bool] = True
 
     username: str | None = None
     """The bot's own, known once the interface receives."""
+    _bot: Bot | None = None
     _api: BotAPI | None = None
+    _sender_now: Sender | None = None
     _accept: Accept | None = None
     """Takes messages in, while the interface receives."""
     _poller: Poller
@@ -74,12 +86,13 @@ class TelegramInterface(BaseInterface):
     async def connection(self) -> AsyncGenerator[None, None]:
         self._poller = Poller(self.config)
         async with bot_api(self.config) as self._api:
+            self._sender_now = Sender(self._api, self.config)
             try:
                 yield
             finally:
                 if self.config.mode == "polling":
                     await self._poller.acknowledge(self._api)
-                self._api = None
+                self._api = self._sender_now = None
 
     async def receive(self, accept: Accept) -> None:
         api = self._connected_api
@@ -113,6 +126,22 @@ class TelegramInterface(BaseInterface):
         parameters = {"chat_id": message.platform_chat_id, "action": "typing", **place}
         await self._connected_api.call("sendChatAction", parameters)
 
+    async def acknowledge(self, message: InterfaceMessage) -> None:
+        query = message.metadata.get("callback_query_id")
+        if query is not None:
+            try:
+                await self._connected_api.call("answerCallbackQuery", {"callback_query_id": query})
+            except TelegramRefusal as refusal:  # after a while a button no longer waits
+                logger.debug("telegram: a button could not be acknowledged: %s", refusal)
+
+    async def show_commands(self, commands: Mapping[str, str]) -> None:
+        menu = [
+            {"command": name, "description": description[:MAX_DESCRIPTION] or name}
+            for name, description in commands.items()
+            if MENU_COMMAND.fullmatch(name)
+        ]
+        await self._connected_api.call("setMyCommands", {"commands": menu[:MAX_COMMANDS]})
+
     def handled(self, message: InterfaceMessage) -> None:
         update_id = message.metadata.get("update_id")
         if update_id is not None:
@@ -130,25 +159,54 @@ class TelegramInterface(BaseInterface):
         return None
 
     async def _introduce(self, api: BotAPI) -> None:
-        me = await api.call("getMe")
-        if not isinstance(me, dict):
-            raise InterfaceConnectionError("getMe: Telegram answered with something else than a user")
-        self.username = cast("dict[str, Any]", me).get("username")
+        try:
+            me = User.model_validate(await api.call("getMe"))
+        except ValidationError:
+            raise InterfaceConnectionError("getMe: Telegram answered with something else than a user") from None
+        self._bot, self.username = Bot(me, self.config), me.username
         logger.info("telegram: this is @%s, %s", self.username, self.config.mode)
 
     async def _take(self, update: Any) -> None:
         """Hand an update's message on, unless it brings none for us."""
+        update_id, is_accepted = update_id_of(update), False
         try:
-            message = message_of(update, self.config.platform)
+            message = self._message_of(update, update_id)
         except InterfaceMessageError as error:
             logger.warning("telegram: %s", error)
             message = None
-        is_accepted = False
         if message is not None and self._accept is not None and self._is_allowed(message):
             is_accepted = await self._accept(message)
-        update_id = update_id_of(update)
         if not is_accepted and update_id is not None:
             self._poller.ended(update_id)
+
+    def _message_of(self, update: Any, update_id: int | None) -> InterfaceMessage | None:
+        if self._bot is None:
+            return None
+        match parsed(update):
+            case Message(migrate_to_chat_id=int(moved_to)) as message:
+                self._moved(message.chat.id, moved_to)
+                return None
+            case Message() as message:
+                return self._bot.message(update_id, message, update)
+            case CallbackQuery() as query:
+                return self._bot.button(update_id, query, update)
+            case ChatMemberUpdated() as member if member.is_gone:
+                logger.info("telegram: chat %s has let the bot go: it was blocked or removed", member.chat.id)
+                return None
+            case _:
+                return None
+
+    def _moved(self, chat_id: int, moved_to: int) -> None:
+        self._connected_api.moved(str(chat_id), str(moved_to))
+        allowed = self.config.allowed_chat_ids
+        if allowed is not None and str(chat_id) in allowed and str(moved_to) not in allowed:
+            logger.warning(
+                "telegram: group %s has become supergroup %s, which is not answered: put it into allowed_chat_ids",
+                chat_id,
+                moved_to,
+            )
+        else:
+            logger.info("telegram: group %s has become supergroup %s", chat_id, moved_to)
 
     def _is_allowed(self, message: InterfaceMessage) -> bool:
         users, chats = self.config.allowed_user_ids, self.config.allowed_chat_ids
@@ -163,7 +221,9 @@ class TelegramInterface(BaseInterface):
 
     @property
     def _sender(self) -> Sender:
-        return Sender(self._connected_api, self.config)
+        if self._sender_now is None:
+            raise InterfaceConnectionError("the interface is not being served")
+        return self._sender_now
 
     @property
     def _connected_api(self) -> BotAPI:

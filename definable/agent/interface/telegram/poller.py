@@ -136,7 +136,9 @@ class Poller:
                 updates = await self._updates(api)
             except (InterfaceConnectionError, InterfaceRateLimitError) as error:
                 failures += 1
-                if failures == MAX_FAILURES or isinstance(error, TelegramConflict):
+                if isinstance(error, TelegramConflict):
+                    raise await _explained(error, api) from None
+                if failures == MAX_FAILURES:
                     raise
                 logger.info("telegram: a poll failed, trying again: %s", error)
                 await anyio.sleep(error.retry_after or POLL_BACKOFF.delay(failures))
@@ -215,3 +217,19 @@ class Poller:
                 await self._idle.wait()
         elif not is_empty or anyio.current_time() - began < interval:  # nothing new, and not held open: do not spin
             await anyio.sleep(interval)
+
+
+async def _explained(conflict: TelegramConflict, api: BotAPI) -> TelegramConflict:
+    """A conflict with the way out (https://core.telegram.org/bots/api#getupdates, notes)."""
+    if "webhook is active" not in str(conflict):
+        return TelegramConflict(
+            f"{conflict}. Another process polls with this token: stop it, or give this bot a token of its own"
+        )
+    try:
+        url = (await api.call("getWebhookInfo")).get("url")
+    except (InterfaceError, AttributeError):
+        url = None
+    return TelegramConflict(
+        f"{conflict}. Its updates go to {url or 'a webhook'}: stop the program there and open "
+        "https://api.telegram.org/bot<token>/deleteWebhook once, or receive them here with mode='webhook'"
+    )

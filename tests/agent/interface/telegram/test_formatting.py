@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from loopback.telegram_rules import check_send
 
-from definable.agent.interface.telegram.sender import formatted
+from definable.agent.interface.rendering import pages
+from definable.agent.interface.telegram.formatting import PLAIN, formatted
 
 
 def shown(markdown: str, limit: int = 4096) -> tuple[str, list[tuple[str, str]]]:
@@ -95,3 +98,9 @@ def test_more_entities_than_telegram_keeps_cost_no_link() -> None:
 @pytest.mark.parametrize(("markdown", "limit"), [("**bold**", 3), ("```py", 100), ("[a](https://e.com) " * 101, 4096)])
 def test_what_formatting_would_lengthen_empty_or_rob_of_a_link_stays_as_it_is(markdown: str, limit: int) -> None:
     assert formatted(markdown, limit).parameters == {"text": markdown}
+
+
+@given(st.from_regex(PLAIN, fullmatch=True))
+def test_what_is_sent_without_being_read_is_what_reading_makes_of_it(text: str) -> None:
+    pages_of_it = [*pages(text)]
+    assert all((page.text, page.entities) == (text, []) for page in pages_of_it) and pages_of_it

@@ -14,6 +14,7 @@ from loopback.telegram_server import Fault, Page, Refused, Slow, TelegramServer
 
 from definable.agent import Agent
 from definable.agent.bus import MemoryBus
+from definable.agent.interface.telegram.update import ALLOWED_UPDATES
 from definable.agent.runtime.supervisor import InterfaceState
 from definable.errors import StorageError
 from definable.model import OfflineModel
@@ -43,11 +44,11 @@ async def test_a_message_is_answered_and_acknowledged() -> None:
         assert runtime.report.sources["telegram"].completed == 1
 
 
-async def test_an_idle_poll_is_held_open_and_asks_for_messages_alone() -> None:
+async def test_an_idle_poll_is_held_open_and_asks_for_what_is_answered_alone() -> None:
     async with TelegramServer().running() as server, agent().running(bot_for(server), enable_server=False):
         await anyio.sleep(301)
         assert [poll["timeout"] for poll in polls(server)] == [30] * 11
-        assert polls(server)[0]["allowed_updates"] == ["message"]
+        assert polls(server)[0]["allowed_updates"] == ALLOWED_UPDATES
 
 
 async def test_an_update_is_acknowledged_only_when_it_is_answered() -> None:
@@ -284,7 +285,7 @@ async def test_a_message_of_five_megabytes_holds_nobody_up() -> None:
 
 async def test_only_allowed_users_and_chats_are_answered() -> None:
     async with TelegramServer().running() as server:
-        bot = bot_for(server, allowed_user_ids=[1, "2"], allowed_chat_ids=[1, -5])
+        bot = bot_for(server, allowed_user_ids=[1, "2"], allowed_chat_ids=[1, -5], groups="all")
         for chat, user in ((1, 1), (1, 3), (2, 2), (-5, 2), (-5, 3)):
             server.write(f"{chat} {user}", chat=chat, user=user)
         async with agent().running(bot, enable_server=False):

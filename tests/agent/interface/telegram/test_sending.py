@@ -168,7 +168,7 @@ async def test_a_group_that_became_a_supergroup_is_followed() -> None:
         server.fail(
             "sendMessage", Refused(400, "Bad Request: group chat was upgraded to a supergroup chat", moved_to=-1007)
         )
-        await answered(server, 2)
+        await answered(server, 2, groups="all", collect=0)
         assert (server.sent(-7), server.sent(-1007)) == ([], ["one", "two"])
 
 
@@ -220,7 +220,7 @@ async def test_a_user_without_a_username_has_the_name_that_telegram_shows() -> N
 async def test_a_group_gets_replies_and_a_topic_its_own() -> None:
     async with TelegramServer().running() as server:
         number = server.write("one", chat=-7, user=3, message_thread_id=99, is_topic_message=True)
-        await answered(server)
+        await answered(server, groups="all")
         parameters = next(call.parameters for call in server.calls if call.method == "sendMessage")
         assert parameters["reply_parameters"] == {"message_id": number, "allow_sending_without_reply": True}
         assert parameters["message_thread_id"] == 99
@@ -252,7 +252,7 @@ async def test_the_pace_of_groups_and_of_the_whole_bot_is_kept() -> None:
             server.write("group", chat=-1, user=number + 1)
         for number in range(200):
             server.write("private", chat=number + 1)
-        await answered(server, 240, seconds=1000, max_concurrent_requests=500)
+        await answered(server, 240, seconds=1000, max_concurrent_requests=500, groups="all")
         group, everything = sent_at(server, -1), sent_at(server)
         assert len(everything) == 240
         assert all(later - sooner > 55 for sooner, later in zip(group, group[20:], strict=False))
@@ -274,21 +274,23 @@ class Illustrates(InterfaceHook):
         )
 
 
-async def test_media_go_out_each_by_its_method() -> None:
+async def test_media_go_out_each_by_its_method_and_several_as_an_album() -> None:
     async with TelegramServer().running() as server:
         server.write("show me", chat=-1)
-        bot = bot_for(server, hooks=[Illustrates()])
+        bot = bot_for(server, hooks=[Illustrates()], groups="all")
         async with Agent("offline").running(bot, enable_server=False):
             await server.until(lambda server: server.sent(-1, "sendDocument"))
         assert server.refusals == []
         assert server.sent() == ["look"]
-        assert [each["photo"] for each in server.sent(-1, "sendPhoto")] == [
-            ("photo", b"png", "image/png"),
-            "https://example.com/a.png",
+        (album,) = server.sent(-1, "sendMediaGroup")
+        assert [(each["type"], each["media"]) for each in album["media"]] == [
+            ("photo", "attach://file0"),
+            ("photo", "https://example.com/a.png"),
+            ("video", "attach://file2"),
         ]
+        assert (album["file0"], album["file2"]) == (("photo", b"png", "image/png"), ("video", b"mp4", "video/mp4"))
         assert server.sent(-1, "sendVoice")[0]["voice"][1] == b"ogg"
         assert server.sent(-1, "sendAudio")[0]["audio"] == "file-7"
-        assert server.sent(-1, "sendVideo")[0]["video"][1] == b"mp4"
         assert server.sent(-1, "sendDocument")[0]["document"] == ("a.pdf", b"%PDF", "application/pdf")
 
 

@@ -73,7 +73,7 @@ async def test_typing_is_shown_meanwhile() -> None:
 
 async def test_groups_get_it_whole() -> None:
     async with TelegramServer().running() as server:
-        await answered(server, COUNTING, chat=-7)
+        await answered(server, COUNTING, chat=-7, groups="all")
         assert (methods(server), server.shown(-7)) == (["sendMessage"], [COUNTING])
 
 
