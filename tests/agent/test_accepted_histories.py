@@ -188,7 +188,7 @@ def test_repairing_changes_what_is_wrong_and_no_more(messages: tuple[Message, ..
     said = [each.content for each in messages if each.role == "assistant" and each.content.strip()]
     assert [each.content for each in once if each.role == "assistant" and each.content.strip()] == said
     if all(each.role == "user" for each in messages):
-        assert once is messages
+        assert once == messages
 
 
 @given(MESSAGES.map(repaired))
@@ -198,6 +198,19 @@ def test_half_of_a_history_is_accepted_as_well(messages: tuple[Message, ...]) ->
     assert len(half) < len(messages) or not messages
     assert_accepted(ModelRequest((*half, Message("user", "next"))))
     assert_accepted(ModelRequest((*bounded(messages, 5), Message("user", "next"))))
+
+
+@given(MESSAGES, MESSAGES, st.integers(1, 12))
+def test_of_a_history_that_was_repaired_only_what_is_new_is_looked_at(
+    before: tuple[Message, ...], added: tuple[Message, ...], limit: int
+) -> None:
+    history = repaired(before)
+    grown = history.with_run(added)
+    assert grown[: len(history)] == history
+    assert grown == repaired(tuple(grown)), "it is not as every provider takes it"
+    assert bounded(grown, limit) == bounded(tuple(grown), limit)
+    kept = bounded(grown, limit)
+    assert repaired(kept) is kept
 
 
 def test_an_answer_that_came_late_is_put_behind_its_call() -> None:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from sys import getsizeof
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from definable.agent.session.history import History, repaired
 from definable.errors import ContentFiltered, EmptyReply, ModelError, ModelResponseError, OutputTruncated, RunError
 from definable.frozen import frozen
 from definable.json_text import OVERHEAD, value_size
@@ -70,7 +71,7 @@ class Conversation:
 
     messages: list[Message] = field(default_factory=list[Message])
     """All that the model sees: instructions, history, and what this run added."""
-    kept: tuple[Message, ...] = ()
+    kept: History = field(default_factory=History)
     """What the session holds of before this run; not all of it may be sent."""
     history_begin: int = 0
     """Where what was said before this run begins."""
@@ -99,7 +100,7 @@ class Conversation:
     def shorten(self, history: Sequence[Message]) -> None:
         """Put a shorter history in place of the one that is there."""
         self.messages[self.history_begin : self.begin] = history
-        self.kept = tuple(history)
+        self.kept = repaired(tuple(history))
         self.begin = self.history_begin + len(history)
         self.is_shortened = True
 

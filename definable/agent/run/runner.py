@@ -280,7 +280,7 @@ class Runner:
         session, limit = turn.session, self._max_history
         if request.max_history is not None and request.max_history < limit:
             limit = request.max_history
-        messages = conversation.kept + added
+        messages = conversation.kept.with_run(added) if conversation.kept else added
         if len(messages) > limit:
             messages = bounded(messages, limit)
         created_at = session.created_at or now

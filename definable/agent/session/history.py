@@ -18,6 +18,17 @@ from pydantic_core import from_json
 from definable.model.message import Message, ToolCall
 
 
+class History(tuple[Message, ...]):
+    """A conversation as every provider takes it: it need not be looked through again, however long it is, and may be
+    cut before any user's message. Only `repaired` makes one, of what is no `History`."""
+
+    __slots__ = ()
+
+    def with_run(self, added: tuple[Message, ...]) -> History:
+        """The conversation with what a run has added, of which alone something may have to be repaired."""
+        return History(self + repaired(added))
+
+
 def bounded(messages: tuple[Message, ...], limit: int) -> tuple[Message, ...]:
     """The newest messages, at most `limit` of them; what was cut begins with a user's message.
 
@@ -30,11 +41,22 @@ def bounded(messages: tuple[Message, ...], limit: int) -> tuple[Message, ...]:
     """
     if len(messages) <= limit:
         return messages
+    if isinstance(messages, History):
+        return History(messages[_beginning_within(messages, limit) :])
     begin = 0
     for begin in _beginnings(messages):
         if len(messages) - begin <= limit:
             break
     return messages[begin:]
+
+
+def _beginning_within(messages: History, limit: int) -> int:
+    """Where the newest messages begin, of a conversation that may be cut before any user's message."""
+    cut = len(messages) - limit
+    for index in (*range(cut, len(messages)), *range(cut - 1, -1, -1)):
+        if messages[index].role == "user":
+            return index
+    return 0
 
 
 def _beginnings(messages: Sequence[Message]) -> Iterator[int]:
@@ -76,8 +98,8 @@ NO_RESULT = "Error: the call was not completed"
 """In place of a result that is not there."""
 
 
-def repaired(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The messages as every provider takes them; the same object when they are so already.
+def repaired(messages: tuple[Message, ...]) -> History:
+    """The messages as every provider takes them; the same object when they were repaired before.
 
     A call's arguments are a JSON object, its name is one that a tool may have, and its id is there, once in a message.
     The results of a message's calls stand right behind it, one for each call and none besides. An assistant's message
@@ -86,6 +108,8 @@ def repaired(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     Args:
         messages: A conversation, oldest first.
     """
+    if isinstance(messages, History):
+        return messages
     for message in messages:  # every run comes through here: most histories are texts alone, and there is nothing to do
         if message.role == "user" or message.role == "system":
             continue
@@ -93,9 +117,8 @@ def repaired(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         if message.role == "tool" or message.tool_calls or not text or text.isspace():
             break
     else:
-        return messages
-    made = _with_results(messages)
-    return messages if made == messages else made
+        return History(messages)
+    return History(_with_results(messages))
 
 
 def repaired_reply(message: Message) -> Message:
@@ -113,7 +136,7 @@ def is_blank(text: str) -> bool:
     return not text or text.isspace()
 
 
-def _with_results(messages: Sequence[Message]) -> tuple[Message, ...]:
+def _with_results(messages: Sequence[Message]) -> Sequence[Message]:
     made: list[Message] = []
     for index, message in enumerate(messages):
         if message.role == "tool":
@@ -129,7 +152,7 @@ def _with_results(messages: Sequence[Message]) -> tuple[Message, ...]:
             answered = Message("tool", NO_RESULT) if result is None else result
             same_id = answered.tool_call_id == call.id
             made.append(answered if same_id else replace(answered, tool_call_id=call.id))
-    return tuple(made)
+    return made
 
 
 def _results(calls: Sequence[ToolCall], after: Iterable[Message]) -> list[Message | None]:
