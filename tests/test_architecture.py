@@ -74,7 +74,20 @@ HEAVY = [
     "opentelemetry",
 ]
 
-FEATURES = ("jwt", "telegram", "discord", "slack", "socks", "uvloop", "redis", "postgres", "otel", "anthropic", "mcp")
+FEATURES = (
+    "jwt",
+    "telegram",
+    "discord",
+    "slack",
+    "socks",
+    "web",
+    "uvloop",
+    "redis",
+    "postgres",
+    "otel",
+    "anthropic",
+    "mcp",
+)
 """The extras that a user installs."""
 
 ROOMS = {
@@ -84,7 +97,7 @@ ROOMS = {
         ["rendering", "websocket"],
         ["base"],
         ["pipeline"],
-        ["telegram", "discord", "slack"],
+        ["telegram", "discord", "slack", "web"],
     ],
     "definable.agent.runtime": [
         ["concurrency_limit", "lifespan", "logging", "run_log", "shutdown", "signals", "triggers"],

@@ -14,7 +14,7 @@ websocket.py        a WebSocket client on either backend
 markdown.py rendering.py rich_text.py   a model's Markdown as text with entities, for platforms that show those
 rate_limit.py splitting.py   pure
 errors.py           what can go wrong, and what is tried again
-telegram/ discord/ slack/  the platforms: protocol and formatting
+telegram/ discord/ slack/ web/  the platforms: protocol and formatting
 ```
 
 It knows nothing of the runtime, whose supervisor runs interfaces. `docs/extending.md` shows how to write one.
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .sessions import InterfaceSession, SessionManager
     from .slack import SlackConfig, SlackInterface
     from .telegram import TelegramConfig, TelegramInterface
+    from .web import WebConfig, WebInterface
 
 __all__ = [
     "BaseInterface",
@@ -66,6 +67,8 @@ __all__ = [
     "DiscordConfig",
     "SlackInterface",
     "SlackConfig",
+    "WebInterface",
+    "WebConfig",
     "InterfaceError",
     "InterfaceAuthenticationError",
     "InterfaceConnectionError",
@@ -99,6 +102,8 @@ __getattr__: GetAttribute = lazy_exports(
         "DiscordConfig": ".discord",
         "SlackInterface": ".slack",
         "SlackConfig": ".slack",
+        "WebInterface": ".web",
+        "WebConfig": ".web",
         "InterfaceError": ".errors",
         "InterfaceAuthenticationError": ".errors",
         "InterfaceConnectionError": ".errors",

@@ -18,6 +18,7 @@ from definable.agent.run.runner import Runner
 from definable.agent.trigger.base import TriggerEvent
 from definable.agent.trigger.webhook import Webhook
 from definable.errors import ConfigurationError
+from definable.model.message import Message
 from definable.original_library import INTERFACE_ATTRIBUTES, INTERFACE_CONTEXT, INTERFACE_METHODS, unknown_attribute
 
 from .config import InterfaceConfig, configured
@@ -31,6 +32,9 @@ __all__ = ["Accept", "BaseInterface", "ServableAgent", "WebhookHandler"]
 Accept: TypeAlias = Callable[[InterfaceMessage], Awaitable[bool]]
 """Puts a message on the agent's event bus, and returns before it is answered; False when it came in before and is not
 answered again. A durable bus keeps JSON: a message's `metadata` must be JSON then."""
+
+ReadHistory: TypeAlias = Callable[[str, str, str], Awaitable[Sequence[Message]]]
+"""The messages of a conversation, oldest first, by platform, user and chat; none where there is no open one."""
 
 WebhookHandler: TypeAlias = Callable[[TriggerEvent], Awaitable[Any]]
 """Handles a request to an interface's own webhook."""
@@ -87,6 +91,11 @@ class BaseInterface(ABC):
     """Seconds from one `post` or `edit` of a reply that is being written to the next."""
     has_buttons: ClassVar[bool] = False
     """Whether `send` shows the buttons of a response; those of another platform are written as text."""
+    has_http_users: ClassVar[bool] = False
+    """Whether its users are callers of its `webhooks`, whom an auth provider has judged there by their HTTP request:
+    then it judges no message again."""
+    history: ReadHistory | None = None
+    """Reads a conversation as the agent's session store has it; set while the interface is served."""
 
     def __init__(
         self,
@@ -253,8 +262,17 @@ class BaseInterface(ABC):
         """An accepted message is safe without the platform: it has come to its end, answered, refused or failed, or a
         durable event bus keeps it; not so one that a stop cut off."""
 
+    def ended(self, message: InterfaceMessage) -> None:  # noqa: B027 - may be left as it is
+        """Nothing more is sent in answer to a message, nor is `typing` shown, in this process: it was answered, refused
+        or dropped, or failed."""
+
     def webhooks(self) -> Iterable[tuple[Webhook, WebhookHandler]]:
-        """Webhooks of the platform, to be served beside the agent's; new ones at every call."""
+        """Endpoints of the platform, to be served beside the agent's webhooks; new ones at every call.
+
+        A handler may answer with a `Reply` whose body is written as it goes, say server-sent events; it must end such
+        a body once `receive` was cancelled, or it holds up the stop. `Webhook(method="GET", embeddable=True)` is for
+        pages and scripts.
+        """
         return ()
 
     # --- what the supervisor calls

@@ -6,7 +6,7 @@ The supervisor makes a `Pipeline` for each interface that it runs, with a handle
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +32,7 @@ from definable.agent.session.service import SessionService, SessionTurn
 from definable.concurrency.isolation import contain_errors, error_text
 from definable.concurrency.logs import logger_named
 from definable.errors import DefinableError
+from definable.model.message import Message
 
 from .base import BaseInterface
 from .errors import InterfaceMessageError, InterfaceRateLimitError
@@ -105,10 +106,20 @@ class Pipeline:
             await self._fail(message, error)
         return MessageEnd.FAILED
 
+    async def history(self, platform: str, user_id: str, chat_id: str) -> Sequence[Message]:
+        """What was said in a user's open conversation; see `ReadHistory`.
+
+        Raises:
+            StorageError: The store failed.
+        """
+        open_session = self._interface.session_manager.get(platform, user_id, chat_id)
+        return await self._chat_sessions.history(platform, user_id, chat_id, open_session)
+
     async def _admit(self, message: InterfaceMessage) -> MessageEnd:
         if not await self._hooks.let_in(message):
             return MessageEnd.HANDLED
-        provider = guard_of(self._interface.auth, self._agent.auth(), message.platform)
+        own = False if self._interface.has_http_users else self._interface.auth
+        provider = guard_of(own, self._agent.auth(), message.platform)
         asked = auth_request(message)
         caller = None if provider is None else await authenticate(provider, asked)
         if provider is not None and caller is None:

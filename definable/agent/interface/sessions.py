@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Container
+from collections.abc import AsyncGenerator, Callable, Container, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from os import urandom
@@ -250,6 +250,33 @@ class ChatSessions:
         stored = await self._sessions.change_state(session.session_id, before, session.session_state)
         if stored is not None:
             _show(session, stored)
+
+    async def history(
+        self, platform: str, user_id: str, chat_id: str, session: InterfaceSession | None
+    ) -> Sequence[Message]:
+        """What was said in a conversation as the store has it, after a restart too; nothing where there is none.
+
+        Args:
+            platform: The platform's name.
+            user_id: The platform's id of the user.
+            chat_id: The platform's id of the chat.
+            session: The open conversation; None where none is open here.
+
+        Raises:
+            StorageError: The store failed.
+        """
+        sessions = self._sessions
+        if sessions is None:
+            return () if session is None else session.messages
+        key = f"{self._prefix}:{platform}:{chat_id}:{user_id}"
+        session_id = None if session is None or session.user_id is None else session.session_id
+        if session_id is None:
+            session_id = await sessions.find(key)
+            if session_id is None or session_id == self._known.get(key):  # it has ended here
+                return ()
+        stored = await sessions.look_up(session_id)
+        is_young = stored is not None and time.time() - stored.updated_at <= self._ttl
+        return stored.messages if stored is not None and is_young else ()
 
     async def _enter(
         self,

@@ -44,7 +44,7 @@ class ServedChat:
     @property
     def platform(self) -> str:
         """By which name auth providers know it."""
-        return self.interface.config.platform or self.interface.name
+        return "http" if self.interface.has_http_users else self.interface.config.platform or self.interface.name
 
     @property
     def auth_provider(self) -> AuthProvider | None:

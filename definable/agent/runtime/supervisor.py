@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Any, cast
@@ -104,6 +104,7 @@ class Supervisor:
         self._first_began = self._began = 0.0
         """When it began to receive, at first and last, in seconds of the event loop's clock."""
         self._pipeline = Pipeline(interface, agent)
+        interface.history = self._pipeline.history
         self._tracker = tracker
         self._backoff = Backoff() if backoff is None else backoff
         self._isolation = contain_errors(f"interface {self.name}")
@@ -234,13 +235,18 @@ class Supervisor:
         except Exception:
             logger.exception("%s: message %s was not answered", self.name, message.platform_message_id)
             return MessageEnd.FAILED
+        finally:
+            self._tell(self.interface.ended, message)
 
     def _tell_handled(self, message: InterfaceMessage) -> None:
+        self._tell(self.interface.handled, message)
+
+    def _tell(self, method: Callable[[InterfaceMessage], None], message: InterfaceMessage) -> None:
         try:
             with self._isolation:
-                self.interface.handled(message)
+                method(message)
         except Exception:
-            logger.exception("%s.handled() failed", type(self.interface).__name__)
+            logger.exception("%s.%s() failed", type(self.interface).__name__, method.__name__)
 
 
 def supervised(

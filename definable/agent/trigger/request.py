@@ -250,7 +250,8 @@ class Reply:
     """
 
     body: Any = None
-    """`str` goes out as text, `bytes` as they are, None as an empty body, anything else as JSON."""
+    """`str` goes out as text, `bytes` as they are, None as an empty body, anything else as JSON. An async function
+    writes it as it goes: it gets an async `send(data: bytes)`, and is cancelled when the client leaves."""
     status: int = 200
     headers: Mapping[str, str | Sequence[str]] | Sequence[tuple[str, str]] | None = None
     """A mapping, or pairs of name and value. A repeated name stands in several pairs, or has a list of values."""

@@ -56,6 +56,8 @@ class Webhook(BaseTrigger):
         body: What the body must be: a pydantic model, or any other type that pydantic knows. `event.body` is one then,
             and what is none is answered 422 with the names of the wrong fields.
         max_body: The largest body, in bytes; a larger one is answered 413.
+        embeddable: With `method="GET"`: pages of other sites may link to it, load it as a script or an image and show
+            it in a frame. For what has no effect and is the same to everybody.
         options: `timeout`, `max_concurrency`, `retries` (a waiting caller waits), `name`: see `TriggerOptions`.
 
     Raises:
@@ -80,6 +82,7 @@ class Webhook(BaseTrigger):
         before_accept: Callable[[TriggerEvent], Any] | None = None,
         body: Any = None,
         max_body: int = DEFAULT_MAX_BODY,
+        embeddable: bool = False,
         **options: Unpack[TriggerOptions],
     ) -> None:
         super().__init__(**options)
@@ -108,7 +111,12 @@ class Webhook(BaseTrigger):
         self.before_accept = before_accept
         self.answers_early: bool = not (filter is before_accept is None)
         """Whether something is asked before a delivery counts as one."""
+        if embeddable and self.methods != ("GET",):
+            raise ConfigurationError(
+                "Webhook(embeddable=True) needs method='GET': other sites' pages would have effects"
+            )
         self.max_body = max_body
+        self.embeddable = embeddable
         self.body = body
         self._validate: Callable[[Any], Any] | None = None if body is None else validator(body)
 

@@ -151,7 +151,7 @@ class AgentApp:
             elif route is None:
                 is_guarded = self._guest_provider(scope) is not None
                 self._gate.check_page(scope, headers, is_guarded=is_guarded, takes_visits=True)
-            elif not always:
+            elif not always and not route.is_embeddable:
                 is_guarded, takes_visits = route.auth_provider() is not None, route.takes_visits
                 self._gate.check_page(scope, headers, is_guarded=is_guarded, takes_visits=takes_visits)
         except Problem as problem:

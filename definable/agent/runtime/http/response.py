@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from types import UnionType
 from typing import Any, ClassVar, Protocol
@@ -38,6 +39,8 @@ from definable.errors import (
 from definable.json_text import json_bytes, well_formed
 from definable.server.problem import Problem
 from definable.server.request_cycle import WHOLE_RESPONSE, Message, Scope, Send
+
+from .request import ClientGone, Request, until_gone
 
 RETRY_AFTER = (b"retry-after", b"1")
 
@@ -269,19 +272,52 @@ class Document(BaseModel):
         return document
 
 
+@dataclass(frozen=True, slots=True)
+class StreamedResponse:
+    """A response whose body a handler writes as it goes."""
+
+    write: Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    request: Request | None
+
+    async def send(self, sender: ResponseSender) -> None:
+        """Answer a request; HEAD gets the headers alone."""
+        await sender({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        if self.request is not None and self.request.method == "HEAD":
+            await sender({"type": "http.response.body", "body": b""})
+            return
+        await self._send_chunk(sender, b"")  # a server may hold the head back for it
+        write = partial(self.write, partial(self._send_chunk, sender))
+        try:
+            await (write() if self.request is None else until_gone(self.request, write))
+        except ClientGone:
+            return
+        await sender({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_chunk(self, sender: ResponseSender, data: bytes) -> None:
+        await sender({"type": "http.response.body", "body": data, "more_body": True})
+
+
 def json_response(value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> Response:
     """A response with a value as JSON."""
     return Response(json_bytes(value), status, headers=headers)
 
 
-def reply_response(reply: Reply) -> Response:
+def reply_response(reply: Reply, request: Request | None = None) -> Sendable:
     """A handler's own response, sent as is.
+
+    Args:
+        reply: The handler's.
+        request: What it answers: one that streams ends when its client leaves.
 
     Raises:
         ValueError: A header cannot be sent.
     """
     headers = header_items(reply.header_pairs())
     own_type = any(name == b"content-type" for name, _ in headers)
+    if callable(reply.body):
+        return StreamedResponse(reply.body, reply.status, headers, request)
     match reply.body:
         case None:
             body, content_type = b"", None

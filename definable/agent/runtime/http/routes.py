@@ -200,6 +200,8 @@ class Route:
     take for a file's name may not."""
     takes_visits: bool = True
     """Whether pages of other sites may link to it, where it answers GET: not where a GET has an effect."""
+    is_embeddable: bool = False
+    """Whether pages of other sites may link to it, load it and show it in a frame: see `Webhook`."""
 
 
 def agent_router(
@@ -226,6 +228,7 @@ def agent_router(
             webhook.max_body,
             unsigned=None if webhook.challenge is None else partial(unsigned_answer, webhook),
             takes_visits=False,
+            is_embeddable=webhook.embeddable,
         )
         for method in webhook.methods:
             router.add(method, webhook.path, route)

@@ -150,7 +150,7 @@ def accepted_response(request: Request, accepted: str | Duplicate | Coalesced) -
 
 def outcome_response(
     outcome: Outcome | Duplicate | InFlight, namespace: str = "", request: Request | None = None
-) -> Response:
+) -> Sendable:
     """What a sender that waited is told; it knows its sessions without its namespace.
 
     Raises:
@@ -164,7 +164,7 @@ def outcome_response(
         case InFlight():
             raise Problem(409, "this delivery is being handled already: try again later", headers=[HANDLED_BY_THEN])
         case Reply():
-            return reply_response(outcome)
+            return reply_response(outcome, request)
         case Returned(bytes() as value):  # as the text that it is: base64 that nobody has asked for helps nobody
             return json_response(value.decode())
         case Returned(value):
