@@ -3,8 +3,7 @@
 `runtime.py` starts a `CronLoop` in its task group when there are cron jobs, as a source: it is cancelled first when the
 agent stops, and what it published is drained by the workers. `/health`, the banner and the report read its counters.
 
-- `FiredTimes`: which nominal times a job has fired, so that a clock that steps back repeats none. Pure.
-- `CronLoop`: finds out what is due, calls the source (`cron_source.py`), and counts.
+`CronLoop` finds out what is due, calls the source (`cron_source.py`), and counts.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import heapq
 import itertools
 import logging
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -21,54 +20,13 @@ import anyio
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
-from definable.agent.trigger.cron import TimeTrigger
+from definable.agent.trigger.cron import FiredTimes, TimeTrigger
 from definable.concurrency.backoff import Backoff
 from definable.concurrency.clock import WallClock, current_clock
 from definable.concurrency.logs import logger_named
 from definable.errors import EventBusError, StorageError
 
 from .cron_source import YIELD_EVERY, FiresMany, MakeUp, delay_of
-
-MAX_SPANS = 4
-"""A step of the clock begins a new span, and the oldest one is forgotten."""
-
-
-class FiredTimes:
-    """Spans of successive nominal times (Unix seconds), so that it takes no more room for years than for a minute."""
-
-    __slots__ = ("_spans", "_successor")
-
-    def __init__(self) -> None:
-        self._spans: deque[tuple[float, float]] = deque(maxlen=MAX_SPANS)
-        self._successor = math.nan
-
-    def add(self, nominal: float, successor: float) -> None:
-        """Notes `nominal`; `successor` is the time that follows it in the schedule."""
-        if nominal == self._successor:
-            start, _ = self._spans.pop()
-            self._spans.append((start, nominal))
-        else:
-            self._spans.append((nominal, nominal))
-        self._successor = successor
-
-    def __bool__(self) -> bool:
-        return bool(self._spans)
-
-    def __contains__(self, nominal: float) -> bool:
-        return self._span_end(nominal) is not None
-
-    def first_unfired(self, nominal: float, next_after: Callable[[float], float]) -> float:
-        """`nominal`, or the first time after it, by the schedule's `next_after`, that has not fired."""
-        while (end := self._span_end(nominal)) is not None:
-            nominal = next_after(end)
-        return nominal
-
-    def _span_end(self, nominal: float) -> float | None:
-        for start, end in self._spans:
-            if start <= nominal <= end:
-                return end
-        return None
-
 
 logger: logging.Logger = logger_named(__name__)
 

@@ -10,7 +10,8 @@ import difflib
 import math
 import zoneinfo
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import islice
 from typing import Any, ClassVar, Literal, TypeAlias, Unpack, get_args
@@ -264,3 +265,47 @@ def _find_zone(name: str) -> zoneinfo.ZoneInfo:
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "it takes an IANA name such as 'Europe/Berlin' or 'UTC'"
         raise ConfigurationError(f"unknown timezone {name!r}: {hint}") from error
+
+
+MAX_SPANS = 4
+"""A step of the clock begins a new span, and the oldest one is forgotten."""
+
+
+class FiredTimes:
+    """Which nominal times of a trigger have fired, so that a clock that steps back repeats none.
+
+    Spans of successive ones (Unix seconds): they take no more memory for years than for a minute.
+    """
+
+    __slots__ = ("_spans", "_successor")
+
+    def __init__(self) -> None:
+        self._spans: deque[tuple[float, float]] = deque(maxlen=MAX_SPANS)
+        self._successor = math.nan
+
+    def add(self, nominal: float, successor: float) -> None:
+        """Notes `nominal`; `successor` is the time that follows it in the schedule."""
+        if nominal == self._successor:
+            start, _ = self._spans.pop()
+            self._spans.append((start, nominal))
+        else:
+            self._spans.append((nominal, nominal))
+        self._successor = successor
+
+    def __bool__(self) -> bool:
+        return bool(self._spans)
+
+    def __contains__(self, nominal: float) -> bool:
+        return self._span_end(nominal) is not None
+
+    def first_unfired(self, nominal: float, next_after: Callable[[float], float]) -> float:
+        """`nominal`, or the first time after it, by the schedule's `next_after`, that has not fired."""
+        while (end := self._span_end(nominal)) is not None:
+            nominal = next_after(end)
+        return nominal
+
+    def _span_end(self, nominal: float) -> float | None:
+        for start, end in self._spans:
+            if start <= nominal <= end:
+                return end
+        return None

@@ -14,7 +14,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from definable.agent.runtime.cron import CronLoop, FiredTimes
+from definable.agent.runtime.cron import CronLoop
 from definable.agent.trigger import Cron
 from definable.concurrency.clock import SystemClock, current_clock, use_clock
 from definable.testing import VIRTUAL_BACKENDS, VirtualClock, run, virtual_clock, virtual_time
@@ -486,18 +486,3 @@ def test_a_year_of_an_hourly_job_has_one_firing_an_hour(backend: str) -> None:
     instants = run(a_year, backend=backend, start="2026-01-01T00:00:00+01:00")
     assert len(instants) == 8760
     assert {later - earlier for earlier, later in pairwise(instants)} == {HOUR}
-
-
-# What has fired
-
-
-def test_fired_times_are_kept_as_spans() -> None:
-    fired = FiredTimes()
-    for nominal in (10.0, 20.0, 30.0):
-        fired.add(nominal, nominal + 10)
-    assert fired.first_unfired(5.0, lambda at: at + 10) == 5.0
-    assert fired.first_unfired(20.0, lambda at: at + 10) == 40.0
-    fired.add(100.0, 110.0)
-    fired.add(40.0, 50.0)
-    assert fired.first_unfired(20.0, lambda at: at + 10) == 50.0
-    assert fired.first_unfired(100.0, lambda at: at + 10) == 110.0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from definable.agent.trigger import Cron
+from definable.agent.trigger.cron import FiredTimes
 from definable.errors import ConfigurationError
 
 
@@ -72,3 +73,15 @@ def test_croniter_is_loaded_by_the_first_job_and_not_by_the_import() -> None:
         "assert 'croniter' in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_fired_times_are_kept_as_spans() -> None:
+    fired = FiredTimes()
+    for nominal in (10.0, 20.0, 30.0):
+        fired.add(nominal, nominal + 10)
+    assert fired.first_unfired(5.0, lambda at: at + 10) == 5.0
+    assert fired.first_unfired(20.0, lambda at: at + 10) == 40.0
+    fired.add(100.0, 110.0)
+    fired.add(40.0, 50.0)
+    assert fired.first_unfired(20.0, lambda at: at + 10) == 50.0
+    assert fired.first_unfired(100.0, lambda at: at + 10) == 110.0
