@@ -39,7 +39,7 @@ from .run.limits import UsageLimits
 from .run.loop import ShortenHistory
 from .run.output import RunOutput
 from .run.runner import Instructions, Runner
-from .run.stream import FollowedRun, RunStream, follow_run
+from .run.stream import RunStream
 from .session.memory import MemorySessionStore
 
 if TYPE_CHECKING:
@@ -199,9 +199,8 @@ class Agent(AgentParts):
         Iterating over `events` gives `RunStarted`, `TextDelta`s, `ToolCallStarted` and `ToolCallEnded`, at last
         `RunEnded` with the output; it raises what the run raises. Leaving the context early cancels the run.
 
-        The context is left in the task that entered it. An async generator of yours around it must be closed when it is
-        not read to its end, `async with contextlib.aclosing(generator)`: the garbage collector closes it in a task of
-        its own, and the one that began it fails.
+        An async generator of yours around it that is not read to its end goes on with the run, up to 64 events, until
+        it is closed: at once by `async with contextlib.aclosing(generator)`, else when it is collected.
 
         Args:
             input: What the user says; `instruction` is another name of it.
@@ -213,7 +212,7 @@ class Agent(AgentParts):
         input = run_input("arun_stream", input, original)
         check_run(input, session_id, user_id, metadata, keep)
         request = RunRequest(input, session_id, user_id, metadata, keep=keep)
-        return FollowedRun(follow_run(lambda listener: self.runner.run(request, listener)))
+        return RunStream(lambda listener: self.runner.run(request, listener))
 
     def run(
         self,

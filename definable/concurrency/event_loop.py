@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context, copy_context
 from importlib.util import find_spec
@@ -143,6 +143,28 @@ def loop_clock() -> Callable[[], float]:
     import trio  # it runs, so it is loaded
 
     return trio.lowlevel.current_clock().current_time
+
+
+def start_task(function: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+    """Start a task whose parent is the event loop, in the context of the caller: it ends with the event loop at last.
+
+    For what an object of the user's owns, whose life no block of code encloses. The caller sees to its end, and the
+    function raises nothing: nobody is there to take it.
+    """
+    if current_backend() == "trio":
+        import trio  # it runs, so it is loaded
+
+        trio.lowlevel.spawn_system_task(function, name=name, context=copy_context())
+        return
+    import asyncio  # it runs, so it is loaded
+
+    task = asyncio.get_running_loop().create_task(function(), name=name)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+
+
+_tasks: set[Any] = set()
+"""Of `start_task` on asyncio, whose event loop refers to its tasks weakly."""
 
 
 @contextmanager

@@ -1,16 +1,18 @@
 """Following a run: its events, its failures, and leaving it early."""
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import anyio
 import pytest
+from loopback.openai_server import OpenAIServer, Problem
 
 from definable.agent import Agent, RunEnded, RunStarted, TextDelta, ToolCallEnded, ToolCallStarted
 from definable.agent.run.output import RunEvent
-from definable.errors import ModelResponseError
-from definable.model import ModelDelta, ModelReply, ModelRequest, OfflineModel, ToolCall
+from definable.errors import ModelRateLimitError, ModelResponseError
+from definable.model import ModelDelta, ModelReply, ModelRequest, OfflineModel, OpenAIChat, ToolCall
 
 pytestmark = pytest.mark.anyio
 
@@ -118,6 +120,87 @@ async def test_a_generator_around_a_run_may_be_closed_early() -> None:
             break
     with anyio.fail_after(5):
         assert len([event async for event in events()]) == 6
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # trio says that it closes it
+async def test_a_generator_around_a_run_that_a_break_leaves_behind_harms_nobody() -> None:
+    agent = Agent(OfflineModel("one two " * 100))
+
+    async def events() -> AsyncGenerator[RunEvent]:
+        async with agent.arun_stream("hi", session_id="s") as stream:
+            async for event in stream:
+                yield event
+
+    async def first() -> None:
+        async for event in events():
+            assert isinstance(event, RunStarted)
+            break
+
+    with anyio.fail_after(20):
+        await first()
+        async with anyio.create_task_group() as tasks:  # of a task that has ended when it is collected
+            tasks.start_soon(first)
+        gc.collect()
+        async with agent.arun_stream("hi", session_id="s") as stream:  # its turn comes when those runs have ended
+            assert len([event async for event in stream]) == 202
+
+
+async def test_a_run_may_be_left_in_another_task() -> None:
+    agent = Agent(OfflineModel("one two " * 100))
+    following = agent.arun_stream("hi", session_id="s")
+    entered: list[RunEvent] = []
+
+    async def enter() -> None:
+        entered.append(await anext(await following.__aenter__()))
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(enter)
+        assert isinstance(entered[0], RunStarted)
+        await following.__aexit__(None, None, None)
+        async with agent.arun_stream("hi", session_id="s") as stream:
+            assert len([event async for event in stream]) == 202
+
+
+async def test_a_run_whose_reader_is_cancelled_has_ended_with_it() -> None:
+    cancelled = anyio.Event()
+
+    async def hang() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    agent = Agent(OfflineModel([ModelReply(tool_calls=(ToolCall("hang"),))]), tools=[hang])
+    with anyio.CancelScope() as scope:
+        async with agent.arun_stream("hi") as stream:
+            async for event in stream:
+                if isinstance(event, ToolCallStarted):
+                    await anyio.wait_all_tasks_blocked()
+                    scope.cancel()
+    assert cancelled.is_set()
+
+
+async def test_a_retry_that_its_readers_deadline_would_cut_off_is_not_waited_for() -> None:
+    async with OpenAIServer().running() as server:
+        model = OpenAIChat("gpt-4o", server.key, server.url)
+        server.play(Problem(429, "slow down", headers={"retry-after": "25"}))
+        with anyio.fail_after(20):
+            async with Agent(model).arun_stream("hi") as stream:
+                with pytest.raises(ModelRateLimitError):
+                    _ = [event async for event in stream]
+        await model.aclose()
+
+
+async def test_the_deadline_of_a_reader_cuts_the_run_off_with_it() -> None:
+    async def hang() -> None:
+        await anyio.sleep_forever()
+
+    agent = Agent(OfflineModel([ModelReply(tool_calls=(ToolCall("hang"),))]), tools=[hang])
+    with pytest.raises(TimeoutError):
+        with anyio.fail_after(0.1):
+            async with agent.arun_stream("hi") as stream:
+                _ = [event async for event in stream]
 
 
 async def test_the_first_delta_comes_while_the_model_still_talks() -> None:

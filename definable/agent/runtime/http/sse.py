@@ -24,7 +24,7 @@ from definable.agent.run.output import (
     ToolCallStarted,
     encoded_size,
 )
-from definable.agent.run.stream import RunStream, follow_run
+from definable.agent.run.stream import RunStream
 from definable.agent.runtime.runs import RunRecord, RunRegistry
 from definable.concurrency.logs import logger_named
 from definable.json_text import json_bytes
@@ -187,7 +187,7 @@ class LiveRun:
             await until_gone(self.request, lambda: self._stream(sender))
 
     async def _stream(self, sender: ResponseSender) -> None:
-        async with follow_run(lambda listener: self.runs.run(self.asked, self.source, listener)) as stream:
+        async with RunStream(lambda listener: self.runs.run(self.asked, self.source, listener)) as stream:
             first: RunEvent | None = None
             with anyio.move_on_after(KEEP_ALIVE):
                 first = await anext(stream)
