@@ -14,11 +14,13 @@ import pytest
 import wcwidth
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback import slack_blocks
 from loopback.discord_markdown import read
 from loopback.telegram_rules import check_send
 from markdown_samples import samples
 
 from definable.agent.interface.discord.markdown import discord_texts
+from definable.agent.interface.slack.blocks import fallback, rich_text
 from definable.agent.interface.splitting import split_text, utf16_length
 from definable.agent.interface.telegram.formatting import formatted
 
@@ -86,6 +88,19 @@ def on_discord(markdown: str, limit: int) -> str:
     return html.unescape(seen)
 
 
+def on_slack(markdown: str, limit: int) -> str:
+    """What a user can read of a reply, or follow; each message is one that Slack takes."""
+    return html.unescape("".join(slack_message(piece) for piece in split_text(markdown, limit)))
+
+
+def slack_message(piece: str) -> str:
+    blocks = [rich_text(piece)]
+    slack_blocks.check_blocks(blocks)
+    assert slack_blocks.size_of(blocks) <= slack_blocks.MAX_SIZE
+    assert len(fallback(piece).encode()) <= 4000
+    return slack_blocks.shown({"blocks": blocks})
+
+
 def prefixes(text: str) -> list[str]:
     count = len(text) if PREFIXES == "all" else int(PREFIXES)
     return [text[: len(text) * step // count] for step in range(1, count + 1)]
@@ -96,7 +111,8 @@ def test_there_are_at_least_three_hundred_samples() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shown", "limit"), [(on_telegram, 4096), (on_telegram, 150), (on_discord, 2000), (on_discord, 150)]
+    ("shown", "limit"),
+    [(on_telegram, 4096), (on_telegram, 150), (on_discord, 2000), (on_discord, 150), (on_slack, 4000), (on_slack, 150)],
 )
 @pytest.mark.parametrize("script", sorted({name.partition("-")[0] for name in SAMPLES}))
 def test_a_reply_is_shown_whole_at_every_step(script: str, shown: Callable[[str, int], str], limit: int) -> None:
@@ -164,7 +180,7 @@ document = st.lists(block, min_size=1, max_size=8).map(
 )
 
 
-PLATFORMS = pytest.mark.parametrize("shown", [on_telegram, on_discord])
+PLATFORMS = pytest.mark.parametrize("shown", [on_telegram, on_discord, on_slack])
 
 
 @PLATFORMS
