@@ -28,8 +28,6 @@ class Me:
 
     user_id: str
     bot_id: str | None
-    name: str = ""
-    team: str = ""
 
 
 def users_in(text: str | None) -> list[str]:

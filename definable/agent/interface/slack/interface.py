@@ -24,9 +24,9 @@ from definable.concurrency.logs import logger_named
 from .client import SlackAPI, SlackRefusal, open_api
 from .config import SlackConfig
 from .content import Me, people_in, readable
-from .events import EventReader, payload_of
+from .events import EventReader, kind_of
 from .files import object_of, text_of, with_files
-from .people import People
+from .people import People, Person
 from .sender import Sender
 from .sockets import SlackRefusedError, SocketPolicy, Sockets
 from .threads import Threads
@@ -161,13 +161,9 @@ class SlackInterface(BaseInterface):
     async def _introduce(self) -> Me:
         """Who the app is; the token is refused here, if it is no good."""
         answer = await self._call_or_refuse("auth.test")
-        me = Me(
-            str(answer.get("user_id")),
-            text_of(answer.get("bot_id")),
-            str(answer.get("user", "")),
-            str(answer.get("team", "")),
-        )
-        logger.info("slack: this is %s in %s, mode %s", me.name, me.team, self.config.mode)
+        me, name = Me(str(answer.get("user_id")), text_of(answer.get("bot_id"))), text_of(answer.get("user"))
+        self._people.note(me.user_id, Person(name))
+        logger.info("slack: this is %s in %s, mode %s", name, answer.get("team"), self.config.mode)
         if self.config.mode == "events":
             self.alive()
         return me
@@ -207,9 +203,8 @@ class SlackInterface(BaseInterface):
         if self._accept is None:
             return Reply({"status": "not receiving"}, status=503)  # Slack sends events again
         self.alive()
-        found = payload_of(event.body)
-        if found is not None:
-            await self._take(*found)
+        payload = dict(object_of(event.body))
+        await self._take(kind_of(payload), payload)
         return Reply()  # what a slash command is answered with would be shown
 
     async def _take(self, kind: str, payload: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ Source: https://docs.slack.dev/reference/methods/users.info
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -58,8 +59,8 @@ class People:
                 if good_until <= anyio.current_time():
                     await self._ask(id, api)
         if patience.cancelled_caught:  # or every message would wait for as long
-            for id in wanted:
-                self._known.setdefault(id, (Person(), anyio.current_time() + ASK_AGAIN_AFTER))
+            for id in [id for id in wanted if id not in self._known]:
+                self.note(id, Person(), ASK_AGAIN_AFTER)
         return {id: self._known[id][0] for id in wanted if id in self._known}
 
     async def _ask(self, id: str, api: SlackAPI) -> None:
@@ -70,7 +71,11 @@ class People:
         except InterfaceError as error:
             logger.debug("slack: user %s has no name: %s", id, error)
             found, seconds = former, ASK_AGAIN_AFTER
-        self._known[id] = found, anyio.current_time() + seconds
+        self.note(id, found, seconds)
+
+    def note(self, id: str, person: Person, seconds: float = math.inf) -> None:
+        """Remember a user for so many seconds."""
+        self._known[id] = person, anyio.current_time() + seconds
         self._known.move_to_end(id)
         if len(self._known) > MAX_PEOPLE:
             self._known.popitem(last=False)
