@@ -78,4 +78,4 @@ def test_our_own_are_named_in_the_same_group() -> None:
     for name, value in ours.items():
         interface = EntryPoint(name, value, "definable.interfaces").load()
         assert issubclass(interface, BaseInterface) and interface.config_type.platform == name
-    assert set(ours) == {"discord", "slack", "telegram"}
+    assert set(ours) == {"discord", "slack", "telegram", "web"}

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from definable.agent.interface import SlackConfig
-from definable.agent.interface.message import InterfaceMessage
+from definable.agent.interface import InterfaceMessage, SlackConfig
 from definable.agent.interface.slack.content import Me, readable_text
 from definable.agent.interface.slack.events import EventReader, kind_of
 from definable.agent.interface.slack.people import Person

@@ -110,8 +110,8 @@ async def test_a_thread_that_began_with_the_app_means_it_without_a_mention() -> 
             await server.say("C1", "go on", thread_ts=root, parent_user_id="U1")
             await server.say("C1", "<@U2> you?", thread_ts=root, parent_user_id="U1")
             await server.say("C1", "not meant", thread_ts=other, parent_user_id="U1")
-            own = await server.add_own("C1", {"text": "news", "blocks": []})
-            await server.say("C1", "what?", thread_ts=own, parent_user_id=server.bot_user)
+            own = await server.add_own("C2", {"text": "news", "blocks": []})
+            await server.say("C2", "what?", thread_ts=own, parent_user_id=server.bot_user)
 
         messages = await heard_of(server, talk, 3, groups="all")
         meant = {each.text: each.is_addressed for each in messages if each.text not in ("begin", "among people")}
@@ -250,9 +250,9 @@ async def test_a_refused_upload_or_block_or_a_vanished_thread_costs_the_decorati
             server.fail_next("chat.postMessage", "invalid_blocks")
             await interface.send(message, InterfaceResponse("**a** <b> & `c`"))
             server.vanished.add("1700000000.000100")
-            await interface.send(message, InterfaceResponse("in the channel"))
-        assert server.shown("C1") == ["text", "**a** <b> & `c`", "in the channel"]
-        assert server.own("C1")[-1].get("thread_ts") is None
+            await interface.send(replace(message, platform_chat_id="C2"), InterfaceResponse("in the channel"))
+        assert server.shown("C1") == ["text", "**a** <b> & `c`"] and server.shown("C2") == ["in the channel"]
+        assert server.own("C2")[-1].get("thread_ts") is None
         for words in ("the scope files:write is needed", "is sent unformatted", "the answer goes into the channel"):
             assert words in caplog.text
 
@@ -276,13 +276,20 @@ async def test_a_status_is_shown_in_threads_until_the_reply_is(caplog: pytest.Lo
     caplog.set_level("INFO")
     async with SlackServer().running() as server:
 
+        def asked() -> bool:
+            return [name for name, _ in server.calls].count("assistant.threads.setStatus") >= 1 and not server.faults
+
+        async def answer(messages: Any) -> str:
+            await server.until(asked)
+            return "done"
+
         async def talk() -> None:
             await server.say("C1", f"<@{server.bot_user}> hello", ts="1700000000.000100")
 
-        await heard_of(server, talk)
+        await heard_of(server, talk, agent=Agent(FunctionModel(answer)))
         assert server.statuses == [("C1", "1700000000.000100", "is thinking...")]
         server.fail_next("assistant.threads.setStatus", "channel_type_not_supported")
-        await heard_of(server, talk, agent=Agent("offline"))
+        await heard_of(server, talk, agent=Agent(FunctionModel(answer)))
         assert len(server.statuses) == 1 and "no status is shown from now on" in caplog.text
 
 
