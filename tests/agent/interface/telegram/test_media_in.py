@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,15 @@ from loopback.telegram_bot import bot_for
 from loopback.telegram_server import Page, Refused, TelegramServer
 
 from definable.agent import Agent
-from definable.agent.interface import InterfaceHook, InterfaceMessage, InterfaceSession
+from definable.agent.interface import (
+    InterfaceHook,
+    InterfaceMessage,
+    InterfaceMessageError,
+    InterfaceSession,
+    TelegramConfig,
+)
+from definable.agent.interface.telegram.attachments import fetch
+from definable.agent.interface.telegram.client import bot_api
 from definable.model import Image, OfflineModel
 
 pytestmark = pytest.mark.anyio
@@ -30,11 +39,14 @@ class Remembers(InterfaceHook):
         self.messages.append(message)
 
 
-async def received(server: TelegramServer, **message: Any) -> tuple[InterfaceMessage, Any]:
+async def received(
+    server: TelegramServer, settings: dict[str, Any] | None = None, **message: Any
+) -> tuple[InterfaceMessage, Any]:
     """A message as hooks see it, and what the model was asked."""
     remembers, model = Remembers(), OfflineModel("seen")
     server.write(chat=1, **message)
-    async with Agent(model).running(bot_for(server, hooks=[remembers]), enable_server=False):
+    bot = bot_for(server, hooks=[remembers], **settings or {})
+    async with Agent(model).running(bot, enable_server=False):
         await server.until(lambda server: server.sent())
     return remembers.messages[0], model.requests[-1].messages[-1]
 
@@ -170,3 +182,82 @@ async def test_nothing_is_fetched_for_strangers() -> None:
         async with Agent("offline").running(bot, enable_server=False):
             await server.until(lambda server: server.sent())
         assert not [call for call in server.calls if call.method == "getFile"]
+
+
+# --- a server of one's own, with --local
+
+DOCUMENT = {"file_id": "f", "file_name": "a.txt", "mime_type": "application/zip"}
+
+
+async def test_a_server_of_ones_own_puts_files_on_the_disk(tmp_path: Path) -> None:
+    async with TelegramServer(files={"f": b"x" * (21 * MIB)}, local_directory=str(tmp_path)).running() as server:
+        message, _ = await received(server, {"max_file_size": 50 * MIB}, document=DOCUMENT)
+        assert message.files[0].data == server.files["f"]
+
+
+async def test_a_file_on_the_disk_that_is_too_large_is_described_alone(tmp_path: Path) -> None:
+    async with TelegramServer(files={"f": b"x" * (21 * MIB)}, local_directory=str(tmp_path)).running() as server:
+        message, _ = await received(server, document=DOCUMENT)
+        assert message.files[0].data is None
+        assert message.notes == ("a.txt was not read: files of more than 20 MB cannot be",)
+
+
+async def test_only_files_of_the_allowed_directory_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "secret").write_text("not for models")
+    outside = str(tmp_path / "files" / ".." / "secret")
+    async with TelegramServer(files={"f": b"x"}, local_directory=str(tmp_path / "files")).running() as server:
+        message, _ = await received(server, {"local_files": str(tmp_path / "files")}, document=DOCUMENT)
+        assert message.files[0].data == b"x"
+        server.calls.clear()
+        server.fail("getFile", told(outside))
+        server.write(chat=1, document=DOCUMENT)
+        bot = bot_for(server, local_files=str(tmp_path / "files"))
+        async with Agent("offline").running(bot, enable_server=False):
+            await server.until(lambda server: len(server.shown(1)) == 2)
+        assert server.shown(1)[-1] == SORRY
+    assert f"secret is not in local_files='{tmp_path / 'files'}'" in caplog.text
+
+
+async def test_a_file_that_cannot_be_read_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    async with TelegramServer().running() as server:
+        server.fail("getFile", told(f"/nowhere/{server.token}/documents/f"))
+        server.write(chat=1, document=DOCUMENT)
+        async with Agent("offline").running(bot_for(server), enable_server=False):
+            await server.until(lambda server: server.sent())
+        assert server.sent() == [SORRY] and server.token not in caplog.text
+    assert "/nowhere/<token>/documents/f, which cannot be read here (No such file or directory)" in caplog.text
+
+
+async def test_of_telegram_s_own_server_no_file_of_this_machine_is_read() -> None:
+    config = TelegramConfig(bot_token=TelegramServer().token)
+    assert not config.has_own_server
+    async with TelegramServer().running() as server, bot_api(config.with_updates(base_url=server.url)) as api:
+        api.config = config
+        server.fail("getFile", told("/etc/hostname"))
+        with pytest.raises(InterfaceMessageError, match="Telegram's own server names a file of this machine"):
+            await fetch(api, "f")
+
+
+# --- what is replied to
+
+
+def replied_to(**fields: Any) -> dict[str, Any]:
+    chat = {"id": 1, "type": "private"}
+    author = {"id": 1, "is_bot": False, "first_name": "U"}
+    return {"reply_to_message": {"message_id": 3, "date": 1, "chat": chat, "from": author} | fields}
+
+
+async def test_a_photo_that_is_replied_to_is_fetched() -> None:
+    async with TelegramServer(files={"pic": b"png", "v": b"voice"}).running() as server:
+        fields = replied_to(photo=[{"file_id": "pic"}], voice={"file_id": "v", "duration": 3})
+        message, _ = await received(server, text="what is in this?", **fields)
+        (context,) = message.context
+        assert context.images == (Image(data=b"png", media_type="image/jpeg"),)
+        assert [each.data for each in context.files] == [b"voice"] and message.images == ()
+
+
+async def test_what_is_replied_to_and_cannot_be_fetched_is_described_alone() -> None:
+    async with TelegramServer().running() as server:
+        message, _ = await received(server, text="what is in this?", **replied_to(photo=[{"file_id": "gone"}]))
+        assert (message.context[0].images, message.context[0].files[0].data) == ((), None)

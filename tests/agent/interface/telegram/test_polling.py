@@ -182,6 +182,7 @@ async def test_another_poller_is_backed_off_from_and_shows_in_health(caplog: pyt
             assert not well
             assert document["children"]["telegram"] == {"state": "restarting"}
     assert caplog.text.count("terminated by other getUpdates request") == 1
+    assert "Another process polls with this token: stop it, or give this bot a token of its own" in caplog.text
 
 
 async def test_of_two_pollers_one_is_told_to_go() -> None:
@@ -199,6 +200,7 @@ async def test_a_webhook_that_is_set_is_left_alone(caplog: pytest.LogCaptureFixt
             await anyio.sleep(60)
         assert server.webhook
     assert caplog.text.count("while webhook is active") == 1
+    assert "Its updates go to https://elsewhere.example: stop the program there and open" in caplog.text
 
 
 async def test_a_wrong_token_is_final_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
