@@ -9,13 +9,17 @@ from typing import Any
 import anyio
 
 from definable.agent import Agent
-from definable.agent.interface import DiscordConfig, DiscordInterface
+from definable.agent.interface import DiscordConfig, DiscordInterface, InterfaceMessage
 from definable.agent.interface.discord.gateway import ReconnectPolicy
+from definable.agent.interface.message import message_from_json, message_to_json
 from definable.agent.runtime import AgentRuntime
 from definable.concurrency.backoff import Backoff
 
 from .discord_objects import TOKEN
 from .discord_server import DiscordServer
+
+GUILD = "500"
+"""A server."""
 
 FAST = ReconnectPolicy(
     invalid_session_wait=(0.0, 0.01), identify_interval=0.0, stable_after=0.0, backoff=Backoff(0.01, 0.05)
@@ -38,3 +42,23 @@ async def serving(agent: Agent, interface: DiscordInterface, within: float = 30)
     with anyio.fail_after(within):
         async with agent.running(interface, enable_server=False) as runtime:
             yield runtime
+
+
+@asynccontextmanager
+async def listening(
+    server: DiscordServer, **config: Any
+) -> AsyncGenerator[tuple[DiscordInterface, list[InterfaceMessage]], None]:
+    """A bot that hears, and what it hears; a durable bus could keep all of it."""
+    heard: list[InterfaceMessage] = []
+
+    async def accept(message: InterfaceMessage) -> bool:
+        assert message_from_json(message_to_json(message)) == message
+        heard.append(message)
+        return True
+
+    with anyio.fail_after(30):
+        async with server.running(), (bot := bot_for(server, **config)).opened(), anyio.create_task_group() as tasks:
+            tasks.start_soon(bot.receive, accept)
+            await server.until(lambda: server.on_line)
+            yield bot, heard
+            tasks.cancel_scope.cancel()

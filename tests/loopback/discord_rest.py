@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from .discord_objects import BOT, application, message
+from .discord_objects import BOT, BOT_ID, application, message
 
 if TYPE_CHECKING:
     from .discord_server import DiscordServer
@@ -105,6 +105,12 @@ class Rest:
             ("PATCH", r"/channels/(\d+)/messages/(\d+)", self._edit),
             ("DELETE", r"/channels/(\d+)/messages/(\d+)", self._delete),
             ("POST", r"/channels/(\d+)/typing", self._typing),
+            ("GET", r"/channels/(\d+)", self._channel),
+            ("GET", r"/guilds/(\d+)/roles", self._roles),
+            ("PUT", rf"/applications/{BOT_ID}(?:/guilds/(\d+))?/commands", self._register),
+            ("POST", r"/interactions/(\d+)/([^/]+)/callback", self._respond),
+            ("POST", rf"/webhooks/{BOT_ID}/([^/]+)", self._follow_up),
+            ("PATCH", rf"/webhooks/{BOT_ID}/([^/]+)/messages/(@original|\d+)", self._follow_up),
         ]
 
     async def answer(self, call: Call) -> Answer:
@@ -169,6 +175,31 @@ class Rest:
         self._check_channel(channel)
         self._server.typings.append((channel, anyio.current_time()))
         return Answer(204)
+
+    async def _channel(self, call: Call, channel: str) -> Answer:
+        self._check_channel(channel)
+        self._server.asked.append(channel)
+        parent = self._server.threads.get(channel)
+        kind = {"type": 0} if parent is None else {"type": 11, "parent_id": parent}
+        return Answer(200, {"id": channel, "name": f"channel-{channel}", **kind})
+
+    async def _roles(self, call: Call, guild: str) -> Answer:
+        return Answer(200, [{"id": guild, "name": "@everyone"}, *self._server.roles])
+
+    async def _register(self, call: Call, guild: str | None) -> Answer:
+        taken = self._server.interactions.register(guild, json.loads(call.body))
+        if taken is None:
+            raise Refusal(400, "Invalid Form Body", 50035)
+        return Answer(200, taken)
+
+    async def _respond(self, call: Call, id: str, token: str) -> Answer:
+        return Answer(*self._server.interactions.respond(id, token, json.loads(call.body)))
+
+    async def _follow_up(self, call: Call, token: str, edited: str | None = None) -> Answer:
+        body, files = _parse(call)
+        check_content(body.get("content"), files or body.get("embeds") or body.get("components"))
+        check_components(body.get("components") or [])
+        return Answer(*self._server.interactions.follow_up(token, body, edited))
 
     async def _post(self, call: Call, channel: str) -> Answer:
         self._check_channel(channel)

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import anyio
@@ -23,6 +24,7 @@ import h11
 from anyio.abc import ByteStream, SocketAttribute, SocketStream, TaskStatus
 
 from .discord_gateway import Connection, Session
+from .discord_interactions import Interactions
 from .discord_objects import TOKEN, message, snowflake, user
 from .discord_rest import PREFIX, Answer, Call, Posted, Rest, limited
 
@@ -91,6 +93,14 @@ class DiscordServer:
         """Requests in any one second, as they arrived; what is beyond `per_second` is answered with a 429."""
         self.violations: list[str] = []
         """What a well-behaved client never does."""
+        self.threads: dict[str, str] = {}
+        """Channels of threads and forum posts."""
+        self.roles: list[dict[str, Any]] = []
+        self.asked: list[str] = []
+        """Channels that the bot has asked for."""
+        self.commands: dict[str | None, dict[str, Any]] = {}
+        """Registered slash commands by name, by server; None for everywhere."""
+        self.interactions = Interactions(self)
         self._rest = Rest(self)
         self._changed = anyio.Event()
 
@@ -129,6 +139,12 @@ class DiscordServer:
         self.said.append(said)
         await self.dispatch("MESSAGE_CREATE", said)
         return str(said["id"])
+
+    async def edit(self, id: str, content: str, **changes: Any) -> None:
+        """Somebody edits a message."""
+        said = next(each for each in self.said if each["id"] == id)
+        now = datetime.now(UTC).isoformat()
+        await self.dispatch("MESSAGE_UPDATE", said | {"content": content, "edited_timestamp": now} | changes)
 
     def attach(self, filename: str, content: bytes, media_type: str) -> dict[str, Any]:
         """Upload a file; returns the attachment object of the message that comes with it."""

@@ -36,7 +36,8 @@ SOCKS_SCHEMES = {"socks": "socks5h"}
 DOWNLOAD_BACKOFF = Backoff(initial=0.5, jitter=0.25, max_tries=5, max_retry_after=60.0)
 
 _WITH_TOKEN = "definable.with_token"
-"""Marks requests to the platform's API; a download's address comes from a message, and gets no token."""
+"""Marks requests to the platform's API, with a token of their own or none; a download's address comes from a message,
+and gets no token."""
 
 _UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 """Failures before the first byte of a request was sent."""
@@ -64,6 +65,7 @@ class PlatformClient:
         name: str | None = None,
         held_open: float = 0.0,
         headers: Mapping[str, str] | None = None,
+        token: str = "",
         **content: Any,
     ) -> httpx2.Response:
         """Make a request to the API, once, and return its answer, whatever it says.
@@ -74,6 +76,7 @@ class PlatformClient:
             name: What errors call the request; method and path when None.
             held_open: Seconds that the platform may hold the request open, beside the time it may take to answer.
             headers: In place of those of requests to the API.
+            token: What `TOKEN` stands for in this request; the client's when empty.
             content: `json`, `data` and `files`, as httpx2 takes them.
 
         Raises:
@@ -89,7 +92,7 @@ class PlatformClient:
                 path,
                 headers=self._headers if headers is None else headers,
                 timeout=timeout,
-                extensions={_WITH_TOKEN: True},
+                extensions={_WITH_TOKEN: token},
                 **content,
             )
         except _UNSENT as error:
@@ -114,7 +117,7 @@ class PlatformClient:
         return await retried(once, DOWNLOAD_BACKOFF, InterfaceConnectionError, InterfaceRateLimitError)
 
     async def _download_once(self, url: str, max_size: int, headers: Mapping[str, str] | None) -> bytes | None:
-        extensions = {_WITH_TOKEN: True} if url.startswith("/") else {}
+        extensions = {_WITH_TOKEN: ""} if url.startswith("/") else {}
         content = bytearray()
         try:
             async with self._client.stream("GET", url, headers=headers, extensions=extensions) as response:
@@ -189,9 +192,10 @@ class _Transport(httpx2.AsyncBaseTransport):
         return await self.transport_for(request.url).handle_async_request(self._with_token(request))
 
     def _with_token(self, request: httpx2.Request) -> httpx2.Request:
-        if not self._token or _WITH_TOKEN not in request.extensions:
+        token = request.extensions.get(_WITH_TOKEN, "").encode() or self._token
+        if not token or _WITH_TOKEN not in request.extensions:
             return request
-        path = request.url.raw_path.replace(TOKEN.encode(), self._token, 1)
+        path = request.url.raw_path.replace(TOKEN.encode(), token, 1)
         return httpx2.Request(
             request.method,
             request.url.copy_with(raw_path=path),

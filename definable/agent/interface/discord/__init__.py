@@ -7,9 +7,11 @@ gateway.py       connections one after the other, and when to connect again
 connection.py    one connection: the protocol on a socket and a clock
 protocol.py      what is said over it, and what follows from it; pure
 rest.py          the HTTP API, within rate_limit.py, which is pure
-incoming.py      events as messages of the library
-markdown.py      what a model wrote, in Discord's Markdown, with escaping.py; pure
+errors.py        what the API answers when it does not do what it is asked for
+incoming.py      events as messages of the library, with places.py (threads), attachments.py and fields.py
+interactions.py  slash commands and buttons
 outgoing.py      responses as the messages that Discord takes
+markdown.py      what a model wrote, in Discord's Markdown, with escaping.py; pure
 ```
 """
 

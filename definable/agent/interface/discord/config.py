@@ -35,11 +35,15 @@ class DiscordConfig(InterfaceConfig):
     allowed_guild_ids: Iterable[int | str] | None = None
     """The only servers to listen to; direct messages belong to none. All, and direct messages, when None."""
     allowed_channel_ids: Iterable[int | str] | None = None
-    """The only channels to listen to; a thread is a channel of its own. All when None."""
+    """The only channels to listen to, with their threads and forum posts; a thread may be named too. All when None."""
+    command_guild_ids: Iterable[int | str] | None = None
+    """The only servers that show the slash commands; all, and direct messages, when None. They take the place of the
+    commands that the application had there."""
     respond_to_bots: bool = False
     """Whether other bots and webhooks are answered; the bot itself never is."""
     command_prefix: str | None = None
-    """What a message must begin with to be answered; the agent gets the rest. None: every message is."""
+    """What a message must begin with to be answered; the agent gets the rest, and is meant in servers too. None: every
+    message that `groups` lets in is."""
     connect_timeout: float = 30
     """Seconds until the gateway must have greeted the bot, and until the API must have taken a connection."""
     max_message_length: int = MAX_MESSAGE_LENGTH
@@ -61,7 +65,7 @@ class DiscordConfig(InterfaceConfig):
         _check_url("base_url", self.base_url, ("http", "https"))
         if self.gateway_url is not None:
             _check_url("gateway_url", self.gateway_url, ("ws", "wss"))
-        for name in ("allowed_guild_ids", "allowed_channel_ids"):
+        for name in ("allowed_guild_ids", "allowed_channel_ids", "command_guild_ids"):
             ids = allowed_ids(f"DiscordConfig({name}", getattr(self, name))
             if wrong := sorted(id for id in ids or () if not (id.isascii() and id.isdecimal())):
                 raise ConfigurationError(f"{name}: {wrong[0]!r} is no Discord id, which is a decimal number")

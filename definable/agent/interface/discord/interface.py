@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -14,18 +14,22 @@ import anyio
 from definable.agent.bus.dedupe import DedupeWindow
 from definable.agent.interface.base import Accept, BaseInterface
 from definable.agent.interface.config import InterfaceConfig
-from definable.agent.interface.errors import InterfaceConnectionError
+from definable.agent.interface.errors import InterfaceConnectionError, InterfaceError
 from definable.agent.interface.message import InterfaceMessage, InterfaceResponse
 from definable.agent.interface.streamed_reply import parts_of
 from definable.concurrency.logs import logger_named
 
+from .attachments import completed
 from .config import DiscordConfig
+from .errors import UNKNOWN_CHANNEL, UNKNOWN_INTERACTION, DiscordRefusal
 from .gateway import Gateway, ReconnectPolicy
-from .incoming import MessageFilter, NotAMessage, with_images
+from .incoming import MessageFilter, NotAMessage
+from .interactions import acknowledgement, command_list, interaction_of, read_interaction
 from .markdown import discord_text, discord_texts
 from .outgoing import Outgoing, edited, outgoing
+from .places import Places
 from .protocol import GatewaySession, Payload
-from .rest import UNKNOWN_CHANNEL, DiscordRefusal, DiscordRest, open_rest
+from .rest import DiscordRest, open_rest
 
 logger: logging.Logger = logger_named(__name__)
 
@@ -44,8 +48,12 @@ class DiscordInterface(BaseInterface):
     for which Discord keeps a session. A new process begins a new one: what was written while none ran does not reach
     it. Replies are shown as such, and ping no one.
 
-    `metadata` of a message has `guild_id` (None in direct messages), `display_name`, `is_bot`, and for a reply
-    `reply_to`: the `text` and the `user_id` of what was replied to.
+    A thread or a forum post is a conversation of its own. In servers the bot is meant where it, or the role that
+    Discord made for it, is mentioned, and by replies to its messages; `@everyone` does not mean it. Slash commands and
+    buttons are acknowledged at once.
+
+    `metadata` of a message has `guild_id` (None in direct messages), `display_name`, `is_bot`, and `raw`, Discord's own
+    object.
 
     It takes the arguments of a `BaseInterface`. The `config` is a `DiscordConfig`, whose fields may also be given by
     name: `DiscordInterface(bot_token=...)`.
@@ -56,6 +64,7 @@ class DiscordInterface(BaseInterface):
 
     config_type: ClassVar[type[InterfaceConfig]] = DiscordConfig
     config: DiscordConfig  # pyright: ignore[reportIncompatibleVariableOverride] - set once
+    has_buttons: ClassVar[bool] = True
     typing_interval: ClassVar[float] = 8.0
     """Seconds; Discord shows it for ten."""
 
@@ -94,14 +103,26 @@ class DiscordInterface(BaseInterface):
 
     async def receive(self, accept: Accept) -> None:
         message_filter = MessageFilter(self.config, self.name)
+        places = Places(self._api.channel, self._api.roles)
 
         async def handle(event: Payload) -> None:
-            message = self._read(event, message_filter)
-            if message is not None:
-                await accept(message)
+            message = await self._read(event, message_filter, places)
+            if message is None:
+                return
+            if "interaction" in message.metadata:
+                await self._answer_at_once(message)
+            await accept(message)
 
         gateway = Gateway(self.config, self._session, self._api.gateway, handle, self.alive, self.reconnect_policy)
         await gateway.run()
+
+    async def show_commands(self, commands: Mapping[str, str]) -> None:
+        application = await self._api.application()
+        if application is None:
+            raise InterfaceConnectionError("GET /applications/@me was not answered as Discord's API does")
+        guilds = self.config.command_guild_ids
+        for guild in [None] if guilds is None else sorted(map(str, guilds)):
+            await self._api.overwrite_commands(application, guild, command_list(commands))
 
     async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
         for part in parts_of(response, self.max_part_length):
@@ -115,13 +136,17 @@ class DiscordInterface(BaseInterface):
         return await self._create(message, beginning)
 
     async def edit(self, message: InterfaceMessage, posted: str, text: str) -> None:
-        await self._api.edit_message(channel_of(message), posted, edited(self._shown(text)))
+        changes, interaction = edited(self._shown(text)), interaction_of(message)
+        if interaction is None:
+            await self._api.edit_message(channel_of(message), posted, changes)
+        else:
+            await self._api.follow_up(*interaction, changes, edited=posted)
 
     async def delete(self, message: InterfaceMessage, posted: str) -> None:
         await self._api.delete_message(channel_of(message), posted)
 
     async def complete(self, message: InterfaceMessage) -> InterfaceMessage:
-        return await with_images(message, self._api)
+        return await completed(message, self._api, with_audio=self.config.transcriber is not None)
 
     async def typing(self, message: InterfaceMessage) -> None:
         await self._api.trigger_typing(channel_of(message))
@@ -145,6 +170,14 @@ class DiscordInterface(BaseInterface):
     async def _create_in(self, message: InterfaceMessage, answer: Outgoing) -> str | None:
         """Post a message in the thread that it belongs to; in the thread's channel when the thread is gone."""
         channel = channel_of(message)
+        if (interaction := interaction_of(message)) is not None:
+            try:
+                thinking = None if self._was_answered(message) else "@original"
+                return await self._api.follow_up(*interaction, answer.follow_up, answer.uploads, edited=thinking)
+            except DiscordRefusal as refusal:
+                if refusal.code not in UNKNOWN_INTERACTION:
+                    raise
+                logger.info("%s: a command is answered in its channel: %s", self.name, refusal)
         try:
             return await self._api.create_message(channel, answer.body, answer.uploads)
         except DiscordRefusal as refusal:
@@ -157,10 +190,21 @@ class DiscordInterface(BaseInterface):
     def _shown(self, text: str) -> str:
         return discord_text(text, self.config.max_message_length)
 
+    async def _answer_at_once(self, message: InterfaceMessage) -> None:
+        interaction = message.metadata["interaction"]
+        try:
+            await self._api.respond(interaction["id"], interaction["token"], acknowledgement(message))
+        except InterfaceError as error:  # it may be one that a resume brought again; the answer comes all the same
+            logger.info("%s: a command or button was not acknowledged: %s", self.name, error)
+
     def _reply_to(self, message: InterfaceMessage) -> str | None:
-        """The message, for the first that is posted in answer to it."""
-        number = message.platform_message_id
-        return None if self._replied.remembers(number, anyio.current_time()) else number
+        """What the first message that is posted in answer is a reply to; the others are none."""
+        if self._was_answered(message) or message.command is not None:
+            return None
+        return message.platform_message_id if message.button is None else message.reply_to_message_id
+
+    def _was_answered(self, message: InterfaceMessage) -> bool:
+        return self._replied.remembers(message.platform_message_id, anyio.current_time())
 
     @property
     def _api(self) -> DiscordRest:
@@ -168,11 +212,17 @@ class DiscordInterface(BaseInterface):
             raise InterfaceConnectionError("the Discord interface is not being served")
         return self._rest
 
-    def _read(self, event: Payload, message_filter: MessageFilter) -> InterfaceMessage | None:
-        if event.event != "MESSAGE_CREATE":
-            return None
+    async def _read(self, event: Payload, message_filter: MessageFilter, places: Places) -> InterfaceMessage | None:
+        data, me = event.fields, self._session.user_id
         try:
-            return message_filter.read(event.fields, self._session.user_id)
+            if event.event == "INTERACTION_CREATE":
+                place = await places.of(data, me)
+                is_heard = message_filter.is_heard_in(data) and message_filter.is_allowed(place)
+                return read_interaction(data, self.name, place) if is_heard else None
+            if event.event not in ("MESSAGE_CREATE", "MESSAGE_UPDATE") or not message_filter.may_be_heard(data, me):
+                return None
+            read = message_filter.read if event.event == "MESSAGE_CREATE" else message_filter.read_edit
+            return read(data, me, await places.of(data, me))
         except NotAMessage as error:
             logger.warning("%s: an event was skipped: %s", self.name, error)
             return None

@@ -21,7 +21,8 @@ from definable.concurrency.logs import logger_named
 from definable.model.message import Image
 
 from .config import MAX_MESSAGE_LENGTH
-from .rest import HIDDEN_HISTORY, DiscordRefusal, Upload
+from .errors import HIDDEN_HISTORY, DiscordRefusal
+from .rest import Upload
 
 logger: logging.Logger = logger_named(__name__)
 
@@ -78,6 +79,12 @@ class Outgoing:
         if self.reply_to is not None:
             body["message_reference"] = {"message_id": self.reply_to, "fail_if_not_exists": False}
         return body
+
+    @property
+    def follow_up(self) -> dict[str, Any]:
+        """What Create Followup Message takes: no nonce, and no reference."""
+        more = {"embeds": list(self.embeds), "components": list(self.rows)}
+        return {**edited(self.content), **{name: value for name, value in more.items() if value}}
 
     def plainer(self, refusal: DiscordRefusal) -> Sequence[Outgoing]:
         """What is posted in place of a message that Discord refuses: its text whole, and what it takes of the rest.

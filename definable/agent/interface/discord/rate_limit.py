@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from definable.agent.interface.http_client import number
 
@@ -26,15 +26,21 @@ class Route:
 
     method: str
     template: str
-    """The path, with `{channel}` and `{message}` where their ids go."""
+    """The path, with `{channel}` and `{message}` where their ids go, and `TOKEN` for an interaction's token."""
     channel: str = ""
+    """Or the server, the application or the interaction: what has limits of its own."""
     message: str = ""
     """Of no account for the limits."""
+    token: str = field(default="", repr=False)
+    """Of an interaction; in no path, no error and no log."""
 
     @property
     def path(self) -> str:
         """The path itself."""
         return self.template.replace("{channel}", self.channel).replace("{message}", self.message)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
 
 
 @dataclass(slots=True)
@@ -109,7 +115,9 @@ class RateLimits:
         return self._sent[0] + PERIOD - now if len(self._sent) >= REQUESTS_PER_PERIOD else 0.0
 
     def _key(self, route: Route) -> tuple[str, str]:
-        return self._names.get((route.method, route.template), f"{route.method} {route.template}"), route.channel
+        return self._names.get(
+            (route.method, route.template), f"{route.method} {route.template}"
+        ), route.channel + route.token
 
     def _bucket(self, route: Route) -> _Bucket:
         key = self._key(route)

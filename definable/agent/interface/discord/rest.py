@@ -7,36 +7,20 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import httpx2
 
 import definable
-from definable.agent.interface.errors import (
-    InterfaceAuthenticationError,
-    InterfaceConnectionError,
-    InterfaceError,
-    InterfaceMessageError,
-    InterfaceRateLimitError,
-    retried,
-)
-from definable.agent.interface.http_client import PlatformClient, number, open_client
+from definable.agent.interface.errors import InterfaceConnectionError, InterfaceRateLimitError, retried
+from definable.agent.interface.http_client import TOKEN, PlatformClient, open_client
 from definable.concurrency.backoff import Backoff
 
 from .config import DiscordConfig
+from .errors import DiscordRateLimitError, error_of, read_id
 from .gateway import GatewayInfo, read_gateway_info
 from .rate_limit import RateLimits, Route
-
-DEFAULT_RETRY_AFTER = 1.0
-"""Seconds, where a 429 does not say how long."""
-
-UNKNOWN_CHANNEL, UNKNOWN_MESSAGE = 10003, 10008
-"""Codes: it was deleted, or the bot never saw it (Discord's "Opcodes and Status Codes", JSON)."""
-
-HIDDEN_HISTORY = 160002, 160009
-"""Codes: cannot reply to, or refer to, a message without permission to read the message history (Discord's "Opcodes and
-Status Codes", JSON)."""
 
 REQUEST_TIMEOUT = 15.0
 """Seconds for the API to answer."""
@@ -50,41 +34,13 @@ LONGEST_POST_WAIT = 600.0
 EDIT_BACKOFF = replace(RETRY_BACKOFF, max_tries=1, max_retry_after=2.0)
 """An edit that waits longer is better made later, with the text of then."""
 
-MAX_IMAGE_SIZE = 20 * 1024 * 1024
-"""Bytes of an image that is fetched."""
+QUICK_BACKOFF = replace(RETRY_BACKOFF, max_tries=2, max_retry_after=2.0)
+"""Of what others wait for."""
 
 MESSAGE = "/channels/{channel}/messages/{message}"
 
 USER_AGENT = f"DiscordBot (https://pypi.org/project/definable, {definable.__version__})"
 """In the form that Discord's "Reference", User Agent, asks for."""
-
-
-class DiscordRefusal(InterfaceMessageError):
-    """Discord refuses a request.
-
-    Args:
-        message: What happened.
-        status: Of the answer.
-        code: Discord's own ("Opcodes and Status Codes", JSON); 0 where it has none.
-    """
-
-    def __init__(self, message: str, status: int, code: int) -> None:
-        super().__init__(message, status=status, platform="discord")
-        self.code = code
-
-
-class DiscordRateLimitError(InterfaceRateLimitError):
-    """A 429.
-
-    Args:
-        message: What happened.
-        retry_after: Seconds until the request may be made again.
-        is_global: Whether no route may be asked until then.
-    """
-
-    def __init__(self, message: str, retry_after: float, *, is_global: bool) -> None:
-        super().__init__(message, retry_after=retry_after)
-        self.is_global = is_global
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +65,7 @@ class DiscordRest:
 
     async def gateway(self) -> GatewayInfo:
         """Where the gateway is, and how many sessions may still be started (`GET /gateway/bot`)."""
-        response = await self._request(Route("GET", "/gateway/bot"))
-        try:
-            body: Any = response.json()
-        except ValueError as error:
-            raise InterfaceConnectionError("GET /gateway/bot was not answered as Discord's API does") from error
-        return read_gateway_info(body)
+        return read_gateway_info(await self._document(Route("GET", "/gateway/bot")))
 
     async def create_message(
         self, channel: str, message: Mapping[str, Any], uploads: Sequence[Upload] = ()
@@ -146,18 +97,85 @@ class DiscordRest:
         """Show for ten seconds that the bot is typing (`POST /channels/{channel}/typing`)."""
         await self._request(Route("POST", "/channels/{channel}/typing", channel))
 
-    async def fetch(self, url: str) -> bytes | None:
+    async def channel(self, channel: str) -> Any:
+        """What a channel is (`GET /channels/{channel}`); asked twice at most, events wait behind it."""
+        return await self._document(Route("GET", "/channels/{channel}", channel), QUICK_BACKOFF)
+
+    async def roles(self, guild: str) -> Any:
+        """The roles of a server (`GET /guilds/{guild}/roles`); asked twice at most."""
+        return await self._document(Route("GET", "/guilds/{channel}/roles", guild), QUICK_BACKOFF)
+
+    async def application(self) -> str | None:
+        """The id of the bot's application (`GET /applications/@me`)."""
+        return read_id((await self._request(Route("GET", "/applications/@me"))).content)
+
+    async def overwrite_commands(self, application: str, guild: str | None, commands: Sequence[Any]) -> None:
+        """Register these commands in place of those that there are (Bulk Overwrite Application Commands).
+
+        Args:
+            application: The application's id.
+            guild: The server in which they are shown; None for everywhere.
+            commands: As the API takes them.
+        """
+        where = "commands" if guild is None else f"guilds/{guild}/commands"
+        await self._request(Route("PUT", f"/applications/{{channel}}/{where}", application), commands)
+
+    async def respond(self, interaction: str, token: str, response: Mapping[str, Any]) -> None:
+        """Answer an interaction, which must be within 3 s (Create Interaction Response); tried twice."""
+        route = Route("POST", f"/interactions/{{channel}}/{TOKEN}/callback", interaction, token=token)
+        await self._request(route, response, backoff=QUICK_BACKOFF)
+
+    async def follow_up(
+        self,
+        application: str,
+        token: str,
+        message: Mapping[str, Any],
+        uploads: Sequence[Upload] = (),
+        *,
+        edited: str | None = None,
+    ) -> str | None:
+        """Post a message that answers an interaction, or edit one (Create Followup Message, Edit Followup Message).
+
+        Args:
+            application: The application's id.
+            token: The interaction's; it is good for 15 minutes.
+            message: What the API takes.
+            uploads: Files to go with it.
+            edited: The message to be edited; `"@original"` for what shows that the bot is thinking.
+
+        Returns:
+            The message's id, if Discord says it.
+        """
+        path = f"/webhooks/{{channel}}/{TOKEN}"
+        if edited is None:
+            route = Route("POST", path, application, token=token)
+        else:
+            route = Route("PATCH", f"{path}/messages/{{message}}", application, edited, token)
+        return read_id((await self._request(route, message, uploads)).content)
+
+    async def fetch(self, url: str, max_size: int) -> bytes | None:
         """Fetch an attachment from Discord's CDN, which needs no token and gets none; None when it is too large.
+
+        Args:
+            url: The attachment's.
+            max_size: Bytes.
 
         Raises:
             InterfaceError: It is gone, or could not be fetched.
         """
-        return await self._client.download(url, MAX_IMAGE_SIZE)
+        return await self._client.download(url, max_size)
+
+    async def _document(self, route: Route, backoff: Backoff | None = None) -> Any:
+        response = await self._request(route, backoff=backoff)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise InterfaceConnectionError(f"{route} was not answered as Discord's API does") from error
 
     async def _request(
         self,
         route: Route,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | Sequence[Any] | None = None,
         uploads: Sequence[Upload] = (),
         backoff: Backoff | None = None,
     ) -> httpx2.Response:
@@ -175,11 +193,11 @@ class DiscordRest:
 
     async def _request_once(self, route: Route, content: Mapping[str, Any], longest_wait: float) -> httpx2.Response:
         await self._wait_for_limits(route, longest_wait)
-        response = await self._client.request(route.method, route.path, **content)
+        response = await self._client.request(route.method, route.path, token=route.token, **content)
         self._limits.learn(route, response.headers, anyio.current_time())
         if response.is_success:
             return response
-        error = error_of(f"{route.method} {route.path}", response.status_code, response.headers, response.content)
+        error = error_of(str(route), response.status_code, response.headers, response.content)
         if isinstance(error, DiscordRateLimitError):
             wait = error.retry_after or 0.0
             self._limits.refused(route, wait, anyio.current_time(), is_global=error.is_global)
@@ -188,9 +206,7 @@ class DiscordRest:
     async def _wait_for_limits(self, route: Route, longest_wait: float) -> None:
         while (wait := self._limits.take(route, anyio.current_time())) > 0:
             if wait > longest_wait:
-                raise InterfaceRateLimitError(
-                    f"{route.method} {route.path}: Discord rate limit: retry in {wait:.0f} s", retry_after=wait
-                )
+                raise InterfaceRateLimitError(f"{route}: Discord rate limit: retry in {wait:.0f} s", retry_after=wait)
             await anyio.sleep(wait)
 
 
@@ -208,54 +224,7 @@ async def open_rest(config: DiscordConfig) -> AsyncGenerator[DiscordRest]:
         yield DiscordRest(client)
 
 
-def error_of(where: str, status: int, headers: Mapping[str, str], body: bytes) -> InterfaceError:
-    """What an answer that is no success means.
-
-    Args:
-        where: Method and path.
-        status: Of the answer; 400 or more, or a redirect.
-        headers: Looked up in lower case.
-        body: JSON from Discord, a page from the proxies before it.
-    """
-    document = _document(body)
-    words = f"{where}: {status} {_words(document)}".rstrip()
-    match status:
-        case 401:
-            return InterfaceAuthenticationError(f"Discord refuses the bot's token ({words})")
-        case 429:
-            asked = number(document.get("retry_after")), number(headers.get("retry-after")), DEFAULT_RETRY_AFTER
-            retry_after = next(seconds for seconds in asked if seconds is not None)
-            # A proxy's 429 is no JSON: it has shut out the address, whatever is asked.
-            is_global = document.get("global") is True or "x-ratelimit-global" in headers or not document
-            return DiscordRateLimitError(words, retry_after, is_global=is_global)
-        case _ if status >= 500:
-            return InterfaceConnectionError(words, status=status)
-        case _:
-            return DiscordRefusal(words, status, int(number(document.get("code")) or 0))
-
-
-def _words(document: dict[str, Any]) -> str:
-    message, code = document.get("message"), document.get("code")
-    words = message if isinstance(message, str) else ""
-    details = json.dumps(document["errors"])[:300] if "errors" in document else ""
-    return " ".join(part for part in (words, f"(code {code})" if code else "", details) if part)
-
-
-def _document(body: bytes) -> dict[str, Any]:
-    try:
-        parsed: object = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else {}
-
-
-def read_id(body: bytes) -> str | None:
-    """The id of what Discord answers with; None when it has none."""
-    id: object = _document(body).get("id")
-    return id if isinstance(id, str) and id.isdecimal() else None
-
-
-def _content(body: Mapping[str, Any] | None, uploads: Sequence[Upload]) -> dict[str, Any]:
+def _content(body: Mapping[str, Any] | Sequence[Any] | None, uploads: Sequence[Upload]) -> dict[str, Any]:
     """A request's body as httpx2's arguments: JSON, or a form with files (Discord's "Reference", Uploading Files)."""
     if body is None:
         return {}

@@ -21,16 +21,10 @@ from definable.agent.interface import (
     InterfaceRateLimitError,
     InterfaceResponse,
 )
-from definable.agent.interface.discord.incoming import with_images
+from definable.agent.interface.discord.attachments import completed
+from definable.agent.interface.discord.errors import DiscordRateLimitError, error_of, read_id
 from definable.agent.interface.discord.outgoing import outgoing
-from definable.agent.interface.discord.rest import (
-    DiscordRateLimitError,
-    DiscordRest,
-    Upload,
-    error_of,
-    open_rest,
-    read_id,
-)
+from definable.agent.interface.discord.rest import DiscordRest, Upload, open_rest
 from definable.concurrency.backoff import Backoff
 from definable.model import Image
 
@@ -161,22 +155,22 @@ async def test_files_go_with_their_message() -> None:
 
 async def test_an_image_is_fetched_once_its_user_was_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("definable.agent.interface.http_client.DOWNLOAD_BACKOFF", Backoff(0.01, max_tries=5))
-    monkeypatch.setattr("definable.agent.interface.discord.rest.MAX_IMAGE_SIZE", 10)
+    monkeypatch.setattr("definable.agent.interface.discord.attachments.MAX_IMAGE_SIZE", 10)
     async with DiscordServer().running() as server, open_rest(bot_for(server).config) as rest:
         small, large = (server.attach("a.png", content, "image/png")["url"] for content in (b"small", b"large" * 3))
         server.fail_next("a.png", 500, 503)
         said = InterfaceMessage("discord", "7", "10", "1", images=(Image(url=small), Image(url=large)))
-        found = await with_images(said, rest)
+        found = await completed(said, rest, with_audio=False)
         assert found.images == (Image(data=b"small"),)
         assert [(each.url, each.media_type) for each in found.files] == [(large, "image/png")]
         server.files.clear()
-        with pytest.raises(InterfaceMessageError, match="404"):
-            await with_images(said, rest)
+        gone = await completed(said, rest, with_audio=False)
+        assert gone.images == () and [each.url for each in gone.files] == [small, large]
         assert server.violations == []
     with anyio.fail_after(20):
         async with open_rest(bot_for(server).config) as rest:
             with pytest.raises(InterfaceConnectionError, match="could not be fetched"):
-                await rest.fetch(small)
+                await rest.fetch(small, 10)
 
 
 async def test_nobody_there() -> None:
