@@ -108,6 +108,24 @@ def groq(request: dict[str, Any]) -> None:
     """https://console.groq.com/docs/structured-outputs"""
     if request.get("tools") and request.get("response_format"):
         raise Refusal("json mode cannot be combined with tool/function calling")
+    if request.get("stream") and request.get(
+        "response_format"
+    ):  # https://github.com/langchain-ai/langchain/issues/23629
+        raise Refusal("`response_format` does not support streaming")
+
+
+def minimax(request: dict[str, Any]) -> None:
+    """https://github.com/MiniMax-AI/MiniMax-M2.5/issues/4: it ignores what it does not know, which nobody would see."""
+    if request.get("response_format"):
+        raise Refusal("response_format is only supported by MiniMax-Text-01")
+    if [message["role"] for message in request["messages"]].count("system") > 1:  # MiniMax-M2, issue 51
+        raise Refusal("invalid params, invalid chat setting (2013)")
+
+
+def azure_o_series(request: dict[str, Any]) -> None:
+    """https://github.com/UKGovernmentBEIS/inspect_ai/issues/1460"""
+    if "parallel_tool_calls" in request:
+        raise Refusal("Unsupported parameter: 'parallel_tool_calls' is not supported with this model.")
 
 
 def nothing(request: dict[str, Any]) -> None:
@@ -123,6 +141,9 @@ RULES: dict[str, Callable[[dict[str, Any]], None]] = {
     "kimi": kimi,
     "google": google,
     "groq": groq,
+    "groq gpt-oss": groq,
+    "minimax": minimax,
+    "azure": azure_o_series,
 }
 
 REASONING = frozenset({"reasoning_content", "reasoning", "reasoning_details", "extra_content"})
@@ -145,6 +166,9 @@ PROVIDERS: dict[str, tuple[str | None, str]] = {
     "kimi": ("moonshot", "kimi-k2.5"),
     "google": ("google", "gemini-3-pro"),
     "groq": ("groq", "llama-3.3-70b"),
+    "groq gpt-oss": ("groq", "openai/gpt-oss-120b"),
+    "minimax": ("minimax", "MiniMax-M2.5"),
+    "azure": ("azure", "o3-mini"),
     "lenient": (None, "m"),
 }
 """A profile, None of a server that is in no table, and a model to which each of the rules applies."""

@@ -10,7 +10,7 @@ from loopback.openai_server import BrokenStream, Completion, Page
 from loopback.provider_rules import PROVIDERS
 from pydantic import BaseModel
 
-from definable.agent import Agent, ToolResult
+from definable.agent import Agent, TextDelta, ToolResult
 from definable.model import Image, OpenAIChat
 
 pytestmark = pytest.mark.anyio
@@ -20,6 +20,7 @@ REASONING: dict[str, dict[str, Any]] = {
     "deepseek": {"reasoning_content": "hm"},
     "kimi": {"reasoning_content": "hm"},
     "groq": {"reasoning": "hm"},
+    "minimax": {"content": "<think>hm</think>"},
     "lenient": {"content": "<think>hm</think>"},
 }
 """How it comes with a call, by the rules."""
@@ -65,7 +66,7 @@ async def run(agent: Agent, text: str, *, streamed: bool) -> Any:
 @pytest.mark.parametrize("rules", PROVIDERS)
 async def test_no_turn_of_a_session_is_refused(provider: Any, rules: str) -> None:
     (profile, id), reasoning = PROVIDERS[rules], REASONING.get(rules, {})
-    async with provider(id=id, profile=profile, max_completion_tokens=99) as (server, model):
+    async with provider(id=id, profile=profile, max_completion_tokens=99, parallel_tool_calls=False) as (server, model):
         server.models, server.rules = frozenset({id}), rules
         agent = Agent(model, "Be brief.", tools=[people, picture])
         for streamed in (False, True):
@@ -94,6 +95,17 @@ async def test_an_answer_of_a_type_is_asked_for_as_the_provider_knows_it(
             output = await run(agent, "Oslo?", streamed=streamed)
             assert output.content == City(name="Oslo", people=700_000)
         assert not server.refusals
+
+
+async def test_an_answer_that_cannot_be_streamed_comes_in_one_piece(provider: Any) -> None:
+    profile, id = PROVIDERS["groq gpt-oss"]
+    async with provider(id=id, profile=profile) as (server, model):
+        server.models, server.rules = frozenset({id}), "groq gpt-oss"
+        server.play(Completion('{"name": "Oslo", "people": 7}'))
+        async with Agent(model, output_type=City).arun_stream("Oslo?") as events:
+            texts = [event.text async for event in events if isinstance(event, TextDelta)]
+        assert texts == ['{"name": "Oslo", "people": 7}']
+        assert "stream" not in server.received[0].body and "response_format" in server.received[0].body
 
 
 async def test_a_conversation_goes_on_with_another_provider(provider: Any) -> None:

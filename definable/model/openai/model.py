@@ -160,6 +160,9 @@ class OpenAIChat:
         Raises:
             ModelError: The provider failed, also in the middle of a stream; one class below it for each kind.
         """
+        if request.output_schema is not None and not self.profile.json_schema_streamed:
+            yield WholeStream(await self.reply(request))
+            return
         body = self._encode(request, stream=True)
         client = await self._client()
         async with client.stream(body) as deltas:
@@ -212,6 +215,23 @@ class OpenAIChat:
                 f"no client for {self.id} can be made: {error} (check base_url= or OPENAI_BASE_URL, and the "
                 "environment's proxies and SSL_CERT_FILE)"
             ) from error
+
+
+class WholeStream:
+    """The deltas of a reply that came whole: its text, and itself."""
+
+    def __init__(self, reply: ModelReply) -> None:
+        self._deltas = [ModelDelta(reply=reply)]
+        if reply.content:
+            self._deltas.append(ModelDelta(reply.content))
+
+    def __aiter__(self) -> WholeStream:
+        return self
+
+    async def __anext__(self) -> ModelDelta:
+        if not self._deltas:
+            raise StopAsyncIteration
+        return self._deltas.pop()
 
 
 def _merged(options: dict[str, Any], *names: str) -> dict[str, Any]:

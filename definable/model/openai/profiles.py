@@ -30,6 +30,8 @@ class Profile:
     """An answer can be asked for by its JSON schema."""
     json_schema_with_tools: bool = True
     """The same where there are tools as well."""
+    json_schema_streamed: bool = True
+    """The same of a stream; False: such an answer is asked for whole, and comes in one piece."""
     several_system_messages: bool = True
     """A system message may stand behind the first; False: all are put together into one at the begin."""
     system_role: Literal["system", "developer"] = "system"
@@ -89,6 +91,8 @@ MISTRAL_COMMON = (
 
 O_SERIES = r"(^|/)(o[1-9]\b|gpt-5)"
 
+NO_PARALLEL_CALLS = r"(^|/)(o1|o3|o4-mini)\b"
+
 PROFILES: tuple[Row, ...] = (
     Row(
         "openai",
@@ -110,7 +114,7 @@ PROFILES: tuple[Row, ...] = (
         "openai",
         # of o3 itself: https://github.com/datarobot-oss/datarobot-genai/pull/581
         {"parallel_tool_calls": (False, "https://github.com/run-llama/llama_index/issues/20865")},
-        models=r"(^|/)(o1|o3|o4-mini)\b",
+        models=NO_PARALLEL_CALLS,
     ),
     Row(
         # think_tags is the default, True: DeepSeek-R1 on Azure sends them,
@@ -131,6 +135,11 @@ PROFILES: tuple[Row, ...] = (
             )
         },
         models=O_SERIES,
+    ),
+    Row(
+        "azure",
+        {"parallel_tool_calls": (False, "https://github.com/UKGovernmentBEIS/inspect_ai/issues/1460")},
+        models=NO_PARALLEL_CALLS,
     ),
     Row(
         "google",
@@ -158,6 +167,7 @@ PROFILES: tuple[Row, ...] = (
         {
             "json_schema": (False, "https://console.groq.com/docs/structured-outputs"),
             "json_schema_with_tools": (False, "https://console.groq.com/docs/structured-outputs"),
+            "json_schema_streamed": (False, "https://github.com/jgravelle/GroqApiLibrary/pull/33"),
         },
         hosts=("api.groq.com",),
         base_url="https://api.groq.com/openai/v1",
@@ -242,6 +252,9 @@ PROFILES: tuple[Row, ...] = (
     Row(
         "minimax",
         {
+            # M2.5 and M2.7 ignore it in silence
+            "json_schema": (False, "https://github.com/MiniMax-AI/MiniMax-M2.5/issues/4"),
+            "json_schema_with_tools": (False, "https://github.com/MiniMax-AI/MiniMax-M2.5/issues/4"),
             "several_system_messages": (False, "https://github.com/MiniMax-AI/MiniMax-M2/issues/51"),
             "reasoning_back": ("in tags", "https://platform.minimax.io/docs/api-reference/text-openai-api"),
         },
