@@ -1,8 +1,9 @@
 """A run whose events can be followed: what `Agent.arun_stream` returns, and behind streamed HTTP runs.
 
-The run has a task of its own, whose parent is the event loop: no task group and no cancel scope is open on its reader's
-task, which may be an async generator that is left in the middle and closed by whoever collects it (docs/decisions,
-"A streamed run has a task of the event loop's").
+The run has a task of its own, whose parent is the task group of the request where a service streams it. Of `arun_stream`
+it is the event loop: no task group and no cancel scope is open on the reader's task, which may be an async generator
+that is left in the middle and closed by whoever collects it (docs/decisions, "A streamed run has a task of the event
+loop's").
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import TypeAlias
 
 import anyio
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from definable.concurrency.event_loop import start_task
@@ -36,10 +38,12 @@ class RunStream(AbstractAsyncContextManager["RunStream"]):
 
     Args:
         make_run: Makes the run.
+        tasks: Where it has its task; the event loop when None.
     """
 
-    def __init__(self, make_run: MakeRun) -> None:
+    def __init__(self, make_run: MakeRun, tasks: TaskGroup | None = None) -> None:
         self._make_run = make_run
+        self._tasks = tasks
         self._is_entered = False
         self.output: RunOutput | None = None
         """The run's result, once it has come to its end."""
@@ -51,7 +55,10 @@ class RunStream(AbstractAsyncContextManager["RunStream"]):
         # Retries of the model look at the deadline (`current_effective_deadline`), which is that of the reader's task.
         self._scope = anyio.CancelScope(deadline=anyio.current_effective_deadline())
         self._ended = anyio.Event()
-        start_task(self._run, "a streamed run")
+        if self._tasks is None:
+            start_task(self._run, "a streamed run")
+        else:
+            self._tasks.start_soon(self._run, name="a streamed run")
         self._is_entered = True
         return self
 

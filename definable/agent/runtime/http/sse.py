@@ -7,7 +7,7 @@ silence becomes a comment, and the last event says how the run ended, also when 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,8 +15,10 @@ import anyio
 
 from definable.agent.run.context import RunRequest
 from definable.agent.run.output import (
+    Listener,
     RunEnded,
     RunEvent,
+    RunOutput,
     RunStarted,
     RunStatus,
     TextDelta,
@@ -26,6 +28,7 @@ from definable.agent.run.output import (
 )
 from definable.agent.run.stream import RunStream
 from definable.agent.runtime.runs import RunRecord, RunRegistry
+from definable.concurrency.event_loop import plain_errors
 from definable.concurrency.logs import logger_named
 from definable.json_text import json_bytes
 from definable.server.problem import Problem
@@ -187,15 +190,22 @@ class LiveRun:
             await until_gone(self.request, lambda: self._stream(sender))
 
     async def _stream(self, sender: ResponseSender) -> None:
-        async with RunStream(lambda listener: self.runs.run(self.asked, self.source, listener)) as stream:
-            first: RunEvent | None = None
-            with anyio.move_on_after(KEEP_ALIVE):
-                first = await anext(stream)
-            try:
-                await send_events(sender, NumberedEvents(first, stream), namespace=self.asked.namespace)
-            finally:  # a server may say that the client is gone as soon as the last event is out
-                if stream.failure is not None:
-                    raise stream.failure
+        def run(listener: Listener) -> Awaitable[RunOutput]:
+            return self.runs.run(self.asked, self.source, listener)
+
+        with plain_errors():
+            async with anyio.create_task_group() as tasks, RunStream(run, tasks) as stream:
+                await self._send_events(sender, stream)
+
+    async def _send_events(self, sender: ResponseSender, stream: RunStream) -> None:
+        first: RunEvent | None = None
+        with anyio.move_on_after(KEEP_ALIVE):
+            first = await anext(stream)
+        try:
+            await send_events(sender, NumberedEvents(first, stream), namespace=self.asked.namespace)
+        finally:  # a server may say that the client is gone as soon as the last event is out
+            if stream.failure is not None:
+                raise stream.failure
 
 
 class NumberedEvents:
