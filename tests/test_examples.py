@@ -35,6 +35,7 @@ TESTED_ELSEWHERE = {
     "quickstart": "test_readme",
     "custom_interface": "test_custom_interface_example",
     "replicas": "test_replicas_example",
+    "slack_app": "test_slack_example",
 }
 
 

@@ -165,7 +165,7 @@ def _inline(piece: str, active: Sequence[Entity], start: int, stop: int) -> Iter
         yield {"type": "link", "url": link.url, "text": piece, **styled}
         return
     at = 0
-    for found in [] if "code" in style else _URL.finditer(piece):
+    for found in _URL.finditer(piece if "code" not in style else ""):
         url = _AFTER_URL.sub("", found[0])
         if can_link(url):
             if found.start() > at:

@@ -101,7 +101,7 @@ class EventReader:
         thread, parent = self._thread(event, is_direct, ts), text_of(event.get("parent_user_id"))
         is_mentioned = event.get("type") == "app_mention" or self._me.user_id in users_in(text)
         others = [each for each in users_in(text) if each != self._me.user_id]
-        media = {kind: tuple(each.described() for each in files if each.kind == kind) for kind in KINDS}
+        media: dict[str, Any] = {kind: tuple(each.described() for each in files if each.kind == kind) for kind in KINDS}
         return InterfaceMessage(
             self._platform,
             author,
