@@ -50,7 +50,15 @@ FOREIGN_NAMES = {
     "trio": ["TrioInternalError"],
     "Starlette and Quart": ["CORSMiddleware", "InternalServerError", "mount"],
     "openai": ["chat", "completions", "create"],
-    "Slack's Web API": ["apps", "connections", "getUploadURLExternal", "postMessage", "replies", "setStatus"],
+    "Slack's Web API": [
+        "apps",
+        "connections",
+        "getUploadURLExternal",
+        "postMessage",
+        "replies",
+        "setStatus",
+        "startStream",
+    ],
     "the Telegram Bot API": ["getUpdates", "sendMessage"],
     "the original library": [
         "TriggerExecutor",

@@ -143,7 +143,8 @@ class SlackAPI:
         try:
             return result_of(method, response.status_code, response.headers, response.content)
         except InterfaceRateLimitError as error:
-            self._limits.refused(key, error.retry_after or DEFAULT_RETRY_AFTER, anyio.current_time())
+            wait = DEFAULT_RETRY_AFTER if error.retry_after is None else error.retry_after
+            self._limits.refused(key, wait, anyio.current_time())
             raise
 
     async def _wait_for_turn(self, key: tuple[str, str]) -> None:

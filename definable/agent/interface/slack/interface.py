@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,7 +12,6 @@ from typing import Any, ClassVar
 import anyio
 
 from definable.agent.auth.signature import SlackSignature
-from definable.agent.bus.dedupe import DedupeWindow
 from definable.agent.interface.base import Accept, BaseInterface, WebhookHandler
 from definable.agent.interface.config import InterfaceConfig
 from definable.agent.interface.errors import InterfaceConnectionError, InterfaceRateLimitError
@@ -21,7 +21,7 @@ from definable.agent.trigger.request import Reply
 from definable.agent.trigger.webhook import Webhook
 from definable.concurrency.logs import logger_named
 
-from .client import SlackAPI, SlackRefusal, open_api
+from .client import ONCE, SlackAPI, SlackRefusal, open_api
 from .config import SlackConfig
 from .content import Me, people_in, readable
 from .events import EventReader, kind_of
@@ -39,8 +39,8 @@ CHECK_INTERVAL = 60.0
 MAX_SILENCE = 150.0
 """Seconds: two pings of a socket, or two questions, and the time that they may take."""
 
-SHOWN_FOR = 3600.0
-"""Seconds for which it is remembered that a reply is being shown."""
+MAX_STREAMED = 1_000
+"""Replies of which it is remembered which message shows them while they are written."""
 
 TOKEN_ENDED = frozenset({"tokens_revoked", "app_uninstalled"})
 """Events."""
@@ -81,8 +81,8 @@ class SlackInterface(BaseInterface):
     _threads: Threads | None = None
     _me: Me
     _people: People
-    _shown: DedupeWindow
-    """Messages whose reply is being shown: it takes the place of the status."""
+    _streamed: OrderedDict[tuple[str, str], tuple[str, str]]
+    """By what is answered: the `ts` and the text of the last message that shows the reply while it is written."""
     _has_status: bool = True
     """Whether Slack takes a status of this app."""
     _check: anyio.Event
@@ -98,7 +98,7 @@ class SlackInterface(BaseInterface):
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[None, None]:
-        self._people, self._shown = People(), DedupeWindow()  # with times of this event loop's clock
+        self._people, self._streamed = People(), OrderedDict()  # with times of this event loop's clock
         async with open_api(self.config) as self._api:
             try:
                 yield
@@ -119,14 +119,16 @@ class SlackInterface(BaseInterface):
             self._accept = None
 
     async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
-        await self._sender.send(message, response)
+        await self._sender.send(message, response, self._streamed.get(_key(message)))
 
     async def post(self, message: InterfaceMessage, text: str) -> str | None:
-        self._shown.claim(message.platform_message_id, SHOWN_FOR, anyio.current_time())
-        return await self._sender.post(message, text)
+        posted = await self._sender.post(message, text)
+        self._note_streamed(message, posted, text)
+        return posted
 
     async def edit(self, message: InterfaceMessage, posted: str, text: str) -> None:
         await self._sender.edit(message, posted, text)
+        self._note_streamed(message, posted, text)
 
     async def delete(self, message: InterfaceMessage, posted: str) -> None:
         await self._sender.delete(message, posted)
@@ -136,7 +138,7 @@ class SlackInterface(BaseInterface):
 
         Source: https://docs.slack.dev/reference/methods/assistant.threads.setStatus
         """
-        is_shown = self._shown.remembers(message.platform_message_id, anyio.current_time())
+        is_shown = _key(message) in self._streamed
         if message.thread_id is None or message.command is not None or is_shown or not self._has_status:
             return
         place: dict[str, Any] = {"channel_id": message.platform_chat_id, "thread_ts": message.thread_id}
@@ -175,13 +177,13 @@ class SlackInterface(BaseInterface):
         return url
 
     async def _call_or_refuse(self, method: str) -> dict[str, Any]:
-        """Call a method without which nothing works.
+        """Call a method without which nothing works, once: the supervisor tries again.
 
         Raises:
             SlackRefusedError: Slack does not let the app, say since a scope is missing.
         """
         try:
-            return await self._connected_api.call(method)
+            return await self._connected_api.call(method, backoff=ONCE)
         except SlackRefusal as refusal:
             raise SlackRefusedError(str(refusal)) from None
 
@@ -225,6 +227,13 @@ class SlackInterface(BaseInterface):
         people = await self._people.find(people_in(message), self._connected_api)
         await self._accept(readable(message, people, self._me))
 
+    def _note_streamed(self, message: InterfaceMessage, posted: str | None, text: str) -> None:
+        last, _ = self._streamed.get(_key(message), ("", ""))
+        if posted is not None and posted >= last:  # later ones have later times
+            self._streamed[_key(message)] = posted, text
+            if len(self._streamed) > MAX_STREAMED:
+                self._streamed.popitem(last=False)
+
     @property
     def _sender(self) -> Sender:
         return Sender(self._connected_api, self.config)
@@ -234,3 +243,7 @@ class SlackInterface(BaseInterface):
         if self._api is None:
             raise InterfaceConnectionError("the interface is not being served")
         return self._api
+
+
+def _key(message: InterfaceMessage) -> tuple[str, str]:
+    return message.platform_chat_id, message.platform_message_id

@@ -36,15 +36,24 @@ class Sender:
     api: SlackAPI
     config: SlackConfig
 
-    async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
+    async def send(
+        self, message: InterfaceMessage, response: InterfaceResponse, streamed: tuple[str, str] | None = None
+    ) -> None:
         """Send a response of any length.
+
+        Args:
+            message: What is answered.
+            response: Of any length.
+            streamed: The `ts` and the text of the message under which buttons without a text belong.
 
         Raises:
             InterfaceError: Its text was not sent; or its files were not, where it has nothing else.
         """
         for part in parts_of(response, self.config.max_message_length):
             text = part.content if part.content and part.content.strip() else None
-            if text is not None or part.buttons:
+            if text is None and part.buttons and streamed is not None:
+                await self._put_under(message, streamed, part.buttons)
+            elif text is not None or part.buttons:
                 await self._post(message, text, part.buttons)
             try:
                 await self._attach(message, part)
@@ -71,6 +80,18 @@ class Sender:
 
     async def _update(self, place: dict[str, Any], text: str, blocks: Sequence[Block]) -> None:
         await self.api.call("chat.update", backoff=ONCE, **place, text=fallback(text), blocks=blocks)
+
+    async def _put_under(
+        self, message: InterfaceMessage, streamed: tuple[str, str], buttons: Sequence[Sequence[Button]]
+    ) -> None:
+        """Put buttons under the reply that was shown while it was written; below it, where that cannot be changed."""
+        ts, text = streamed
+        place = {"channel": message.platform_chat_id, "ts": ts, "parse": "none"}
+        blocks = [rich_text(text), *button_blocks(buttons)]
+        try:
+            await self.api.call("chat.update", **place, text=fallback(text), blocks=blocks)
+        except InterfaceMessageError:
+            await self._post(message, None, buttons)
 
     async def delete(self, message: InterfaceMessage, posted: str) -> None:
         """Delete a message, once."""

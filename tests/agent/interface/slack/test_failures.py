@@ -14,7 +14,6 @@ from loopback.slack_bot import app_for, serving
 
 from definable.agent import Agent
 from definable.agent.interface import InterfaceHook, InterfaceMessage
-from definable.agent.interface.slack import interface as slack_interface
 from definable.agent.runtime.supervisor import Supervisor
 from definable.errors import ServeError
 from definable.testing import served
@@ -71,18 +70,13 @@ async def test_what_cannot_be_mended_by_waiting(name: str, caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("name", PASSING)
-async def test_what_passes(name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_passes(name: str, caplog: pytest.LogCaptureFixture) -> None:
     change, words = PASSING[name]
-    monkeypatch.setattr(slack_interface.SlackAPI, "_wait_for_turn", at_once)
     async with SlackServer().running() as server:
         change(server)
-        status, _ = await health_of(Agent("offline"), server, "restarting", connect_timeout=0.3)
+        status, _ = await health_of(Agent("offline"), server, "restarting", connect_timeout=0.2)
         assert status == 200  # two minutes of it are no news
         assert "interface slack is down" in caplog.text and words in caplog.text
-
-
-async def at_once(self: Any, key: Any) -> None:
-    """In place of waiting for a turn."""
 
 
 @pytest.mark.parametrize("mode", ["socket", "events"])

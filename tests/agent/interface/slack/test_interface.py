@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 from loopback.slack import SlackServer
 from loopback.slack_blocks import shown
@@ -113,10 +115,10 @@ async def test_a_thread_that_began_with_the_app_means_it_without_a_mention() -> 
             own = await server.add_own("C2", {"text": "news", "blocks": []})
             await server.say("C2", "what?", thread_ts=own, parent_user_id=server.bot_user)
 
-        messages = await heard_of(server, talk, 3, groups="all")
-        meant = {each.text: each.is_addressed for each in messages if each.text not in ("begin", "among people")}
-        assert meant.items() >= {"go on": True, "what?": True}.items()
-        assert not meant.get("@Bob you?", False) and not meant.get("not meant", False)
+        messages = await heard_of(server, talk, 6, groups="all")
+        meant = {each.text: each.is_addressed for each in messages}
+        others = {"begin": True, "among people": False, "@Bob you?": False, "not meant": False}
+        assert meant == {"go on": True, "what?": True} | others
 
 
 async def test_what_was_said_before_in_a_thread_of_others_is_told() -> None:
@@ -311,6 +313,37 @@ async def test_a_long_reply_is_shown_while_it_is_written(monkeypatch: pytest.Mon
             await server.until(lambda: "".join(server.shown("D1")).endswith("x"))
         assert server.shown("D1")[0].startswith("Half way done") and "".join(server.shown("D1")).count("x") == 4500
         assert server.violations == [] and server.updates
+
+
+async def test_buttons_stand_under_a_reply_that_was_streamed() -> None:
+    async with SlackServer().running() as server:
+        interface, message = app_for(server), InterfaceMessage("slack", "U1", "D1", "1.2")
+        async with serving(Agent("offline"), interface, server):
+            posted = await interface.post(message, "half")
+            assert posted is not None
+            await interface.edit(message, posted, "**whole**")
+            await interface.send(message, InterfaceResponse(buttons=((Button("Yes"),),)))
+            await interface.send(
+                replace(message, platform_message_id="1.3"), InterfaceResponse(buttons=((Button("No"),),))
+            )
+        first, second = server.own("D1")
+        assert [block["type"] for block in first["blocks"]] == ["rich_text", "actions"] and server.shown("D1")[
+            0
+        ] == "whole"
+        assert [block["type"] for block in second["blocks"]] == ["actions"] and second["text"] == "No"
+
+
+async def test_only_slack_is_listened_to_over_http() -> None:
+    async with SlackServer().running() as server:
+        interface = app_for(server, "events")
+        async with serving(Agent("offline"), interface, server), httpx2.AsyncClient() as client:
+            url, body = server.events_url or "", b'{"type":"url_verification","challenge":"c1"}'
+            json_type = {"Content-Type": "application/json"}
+            answer = await client.post(url, content=body, headers=json_type | server.signed(body))
+            assert (answer.status_code, answer.text) == (200, "c1")
+            assert (await client.post(url, content=body, headers=json_type)).status_code == 401
+            old = json_type | server.signed(body, at=time.time() - 600)
+            assert (await client.post(url, content=body, headers=old)).status_code == 401
 
 
 async def test_messages_that_come_again_are_answered_once_on_a_durable_bus(tmp_path: Path) -> None:

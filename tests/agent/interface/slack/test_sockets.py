@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 from loopback.slack import SlackServer
-from loopback.slack_bot import app_for, serving
+from loopback.slack_bot import Mode, app_for, serving
 from loopback.slack_socket import SocketConnection
 
 from definable.agent import Agent
@@ -64,10 +64,13 @@ async def test_a_socket_of_which_one_end_is_gone_is_replaced(monkeypatch: pytest
         await answered(server, "into the void")
 
 
-async def test_what_is_not_safe_is_not_acknowledged_and_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mode", ["socket", "events"])
+async def test_what_is_not_safe_is_not_acknowledged_and_comes_again(
+    mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with SlackServer().running() as server:
-        server.within = 0.2
-        interface = app_for(server)
+        server.within = 3.0 if mode == "events" else 0.2
+        interface = app_for(server, mode)
         async with serving(Agent("offline"), interface, server):
             accept, tries = interface._accept, list[str]()  # pyright: ignore[reportPrivateUsage]
             assert accept is not None
