@@ -1,8 +1,8 @@
 """A run whose events can be followed: what `Agent.arun_stream` returns, and behind streamed HTTP runs.
 
-The run has a task of its own, whose parent is the task group of the request where a service streams it. Of `arun_stream`
-it is the event loop: no task group and no cancel scope is open on the reader's task, which may be an async generator
-that is left in the middle and closed by whoever collects it (docs/decisions, "A streamed run has a task of the event
+The run has a task of its own, whose parent is the request's task group where a service streams it. Of `arun_stream` it
+is the event loop: no task group and no cancel scope is open on the reader's task, which may be an async generator that
+is left in the middle and closed by whoever collects it (docs/decisions, "A streamed run has a task of the event
 loop's").
 """
 
