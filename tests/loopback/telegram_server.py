@@ -88,6 +88,10 @@ class TelegramServer:
         """Have the next calls of a method fail, one each."""
         self._failures[method].extend(failures)
 
+    def recover(self) -> None:
+        """Fail no more."""
+        self._failures.clear()
+
     def is_failing(self, method: str) -> bool:
         """Whether the next call of a method will fail."""
         return bool(self._failures[method])
