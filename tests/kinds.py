@@ -43,6 +43,7 @@ SLOW = {
     "http/test_schemathesis.py": "asks every endpoint everything",
     "http/test_servers.py": "starts ASGI servers of others",
     "interface/test_soak.py": "soaks",
+    "interface/test_telegram_emulator.py": "starts Node",
     "model/test_openai_litellm.py": "starts the proxy of litellm",
     "runtime/test_dev_command.py": "starts programs",
     "runtime/test_dev_generations.py": "starts programs",

