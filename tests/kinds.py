@@ -55,6 +55,7 @@ SLOW = {
     "storage/test_redis_failover.py": "starts a cluster and Sentinels",
     "storage/test_redis_link.py": "waits for connections that are dead",
     "telegram/test_soak.py": "soaks",
+    "web/test_in_browser.py": "starts a browser",
     "tests/test_docs.py": "runs every program of the guides",
     "tests/test_examples.py": "runs every example",
     "tests/test_readme.py": "runs every program of the README",

@@ -84,6 +84,26 @@ class Browser:
         """An element's visible text, as soon as it is there."""
         return value_of(await self.driver.get(f"{await self._element(xpath)}/text"))
 
+    async def press(self, *keys: str) -> None:
+        """Press keys one after another, wherever the focus is; special ones are those of WebDriver, section 17.4.2."""
+        steps = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        await self._post("actions", actions=[{"type": "key", "id": "keyboard", "actions": steps}])
+
+    async def enter_frame(self, xpath: str | None) -> None:
+        """Have what follows happen in a frame of the page; None for the page itself."""
+        id = None if xpath is None else {ELEMENT: (await self._element(xpath)).removeprefix("element/")}
+        await self._post("frame", id=id)
+
+    async def resize(self, width: int, height: int) -> None:
+        """Give the page another size, in CSS pixels; smaller than a window can be, too."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
+        await self._post("goog/cdp/execute", cmd="Emulation.setDeviceMetricsOverride", params=metrics)
+
+    async def prefer(self, **features: str) -> None:
+        """Have the user prefer something, by the names of media features: `prefers_color_scheme="dark"`."""
+        wanted = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        await self._post("goog/cdp/execute", cmd="Emulation.setEmulatedMedia", params={"features": wanted})
+
     async def requested(self) -> list[str]:
         """The URLs that web pages (not the browser's own) have asked for since the last call, whatever for."""
         events = [json.loads(entry["message"])["message"] for entry in await self._log("performance")]

@@ -11,6 +11,7 @@ const RULE = /^ {0,3}([-*_])(?: *\1){2,} *$/;
 const HEADING = /^ {0,3}(#{1,6})(?: +|$)/;
 const WORD = /[\p{L}\p{N}_]/u;
 const URL_HERE = /https?:\/\/[^\s<>"]+/y;
+const ADDRESS = /[^\s<>"]{0,2000}/y;
 const AUTOLINK = /<((?:https?:\/\/|mailto:)[^\s<>]+)>/y;
 
 // Shows a text in an element; of a text that has grown, only what is new at its end is made anew.
@@ -269,8 +270,10 @@ function link(text, at, depth, dead) {
   const label = text.slice(at + 1, at + 1 + length);
   if (length < 0 || label.includes("[") || depth >= MAX_DEPTH || dead.has("link")) return null;
   const middle = at + 1 + length;
-  let end = middle + 2, open = 0;
-  for (const most = end + 2_100; end < text.length && end < most && !/[\s<>]/.test(text[end]); end++) {
+  ADDRESS.lastIndex = middle + 2;
+  const most = middle + 2 + ADDRESS.exec(text)[0].length;
+  let end = middle + 2;
+  for (let open = 0; end < most; end++) {
     if (text[end] === "(") open++;
     else if (text[end] === ")" && open-- === 0) break;
   }
@@ -315,22 +318,24 @@ function anchored(address, label, end, depth = null) {
 
 function emphasis(text, at, depth, dead) {
   const mark = text[at];
-  const isDouble = text[at + 1] === mark;
-  if ((mark === "~" && !isDouble) || depth >= MAX_DEPTH) return null;
-  const marks = isDouble ? mark + mark : mark;
+  const count = text[at + 1] !== mark ? 1 : text[at + 2] !== mark || mark === "~" ? 2 : 3;
+  if ((mark === "~" && count === 1) || depth >= MAX_DEPTH) return null;
+  const marks = mark.repeat(count);
   const start = at + marks.length;
   if (dead.has(marks) || start >= text.length || /\s/.test(text[start]) || text[start] === mark) return null;
   if (mark === "_" && at && WORD.test(text[at - 1])) return null;
   for (let end = text.indexOf(marks, start); end >= 0; end = text.indexOf(marks, end + 1)) {
     const closes = !/\s/.test(text[end - 1]) && text[end - 1] !== "\\" && !(mark === "_" && WORD.test(text[end + marks.length] ?? ""));
-    if (!isDouble && text[end + 1] === mark) {
+    if (count === 1 && text[end + 1] === mark) {
       end++; // of a double one
       continue;
     }
     if (closes) {
-      const element = make(mark === "~" ? "del" : isDouble ? "strong" : "em");
+      const element = make(mark === "~" ? "del" : count > 1 ? "strong" : "em");
       const within = new Set(dead.has("link") ? ["link"] : []);
-      return {node: inline(element, text.slice(start, end), depth + 1, within), end: end + marks.length};
+      const inner = count < 3 ? element : element.appendChild(make("em"));
+      inline(inner, text.slice(start, end), depth + 1, within);
+      return {node: element, end: end + marks.length};
     }
   }
   dead.add(marks);

@@ -22,8 +22,11 @@
   toggle.type = "button";
   toggle.textContent = title;
   toggle.setAttribute("aria-expanded", "false");
+  const place = document.createElement("aside"); // a landmark of the page around it
+  place.setAttribute("aria-label", title);
+  place.append(toggle);
 
-  function place() {
+  function fit() {
     const narrow = matchMedia("(max-width: 480px), (max-height: 480px)").matches;
     styled(frame, {
       position: "fixed", zIndex: "2147483001", border: "0", colorScheme: "light dark", background: "Canvas",
@@ -39,10 +42,10 @@
       frame.src = page;
       frame.title = title;
       frame.allow = "clipboard-write";
-      document.body.append(frame);
-      addEventListener("resize", () => frame.style.display === "none" || place());
+      place.append(frame);
+      addEventListener("resize", () => frame.style.display === "none" || fit());
     }
-    place();
+    fit();
     frame.style.display = "block";
     toggle.setAttribute("aria-expanded", "true");
     frame.focus();
@@ -68,7 +71,7 @@
   window.definableChat = {open, close, token: value => { token = value; tell(); }};
 
   const start = () => {
-    document.body.append(toggle);
+    document.body.append(place);
     if ("open" in script.dataset) open();
   };
   if (document.body) start();
