@@ -198,3 +198,21 @@ def test_tools_and_output() -> None:
         example.ends()
     assert "ToolCallEnded\nToolCallEnded\nTextDelta" in example.output
     assert "Weather(city='Oslo', degrees=21.5, advice='A T-shirt.')" in example.output
+
+
+def test_web_chat() -> None:
+    with running("-W", "error", script("web_chat")) as example:
+        url = example.until(r"http://127.0.0.1:(?!8000)\d+")[0]
+        example.until("auth ")
+        with httpx2.Client(base_url=url, trust_env=False) as client:
+            assert 'src="chat/widget.js"' in client.get("/shop").text
+            assert "Our shop" in client.get("/chat").text
+            assert client.get("/chat/events").status_code == 401
+            assert client.post("/chat/session", json={}).status_code == 200
+            message = {"id": "message-1", "text": "menu"}
+            assert client.post("/chat/messages", json=message).status_code == 202
+            with client.stream("GET", "/chat/events") as events:
+                lines = events.iter_lines()
+                assert any("What is it about?" in line and "An order" in line for line in lines)
+                lines.close()
+        example.stops()

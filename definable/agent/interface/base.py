@@ -262,7 +262,7 @@ class BaseInterface(ABC):
         """An accepted message is safe without the platform: it has come to its end, answered, refused or failed, or a
         durable event bus keeps it; not so one that a stop cut off."""
 
-    def ended(self, message: InterfaceMessage) -> None:  # noqa: B027 - may be left as it is
+    def answer_ended(self, message: InterfaceMessage) -> None:  # noqa: B027 - may be left as it is
         """Nothing more is sent in answer to a message, nor is `typing` shown, in this process: it was answered, refused
         or dropped, or failed."""
 

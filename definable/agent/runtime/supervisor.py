@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import anyio
 
@@ -236,17 +236,17 @@ class Supervisor:
             logger.exception("%s: message %s was not answered", self.name, message.platform_message_id)
             return MessageEnd.FAILED
         finally:
-            self._tell(self.interface.ended, message)
+            self._tell("answer_ended", message)
 
     def _tell_handled(self, message: InterfaceMessage) -> None:
-        self._tell(self.interface.handled, message)
+        self._tell("handled", message)
 
-    def _tell(self, method: Callable[[InterfaceMessage], None], message: InterfaceMessage) -> None:
+    def _tell(self, method: Literal["handled", "answer_ended"], message: InterfaceMessage) -> None:
         try:
             with self._isolation:
-                method(message)
+                getattr(self.interface, method)(message)
         except Exception:
-            logger.exception("%s.%s() failed", type(self.interface).__name__, method.__name__)
+            logger.exception("%s.%s() failed", type(self.interface).__name__, method)
 
 
 def supervised(

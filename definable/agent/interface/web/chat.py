@@ -76,6 +76,8 @@ class Chat:
         self.user_id = user_id
         self.is_loaded = False
         """Whether the conversation of before was read from the session store."""
+        self.loading = anyio.Lock()
+        """Held while that is done."""
         self.streams: deque[Stream] = deque()
         """Open pages, the oldest first."""
         self.changed = anyio.Event()

@@ -14,7 +14,7 @@ from functools import cache, partial
 from html import escape
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, cast
 from urllib.parse import quote
 
 import anyio
@@ -93,11 +93,11 @@ class Endpoints:
 
     Args:
         config: The chat's.
-        names: Of visitors; this and what follows is asked at every request, since it is the serving's.
+        names: Of visitors; asked for where there are some.
         chats: What pages show.
         files: Of answers.
         accept: What takes messages in; None while nothing is received.
-        load: Has a chat show the conversation of before.
+        load: Has a chat show the conversation of before, unless it does.
         find_answers: Looks for answers that were made elsewhere.
     """
 
@@ -105,8 +105,8 @@ class Endpoints:
         self,
         config: WebConfig,
         names: Callable[[], VisitorNames],
-        chats: Callable[[], Chats],
-        files: Callable[[], HeldFiles],
+        chats: Chats,
+        files: HeldFiles,
         accept: Callable[[], Accept | None],
         load: Callable[[Chat], Awaitable[None]],
         find_answers: Callable[[Chat, Sequence[tuple[str, str, float]]], Awaitable[None]],
@@ -139,8 +139,8 @@ class Endpoints:
         if self._user_of(request) is not None:
             return Reply({"status": "known"}, headers=NOT_STORED)
         name = self._names().new(time.time())
-        body: Any = event.body
-        if isinstance(body, dict) and body.get("framed") is True:
+        body: object = event.body
+        if isinstance(body, dict) and cast("dict[str, object]", body).get("framed") is True:
             return Reply({"status": "new", "visitor": name}, headers=NOT_STORED)
         return Reply({"status": "new"}, headers=[*NOT_STORED, ("Set-Cookie", cookie(name, request, self._config.path))])
 
@@ -163,9 +163,10 @@ class Endpoints:
             return refusal(413, f"the message is longer than {self._config.max_input_length} characters")
         if not (incoming.text.strip() or images):
             return refusal(422, "the message is empty")
-        chat = self._chats().of(user_id)
+        chat = self._chats.of(user_id)
         if chat is None:
             return refusal(503, "too many chats are open", retry_after=30)
+        await self._load(chat)
         if chat.waiting_count >= MAX_WAITING:
             return refusal(429, f"{MAX_WAITING} messages wait for their answers", retry_after=5)
         return await self._take(chat, incoming, images, accept)
@@ -206,7 +207,7 @@ class Endpoints:
         user_id = self._user_of(request)
         if user_id is None:
             return refusal(401, "who is asking is not known: ask for a session first")
-        chat = self._chats().of(user_id) if self._accept() is not None else None
+        chat = self._chats.of(user_id) if self._accept() is not None else None
         if chat is None:
             return refusal(503, "too many chats are open, or the service is stopping", retry_after=5)
         position = chat.position(request.headers.get("last-event-id", ""))
@@ -217,7 +218,7 @@ class Endpoints:
         """A file that came with an answer."""
         request = request_of(event)
         user_id = self._user_of(request)
-        file = None if user_id is None else self._files().of(request.path_params["id"], user_id)
+        file = None if user_id is None else self._files.of(request.path_params["id"], user_id)
         if file is None:
             return refusal(404, "there is no such file, or it is held no longer")
         return Reply(
@@ -239,8 +240,7 @@ class Endpoints:
             if len(chat.streams) > self._config.max_tabs:
                 chat.streams.popleft().is_replaced = True
                 chat.wake()
-            if not chat.is_loaded:
-                await self._load(chat)
+            await self._load(chat)
             await self._write_events(chat, position, stream, send)
         finally:
             with suppress(ValueError):  # it was replaced

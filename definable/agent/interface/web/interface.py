@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -53,6 +52,9 @@ class WebInterface(BaseInterface):
     _accept: Accept | None = None
     """Takes messages in, while the interface receives."""
     _commands: Mapping[str, str] = {}
+    _chats: Chats
+    """Of this serving, as what follows."""
+    _files: HeldFiles
 
     @cached_property
     def _names(self) -> VisitorNames:
@@ -64,20 +66,6 @@ class WebInterface(BaseInterface):
             )
         return VisitorNames(self.config.secrets or [secrets.token_urlsafe(32)])
 
-    @cached_property
-    def _chats(self) -> Chats:
-        return Chats(self.config.max_chats)
-
-    @cached_property
-    def _files(self) -> HeldFiles:
-        return HeldFiles(self.config.max_file_bytes)
-
-    @asynccontextmanager
-    async def connection(self) -> AsyncGenerator[None, None]:
-        for cached in ("_chats", "_files"):  # of an earlier serving, whose event loop is gone
-            self.__dict__.pop(cached, None)
-        yield
-
     async def receive(self, accept: Accept) -> None:
         self._accept = accept
         try:
@@ -88,13 +76,14 @@ class WebInterface(BaseInterface):
                 chat.wake()
 
     def webhooks(self) -> Iterable[tuple[Webhook, WebhookHandler]]:
+        self._chats, self._files = Chats(self.config.max_chats), HeldFiles(self.config.max_file_bytes)
         path, auth = self.config.path, self.auth
         upload = self.config.max_upload_bytes * 4 // 3 + self.config.max_input_length * 12 + 10_000
         endpoints = Endpoints(
             self.config,
             lambda: self._names,
-            lambda: self._chats,
-            lambda: self._files,
+            self._chats,
+            self._files,
             lambda: self._accept,
             self._load,
             self._find_answers,
@@ -137,7 +126,7 @@ class WebInterface(BaseInterface):
     async def typing(self, message: InterfaceMessage) -> None:
         self._chat_of(message).works_on(message.platform_message_id, anyio.current_time())
 
-    def ended(self, message: InterfaceMessage) -> None:
+    def answer_ended(self, message: InterfaceMessage) -> None:
         chat = self._chats.of(message.platform_user_id)
         if chat is not None:
             chat.ended(message.platform_message_id)
@@ -151,9 +140,13 @@ class WebInterface(BaseInterface):
 
     async def _load(self, chat: Chat) -> None:
         """Show what the session store has of a chat; the page works without it too."""
+        if chat.is_loaded:
+            return
         chat.show_commands(dict(self._commands))
         try:
-            chat.load(self._entries(await self._history(chat)))
+            async with chat.loading:
+                if not chat.is_loaded:
+                    chat.load(self._entries(await self._history(chat)))
         except Exception as error:
             surprise = None if isinstance(error, DefinableError) else error
             logger.error("%s: a conversation could not be shown: %s", self.name, error_text(error), exc_info=surprise)

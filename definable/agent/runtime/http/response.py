@@ -317,7 +317,8 @@ def reply_response(reply: Reply, request: Request | None = None) -> Sendable:
     headers = header_items(reply.header_pairs())
     own_type = any(name == b"content-type" for name, _ in headers)
     if callable(reply.body):
-        return StreamedResponse(reply.body, reply.status, headers, request)
+        write: Any = reply.body
+        return StreamedResponse(write, reply.status, headers, request)
     match reply.body:
         case None:
             body, content_type = b"", None

@@ -211,7 +211,8 @@ async def other_sites() -> AsyncGenerator[tuple[Served, dict[str, str]]]:
 
     async def page() -> str:
         return (
-            '<!doctype html><html lang="en"><title>a shop</title><link rel="icon" href="data:,"><meta name="viewport" content="width=device-width">'
+            '<!doctype html><html lang="en"><title>a shop</title><link rel="icon" href="data:,">'
+            '<meta name="viewport" content="width=device-width">'
             f"<main><h1>A shop</h1></main>{widgets[request.path]}"
         )
 

@@ -11,6 +11,7 @@ from loopback.agent_api import Held, Recorder, Serve, agent_with, assert_problem
 
 from definable.agent import Agent, RunContext
 from definable.agent.trigger import Reply, TriggerEvent, Webhook
+from definable.errors import ConfigurationError
 from definable.model import OfflineModel
 
 pytestmark = pytest.mark.anyio
@@ -186,3 +187,46 @@ async def test_how_the_message_travels_is_not_the_handlers_to_say(serve: Serve) 
             response = await client.post("/hook")
             assert (response.text, response.headers["x-a"]) == ("text", "b")
             assert response.headers["content-length"] == "4"
+
+
+async def test_a_reply_may_write_its_body_as_it_goes(serve: Serve) -> None:
+    async def write(send: Any) -> None:
+        for number in range(3):
+            await send(b"%d\n" % number)
+
+    reply = Reply(write, 201, {"Content-Type": "text/x-numbers"})
+    async with serve(agent_with(Webhook("/hook", method=["GET", "POST"]), lambda event: reply)) as client:
+        for method, body in (("GET", b"0\n1\n2\n"), ("POST", b"0\n1\n2\n"), ("HEAD", b"")):
+            response = await client.request(method, "/hook")
+            assert (response.status_code, response.headers["content-type"]) == (201, "text/x-numbers")
+            assert response.content == body
+
+
+async def test_a_reply_that_writes_is_cancelled_when_its_client_leaves(serve: Serve) -> None:
+    hold = Held()
+
+    async def write(send: Any) -> None:
+        await send(b"first\n")
+        await hold()
+
+    async with serve(agent_with(Webhook("/hook", method="GET"), lambda event: Reply(write))) as client:
+        async with await anyio.connect_tcp("127.0.0.1", client.base_url.port or 0) as stream:
+            await stream.send(b"GET /hook HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+            seen = b""
+            while b"first" not in seen:
+                seen += await stream.receive()
+        await hold.until(lambda held: held.cancelled == 1)
+
+
+FOREIGN_PAGE = {"origin": "https://other.example", "sec-fetch-site": "cross-site", "sec-fetch-dest": "script"}
+
+
+async def test_pages_of_other_sites_load_what_is_embeddable_alone() -> None:
+    agent = Agent("offline")
+    agent.on(Webhook("/script.js", method="GET", embeddable=True))(lambda event: Reply("script"))
+    agent.on(Webhook("/closed.js", method="GET"))(lambda event: Reply("closed"))
+    async with serve_ourselves(agent) as client:
+        statuses = [(await client.get(path, headers=FOREIGN_PAGE)).status_code for path in ("/script.js", "/closed.js")]
+    assert statuses == [200, 403]
+    with pytest.raises(ConfigurationError, match="method='GET'"):
+        Webhook("/hook", embeddable=True)
