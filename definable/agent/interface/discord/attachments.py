@@ -24,7 +24,7 @@ MAX_IMAGE_SIZE = 20 * 1024 * 1024
 """Bytes of an image that is fetched."""
 
 MAX_FILE_SIZE = 100_000
-"""Bytes of a file that is fetched: the model reads it where it is text, say the one that Discord makes of a long paste."""
+"""Bytes of a file that is fetched: the model reads it where it is text, say what Discord makes of a long paste."""
 
 MAX_AUDIO_SIZE = 25_000_000
 """Bytes of a voice message that is fetched, where one is transcribed."""
