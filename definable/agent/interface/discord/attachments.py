@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from definable.agent.interface.errors import InterfaceMessageError
-from definable.agent.interface.message import IMAGE_TYPES, InterfaceMessage, Media
+from definable.agent.interface.message import IMAGE_TYPES, InterfaceMessage, Media, QuotedMessage
 from definable.concurrency.logs import logger_named
 from definable.model.message import Image
 
@@ -61,7 +61,7 @@ async def completed(message: InterfaceMessage, rest: DiscordRest, *, with_audio:
     images, lost = await _fetched_images(message.images, rest)
     audio = [await _fetched(each, rest, MAX_AUDIO_SIZE if with_audio else 0) for each in message.audio]
     files = [await _fetched(each, rest, MAX_FILE_SIZE) for each in message.files]
-    context = []
+    context: list[QuotedMessage] = []
     for quoted in message.context:
         seen, unseen = await _fetched_images(quoted.images, rest)
         read = [await _fetched(each, rest, MAX_FILE_SIZE) for each in quoted.files]

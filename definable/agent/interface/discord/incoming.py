@@ -82,7 +82,7 @@ class MessageFilter:
         """
         if not (self.may_be_heard(data, user_id) and self.is_allowed(place)):
             return None
-        content = data.get("content") if isinstance(data.get("content"), str) else ""
+        content = text_of(data.get("content")) or ""
         prefix = self._config.command_prefix
         if prefix is not None and not content.lstrip().startswith(prefix):
             return None
@@ -120,7 +120,7 @@ class MessageFilter:
     def is_allowed(self, place: Place) -> bool:
         """Whether the channel is listened to; a thread is where its channel is."""
         channels = self._config.allowed_channel_ids
-        return channels is None or place.channel in channels or place.thread in channels
+        return channels is None or place.channel in channels or (place.thread is not None and place.thread in channels)
 
 
 def author_of(data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -90,16 +90,16 @@ class Places:
         return text_of(object_of(await self._ask("channel", id, self._get_channel)).get("name")) or ""
 
     async def _ask(self, kind: str, id: str, ask: Callable[[str], Awaitable[Any]]) -> Any:
-        known = self._known.get((kind, id))
+        known: Any = self._known.get((kind, id))
         if known is None:
             try:
                 known = await ask(id)
             except InterfaceMessageError as refusal:
                 logger.debug("discord: %s %s cannot be looked at: %s", kind, id, refusal)
-                known = {}
+                known = dict[str, Any]()
             except InterfaceError as error:  # it may be there the next time
                 logger.info("discord: %s %s is not known: %s", kind, id, error)
-                return {}
+                return dict[str, Any]()
         self._known[kind, id] = known
         self._known.move_to_end((kind, id))
         if len(self._known) > MAX_KNOWN:
