@@ -225,10 +225,12 @@ class Rest:
         edited = self._own(channel, id, Refusal(403, "Cannot edit a message authored by another user", 50005))
         if unknown := body.keys() - EDIT_FIELDS:
             raise Refusal(400, f"unknown fields {unknown}", 50035)
-        if body.get("allowed_mentions") != {"parse": []}:
+        if "content" in body and body.get("allowed_mentions") != {"parse": []}:
             self._server.violations.append("an edit that may ping")
-        check_content(body.get("content"), edited["attachments"] or edited["embeds"])
-        edited |= {"content": body.get("content"), "edited_timestamp": "2026-01-01T00:00:00+00:00"}
+        check_components(body.get("components") or [])
+        edited |= {name: value for name, value in body.items() if name in ("content", "components")}
+        check_content(edited.get("content"), edited["attachments"] or edited["embeds"])
+        edited |= {"edited_timestamp": "2026-01-01T00:00:00+00:00"}
         self._server.edits.append((channel, id, edited["content"], anyio.current_time()))
         await self._server.dispatch("MESSAGE_UPDATE", dict(edited))
         return Answer(200, edited, headers)

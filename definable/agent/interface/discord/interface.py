@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anyio
 
@@ -26,7 +26,7 @@ from .gateway import Gateway, ReconnectPolicy
 from .incoming import MessageFilter, NotAMessage
 from .interactions import acknowledgement, command_list, interaction_of, read_interaction
 from .markdown import discord_text, discord_texts
-from .outgoing import Outgoing, edited, outgoing
+from .outgoing import Outgoing, button_rows, edited, outgoing
 from .places import Places
 from .protocol import GatewaySession, Payload
 from .rest import DiscordRest, open_rest
@@ -35,6 +35,9 @@ logger: logging.Logger = logger_named(__name__)
 
 REPLY_WINDOW = 3600.0
 """Seconds for which it is remembered that a message was replied to."""
+
+MAX_STREAMED = 1000
+"""Replies whose last message is known; buttons of an older one are a message by themselves."""
 
 MAX_SILENCE = 120.0
 """Seconds: the gateway acknowledges a heartbeat about every 41."""
@@ -81,6 +84,11 @@ class DiscordInterface(BaseInterface):
         """Which messages were replied to."""
         return DedupeWindow()
 
+    @cached_property
+    def _streamed(self) -> dict[str, str]:
+        """By the message that is answered, the last message that was posted to be edited."""
+        return {}
+
     @property
     def has_allow_list(self) -> bool:
         return (self.config.allowed_guild_ids, self.config.allowed_channel_ids) != (None, None)
@@ -125,6 +133,9 @@ class DiscordInterface(BaseInterface):
             await self._api.overwrite_commands(application, guild, command_list(commands))
 
     async def send(self, message: InterfaceMessage, response: InterfaceResponse) -> None:
+        streamed = self._streamed.pop(message.platform_message_id, None)
+        if streamed is not None and await self._put_buttons(message, streamed, response):
+            return
         for part in parts_of(response, self.max_part_length):
             *texts, last = discord_texts(part.content or "", self.config.max_message_length) or [""]
             for shown in (*map(InterfaceResponse, texts), replace(part, content=last)):
@@ -133,14 +144,15 @@ class DiscordInterface(BaseInterface):
 
     async def post(self, message: InterfaceMessage, text: str) -> str | None:
         beginning = Outgoing(self._shown(text), reply_to=self._reply_to(message))
-        return await self._create(message, beginning)
+        posted = await self._create(message, beginning)
+        if posted is not None:
+            self._streamed[message.platform_message_id] = posted
+            while len(self._streamed) > MAX_STREAMED:
+                del self._streamed[next(iter(self._streamed))]
+        return posted
 
     async def edit(self, message: InterfaceMessage, posted: str, text: str) -> None:
-        changes, interaction = edited(self._shown(text)), interaction_of(message)
-        if interaction is None:
-            await self._api.edit_message(channel_of(message), posted, changes)
-        else:
-            await self._api.follow_up(*interaction, changes, edited=posted)
+        await self._edit(message, posted, edited(self._shown(text)))
 
     async def delete(self, message: InterfaceMessage, posted: str) -> None:
         await self._api.delete_message(channel_of(message), posted)
@@ -150,6 +162,24 @@ class DiscordInterface(BaseInterface):
 
     async def typing(self, message: InterfaceMessage) -> None:
         await self._api.trigger_typing(channel_of(message))
+
+    async def _edit(self, message: InterfaceMessage, posted: str, changes: Mapping[str, Any]) -> None:
+        if (interaction := interaction_of(message)) is None:
+            await self._api.edit_message(channel_of(message), posted, changes)
+        else:
+            await self._api.follow_up(*interaction, changes, edited=posted)
+
+    async def _put_buttons(self, message: InterfaceMessage, posted: str, response: InterfaceResponse) -> bool:
+        """Show buttons that come after a reply that was written under the eyes of the user beneath it, if it can be."""
+        rows, others = button_rows(response.buttons)
+        if not rows or others or not replace(response, buttons=()).is_empty:
+            return False
+        try:
+            await self._edit(message, posted, {"components": rows})
+        except InterfaceError as error:
+            logger.info("%s: buttons are posted by themselves: %s", self.name, error)
+            return False
+        return True
 
     async def _create(self, message: InterfaceMessage, answer: Outgoing) -> str | None:
         """Post a message, its text also where Discord refuses the rest of it."""

@@ -126,7 +126,7 @@ def outgoing(response: InterfaceResponse, reply_to: str | None) -> Iterator[Outg
         reply_to: The id of the message that the first is shown as a reply to.
     """
     uploads, embeds = _attached(response)
-    rows, others = _rows(response.buttons)
+    rows, others = button_rows(response.buttons)
     content, at = response.content or "", 0
     if others:
         lines = "\n".join([content, *others] if content else others)
@@ -147,7 +147,7 @@ def edited(content: str) -> dict[str, Any]:
     return {"content": content, "allowed_mentions": {"parse": []}}  # what a model writes must not ping anyone
 
 
-def _rows(buttons: Sequence[Sequence[Button]]) -> tuple[list[Row], list[str]]:
+def button_rows(buttons: Sequence[Sequence[Button]]) -> tuple[list[Row], list[str]]:
     """Rows of buttons as Discord takes them, and in words those that it does not take."""
     rows: list[Row] = []
     others: list[str] = []

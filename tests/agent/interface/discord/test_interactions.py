@@ -118,6 +118,19 @@ async def test_a_button_comes_back_with_its_value_and_what_it_says() -> None:
         assert server.violations == []
 
 
+async def test_buttons_of_a_reply_that_was_streamed_stand_under_it() -> None:
+    server = DiscordServer()
+    async with listening(server) as (bot, heard):
+        await server.say("10", "hi")
+        await server.until(lambda: heard)
+        posted = await bot.post(heard[0], "Buy")
+        await bot.edit(heard[0], posted or "", "Buy?")
+        await bot.send(heard[0], InterfaceResponse(buttons=((Button("Yes"),),)))
+        (shown,) = server.messages.values()
+        assert (shown["content"], shown["components"][0]["components"][0]["label"]) == ("Buy?", "Yes")
+        assert server.violations == []
+
+
 async def test_buttons_that_discord_does_not_take_are_written() -> None:
     server = DiscordServer()
     async with listening(server) as (bot, heard):
