@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
 import threading
 import time
@@ -13,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from queue import Queue
 from typing import Any
+from urllib.parse import parse_qs
 
 import anyio
 import httpx2
@@ -20,9 +23,10 @@ import pytest
 
 from definable.agent import Agent, MCPServer
 from definable.agent.tools import mcp_connection
+from definable.agent.tools.mcp_content import told
 from definable.agent.trigger import TriggerEvent, Webhook
 from definable.errors import ConfigurationError, MissingExtra, ModelConnectionError
-from definable.model import ModelReply, ModelRequest, OfflineModel, ToolCall
+from definable.model import Image, Message, ModelReply, ModelRequest, OfflineModel, ToolCall
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +51,7 @@ class ServedTools:
     def app(self) -> Any:
         from mcp.server import MCPServer as Server
         from mcp.server.mcpserver import Image
+        from mcp.server.mcpserver.prompts.base import UserMessage
 
         server = Server("demo")
 
@@ -72,7 +77,27 @@ class ServedTools:
         def fail() -> str:
             raise ValueError("no luck")
 
-        return server.streamable_http_app()
+        @server.resource("notes://today", description="What is to be done")
+        def today() -> str:
+            return "water the plants"
+
+        @server.resource("notes://picture", mime_type="image/png")
+        def picture() -> bytes:
+            return PNG
+
+        @server.prompt()
+        def likeness() -> Any:
+            return [UserMessage(Image(data=PNG, format="png").to_image_content())]
+
+        @server.prompt()
+        def greeting(name: str) -> str:
+            return f"Greet {name}."
+
+        return self.guarded(server.streamable_http_app())
+
+    def guarded(self, app: Any) -> Any:
+        """The app behind what asks for a token; this one asks for none."""
+        return app
 
     @contextmanager
     def running(self, port: int = 0) -> Generator[str]:
@@ -105,6 +130,64 @@ class ServedTools:
         finally:
             server.should_exit = True
             thread.join()
+
+
+class GuardedTools(ServedTools):
+    """The same, and an authorization server beside it: client credentials for a token (RFC 6749, 8414 and 9728)."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self.origin = f"http://127.0.0.1:{port}"
+        self.tokens: list[str] = []
+        self.asked: list[str] = []
+
+    def guarded(self, app: Any) -> Any:
+        from starlette.requests import Request
+        from starlette.responses import JSONResponse
+
+        about = {"/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"}
+
+        async def guard(scope: Any, receive: Any, send: Any) -> None:
+            path, answer = scope.get("path"), None
+            if path in about:
+                answer = JSONResponse({"resource": f"{self.origin}/mcp", "authorization_servers": [self.origin]})
+            elif path == "/.well-known/oauth-authorization-server":
+                urls = {"authorization_endpoint": f"{self.origin}/authorize", "token_endpoint": f"{self.origin}/token"}
+                kinds = {"response_types_supported": ["code"], "grant_types_supported": ["client_credentials"]}
+                answer = JSONResponse({"issuer": self.origin, **urls, **kinds})
+            elif path == "/token":
+                form = parse_qs((await Request(scope, receive).body()).decode())
+                self.asked += form["grant_type"]
+                self.tokens.append(f"token-{len(self.tokens)}")
+                answer = JSONResponse({"access_token": self.tokens[-1], "token_type": "Bearer", "expires_in": 3_600})
+            elif scope["type"] == "http" and self.headers[-1].get("authorization") not in [
+                f"Bearer {token}" for token in self.tokens[-1:]
+            ]:
+                where = f'Bearer resource_metadata="{self.origin}/.well-known/oauth-protected-resource/mcp"'
+                answer = JSONResponse({"error": "invalid_token"}, 401, {"WWW-Authenticate": where})
+            await (answer or app)(scope, receive, send)
+
+        return guard
+
+
+class KeptTokens:
+    """Where an OAuth client of the SDK keeps what it has: here in memory."""
+
+    def __init__(self) -> None:
+        self.tokens: Any = None
+        self.client_info: Any = None
+
+    async def get_tokens(self) -> Any:
+        return self.tokens
+
+    async def set_tokens(self, tokens: Any) -> None:
+        self.tokens = tokens
+
+    async def get_client_info(self) -> Any:
+        return self.client_info
+
+    async def set_client_info(self, client_info: Any) -> None:
+        self.client_info = client_info
 
 
 def calls(*names: str, **arguments: Any) -> ModelReply:
@@ -161,6 +244,112 @@ async def test_tools_are_filtered_and_named() -> None:
         output = await agent.arun("hi")
         assert names_of(model.requests[0]) == ["add", "fail"]
         assert output.tool_calls[0].result == "mine"  # a tool of the agent's own goes before
+
+
+async def test_a_token_is_fetched_by_oauth_and_fetched_anew_when_it_is_refused() -> None:
+    from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
+
+    with anyio.fail_after(50), socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        listener.close()
+        served = GuardedTools(port)
+        with served.running(port) as url:
+            refused = await Agent(OfflineModel("no tools"), tools=[MCPServer(url, name="demo")]).arun("?")
+            assert refused.content == "no tools" and not served.asked
+            kept = KeptTokens()
+            for count in (1, 2):
+                auth = ClientCredentialsOAuthProvider(url, kept, "me", "secret", issuer=served.origin)
+                server = MCPServer(url, name="demo", auth=auth, headers={"X-Tenant": "7"})
+                model = OfflineModel([calls("demo_add", first=1, second=2), "3"])
+                output = await Agent(model, tools=[server]).arun("?")
+                assert [call.result for call in output.tool_calls] == ["3"]
+                assert served.asked == ["client_credentials"] * count
+                assert served.headers[-1]["x-tenant"] == "7"
+                served.tokens.append("all others are void")
+
+
+async def test_resources_and_prompts_are_read_in_a_service_and_outside() -> None:
+    served = ServedTools()
+    with anyio.fail_after(50), served.running() as url:
+        server = MCPServer(url, name="demo", tools=["add"], resources=True)
+        script = [calls("demo_list_resources"), calls("demo_read_resource", uri="notes://picture"), "done"]
+        model = OfflineModel([*script, calls("demo_read_resource", uri="notes://gone"), "done"])
+        agent = Agent(model, tools=[server])
+
+        async def look() -> None:
+            assert await server.read_resource("notes://today") == "water the plants"
+            assert await server.read_resource("notes://picture") == PNG
+            listed = {each["uri"]: each for each in await server.list_resources()}
+            assert listed["notes://today"]["description"] == "What is to be done"
+            assert await server.prompt("greeting", name="Ann") == (Message("user", "Greet Ann."),)
+            assert await server.prompt("likeness") == (Message("user", images=(Image(data=PNG),)),)
+            with pytest.raises(ConnectionError, match="MCP server demo: "):
+                await server.read_resource("notes://gone")
+
+        await look()
+        output = await agent.arun("?")
+        assert names_of(model.requests[0]) == ["demo_add", "demo_list_resources", "demo_read_resource"]
+        assert "notes://today" in output.tool_calls[0].result
+        assert [image.data for image in output.tool_calls[1].media] == [PNG]
+        async with agent.running(enable_server=False):
+            begun = len(served.headers)
+            await look()
+            assert all("initialize" not in each.get("mcp-method", "") for each in served.headers[begun:])
+            assert (await agent.arun("?")).tool_calls[0].error is not None
+    with pytest.raises(ConnectionError), anyio.fail_after(50):
+        await MCPServer(url).read_resource("notes://today")
+
+
+ROUNDS = int(os.environ.get("DEFINABLE_MCP_ROUNDS", "2"))
+"""How often the servers go away and come back."""
+
+
+async def test_runs_go_on_while_servers_come_and_go(tmp_path: Path) -> None:
+    """Both transports: a run never fails, tools come back, and `/health` follows."""
+    with anyio.fail_after(30 + 20 * ROUNDS), socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        listener.close()
+        program = stdio(tmp_path, "say die")
+        agent = Agent(OfflineModel(play_all), tools=[MCPServer(f"http://127.0.0.1:{port}/mcp", name="web"), program])
+        stopped, made = anyio.Event(), 0
+
+        async def keep_running() -> None:
+            nonlocal made
+            while not stopped.is_set():
+                output = await agent.arun("?")
+                assert output.content == "done"
+                assert {call.name for call in output.tool_calls} <= {"web_add", "files_say"}
+                made += 1
+                await anyio.sleep(0.01)
+
+        async with agent.running(enable_server=False) as runtime, anyio.create_task_group() as group:
+
+            async def until(**states: str) -> None:
+                while any(runtime.health()[1]["children"][name]["state"] != state for name, state in states.items()):
+                    await anyio.sleep(0.01)
+
+            group.start_soon(keep_running)
+            for _ in range(ROUNDS):
+                with ServedTools().running(port):
+                    await until(web="running", files="running")
+                    begun = made
+                    while made < begun + 2:
+                        await anyio.sleep(0.01)
+                    assert program.connection is not None
+                    assert (await program.connection.call("die", {})).error is not None
+                await until(web="restarting")
+            stopped.set()
+        assert made >= 2 * ROUNDS
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("mcp")]
+
+
+def play_all(request: ModelRequest) -> ModelReply | str:
+    """Call each harmless tool that is there once, then be done."""
+    if request.messages[-1].role == "tool":
+        return "done"
+    known = {"web_add": {"first": 1, "second": 2}, "files_say": {"text": "hi"}}
+    made = [ToolCall(name, known[name]) for name in names_of(request) if name in known]
+    return ModelReply(tool_calls=tuple(made)) if made else "done"
 
 
 async def test_a_call_has_a_bound_and_its_end_reaches_the_server() -> None:
@@ -287,6 +476,7 @@ def test_wrong_arguments_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         {"command": []},
         {"url": "http://x", "tools": "add"},
         {"url": "http://x", "timeout": 0},
+        {"command": ["y"], "auth": httpx2.BasicAuth("a", "b")},
     ]
     for arguments in wrong:
         with pytest.raises(ConfigurationError):
@@ -301,8 +491,8 @@ def test_a_result_is_told_as_text() -> None:
     from mcp.types import CallToolResult, ImageContent, TextContent
 
     image = ImageContent(type="image", data=b64encode(PNG).decode(), mime_type="image/png")
-    result = mcp_connection.told(CallToolResult(content=[TextContent(type="text", text="a"), image]))
+    result = told(CallToolResult(content=[TextContent(type="text", text="a"), image]))
     assert (result.content, [each.data for each in result.media]) == ("a", [PNG])
-    assert mcp_connection.told(CallToolResult(content=[], structured_content={"a": 1})).content == '{"a": 1}'
-    assert mcp_connection.told(CallToolResult(content=[])).content == "done"
-    assert mcp_connection.told(CallToolResult(content=[], is_error=True)).error is not None
+    assert told(CallToolResult(content=[], structured_content={"a": 1})).content == '{"a": 1}'
+    assert told(CallToolResult(content=[])).content == "done"
+    assert told(CallToolResult(content=[], is_error=True)).error is not None

@@ -16,11 +16,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
+import anyio
 from anyio.lowlevel import current_token
 
+from definable.concurrency.event_loop import plain_errors
+from definable.concurrency.isolation import error_text
 from definable.errors import ConfigurationError, MissingExtra
+from definable.model.message import Message
+
+from .mcp_content import read_resource, resources_of, told_blocks
 
 if TYPE_CHECKING:
+    import httpx2
     from mcp import Client
 
     from .mcp_connection import MCPConnection
@@ -37,9 +44,12 @@ class MCPServer:
         env: Environment variables of the program, beside the few that the SDK hands on.
         cwd: The program's directory.
         headers: Sent with every HTTP request, such as `Authorization`.
+        auth: Of the HTTP requests: an `Auth` of httpx2, such as the SDK's OAuth (`mcp.client.auth.OAuthClientProvider`,
+            or for machines `ClientCredentialsOAuthProvider`), which keeps its tokens where you say.
         name: Stands before the name of each tool, in logs and in `/health`; made from URL or program when None.
         prefix: What stands before the name of each tool in place of the name and an underscore; "" for nothing.
         tools: The tools that the model may call, by the server's names; all when None.
+        resources: Whether the model gets two tools more, which list and read the server's resources.
         timeout: Seconds that a call may take.
         connect_timeout: Seconds that the server may take to say what tools it has.
 
@@ -60,9 +70,11 @@ class MCPServer:
         env: Mapping[str, str] | None = None,
         cwd: str | Path | None = None,
         headers: Mapping[str, str] | None = None,
+        auth: httpx2.Auth | None = None,
         name: str | None = None,
         prefix: str | None = None,
         tools: Collection[str] | None = None,
+        resources: bool = False,
         timeout: float = 30.0,
         connect_timeout: float = 30.0,
     ) -> None:
@@ -70,6 +82,8 @@ class MCPServer:
             raise ConfigurationError("an MCPServer needs exactly one of url and command=")
         if url is not None and not url.startswith(("http://", "https://")):
             raise ConfigurationError(f'an MCPServer\'s URL is like "https://host/mcp", not {url!r}')
+        if auth is not None and command is not None:
+            raise ConfigurationError("auth= is for an MCPServer with a URL: a program takes its secrets from env=")
         if isinstance(command, str) or command == []:
             raise ConfigurationError(f'command=["program", "argument"], not {command!r}')
         if isinstance(tools, str):
@@ -84,9 +98,11 @@ class MCPServer:
         self.env = env
         self.cwd = cwd
         self.headers = headers
+        self.auth = auth
         self.name: str = as_name(name or (urlsplit(url).hostname or "" if url else Path(self.command[0]).name)) or "mcp"
         self.prefix: str = f"{self.name}_" if prefix is None else prefix
         self.tools: Collection[str] | None = tools
+        self.resources = resources
         self.timeout = timeout
         self.connect_timeout = connect_timeout
         self._served: MCPConnection | None = None
@@ -123,7 +139,7 @@ class MCPServer:
                     yield _Watched(read, look), write
             else:
                 async with (
-                    create_mcp_http_client(dict(self.headers or {})) as http,
+                    create_mcp_http_client(dict(self.headers or {}), auth=self.auth) as http,
                     streamable_http_client(self.url, http_client=http) as (read, write),
                 ):
                     yield read, write
@@ -134,6 +150,61 @@ class MCPServer:
 
         async with Client(transport(), message_handler=on_message, cache=None) as client:
             yield client
+
+    async def read_resource(self, uri: str) -> str | bytes:
+        """Read one of the server's resources, over the service's connection, or one that is made for it.
+
+        Args:
+            uri: As `list_resources` has it.
+
+        Returns:
+            Its text; the bytes of one that is none.
+
+        Raises:
+            ConnectionError: The server cannot be reached, or not in time, or refuses.
+        """
+        async with self._asked() as client:
+            return await read_resource(client, uri)
+
+    async def list_resources(self) -> list[dict[str, str]]:
+        """The server's resources: of each the `uri`, the `name`, and what it says of itself.
+
+        Raises:
+            ConnectionError: The server cannot be reached, or not in time, or refuses.
+        """
+        async with self._asked() as client:
+            return await resources_of(client)
+
+    async def prompt(self, name: str, /, **arguments: str) -> tuple[Message, ...]:
+        """One of the server's prompts, filled in: messages to begin a run or a conversation with.
+
+        Args:
+            name: The server's name for it.
+            arguments: What it is filled in with.
+
+        Raises:
+            ConnectionError: The server cannot be reached, or not in time, or refuses.
+        """
+        async with self._asked() as client:
+            result = await client.get_prompt(name, arguments)
+        told = [(each.role, *told_blocks([each.content])) for each in result.messages]
+        return tuple([Message(role, text, images=images) for role, text, images in told])
+
+    @asynccontextmanager
+    async def _asked(self) -> AsyncGenerator[Client]:
+        """A client for one request."""
+        connection = self.connection
+        try:
+            with plain_errors(), anyio.fail_after(self.timeout):
+                if connection is None:
+                    async with self.opened(lambda: None) as client:
+                        yield client
+                elif connection.client is None:
+                    raise ConnectionError(connection.error or "it is not connected")
+                else:
+                    yield connection.client
+        except Exception as error:
+            raise ConnectionError(f"MCP server {self.name}: {error_text(error)}") from error
 
     def serve(self, connection: MCPConnection | None) -> None:
         """Let runs of this event loop use a service's connection; None: there is none any more."""

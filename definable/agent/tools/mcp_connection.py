@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from base64 import b64decode
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -24,9 +23,10 @@ from definable.concurrency.backoff import Backoff
 from definable.concurrency.event_loop import plain_errors
 from definable.concurrency.isolation import contain_errors, error_text
 from definable.concurrency.logs import logger_named
-from definable.model.message import Image, ToolDefinition
+from definable.model.message import ToolDefinition
 
 from .mcp import MCPServer, as_name
+from .mcp_content import read_resource, resources_of, shown, told
 from .result import ToolResult
 from .tool import Tool
 
@@ -68,7 +68,8 @@ class MCPConnection:
         """Why it is not connected."""
         self._down_since: float | None = None
         self._serves = serves
-        self._client: Client | None = None
+        self.client: Client | None = None
+        """The SDK's, while it is connected."""
         self._look = anyio.Event()
 
     @property
@@ -112,7 +113,7 @@ class MCPConnection:
             name: The server's name for it.
             arguments: As the model gave them; the server checks them.
         """
-        server, client = self.server, self._client
+        server, client = self.server, self.client
         if client is None:
             return ToolResult.failed(f"{server.name} cannot be reached now: {self.error or 'it is not connected'}")
         try:
@@ -137,7 +138,7 @@ class MCPConnection:
         except Exception as error:
             return error
         finally:
-            self._client, self.tools = None, {}
+            self.client, self.tools = None, {}
 
     async def _stay(self, client: Client, scope: anyio.CancelScope, tell: Callable[[], None]) -> None:
         """Follow what tools it has, until it is gone."""
@@ -145,8 +146,8 @@ class MCPConnection:
             while True:
                 self._look = anyio.Event()
                 self.tools = await self._list(client)
-                if self._client is None:
-                    self._client, self.state, self._down_since = client, "running", None
+                if self.client is None:
+                    self.client, self.state, self._down_since = client, "running", None
                     logger.info("MCP server %s is connected: %d tools", self.server.name, len(self.tools))
                     group.start_soon(self._follow, client)
                     tell()
@@ -181,8 +182,28 @@ class MCPConnection:
         allowed = [tool for tool in found if wanted is None or tool.name in wanted]
         if len(allowed) > MAX_TOOLS:
             logger.warning("MCP server %s: %d of %d tools are shown", self.server.name, MAX_TOOLS, len(allowed))
-        tools = [MCPTool(self, tool) for tool in allowed[:MAX_TOOLS]]
+        tools: list[Tool] = [MCPTool(self, tool) for tool in allowed[:MAX_TOOLS]]
+        if self.server.resources and client.server_capabilities.resources is not None:
+            tools += self._resource_tools(client)
         return {tool.name: tool for tool in tools}
+
+    def _resource_tools(self, client: Client) -> list[Tool]:
+        prefix, timeout = self.server.prefix, self.server.timeout
+
+        async def list_documents() -> list[dict[str, str]]:
+            """The documents of this server: the URI, the name and the description of each."""
+            return await resources_of(client)
+
+        async def read_document(uri: str) -> str | bytes:
+            """Read a document of this server.
+
+            Args:
+                uri: As the list of documents has it.
+            """
+            return shown(await read_resource(client, uri))
+
+        named: dict[str, Callable[..., Any]] = {"list_resources": list_documents, "read_resource": read_document}
+        return [Tool(function, name=as_name(prefix + name), timeout=timeout) for name, function in named.items()]
 
     def _look_now(self) -> None:
         self._look.set()
@@ -257,27 +278,3 @@ async def reachable(servers: Iterable[MCPServer], own: Mapping[str, Tool]) -> As
                 tools |= connection.tools
             yield tools | dict(own)
             group.cancel_scope.cancel()
-
-
-def told(result: Any) -> ToolResult:
-    """What a server answered, for the model: its text, and images beside."""
-    texts: list[str] = []
-    images: list[Image] = []
-    for block in result.content:
-        match block.type:
-            case "text":
-                texts.append(block.text)
-            case "image":
-                images.append(Image(data=b64decode(block.data), media_type=block.mime_type))
-            case "resource_link":
-                texts.append(f"{block.name}: {block.uri}")
-            case "resource":
-                texts.append(getattr(block.resource, "text", None) or f"{block.resource.uri} (not text)")
-            case kind:
-                texts.append(f"({kind}, which cannot be shown)")
-    text = "\n".join(texts)
-    if not texts and result.structured_content is not None:
-        text = json.dumps(result.structured_content)
-    if result.is_error:
-        return ToolResult.failed(text or "the tool failed and says no more")
-    return ToolResult(text or ("an image" if images else "done"), images, value=result.structured_content or text)
