@@ -165,6 +165,12 @@ class TelegramInterface(BaseInterface):
             raise InterfaceConnectionError("getMe: Telegram answered with something else than a user") from None
         self._bot, self.username = Bot(me, self.config), me.username
         logger.info("telegram: this is @%s, %s", self.username, self.config.mode)
+        if self.config.groups == "all" and me.can_read_all_group_messages is False:
+            logger.info(
+                "telegram: groups='all', but privacy mode is on: where @%s is no administrator, Telegram sends it what "
+                "mentions it alone; @BotFather's /setprivacy turns that off",
+                self.username,
+            )
 
     async def _take(self, update: Any) -> None:
         """Hand an update's message on, unless it brings none for us."""

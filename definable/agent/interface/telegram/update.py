@@ -34,6 +34,8 @@ class User(_Part):
     first_name: str = ""
     last_name: str | None = None
     language_code: str | None = None
+    can_read_all_group_messages: bool | None = None
+    """Of the bot itself: not so with privacy mode."""
 
     @property
     def display_name(self) -> str | None:
