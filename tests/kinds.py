@@ -34,6 +34,7 @@ SLOW = {
     "discord/test_reference_client.py": "starts discord.py",
     "discord/test_soak.py": "soaks",
     "slack/test_reference_client.py::test_the_builtin_client_gets_along_too": "waits for threads to end",
+    "slack/test_soak.py": "soaks",
     "slack/test_slack_example.py": "starts a program",
     "http/test_docs_in_browser.py": "starts a browser",
     "http/test_own_pages_in_browser.py::test_a_page_of_ones_own_follows_runs_and_opens_websockets": "starts a browser",
