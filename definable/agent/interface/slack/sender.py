@@ -25,7 +25,7 @@ BAD_BLOCKS = frozenset({"invalid_blocks", "invalid_blocks_format", "msg_blocks_t
 NO_THREAD = frozenset({"cannot_reply_to_message", "thread_not_found", "invalid_thread_ts", "message_not_found"})
 """Codes: the thread is gone, or what it hangs on."""
 
-SILENT = {"parse": "none", "unfurl_links": False, "unfurl_media": False}
+SILENT: dict[str, Any] = {"parse": "none", "unfurl_links": False, "unfurl_media": False}
 """What a model writes links no names, and has nobody fetch the pages whose addresses it wrote."""
 
 
@@ -86,7 +86,7 @@ class Sender:
     ) -> None:
         """Put buttons under the reply that was shown while it was written; below it, where that cannot be changed."""
         ts, text = streamed
-        place = {"channel": message.platform_chat_id, "ts": ts, "parse": "none"}
+        place: dict[str, Any] = {"channel": message.platform_chat_id, "ts": ts, "parse": "none"}
         blocks = [rich_text(text), *button_blocks(buttons)]
         try:
             await self.api.call("chat.update", **place, text=fallback(text), blocks=blocks)

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import anyio
 from anyio.abc import TaskStatus
@@ -90,7 +90,7 @@ class Sockets:
         self._alive = alive
         self._policy = policy
 
-    async def run(self) -> NoReturn:
+    async def run(self) -> None:
         """Stay connected until cancelled.
 
         Raises:
