@@ -1,6 +1,6 @@
 """Messages through every fault of sockets and of the Web API, with restarts in the middle: each is answered once.
 
-A hundred messages; DEFINABLE_SOAK_MESSAGES sets another number. The bus is durable: it remembers over a
+Some messages; DEFINABLE_SOAK_MESSAGES sets another number. The bus is durable: it remembers over a
 restart what came before, also where its acknowledgement was lost.
 """
 
@@ -23,7 +23,7 @@ from definable.agent.interface.slack import client, sockets
 from definable.concurrency.backoff import Backoff
 from definable.model import OfflineModel
 
-MESSAGES = int(os.environ.get("DEFINABLE_SOAK_MESSAGES", "100"))
+MESSAGES = int(os.environ.get("DEFINABLE_SOAK_MESSAGES", "45"))
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120 + MESSAGES * 0.3)]
 
