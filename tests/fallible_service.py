@@ -164,7 +164,7 @@ class Chat(BaseInterface):
 
     def __init__(self, service: Service) -> None:
         super().__init__(
-            InterfaceConfig(platform="chat", rate_limit_messages_per_minute=1_000_000),
+            InterfaceConfig(collect=0, platform="chat", rate_limit_messages_per_minute=1_000_000),
             hooks=[ChatHook(service)],
             identity_resolver=Identities(service),
         )

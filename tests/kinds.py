@@ -85,6 +85,7 @@ SLOW = {
     "http/test_stop.py::test_past_the_grace_everybody_gets_an_honest_503": "waits out a stop",
     "http/test_streamed_run.py::test_a_client_that_stops_reading_holds_up_nobody_else": "fills buffers",
     "http/test_webhook_acceptance.py::test_of_hundreds_of_repeats_at_once_exactly_one_runs": "sends hundreds of requests",
+    "interface/test_chats_soak.py": "writes hundreds of messages",
     "runtime/test_cron_loop.py::test_ten_thousand_jobs_of_one_second_all_fire_on_time": "fires ten thousand jobs",
     "runtime/test_logs.py::test_a_program_with_logging_of_its_own_keeps_it": "starts a program",
     "runtime/test_logs.py::test_a_program_without_logging_of_its_own_shows_its_records_with_their_ids": "starts a program",

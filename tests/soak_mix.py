@@ -32,7 +32,9 @@ class Talkative(BaseInterface):
     """A platform on which somebody writes ten times a second."""
 
     def __init__(self) -> None:
-        super().__init__(InterfaceConfig("talkative", rate_limit_messages_per_minute=NO_LIMIT, max_session_history=10))
+        super().__init__(
+            InterfaceConfig("talkative", collect=0, rate_limit_messages_per_minute=NO_LIMIT, max_session_history=10)
+        )
 
     async def receive(self, accept: Accept) -> None:
         for chat in itertools.cycle(map(str, range(CHATS))):

@@ -1,4 +1,4 @@
-"""For tests of agents: a served agent, virtual time for both backends, and the model that needs no network."""
+"""For tests of agents: a served agent, a chat, virtual time for both backends, and the model that needs no network."""
 
 from typing import TYPE_CHECKING
 
@@ -7,11 +7,14 @@ from definable.lazy_exports import GetAttribute, lazy_exports
 if TYPE_CHECKING:
     from definable.model.offline import OfflineModel
 
+    from .chat import FakeChat, ShownMessage
     from .service import Served, served
     from .virtual import VIRTUAL_BACKENDS, VirtualClock, run, virtual_clock, virtual_time
 
 __all__ = [
     "OfflineModel",
+    "FakeChat",
+    "ShownMessage",
     "Served",
     "served",
     "VIRTUAL_BACKENDS",
@@ -25,6 +28,8 @@ __getattr__: GetAttribute = lazy_exports(
     __name__,
     {
         "OfflineModel": "definable.model.offline",
+        "FakeChat": ".chat",
+        "ShownMessage": ".chat",
         "Served": ".service",
         "served": ".service",
         "VIRTUAL_BACKENDS": ".virtual",

@@ -76,7 +76,9 @@ class LineChat(BaseInterface):
 
     def __init__(self, port: int, faults: tuple[str, ...], seed: int) -> None:
         limit = 1_000_000
-        super().__init__(InterfaceConfig(platform="lines", rate_limit_messages_per_minute=limit, typing_indicator=True))
+        super().__init__(
+            InterfaceConfig(collect=0, platform="lines", rate_limit_messages_per_minute=limit, typing_indicator=True)
+        )
         self._port = port
         self._faults = faults
         self._chance = random.Random(seed)

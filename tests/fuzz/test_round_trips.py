@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from definable.agent import TextDelta
 from definable.agent.auth import AuthContext
 from definable.agent.interface import InterfaceMessage, Media
-from definable.agent.interface.message import message_from_json, message_to_json
+from definable.agent.interface.message_json import message_from_json, message_to_json
 from definable.agent.runtime.http.router import Router
 from definable.agent.runtime.http.sse import encoded
 from definable.agent.runtime.ingress import accepted_request, request_data

@@ -30,7 +30,7 @@ FAST = ReconnectPolicy(
 def bot_for(server: DiscordServer, **changes: Any) -> DiscordInterface:
     """An interface whose Discord is the loopback server."""
     settings: dict[str, Any] = {"bot_token": TOKEN, "base_url": server.url, "connect_timeout": 5}
-    settings["rate_limit_messages_per_minute"] = 10_000
+    settings |= {"rate_limit_messages_per_minute": 10_000, "collect": 0}
     interface = DiscordInterface(DiscordConfig(**settings | changes))
     interface.reconnect_policy = FAST
     return interface

@@ -419,7 +419,7 @@ class Desk(BaseInterface):
     """A chat whose messages a test hands in."""
 
     def __init__(self) -> None:
-        super().__init__(InterfaceConfig(platform="desk"))
+        super().__init__(InterfaceConfig(collect=0, platform="desk"))
         self.send_message, self.messages = anyio.create_memory_object_stream[InterfaceMessage](10)
         self.answers: list[str] = []
         self.answered = anyio.Event()

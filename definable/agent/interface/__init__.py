@@ -3,10 +3,12 @@
 ```
 base.py             BaseInterface: what a platform implements, what the supervisor calls
 config.py           what every interface can be configured with
-message.py          what travels between platform and agent
-pipeline.py         one message's way: hooks, auth, rate limit, identity, session, run, send
+message.py          what travels between platform and agent, and what a model reads of it; message_json.py as JSON
+admission.py        who may have a message answered: hooks, auth, rate limit
+pipeline.py         one message's way: admission, identity, session, run, send
+transcriber.py      voice messages as text
 streamed_reply.py   a reply that is shown while the model writes it
-sessions.py         a user's conversation in a chat, in step with the agent's session store
+sessions.py         a user's conversation in a chat; chat_sessions.py has it in step with the agent's session store
 hooks.py            InterfaceHook and those that come along
 identity.py         one person on several platforms
 http_client.py      retries, downloads, proxies and tokens, for every platform with an HTTP API
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from .sessions import InterfaceSession, SessionManager
     from .slack import SlackConfig, SlackInterface
     from .telegram import TelegramConfig, TelegramInterface
+    from .transcriber import OpenAITranscriber
     from .web import WebConfig, WebInterface
 
 __all__ = [
@@ -53,6 +56,7 @@ __all__ = [
     "QuotedMessage",
     "Media",
     "Button",
+    "OpenAITranscriber",
     "InterfaceSession",
     "SessionManager",
     "InterfaceHook",
@@ -85,6 +89,7 @@ __getattr__: GetAttribute = lazy_exports(
         "Texts": ".config",
         "QuotedMessage": ".message",
         "Button": ".message",
+        "OpenAITranscriber": ".transcriber",
         "InterfaceMessage": ".message",
         "InterfaceResponse": ".message",
         "Media": ".message",

@@ -81,6 +81,14 @@ class HookChain:
                 return False
         return True
 
+    async def button(self, message: InterfaceMessage, session: InterfaceSession) -> InterfaceResponse | bool | None:
+        """What the first hook that knows a pressed button says to it; None where none does."""
+        for hook in self._hooks:
+            said = await _call(hook, "on_button", message, session)
+            if said is False or isinstance(said, InterfaceResponse):
+                return said
+        return None
+
     async def before_respond(self, message: InterfaceMessage, session: InterfaceSession) -> InterfaceMessage:
         """The message that the agent is to answer."""
         for hook in self._hooks:

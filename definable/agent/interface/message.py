@@ -1,25 +1,56 @@
-"""What travels between a platform and the agent, the same for every platform: messages, responses and their media.
+"""What travels between a platform and the agent, the same for every platform: messages, responses and their media;
+and what a model reads of a message.
 
 Images are `definable.model.Image`s, which a model can look at. Everything else is a `Media`: the model is told that it
-is there, tools and hooks read it. A durable event bus keeps a message as JSON, without the fields that are empty.
+is there, tools and hooks read it.
 """
 
 from __future__ import annotations
 
 import time
-from base64 import b64decode, b64encode
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Literal, cast
+from pathlib import PurePath
+from typing import Any, Literal
 
 from definable.agent.tools.result import Button
 from definable.frozen import frozen
 from definable.json_text import json_bytes
-from definable.model.message import Image, Message, image_from_json, image_to_json
+from definable.model.message import Image, Message
+
+from .splitting import utf16_length
 
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 """What models can look at; other images are files."""
+
+
+MAX_TEXT_FILE = 100_000
+"""Bytes of a file whose text the model reads; of a longer one it is told that it is there."""
+
+TEXT_TYPES = frozenset(
+    {
+        "application/json",
+        "application/ld+json",
+        "application/xml",
+        "application/yaml",
+        "application/x-yaml",
+        "application/toml",
+        "application/javascript",
+        "application/sql",
+        "application/x-sh",
+        "application/x-ndjson",
+    }
+)
+"""MIME types that are text, beside `text/*`."""
+
+TEXT_ENDINGS = frozenset(
+    ".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .cfg .log .py .js .ts .tsx .jsx .html .css .sql "
+    ".sh .c .h .cpp .hpp .cs .go .java .kt .php .pl .rb .rs .swift .diff .patch .tex".split()
+)
+"""How files are called that platforms send without a type of their own."""
+
+_UNKNOWN_TYPES = ("application/octet-stream", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,91 +170,129 @@ class MessageEnd(Enum):
     """Its user is not let in."""
     FAILED = "failed"
     """Not answered because of an error, which is logged."""
+    WITHDRAWN = "withdrawn"
+    """Stopped, or another message took its place."""
+
+
+def is_meant(message: InterfaceMessage, groups: Literal["mention", "all", "off"]) -> bool:
+    """Whether a message is to be answered; see `InterfaceConfig.groups`."""
+    return message.is_direct or groups == "all" or (groups == "mention" and message.is_addressed)
+
+
+_UNITED = ("images", "audio", "videos", "files", "context", "notes")
+
+
+def is_collectable(message: InterfaceMessage) -> bool:
+    """Whether a message may become one with those that follow it: no command, no button, no correction."""
+    is_special = message.button is not None or message.command is not None or message.is_edit
+    return not (is_special or (message.text or "").startswith("/"))
+
+
+def collected(messages: Sequence[InterfaceMessage], full_length: int) -> InterfaceMessage:
+    """What several messages of one user say together; it is answered as the last of them.
+
+    Args:
+        messages: In their order.
+        full_length: UTF-16 code units at which the platform cuts what its users write: what follows such a text goes on
+            with it.
+    """
+    last = messages[-1]
+    if len(messages) == 1:
+        return last
+    text, is_cut = "", True
+    for each in messages:
+        if each.text:
+            text = f"{text}{'' if is_cut else SEPARATOR}{each.text}"
+            is_cut = utf16_length(each.text) >= full_length
+    return replace(
+        last,
+        text=text or None,
+        created_at=messages[0].created_at,
+        is_addressed=any(each.is_addressed for each in messages),
+        metadata={**last.metadata, "collected": [each.platform_message_id for each in messages]},
+        **{name: _united(messages, name) for name in _UNITED},
+    )
+
+
+SEPARATOR = "\n"
+"""Between the texts of messages that become one."""
+
+
+def _united(messages: Sequence[InterfaceMessage], name: str) -> tuple[Any, ...]:
+    return tuple([each for message in messages for each in getattr(message, name)])
+
+
+def with_written_buttons(response: InterfaceResponse) -> InterfaceResponse:
+    """A response for a platform without buttons: they are a list behind its text."""
+    buttons = [button for row in response.buttons for button in row]
+    if not buttons:
+        return response
+    lines = [f"- {each.text}" if each.url is None else f"- {each.text}: {each.url}" for each in buttons]
+    return replace(response, content="\n\n".join([*filter(None, [response.content]), "\n".join(lines)]), buttons=())
 
 
 def run_input(message: InterfaceMessage) -> str | Message:
-    """A message as a run's input: its text, its images, and a line for each attachment that a model cannot see."""
-    lines = [message.text] if message.text else []
-    for kind, media in (("audio", message.audio), ("video", message.videos), ("file", message.files)):
-        lines += [f"[{kind}: {each}]" for each in media]
-    text = "\n".join(lines)
-    return Message("user", text, images=message.images) if message.images else text
+    """A message as a run's input: its text and images, what it refers to, and what a model cannot see in words."""
+    text = "\n".join(_lines(message))
+    images = (*message.images, *(image for quoted in message.context for image in quoted.images))
+    return Message("user", text, images=images) if images else text
+
+
+def _lines(message: InterfaceMessage) -> Iterator[str]:
+    for quoted in message.context:
+        yield from _quoted_lines(quoted)
+    if message.is_edit:
+        yield f"The user corrects message {message.platform_message_id}, which now says:"
+    if message.command is not None:
+        yield f"/{message.command} {message.text or ''}".rstrip()
+    elif message.text:
+        yield message.text
+    yield from (f"[{note}]" for note in message.notes)
+    for kind, media in (("audio", message.audio), ("video", message.videos)):
+        yield from (f"[{kind}: {each}]" for each in media)
+    yield from _file_lines(message.files)
+
+
+def _quoted_lines(quoted: QuotedMessage) -> Iterator[str]:
+    whose = "" if quoted.author is None else f" of {quoted.author}" if quoted.kind != "forward" else f" {quoted.author}"
+    what = {"reply": f"In reply to a message{whose}", "quote": f"In reply to this part of a message{whose}"}
+    yield f"{what.get(quoted.kind, f'Forwarded from{whose}' if whose else 'A forwarded message')}:"
+    yield from (f"> {line}" for line in (quoted.text or "").splitlines())
+    if quoted.images:
+        yield f"> [{len(quoted.images)} image{'s' if len(quoted.images) > 1 else ''}]"
+    yield from (f"> {line}" for text in _file_lines(quoted.files) for line in text.splitlines())
+    yield ""
+
+
+def _file_lines(files: Sequence[Media]) -> Iterator[str]:
+    for each in files:
+        text = file_text(each)
+        yield f"[file: {each}]"
+        if text is not None:
+            yield f"{text.rstrip()}\n[end of {each.filename or 'the file'}]"
+
+
+def is_text_file(media: Media) -> bool:
+    """Whether a file is text, as its type or its name says: a platform fetches it, up to `MAX_TEXT_FILE` bytes."""
+    kind = media.media_type.partition(";")[0].strip().lower()
+    if kind.startswith("text/") or kind in TEXT_TYPES or kind.endswith(("+json", "+xml")):
+        return kind != "image/svg+xml"
+    return kind in _UNKNOWN_TYPES and PurePath(media.filename or "").suffix.lower() in TEXT_ENDINGS
+
+
+def file_text(media: Media) -> str | None:
+    """What a text file says; None where it is none, is too long, or was not fetched."""
+    data = media.data
+    if data is None or len(data) > MAX_TEXT_FILE or not is_text_file(media):
+        return None
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
 
 
 def reply_text(content: Any) -> str:
     """A run's output as text: an object of the agent's `output_type` as JSON."""
     return content if isinstance(content, str) else json_bytes(content).decode()
-
-
-_IDS = ("platform", "platform_user_id", "platform_chat_id", "platform_message_id")
-_MEDIA = ("audio", "videos", "files")
-_OTHER = (*_MEDIA, "images", "context", "notes")
-_PLAIN = {each.name: each.default for each in fields(InterfaceMessage) if each.name not in _OTHER}
-"""The fields that are JSON by themselves, with their defaults."""
-
-
-def message_to_json(message: InterfaceMessage) -> dict[str, Any]:
-    """The message as a dict; its metadata is the interface's, and must be JSON by itself."""
-    value = {name: own for name, default in _PLAIN.items() if (own := getattr(message, name)) != default}
-    for name in _MEDIA:
-        value[name] = [_media_to_json(each) for each in getattr(message, name)]
-    value["images"] = [image_to_json(image) for image in message.images]
-    value["context"] = [_quoted_to_json(each) for each in message.context]
-    value["notes"] = list(message.notes)
-    return {name: own for name, own in value.items() if own not in ([], {})}
-
-
-def message_from_json(value: object) -> InterfaceMessage:
-    """The message that `message_to_json` made `value` from.
-
-    Raises:
-        ValueError: `value` is no such message.
-    """
-    try:
-        kept = _mapping(value)
-        if wrong := [name for name in _IDS if not isinstance(kept[name], str | int)]:
-            raise TypeError(f"{wrong[0]} is neither text nor a number")
-        made: dict[str, Any] = {name: kept[name] for name in _PLAIN if name in kept}
-        made |= {name: _media_list(kept, name) for name in _MEDIA if name in kept}
-        quoted = tuple([_quoted_from_json(_mapping(each)) for each in kept.get("context", ())])
-        return InterfaceMessage(
-            **made, images=_images(kept), context=quoted, notes=tuple([str(note) for note in kept.get("notes", ())])
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a message: {type(error).__name__}: {error}") from error
-
-
-def _quoted_to_json(quoted: QuotedMessage) -> dict[str, Any]:
-    value = {name: getattr(quoted, name) for name in ("kind", "author", "text", "message_id")}
-    value["images"] = [image_to_json(image) for image in quoted.images]
-    value["files"] = [_media_to_json(each) for each in quoted.files]
-    return {name: own for name, own in value.items() if own not in (None, [])}
-
-
-def _quoted_from_json(kept: Mapping[str, Any]) -> QuotedMessage:
-    plain = {name: kept.get(name) for name in ("author", "text", "message_id")}
-    return QuotedMessage(kept["kind"], **plain, images=_images(kept), files=_media_list(kept, "files"))
-
-
-def _images(kept: Mapping[str, Any]) -> tuple[Image, ...]:
-    return tuple([image_from_json(_mapping(image)) for image in kept.get("images", ())])
-
-
-def _media_list(kept: Mapping[str, Any], name: str) -> tuple[Media, ...]:
-    return tuple([_media_from_json(_mapping(each)) for each in kept.get(name, ())])
-
-
-def _media_to_json(media: Media) -> dict[str, Any]:
-    value = {name: field for name, field in asdict(media).items() if field is not None}
-    return value if media.data is None else value | {"data": b64encode(media.data).decode("ascii")}
-
-
-def _media_from_json(fields: Mapping[str, Any]) -> Media:
-    media = Media(**{name: field for name, field in fields.items() if name != "data"})
-    return replace(media, data=b64decode(fields["data"], validate=True)) if "data" in fields else media
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError(f"an object was expected, not {type(value).__name__}")
-    return cast("dict[str, Any]", value)

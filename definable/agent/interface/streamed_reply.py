@@ -81,14 +81,14 @@ async def while_typing(
     """Do a piece of work, and show all the while that the agent is typing.
 
     Args:
-        show: Shows it for a few seconds; what it raises is logged, and ends the showing alone.
+        show: Shows it for a few seconds; what it raises is logged, and it is shown again after the next interval.
         interval: Seconds after which it must be shown again.
         work: What is done.
     """
 
     async def keep_showing() -> None:
         while True:
-            await closing_what_it_leaves(show, show)
+            await _in_background(show)
             await anyio.sleep(interval)
 
     return await run_with_background(work, keep_showing)
@@ -335,7 +335,7 @@ async def run_with_background(
     failure: Exception | None = None
     result: list[Result] = []
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_run_background, background)
+        tasks.start_soon(_in_background, background)
         try:
             result.append(await work())
         except Exception as error:  # raised below: the group would wrap it
@@ -349,10 +349,10 @@ async def run_with_background(
     return result[0]
 
 
-async def _run_background(background: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _in_background(work: Callable[[], Awaitable[None]]) -> None:
     try:
         with BACKGROUND:  # in a task of its own, where asyncio would end the event loop at a `SystemExit`
-            await background()
+            await closing_what_it_leaves(work, work)
     except Exception as error:  # a platform that cannot be reached says so elsewhere
         level = logging.DEBUG if isinstance(error, InterfaceError | OSError) else logging.WARNING
         logger.log(level, "background work of an interface failed", exc_info=True)

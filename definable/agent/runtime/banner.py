@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
 from definable.agent.auth.base import speaks_on
-from definable.agent.interface.pipeline import guard_of
+from definable.agent.interface.admission import guard_of
 from definable.concurrency.event_loop import current_backend
 
 from .logging import Block

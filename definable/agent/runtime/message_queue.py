@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from definable.agent.bus.base import ClaimsByName, Delivery, EventBus, Parkable
-from definable.agent.interface.message import InterfaceMessage, MessageEnd, message_from_json, message_to_json
+from definable.agent.bus.base import DEDUPE_TTL, ClaimsByName, Delivery, EventBus, Parkable
+from definable.agent.interface.config import InterfaceConfig
+from definable.agent.interface.message import InterfaceMessage, MessageEnd
+from definable.agent.interface.message_json import message_from_json, message_to_json
 from definable.agent.work import Work, WorkTracker
-from definable.concurrency.isolation import error_message
+from definable.concurrency.clock import current_clock
+from definable.concurrency.isolation import error_message, error_text
 from definable.concurrency.logs import logger_named
+from definable.errors import EventBusError, StorageError
 
+from .chat_dispatcher import Accepted, ChatDispatcher, ChatKey, PendingAnswer, Stopped, chat_of
 from .workers import settle_safely
 
 logger: logging.Logger = logger_named(__name__)
-
-Item = TypeVar("Item")
 
 RETURN_DELAY = 5.0
 """Seconds after which a bus hands out again what came for an interface that is closed."""
@@ -34,59 +37,11 @@ RETURN_DELAY = 5.0
 READY_PER_PLACE = 2
 """Chats whose next message is taken out of the bus ahead, for each that is answered at once."""
 
-ChatKey: TypeAlias = tuple[str, str]
-"""The platform, and the chat's id there."""
+CLAIM_TIMEOUT = 0.5
+"""Seconds in which the bus says whether a command came in before; then it is carried out all the same."""
 
-
-class ChatDispatcher(Generic[Item]):
-    """Takes messages in and has each answered in its turn.
-
-    Args:
-        answer: Answers one message; must not raise.
-        max_chats: How many chats are answered at once.
-        tasks: The task group in which messages are answered.
-    """
-
-    def __init__(self, answer: Callable[[Item], Awaitable[None]], max_chats: int, tasks: TaskGroup) -> None:
-        self._answer = answer
-        self._places = anyio.Semaphore(max_chats)
-        self._tasks = tasks
-        self._chats: dict[ChatKey, deque[Item]] = {}
-        """Chats that have somebody at work, each with the messages that wait behind."""
-        self.ready_chats: int = 0
-        """Chats whose next message waits for nothing but a place."""
-
-    def put(self, chat: ChatKey, item: Item) -> None:
-        """Take a message in, behind those of its chat."""
-        waiting = self._chats.get(chat)
-        if waiting is not None:
-            waiting.append(item)
-            return
-        self._chats[chat] = deque([item])
-        self.ready_chats += 1
-        self._tasks.start_soon(self._work_off, chat)
-
-    def waiting(self) -> int:
-        """Messages that nobody has begun to answer."""
-        return sum(len(messages) for messages in self._chats.values())
-
-    async def _work_off(self, chat: ChatKey) -> None:
-        waiting = self._chats[chat]
-        while waiting:
-            async with self._places:  # for one message only: a talkative chat must not keep others out
-                self.ready_chats -= 1
-                await self._answer(waiting.popleft())
-            if waiting:
-                self.ready_chats += 1
-        del self._chats[chat]
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A message as the bus handed it out."""
-
-    message: InterfaceMessage
-    delivery: Delivery
+MAX_STOPS = 10_000
+"""Chats of which it is remembered when they were stopped last."""
 
 
 class MessageQueue:
@@ -99,8 +54,9 @@ class MessageQueue:
         answer: Answers one message, and says how it ended. Must not raise.
         is_safe: Told of a message that this process need not finish any more: it has come to its end, or the bus keeps
             it over the end of the process.
+        has_ended: Told of a message for which nothing more is done in this process.
         limit: How many messages may wait; beyond it `accept` waits for room.
-        max_chats: How many chats are answered at once.
+        config: How many chats are answered at once, and what becomes of messages that follow one another.
     """
 
     def __init__(
@@ -111,8 +67,9 @@ class MessageQueue:
         *,
         answer: Callable[[InterfaceMessage], Awaitable[MessageEnd]],
         is_safe: Callable[[InterfaceMessage], None],
+        has_ended: Callable[[InterfaceMessage], None],
         limit: int,
-        max_chats: int,
+        config: InterfaceConfig,
     ) -> None:
         self.name = name
         self.key: str = f"interface {name}"
@@ -121,14 +78,18 @@ class MessageQueue:
         self._tracker = tracker
         self._answer = answer
         self._is_safe = is_safe
+        self._has_ended = has_ended
         self._limit = limit
-        self._max_chats = max_chats
+        self._config = config
+        self._max_chats = config.max_concurrent_requests
         self._granting_bus = bus if isinstance(bus, ClaimsByName) and bus.durable else None
         self._expected = 0.0
         """How many the bus may hand out that have not come."""
         self._on_bus = 0
         """What was accepted here and has not come out of a bus that may keep it."""
-        self._dispatcher: ChatDispatcher[Accepted] | None = None
+        self._dispatcher: ChatDispatcher | None = None
+        self._stops: OrderedDict[ChatKey, tuple[float, str | None]] = OrderedDict()
+        """When chats were stopped last, in Unix seconds, and whose messages: those on the bus are not answered."""
         self._closed = False
         self._early: list[Delivery] = []
         """What came before the interface was opened."""
@@ -148,7 +109,7 @@ class MessageQueue:
             self._has_capacity = self._has_capacity or anyio.Event()
             await self._has_capacity.wait()
         is_kept = self._bus.durable
-        data = {"message": message_to_json(message) if is_kept else message}
+        data = {"message": message_to_json(message) if is_kept else message, "accepted_at": current_clock().now()}
         if not await self._publish(data, self._dedupe_key(message)):
             return False
         if is_kept:
@@ -200,7 +161,16 @@ class MessageQueue:
 
     async def open(self, tasks: TaskGroup) -> None:
         """Have messages answered from now on, in tasks of this group."""
-        self._dispatcher = ChatDispatcher(self._handle, self._max_chats, tasks)
+        config = self._config
+        self._dispatcher = ChatDispatcher(
+            self._handle,
+            self._max_chats,
+            tasks,
+            withdrawn=self._withdraw,
+            collect=config.collect,
+            busy=config.busy,
+            full_length=type(config).max_message_length,
+        )
         early, self._early = self._early, []
         for delivery in early:
             await self._put(self._dispatcher, delivery)
@@ -238,7 +208,7 @@ class MessageQueue:
             self._expected += more
             self._granting_bus.grant_name(self.key, more)
 
-    async def _put(self, dispatcher: ChatDispatcher[Accepted], delivery: Delivery) -> None:
+    async def _put(self, dispatcher: ChatDispatcher, delivery: Delivery) -> None:
         kept = delivery.data.get("message")
         try:
             message = kept if isinstance(kept, InterfaceMessage) else message_from_json(kept)
@@ -250,35 +220,112 @@ class MessageQueue:
                 )
                 await settle_safely(delivery, delivery.dead(error_message(error)))
         else:
+            accepted = Accepted(message, delivery, delivery.data.get("accepted_at") or current_clock().now())
+            if self._is_stopped(accepted):
+                now = anyio.current_time()
+                await self._withdraw(PendingAnswer([accepted], now, now, message))
+                return
             if isinstance(delivery, Parkable):
                 delivery.park()
-            dispatcher.put((message.platform, message.platform_chat_id), Accepted(message, delivery))
+            dispatcher.put(accepted)
 
-    async def _handle(self, accepted: Accepted) -> None:
+    # --- commands
+
+    async def is_new(self, message: InterfaceMessage) -> bool:
+        """Whether a message that is not put on the bus did not come in before."""
+        key = self._dedupe_key(message)
+        if key is not None:
+            try:
+                with anyio.move_on_after(CLAIM_TIMEOUT):
+                    return await self._bus.claim(key, DEDUPE_TTL)
+            except (EventBusError, StorageError) as error:
+                logger.warning("%s: nobody knows whether a command came in before: %s", self.name, error_text(error))
+        return True
+
+    def stop(self, chat: ChatKey, user: str | None = None) -> Stopped:
+        """End what a chat has, of one user or of all: what is being answered, and what waits here or on the bus."""
+        self._stops[chat] = current_clock().now(), user
+        self._stops.move_to_end(chat)
+        if len(self._stops) > MAX_STOPS:
+            self._stops.popitem(last=False)
+        return Stopped() if self._dispatcher is None else self._dispatcher.stop(chat, user)
+
+    def _is_stopped(self, accepted: Accepted) -> bool:
+        at, user = self._stops.get(chat_of(accepted.message), (0.0, None))
+        return accepted.at < at and user in (None, accepted.message.platform_user_id)
+
+    def flush(self) -> None:
+        """A stop of the service begins: wait for nothing more that could be collected."""
+        if self._dispatcher is not None:
+            self._dispatcher.flush()
+
+    def stuck_chats(self, seconds: float) -> int:
+        """Chats whose answer has been under way for longer than that."""
+        return 0 if self._dispatcher is None else self._dispatcher.stuck(seconds)
+
+    # --- the end of a turn
+
+    async def _handle(self, turn: PendingAnswer) -> None:
         self._free_capacity()
         self._grant()
-        with self._tracker.work(self.name) as work:
-            lease = accepted.delivery.lease
-            if lease is None:
-                await self._answer_and_settle(work, accepted)
+        with ExitStack() as stack:
+            works = [stack.enter_context(self._tracker.work(self.name)) for _ in turn.parts]
+            leases = [part.delivery.lease for part in turn.parts]
+            with ExitStack() as held:
+                for lease in leases:
+                    if lease is not None:
+                        held.enter_context(lease)
+                if any(lease is not None for lease in leases):
+                    await checkpoint_if_cancelled()  # it may have been lost while it waited
+                await self._answer_and_settle(turn, works)
                 return
-            with lease:
-                await checkpoint_if_cancelled()  # it may have been lost in line
-                await self._answer_and_settle(work, accepted)
-            if lease.cancelled_caught:
+            lost = [lease is not None and lease.cancelled_caught for lease in leases]
+            for part, work, is_lost in zip(turn.parts, works, lost, strict=True):
                 work.will_retry = True
-                logger.warning("%s: a message was cut off: the lease of %s is lost", self.name, accepted.delivery.id)
+                if is_lost:
+                    logger.warning("%s: a message was cut off: the lease of %s is lost", self.name, part.delivery.id)
+                else:
+                    await settle_safely(part.delivery, part.delivery.nack())
 
-    async def _answer_and_settle(self, work: Work, accepted: Accepted) -> None:
-        message, delivery = accepted.message, accepted.delivery
-        if isinstance(delivery, Parkable):
-            delivery.begin()
-        ended = await self._answer(message)
+    async def _answer_and_settle(self, turn: PendingAnswer, works: Sequence[Work]) -> None:
+        for part in turn.parts:
+            if isinstance(part.delivery, Parkable):
+                part.delivery.begin()
+        ended = MessageEnd.WITHDRAWN
+        try:
+            with turn.scope:
+                ended = await self._answer(turn.message)
+        finally:
+            for part in turn.parts:
+                self._has_ended(part.message)
+        if turn.is_withdrawn:
+            ended = MessageEnd.WITHDRAWN
+        for part, work in zip(turn.parts, works, strict=True):
+            await self._settle(part, work, ended)
+
+    async def _withdraw(self, turn: PendingAnswer) -> None:
+        for part in turn.parts:
+            with self._tracker.work(self.name) as work:
+                self._has_ended(part.message)
+                await self._settle(part, work, MessageEnd.WITHDRAWN)
+
+    async def _settle(self, part: Accepted, work: Work, ended: MessageEnd) -> None:
+        delivery = part.delivery
         work.failed, work.refused = ended is MessageEnd.FAILED, ended is MessageEnd.REFUSED
+        work.withdrawn = ended is MessageEnd.WITHDRAWN
         end = delivery.dead("it was not answered; the log says why") if work.failed else delivery.ack()
         if await settle_safely(delivery, end) and not self._bus.durable:
-            self._is_safe(message)
+            self._is_safe(part.message)
 
     def _dedupe_key(self, message: InterfaceMessage) -> str | None:
         number = message.platform_message_id
-        return "\n".join((self.key, message.platform, message.platform_chat_id, number)) if number else None
+        if not number:
+            return None
+        named = [self.key, message.platform, message.platform_chat_id, number]
+        if message.thread_id is not None:
+            named.insert(3, message.thread_id)
+        if message.is_edit:
+            named.append(f"edit {message.metadata.get('edit')}")
+        if message.button is not None:
+            named.append(f"button {message.metadata.get('press')} {message.button}")
+        return "\n".join(named)

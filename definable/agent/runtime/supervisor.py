@@ -22,6 +22,7 @@ from definable.agent.interface.base import BaseInterface
 from definable.agent.interface.errors import InterfaceAuthenticationError
 from definable.agent.interface.message import InterfaceMessage, MessageEnd
 from definable.agent.interface.pipeline import AgentHandle, Pipeline
+from definable.agent.interface.streamed_reply import run_with_background
 from definable.agent.parts import DEFAULT_NAME
 from definable.agent.run.context import RunRequest
 from definable.agent.run.output import Listener, RunOutput
@@ -34,6 +35,7 @@ from definable.concurrency.isolation import contain_errors, error_message, error
 from definable.concurrency.logs import logger_named
 from definable.errors import DefinableError
 
+from .message_ingress import MessageIngress
 from .message_queue import MessageQueue
 from .runs import RunRegistry
 from .shutdown import FiringCount
@@ -42,6 +44,16 @@ logger: logging.Logger = logger_named(__name__)
 
 OTHER_CHILDREN = frozenset({"http", "event", "events", "cron"})
 """What else is in reports and in `/health`."""
+
+MAX_REFUSALS = 8
+"""Times in a row that a platform may refuse a token that it took before, over some three minutes: the trouble may be
+its own. A token that was never taken is not tried again."""
+
+STUCK_AFTER = 300.0
+"""Seconds after which an answer that may take any time is called stuck."""
+
+STUCK_GRACE = 30.0
+"""Seconds that the end of an answer may take: what is sent then is sent whole."""
 
 
 class InterfaceState(StrEnum):
@@ -93,8 +105,9 @@ class Supervisor:
             tracker,
             answer=self._answer,
             is_safe=self._tell_handled,
+            has_ended=self._tell_ended,
             limit=max_waiting,
-            max_chats=interface.config.max_concurrent_requests,
+            config=interface.config,
         )
         self.error: str | None = None
         """Why it failed or restarts."""
@@ -105,6 +118,15 @@ class Supervisor:
         """When it began to receive, at first and last, in seconds of the event loop's clock."""
         self._pipeline = Pipeline(interface, agent)
         interface.history = self._pipeline.history
+        self._ingress = MessageIngress(
+            self.name,
+            interface,
+            self._pipeline,
+            self.message_queue,
+            tracker,
+            is_safe=self._tell_handled,
+            has_ended=self._tell_ended,
+        )
         self._tracker = tracker
         self._backoff = Backoff() if backoff is None else backoff
         self._isolation = contain_errors(f"interface {self.name}")
@@ -132,6 +154,7 @@ class Supervisor:
 
     async def _live(self) -> None:
         async with self.interface.opened(), anyio.create_task_group() as answers:
+            self._ingress.open(answers)
             await self.message_queue.open(answers)
             try:
                 await self._receive_until_stopped()
@@ -143,6 +166,7 @@ class Supervisor:
     def stop_receiving(self) -> None:
         """Take no more messages; those accepted are answered still."""
         self._stopped = True
+        self.message_queue.flush()
         if self._receiving is not None:
             self._receiving.cancel()
 
@@ -162,14 +186,27 @@ class Supervisor:
         """Whether it runs, has ended as it should, or is down no longer than its backoff explains."""
         if self.state in (InterfaceState.FAILED, InterfaceState.STALLED):
             return False
+        if self.stuck_chats >= self.interface.config.max_concurrent_requests:  # no other chat is answered
+            return False
         if self.state is not InterfaceState.RESTARTING or self.down_since is None:
             return True
         return anyio.current_time() - self.down_since <= 2 * self._backoff.maximum
 
     @property
+    def stuck_chats(self) -> int:
+        """Chats whose answer takes longer than it may."""
+        seconds = self.interface.config.answer_timeout or STUCK_AFTER
+        return self.message_queue.stuck_chats(seconds + STUCK_GRACE)
+
+    @property
     def _is_stalled(self) -> bool:
         limit, alive = self.interface.max_silence, self.interface.last_alive
         return limit is not None and anyio.current_time() - max(self._first_began, alive or 0.0) > limit
+
+    @property
+    def _was_up(self) -> bool:
+        """Whether the platform has taken the token since the start."""
+        return self.interface.last_alive is not None or self._ingress.has_accepted
 
     @property
     def _ran_for(self) -> float:
@@ -182,24 +219,26 @@ class Supervisor:
         try:
             with anyio.CancelScope() as self._receiving:
                 if not self._stopped:
-                    await self._keep_receiving()
+                    await run_with_background(self._keep_receiving, self._ingress.show_menu)
         except Exception:
             logger.exception("interface %s did not stop cleanly", self.name)
         if self._state not in (InterfaceState.ENDED, InterfaceState.FAILED):
             self._state = InterfaceState.STOPPED
 
     async def _keep_receiving(self) -> None:
-        failures, self._first_began = 0, anyio.current_time()
+        failures = refusals = 0
+        self._first_began = anyio.current_time()
         while True:
             self._state, self._began = InterfaceState.RUNNING, anyio.current_time()
             try:
                 with self._isolation, plain_errors():
-                    await contained(f"receive() of {self.name}", self.interface.receive, self.message_queue.accept)
+                    await contained(f"receive() of {self.name}", self.interface.receive, self._ingress.accept)
             except Exception as error:
-                if is_fatal(error):
+                failures = self._backoff.failures_after(failures, self._ran_for)
+                refusals = 0 if not is_fatal(error) else 1 if failures == 1 else refusals + 1
+                if refusals and (refusals > MAX_REFUSALS or not self._was_up):
                     self._fail(error)
                     return
-                failures = self._backoff.failures_after(failures, self._ran_for)
                 if failures == 1:
                     self.down_since = anyio.current_time()
                 await self._wait_after(error, failures)
@@ -229,14 +268,16 @@ class Supervisor:
         logger.error("interface %s has failed for good: %s", self.name, self.error, exc_info=surprise)
 
     async def _answer(self, message: InterfaceMessage) -> MessageEnd:
+        await self._ingress.renewed(message)
         try:
             with self._isolation:
                 return await contained(self.name, self._pipeline.answer, message)
         except Exception:
             logger.exception("%s: message %s was not answered", self.name, message.platform_message_id)
             return MessageEnd.FAILED
-        finally:
-            self._tell("answer_ended", message)
+
+    def _tell_ended(self, message: InterfaceMessage) -> None:
+        self._tell("answer_ended", message)
 
     def _tell_handled(self, message: InterfaceMessage) -> None:
         self._tell("handled", message)
@@ -311,7 +352,7 @@ def handle_for(
 
 
 def is_fatal(error: Exception) -> bool:
-    """Whether trying again is of no use: the platform refuses the token."""
+    """Whether the platform refuses the token."""
     if isinstance(error, ExceptionGroup):
         return cast("ExceptionGroup[Exception]", error).subgroup(InterfaceAuthenticationError) is not None
     return isinstance(error, InterfaceAuthenticationError)
@@ -343,6 +384,8 @@ def health_of(
     for supervisor in supervisors:
         well = well and supervisor.is_well
         children[supervisor.name] = {"state": supervisor.state.value}
+        if stuck := supervisor.stuck_chats:
+            children[supervisor.name]["stuck_chats"] = stuck
     for connection in connections:
         well = well and connection.is_well
         children[unused(connection.server.name, children)] = {"state": connection.state}

@@ -37,7 +37,12 @@ class Announcing:
 
 
 async def main(servings: int, telegram: tuple[str, str], discord: tuple[str, str]) -> None:
-    options = {"rate_limit_messages_per_minute": NO_LIMIT, "max_concurrent_requests": 50, "max_session_history": 20}
+    options = {
+        "rate_limit_messages_per_minute": NO_LIMIT,
+        "collect": 0,
+        "max_concurrent_requests": 50,
+        "max_session_history": 20,
+    }
     bots = (
         TelegramInterface(TelegramConfig(base_url=telegram[0], bot_token=telegram[1], **options)),
         DiscordInterface(DiscordConfig(base_url=discord[0], bot_token=discord[1], **options)),

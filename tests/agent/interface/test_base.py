@@ -32,7 +32,7 @@ class Lines(BaseInterface):
     """Hands over its lines and returns; remembers what was sent."""
 
     def __init__(self, *lines: str, agent: Agent | None = None, refuses: int = 0, auth: Any = None) -> None:
-        super().__init__(InterfaceConfig(platform="lines"), agent=agent, auth=auth)
+        super().__init__(InterfaceConfig(collect=0, platform="lines"), agent=agent, auth=auth)
         self.lines = lines
         self.refuses = refuses
         self.sent: list[str | None] = []

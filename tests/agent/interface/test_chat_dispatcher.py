@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from definable.agent.interface import InterfaceMessage
-from definable.agent.runtime.message_queue import ChatDispatcher
+from definable.agent.runtime.chat_dispatcher import Accepted, ChatDispatcher, PendingAnswer
 from definable.testing import VIRTUAL_BACKENDS, virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -25,8 +25,18 @@ def message(chat: str, number: int, platform: str = "test") -> InterfaceMessage:
     return InterfaceMessage(platform, "user", chat, str(number))
 
 
-def put(dispatcher: ChatDispatcher[InterfaceMessage], message: InterfaceMessage) -> None:
-    dispatcher.put((message.platform, message.platform_chat_id), message)
+class Undelivered:
+    """A delivery that nobody settles."""
+
+    id, name, data, attempt, lease = "1", "chat", {}, 1, None
+
+    async def ack(self) -> None: ...
+    async def nack(self, delay: float = 0.0) -> None: ...
+    async def dead(self, why: str) -> None: ...
+
+
+def put(dispatcher: ChatDispatcher, message: InterfaceMessage) -> None:
+    dispatcher.put(Accepted(message, Undelivered()))
 
 
 class Answers:
@@ -36,7 +46,8 @@ class Answers:
         self.log: list[tuple[str, str]] = []
         self.active = self.most = 0
 
-    async def __call__(self, message: InterfaceMessage) -> None:
+    async def __call__(self, turn: PendingAnswer) -> None:
+        message = turn.message
         self.active += 1
         self.most = max(self.most, self.active)
         await anyio.sleep(1)
@@ -44,7 +55,7 @@ class Answers:
         self.log.append((message.platform_chat_id, message.platform_message_id))
 
     @asynccontextmanager
-    async def dispatcher(self, max_chats: int) -> AsyncGenerator[ChatDispatcher[InterfaceMessage], None]:
+    async def dispatcher(self, max_chats: int) -> AsyncGenerator[ChatDispatcher, None]:
         with anyio.fail_after(1000):
             async with anyio.create_task_group() as tasks:
                 yield ChatDispatcher(self, max_chats, tasks)

@@ -57,7 +57,7 @@ class Chat(BaseInterface):
     """A platform in memory."""
 
     def __init__(self, config: InterfaceConfig | None = None, **options: Any) -> None:
-        super().__init__(InterfaceConfig(platform="chat") if config is None else config, **options)
+        super().__init__(InterfaceConfig(collect=0, platform="chat") if config is None else config, **options)
         self.sent: list[str | None] = []
         self.responses: list[InterfaceResponse] = []
         self.typed: list[float] = []
@@ -220,7 +220,7 @@ async def test_a_failing_run_is_one_line_without_a_traceback(caplog: pytest.LogC
 
     agent = Agent("offline", run_timeout=1)
     agent.before_request(slow)
-    chat = Chat(InterfaceConfig(platform="chat", error_message="no"))
+    chat = Chat(InterfaceConfig(collect=0, platform="chat", error_message="no"))
     async with serving(agent, chat):
         await chat.say("hi")
         await anyio.sleep(5)
@@ -287,7 +287,7 @@ async def test_a_provider_that_raises_denies(caplog: pytest.LogCaptureFixture) -
 
 async def test_a_user_past_the_limit_is_told_once_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
     records = Records()
-    chat = Chat(InterfaceConfig(platform="chat", rate_limit_messages_per_minute=3), hooks=[records])
+    chat = Chat(InterfaceConfig(collect=0, platform="chat", rate_limit_messages_per_minute=3), hooks=[records])
     async with serving(Agent("offline"), chat):
         for number in range(10):
             await chat.say(f"{number}")
@@ -449,7 +449,7 @@ async def test_two_services_that_share_a_store_keep_the_conversations_of_one_use
 
 async def test_history_is_bounded() -> None:
     model = OfflineModel()
-    chat = Chat(InterfaceConfig(platform="chat", max_session_history=4))
+    chat = Chat(InterfaceConfig(collect=0, platform="chat", max_session_history=4))
     async with serving(Agent(model), chat):
         for number in range(8):
             await chat.say(f"{number}")
@@ -627,10 +627,10 @@ async def test_the_model_sees_images_and_is_told_of_the_rest() -> None:
     model = OfflineModel("ok")
     chat = Chat()
     async with serving(Agent(model), chat):
-        await chat.say("look", images=(Image(data=b"x"),), files=(Media(b"abc", filename="a.txt"),))
+        await chat.say("look", images=(Image(data=b"x"),), files=(Media(b"abc", filename="a.bin"),))
     asked = model.requests[-1].messages[-1]
     assert asked.images == (Image(data=b"x"),)
-    assert asked.content == "look\n[file: a.txt (application/octet-stream, 3 bytes)]"
+    assert asked.content == "look\n[file: a.bin (application/octet-stream, 3 bytes)]"
 
 
 async def test_tools_find_the_message_in_the_run_s_metadata() -> None:
@@ -655,7 +655,7 @@ async def test_an_object_is_sent_as_json() -> None:
 
 @pytest.mark.parametrize("shown", [True, False])
 async def test_typing_is_shown_while_the_agent_runs(shown: bool) -> None:
-    chat = Chat(InterfaceConfig(platform="chat", typing_indicator=shown))
+    chat = Chat(InterfaceConfig(collect=0, platform="chat", typing_indicator=shown))
     async with serving(Agent(OfflineModel(latency=10)), chat):
         await chat.say("hi")
         await anyio.sleep(60)
@@ -669,7 +669,7 @@ async def test_a_long_reply_comes_in_parts_with_the_media_last() -> None:
         ) -> InterfaceResponse:
             return InterfaceResponse("one two three", files=(Media(b"x"),))
 
-    chat = Chat(InterfaceConfig(platform="chat", max_message_length=7), hooks=[Adds()])
+    chat = Chat(InterfaceConfig(collect=0, platform="chat", max_message_length=7), hooks=[Adds()])
     async with serving(Agent("offline"), chat):
         await chat.say("hi")
     assert chat.sent == ["one two", "three"]

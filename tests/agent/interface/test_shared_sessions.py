@@ -49,7 +49,7 @@ class Chat(BaseInterface):
     """A platform in memory; `say` returns when the message was answered."""
 
     def __init__(self, *hooks: InterfaceHook, **config: Any) -> None:
-        config = {"platform": "chat", "rate_limit_messages_per_minute": 100_000, **config}
+        config = {"platform": "chat", "collect": 0, "rate_limit_messages_per_minute": 100_000, **config}
         super().__init__(InterfaceConfig(**config), hooks=hooks)
         self.sent: list[str | None] = []
         self._answered: dict[str, anyio.Event] = {}

@@ -57,7 +57,7 @@ class Plain(BaseInterface):
 
     def __init__(self, *, hooks: Any = (), **settings: Any) -> None:
         settings = {"platform": "board", "rate_limit_messages_per_minute": 10_000} | settings
-        super().__init__(InterfaceConfig(**settings), hooks=hooks)
+        super().__init__(InterfaceConfig(**{"collect": 0, **settings}), hooks=hooks)
         self.shown: dict[str, str | None] = {}
         self.log: list[tuple[float, str, str]] = []
         """When, what and which text."""

@@ -29,7 +29,7 @@ class SlowToStop(BaseInterface):
     """Hears one more message while it stops receiving."""
 
     def __init__(self) -> None:
-        super().__init__(InterfaceConfig(platform="slow"))
+        super().__init__(InterfaceConfig(collect=0, platform="slow"))
         self.answers: list[str | None] = []
 
     async def receive(self, accept: Accept) -> None:

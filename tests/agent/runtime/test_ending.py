@@ -31,7 +31,7 @@ class Lines(BaseInterface):
     """Brings some lines and returns, as one that reads a file does; or its platform refuses it."""
 
     def __init__(self, name: str = "lines", *, refused: bool = False, waits: bool = False) -> None:
-        super().__init__(InterfaceConfig(platform=name))
+        super().__init__(InterfaceConfig(collect=0, platform=name))
         self.answers: list[str] = []
         self._refused = refused
         self._waits = waits

@@ -26,7 +26,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Iterator[object]:
 
 class Bot(BaseInterface):
     def __init__(self, error: Exception | None = None) -> None:
-        super().__init__(InterfaceConfig(platform="bot"))
+        super().__init__(InterfaceConfig(collect=0, platform="bot"))
         self.error = error
 
     async def receive(self, accept: Accept) -> None:

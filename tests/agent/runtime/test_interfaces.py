@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 class Chat(BaseInterface):
     def __init__(self, agent: Agent | None = None, path: str | None = None) -> None:
-        super().__init__(InterfaceConfig("chat"), agent=agent)
+        super().__init__(InterfaceConfig("chat", collect=0), agent=agent)
         self._path = path
 
     def webhooks(self) -> Sequence[tuple[Webhook, Handler]]:

@@ -156,7 +156,7 @@ class Chat(BaseInterface):
     """Delivers one message; its answer starts a task that it leaves behind."""
 
     def __init__(self, on_send: Callable[[], None]) -> None:
-        super().__init__(InterfaceConfig(platform="chat"))
+        super().__init__(InterfaceConfig(collect=0, platform="chat"))
         self.on_send = on_send
 
     async def receive(self, accept: Accept) -> None:

@@ -150,7 +150,7 @@ class Chat(BaseInterface):
     """Hears three messages of one chat and keeps what it answers."""
 
     def __init__(self) -> None:
-        super().__init__(InterfaceConfig(platform="chat"))
+        super().__init__(InterfaceConfig(collect=0, platform="chat"))
         self.answers: list[str] = []
 
     async def receive(self, accept: Accept) -> None:

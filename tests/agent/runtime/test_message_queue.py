@@ -24,7 +24,7 @@ from definable.agent.interface import (
     Media,
     QuotedMessage,
 )
-from definable.agent.interface.message import message_from_json, message_to_json
+from definable.agent.interface.message_json import message_from_json, message_to_json
 from definable.agent.runtime import AgentRuntime, WorkCount
 from definable.agent.runtime.supervisor import InterfaceState
 from definable.agent.trigger import EventTrigger, TriggerEvent
@@ -44,7 +44,7 @@ class Chat(BaseInterface):
     """A platform in memory, which delivers what it has until it is told that a message is safe."""
 
     def __init__(self, *inbound: InterfaceMessage, name: str = "chat", max_concurrent_requests: int = 10) -> None:
-        super().__init__(InterfaceConfig(platform=name, max_concurrent_requests=max_concurrent_requests))
+        super().__init__(InterfaceConfig(collect=0, platform=name, max_concurrent_requests=max_concurrent_requests))
         self.inbound = list(inbound)
         self.accepted: list[bool] = []
         self.safe: list[str] = []

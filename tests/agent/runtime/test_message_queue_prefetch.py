@@ -13,7 +13,7 @@ import pytest
 from definable.agent import Agent
 from definable.agent.bus import SQLiteBus
 from definable.agent.interface import Accept, BaseInterface, InterfaceConfig, InterfaceMessage, InterfaceResponse
-from definable.agent.interface.message import message_to_json
+from definable.agent.interface.message_json import message_to_json
 from definable.agent.runtime import AgentRuntime
 from definable.agent.trigger import EventTrigger, TriggerEvent
 from definable.model import OfflineModel
@@ -32,7 +32,7 @@ class Chat(BaseInterface):
     """A platform in memory."""
 
     def __init__(self, *inbound: InterfaceMessage, places: int = 2) -> None:
-        super().__init__(InterfaceConfig(platform="chat", max_concurrent_requests=places))
+        super().__init__(InterfaceConfig(collect=0, platform="chat", max_concurrent_requests=places))
         self.inbound = inbound
         self.accepted = 0
         self.sent: list[tuple[str, str | None]] = []

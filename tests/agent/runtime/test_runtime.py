@@ -526,7 +526,7 @@ class Echo(BaseInterface):
     """Says one thing, and remembers what comes back."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(collect=0)
         self.answers: list[str | None] = []
         self.said = anyio.Event()
 

@@ -48,7 +48,10 @@ class Scripted(BaseInterface):
     def __init__(self, receive: Receive, max_concurrent_requests: int = 10) -> None:
         super().__init__(
             InterfaceConfig(
-                "scripted", max_concurrent_requests=max_concurrent_requests, rate_limit_messages_per_minute=1000
+                "scripted",
+                max_concurrent_requests=max_concurrent_requests,
+                rate_limit_messages_per_minute=1000,
+                collect=0,
             )
         )
         self._script = receive
@@ -187,6 +190,44 @@ async def test_a_refused_token_is_final_and_shows_in_health(error: Exception) ->
     well, document = health_of("agent", False, [supervisor], firings=None)
     assert not well
     assert document["children"]["scripted"] == {"state": "failed"}
+
+
+async def test_a_token_that_was_taken_before_may_be_refused_for_a_while() -> None:
+    async def refuse_sometimes(interface: Scripted, accept: Accept) -> None:
+        interface.alive()
+        if len(interface.starts) in (2, 4, 5, 6):
+            raise InterfaceAuthenticationError("bad token")
+        if len(interface.starts) == 8:
+            return
+        await anyio.sleep(100)
+        raise InterfaceConnectionError("gone")
+
+    interface = Scripted(refuse_sometimes)
+    supervisor = supervise(interface)
+    await supervisor.run()
+    assert (len(interface.starts), supervisor.state) == (8, InterfaceState.ENDED)
+
+
+async def test_a_token_that_is_refused_for_minutes_is_final_and_shows_in_health_before() -> None:
+    async def revoked(interface: Scripted, accept: Accept) -> None:
+        interface.alive()
+        if len(interface.starts) == 1:
+            await anyio.sleep(100)
+        raise InterfaceAuthenticationError("bad token")
+
+    interface = Scripted(revoked)
+    supervisor = supervise(interface)
+    async with anyio.create_task_group() as group:
+        group.start_soon(supervisor.run)
+        await anyio.sleep(100 + 10)
+        assert (supervisor.state, supervisor.is_well) == (InterfaceState.RESTARTING, True)
+        await anyio.sleep(130)
+        assert (supervisor.state, supervisor.is_well) == (InterfaceState.RESTARTING, False)
+        await supervisor.received.wait()
+        assert (supervisor.state, supervisor.error) == (InterfaceState.FAILED, "bad token")
+        supervisor.release()
+    assert len(interface.starts) == 1 + 8
+    assert 150 < interface.starts[-1] - interface.starts[0] - 100 < 200
 
 
 async def test_sys_exit_is_a_crash_like_others() -> None:

@@ -47,7 +47,7 @@ class Chat(BaseInterface):
     """Brings one message, and ends once it was dealt with."""
 
     def __init__(self, platform: str = "telegram", **options: Any) -> None:
-        super().__init__(InterfaceConfig(platform=platform), **options)
+        super().__init__(InterfaceConfig(collect=0, platform=platform), **options)
         self.platform = platform
         self.sent: list[str | None] = []
         self.done = anyio.Event()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from definable.agent.interface import InterfaceMessage, QuotedMessage, TelegramConfig
-from definable.agent.interface.message import message_from_json, message_to_json
+from definable.agent.interface.message_json import message_from_json, message_to_json
 from definable.agent.interface.telegram.received import Bot
 from definable.agent.interface.telegram.update import CallbackQuery, Message, User, parsed
 
