@@ -11,6 +11,7 @@ from loopback.telegram_server import TelegramServer
 
 from definable.agent import Agent
 from definable.agent.interface import TelegramInterface
+from definable.agent.interface.telegram.update import ALLOWED_UPDATES
 from definable.agent.interface.telegram.webhook import SECRET_HEADER, webhook_address
 from definable.agent.trigger import Webhook
 from definable.testing import served
@@ -55,7 +56,7 @@ async def test_an_update_with_the_secret_is_answered_once() -> None:
         assert server.webhook == {
             "url": "https://bot.example.com/webhook/telegram",
             "secret_token": SECRET,
-            "allowed_updates": ["message"],
+            "allowed_updates": ALLOWED_UPDATES,
             "max_connections": 1,
         }
         assert service.runtime.report is not None
