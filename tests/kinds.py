@@ -106,6 +106,7 @@ SLOW = {
     "telegram/test_polling.py::test_it_is_said_once_that_a_chat_which_gets_no_answer_holds_up_all_others": "fills a backlog",
     "telegram/test_polling.py::test_more_updates_than_a_poll_returns_are_all_answered": "answers many messages",
     "telegram/test_sending.py::test_the_pace_of_groups_and_of_the_whole_bot_is_kept": "keeps a pace",
+    "model/test_adapters.py::test_runs_that_are_cut_off_at_any_moment_leave_nothing": "cuts off runs of frameworks",
     "test_mcp.py::test_runs_go_on_while_servers_come_and_go": "stops servers again and again",
     "test_docstring.py::test_what_was_written_is_read_back": "tries many inputs",
     "test_telemetry.py::test_without_the_extra_agents_run_and_nothing_of_it_is_imported": "starts a program",

@@ -36,7 +36,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(autouse=True)
 def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_connection, "BACKOFF", replace(mcp_connection.BACKOFF, initial=0.05))
+    monkeypatch.setattr(mcp_connection, "BACKOFF", replace(mcp_connection.BACKOFF, initial=0.05, maximum=0.5))
 
 
 class ServedTools:

@@ -165,6 +165,10 @@ class OpenAIServer:
         """Queue answers, one a request; without any, requests are answered `"ok"`."""
         self._answers.extend(answers)
 
+    def forget(self) -> None:
+        """Drop the answers that nobody has asked for."""
+        self._answers.clear()
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[OpenAIServer]:
         async with anyio.create_task_group() as tasks:

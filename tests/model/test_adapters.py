@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextvars
 import gc
 import json
+import os
+import random
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -116,12 +118,70 @@ class OfLangChain(Framework):
         return LangChainRunnable(chain, id="langchain", input=lambda messages: {"messages": messages})
 
 
+class OfLangGraph(Framework):
+    """A graph with a node that asks a chat model, as the docstring of `LangChainRunnable` has it."""
+
+    def model(self) -> LangChainRunnable:
+        from langchain_core.language_models.chat_models import BaseChatModel
+        from langchain_core.messages import AIMessageChunk, SystemMessage, convert_to_openai_messages
+        from langchain_core.outputs import ChatGenerationChunk
+        from langgraph.graph import START, MessagesState, StateGraph
+
+        client, prompt = self.client(), SystemMessage(self.prompt)
+
+        class Chat(BaseChatModel):
+            @property
+            def _llm_type(self) -> str:
+                return "loopback"
+
+            def _generate(self, *args: Any, **options: Any) -> Any:
+                raise NotImplementedError
+
+            async def _astream(self, messages: Any, *args: Any, **options: Any) -> AsyncGenerator[ChatGenerationChunk]:
+                given: Any = convert_to_openai_messages(messages)
+                wanted: Any = {"stream": True, "stream_options": {"include_usage": True}}
+                async with await client.chat.completions.create(model="gpt-4o", messages=given, **wanted) as chunks:
+                    async for chunk in chunks:
+                        used, text = chunk.usage, chunk.choices[0].delta.content if chunk.choices else ""
+                        usage: Any = used and {
+                            "input_tokens": used.prompt_tokens,
+                            "output_tokens": used.completion_tokens,
+                            "total_tokens": used.total_tokens,
+                        }
+                        piece = AIMessageChunk(
+                            text or "", usage_metadata=usage, response_metadata={"model_name": chunk.model}
+                        )
+                        yield ChatGenerationChunk(message=piece)
+
+        chat = Chat()
+
+        async def answer(state: MessagesState) -> dict[str, Any]:
+            return {"messages": [await chat.ainvoke([prompt, *state["messages"]])]}
+
+        answer.__annotations__ = {"state": MessagesState, "return": dict[str, Any]}  # it resolves names of the module
+        builder = StateGraph(MessagesState)
+        builder.add_node("answer", answer)
+        builder.add_edge(START, "answer")
+        return LangChainRunnable(
+            builder.compile(),
+            id="langgraph",
+            input=lambda messages: {"messages": messages},
+            output=lambda chunk: chunk[0],
+            stream_mode="messages",
+        )
+
+
 APART = pytest.mark.skipif(find_spec("agents") is None, reason="openai-agents is installed apart: see .ci/run")
 
 FRAMEWORKS = [
     pytest.param(OfPydanticAI, id="pydantic-ai"),
     pytest.param(OfOpenAIAgents, id="openai-agents", marks=APART),
     pytest.param(OfLangChain, id="langchain"),
+    pytest.param(
+        OfLangGraph,
+        id="langgraph",
+        marks=pytest.mark.skipif(find_spec("langgraph") is None, reason="langgraph is no part of the extra `test`"),
+    ),
 ]
 WITH_TOOLS = FRAMEWORKS[:2]
 
@@ -273,6 +333,37 @@ async def test_a_cut_off_run_hangs_up(kind: type[Any]) -> None:
         with pytest.raises(RunTimeout):
             await Agent(model, run_timeout=0.3).arun("hi")
         await server.idle()
+
+
+CANCELLATIONS = int(os.environ.get("DEFINABLE_CANCELLATIONS", "3"))
+"""Runs that are cut off at random moments."""
+
+
+@pytest.mark.parametrize("kind", FRAMEWORKS)
+async def test_runs_that_are_cut_off_at_any_moment_leave_nothing(kind: type[Any]) -> None:
+    """No connection, no thread (`asking`), no task: the runs after them are answered."""
+    chance = random.Random(19)
+    async with asking(kind) as (server, model):
+        agent = Agent(model)
+        server.play(Completion("warm"))
+        began = anyio.current_time()
+        assert (await agent.arun("hi", session_id="s")).content == "warm"
+        whole = anyio.current_time() - began
+        for _ in range(CANCELLATIONS):
+            server.play(BrokenStream(Completion("one two three"), chance.randrange(5), "stall"))
+            with anyio.move_on_after(chance.uniform(0, 2 * whole)):
+                if chance.random() < 0.5:
+                    await agent.arun("hi", session_id="s")
+                else:
+                    async with agent.arun_stream("hi", session_id="s") as events:
+                        _ = [event async for event in events]
+            server.forget()  # it may have been cut off before it asked
+        async with anyio.create_task_group() as collector:
+            collector.start_soon(collect_garbage)  # which closes what the frameworks leave open
+            await server.idle()
+            collector.cancel_scope.cancel()
+        server.play(Completion("still there"))
+        assert (await agent.arun("hi", session_id="s")).content == "still there"
 
 
 @pytest.mark.parametrize("kind", FRAMEWORKS)
