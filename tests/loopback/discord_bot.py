@@ -11,7 +11,7 @@ import anyio
 from definable.agent import Agent
 from definable.agent.interface import DiscordConfig, DiscordInterface, InterfaceMessage
 from definable.agent.interface.discord.gateway import ReconnectPolicy
-from definable.agent.interface.message import message_from_json, message_to_json
+from definable.agent.interface.message_json import message_from_json, message_to_json
 from definable.agent.runtime import AgentRuntime
 from definable.concurrency.backoff import Backoff
 
