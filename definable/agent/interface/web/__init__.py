@@ -4,7 +4,9 @@
 config.py      WebConfig
 interface.py   WebInterface: puts the parts below together
 endpoints.py   the requests of the page: who is asking, messages, events, files
+page.py        the page's own files
 chat.py        one user's chat: what its page shows, and the events that tell of every change
+chats.py       the chats and files that are held in memory
 visitor.py     the signed names of those who have no account
 assets/        the page and the widget: plain modules, Markdown as DOM nodes
 ```

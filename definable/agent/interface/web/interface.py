@@ -21,7 +21,8 @@ from definable.concurrency.logs import logger_named
 from definable.errors import DefinableError
 from definable.model.message import Image, Message
 
-from .chat import Chat, Chats, Entry, HeldFile, HeldFiles
+from .chat import Chat, Entry
+from .chats import Chats, HeldFile, HeldFiles
 from .config import WebConfig
 from .endpoints import MAX_ANSWER_SECONDS, Endpoints, Incoming
 from .visitor import VisitorNames

@@ -15,12 +15,10 @@ from definable.agent.interface.web.chat import (
     MAX_EVENTS,
     WORKING_SECONDS,
     Chat,
-    Chats,
     Entry,
-    HeldFile,
-    HeldFiles,
     Stream,
 )
+from definable.agent.interface.web.chats import Chats, HeldFile, HeldFiles
 from definable.agent.interface.web.visitor import VISITOR_TTL, VisitorNames
 
 

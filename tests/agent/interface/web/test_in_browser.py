@@ -82,7 +82,8 @@ def web(**settings: Any) -> WebInterface:
 
 
 async def say(browser: Browser, text: str) -> None:
-    """Put a text in the field, and press Enter there."""
+    """Put a text in the field, once the page is connected, and press Enter there."""
+    await browser.text("//body[@data-state='connected']")
     await browser.run(
         "const [text] = args; const f = document.querySelector('#text'); f.value = text; f.focus();", text
     )

@@ -89,7 +89,10 @@ const events = {
 };
 
 const base = new URL(".", import.meta.url);
-const connection = new Connection(base, framed, (kind, data) => events[kind]?.(data));
+const connection = new Connection(base, framed, (kind, data) => {
+  if (["connected", "lost", "replaced", "unauthorized"].includes(kind)) document.body.dataset.state = kind;
+  events[kind]?.(data);
+});
 
 // --- the conversation
 

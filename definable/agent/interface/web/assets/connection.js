@@ -71,8 +71,10 @@ export class Connection {
 
   // Becomes somebody whom the service knows.
   async introduce() {
+    const token = this.token;
     const response = await this.post("session", {framed: this.framed});
     if (response.status === 401) {
+      if (this.token !== token) return this.introduce(); // one that has come meanwhile
       this.token = null;
       this.tell("unauthorized");
       throw new Refused(401, await detail(response));
