@@ -130,7 +130,8 @@ class WebInterface(BaseInterface):
     def answer_ended(self, message: InterfaceMessage) -> None:
         chat = self._chats.of(message.platform_user_id)
         if chat is not None:
-            chat.ended(message.platform_message_id)
+            for id in (*message.metadata.get("collected", ()), message.platform_message_id):
+                chat.ended(id)
 
     async def show_commands(self, commands: Mapping[str, str]) -> None:
         self._commands = dict(commands)

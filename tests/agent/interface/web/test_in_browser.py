@@ -81,9 +81,14 @@ def web(**settings: Any) -> WebInterface:
     return WebInterface(**{"secret": SECRET, "collect": 0, "greeting": "Hello, **you**"} | settings)
 
 
-async def say(browser: Browser, text: str) -> None:
-    """Put a text in the field, once the page is connected, and press Enter there."""
+async def connected(browser: Browser) -> None:
+    """Wait until the page listens."""
     await browser.text("//body[@data-state='connected']")
+
+
+async def say(browser: Browser, text: str) -> None:
+    """Put a text in the field, and press Enter there."""
+    await connected(browser)
     await browser.run(
         "const [text] = args; const f = document.querySelector('#text'); f.value = text; f.focus();", text
     )
@@ -128,6 +133,7 @@ async def test_the_page(programs: tuple[str, str], tmp_path: Path) -> None:
             await browser.open(f"{url}/chat")
             assert await browser.title() == await browser.text("//h1") == "Desk <b>"
             assert await browser.text("//div[@id='greeting']//strong") == "you"
+            await connected(browser)
             await browser.run("document.querySelector('#text').focus()")
             await browser.press(*"hi there", ENTER)
             assert await answer(browser, 1) == "hi there"
@@ -254,6 +260,7 @@ async def a_visitor_of_the_shop_asks(browser: Browser, shop: str) -> None:
     await browser.open(shop)
     await browser.click("//button[. = 'Ask us']")
     await browser.enter_frame("//iframe[@title='Ask us']")
+    await connected(browser)
     await browser.run("document.querySelector('#text').focus()")
     await browser.press(*"hi", ENTER)
     assert await answer(browser, 1) == "hi"

@@ -96,7 +96,7 @@ export class Connection {
         attempt = Math.max(attempt, 1);
       } catch (error) {
         if (error instanceof Refused && error.status === 401) {
-          await new Promise(resolve => { this.wake = resolve; });
+          if (!this.token) await new Promise(resolve => { this.wake = resolve; }); // else one has come meanwhile
           attempt = 0;
           continue;
         }
