@@ -1,4 +1,4 @@
-"""The chats, and the files of their answers, that are held in memory: both bounded, the least recently used go first."""
+"""The chats, and the files of answers, that are held in memory: both bounded, the least recently used go first."""
 
 from __future__ import annotations
 
