@@ -47,6 +47,7 @@ FOREIGN_NAMES = {
     "HTTP": ["Allow", "Authorization", "Date", "Forwarded", "Host", "Location", "Origin", "Upgrade", "_charset_"],
     "JavaScript": ["EventSource", "NaN"],
     "Python": ["BusyResourceError", "InvalidStateError", "Queue", "QueueHandler", "_task_states"],
+    "mcp": ["OAuthClientProvider"],
     "trio": ["TrioInternalError"],
     "Starlette and Quart": ["CORSMiddleware", "InternalServerError", "mount"],
     "openai": ["chat", "completions", "create"],

@@ -116,6 +116,20 @@ class BrokenStream:
     these are sent again and again."""
 
 
+SPOKEN = "one two three"
+
+FAILING_REPLIES: dict[str, Sequence[Completion | BrokenStream]] = {
+    "cut off": [Completion(SPOKEN, finish_reason="length")],
+    "withheld": [Completion(SPOKEN, finish_reason="content_filter")],
+    "failed": [Completion(SPOKEN, finish_reason="network_error")],
+    "gone": [BrokenStream(Completion(SPOKEN), 3, "disconnect")],
+    "ended": [BrokenStream(Completion(SPOKEN), 3, "end")],
+    "an error": [BrokenStream(Completion(SPOKEN), 3, b'data: {"error": {"message": "busy", "code": 503}}\n\n')],
+    "empty": [Completion(""), Completion("")],
+}
+"""Answers to one question that are no answer, however often it is asked."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """No answer at all: the socket is closed, or nothing comes."""

@@ -9,6 +9,7 @@ import pytest
 from loopback.discord_bot import bot_for, serving
 from loopback.discord_rest import limited
 from loopback.discord_server import DiscordServer, Fault
+from loopback.openai_server import FAILING_REPLIES, SPOKEN, OpenAIServer
 from loopback.slow_typist import SlowTypist
 
 from definable.agent import Agent
@@ -21,7 +22,7 @@ from definable.agent.interface import (
 from definable.agent.interface.discord.rest import open_rest
 from definable.agent.interface.splitting import split_text
 from definable.concurrency.backoff import Backoff
-from definable.model import ModelReply, ToolCall
+from definable.model import ModelReply, OpenAIChat, ToolCall
 
 pytestmark = pytest.mark.anyio
 
@@ -125,6 +126,23 @@ async def test_a_message_that_is_gone_is_posted_anew() -> None:
         server.messages.clear()
         await server.until(lambda: server.shown("10"))
         assert server.shown("10") == [COUNTING]
+
+
+@pytest.mark.parametrize("reply", FAILING_REPLIES)
+async def test_a_reply_of_a_provider_that_is_no_answer_ends_in_an_apology(reply: str) -> None:
+    async with OpenAIServer().running() as provider, DiscordServer().running() as server:
+        provider.play(*FAILING_REPLIES[reply])
+        model = OpenAIChat("gpt-4o", provider.key, provider.url)
+        async with serving(Agent(model), bot_for(server)):
+            await server.until(lambda: server.on_line)
+            await server.say("10", "hello")
+            await server.until(lambda: any(text.startswith("Sorry") for text in server.shown("10")))
+            *beginning, sorry = server.shown("10")
+            assert sorry.startswith("Sorry") and len(beginning) <= 1
+            assert all(SPOKEN.startswith(text) for text in beginning)
+            await server.say("10", "again")
+            await server.until(lambda: server.shown("10")[-1] == "ok")
+        assert server.violations == []
 
 
 async def test_a_run_that_fails_says_so_after_its_beginning(caplog: pytest.LogCaptureFixture) -> None:

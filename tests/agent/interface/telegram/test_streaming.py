@@ -8,13 +8,14 @@ from typing import Any
 
 import anyio
 import pytest
+from loopback.openai_server import FAILING_REPLIES, SPOKEN, OpenAIServer
 from loopback.slow_typist import SlowTypist
 from loopback.telegram_bot import bot_for
 from loopback.telegram_server import Call, Fault, Page, Refused, Slow, TelegramServer
 
 from definable.agent import Agent
 from definable.agent.interface.splitting import split_text
-from definable.model import ModelReply, ToolCall
+from definable.model import ModelReply, OpenAIChat, ToolCall
 
 pytestmark = pytest.mark.anyio
 
@@ -156,6 +157,23 @@ async def test_entities_that_telegram_cannot_parse_are_left_out() -> None:
         await answered(server, text)
         (message,) = [message for message in server.chats[1].messages.values() if message.is_own]
         assert (message.text, message.entities) == (text.replace("*", ""), None)
+
+
+@pytest.mark.parametrize("reply", FAILING_REPLIES)
+async def test_a_reply_of_a_provider_that_is_no_answer_ends_in_an_apology(reply: str) -> None:
+    async with OpenAIServer().running() as provider, TelegramServer().running() as server:
+        server.write("hello", chat=1)
+        provider.play(*FAILING_REPLIES[reply])
+        model = OpenAIChat("gpt-4o", provider.key, provider.url)
+        async with Agent(model).running(bot_for(server), enable_server=False):
+            await anyio.sleep(30)
+            *beginning, sorry = server.shown(1)
+            assert sorry == SORRY and len(beginning) <= 1
+            assert all(SPOKEN.startswith(text) for text in beginning)
+            server.write("again", chat=1)
+            await anyio.sleep(30)
+        assert server.shown(1)[-1] == "ok"
+        assert (server.violations, server.refusals) == ([], [])
 
 
 async def test_a_run_that_fails_says_so_after_its_beginning() -> None:
