@@ -58,6 +58,9 @@ HARM = [
 ]
 """What somebody may try to make markup of the page."""
 
+ENDLESS = ["*a ", "**a", "[", "[a](b", "![", "`a``", "_a ", "~~x", "*_`[", "<https://", "> ", "- ", "|a", "#", "\\"]
+"""What a parser may take quadratic time for, where it comes again and again."""
+
 LONG = (
     "| a column | another | and one more | and the last of them |\n|---|---|---|---|\n| "
     + "word " * 20
@@ -177,6 +180,11 @@ async def the_page_harms_nobody(browser: Browser) -> None:
     shown = await browser.run("return [...document.querySelectorAll('.tried')].map(e => e.textContent)")
     for text, seen in zip(HARM, shown, strict=True):
         assert [word for word in text.split() if word.strip("`#>|-") and word.strip("`#>|-") not in seen] == [], text
+    await browser.run(
+        "const {render} = await import(new URL('chat/markdown.js', location.href));"
+        "for (const text of args[0]) render(document.createElement('div'), text);",
+        [piece * (30_000 // len(piece)) for piece in ENDLESS],
+    )  # its patience ends long before that of quadratic time
     for text in HARM[:3]:
         await say(browser, text)
     assert [await answer(browser, number) for number in (2, 3, 4)] == HARM[:3]

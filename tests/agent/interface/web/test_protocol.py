@@ -286,6 +286,29 @@ async def test_a_flood_is_told_to_slow_down_and_nothing_is_lost_within_the_limit
                 assert len(await events.answered(20)) == 20
 
 
+async def test_stop_ends_what_is_being_answered_and_is_in_the_menu() -> None:
+    hold = Held("done")
+    with anyio.fail_after(TIME_LIMIT):
+        async with served(Agent(OfflineModel(hold)), web()) as service, chat_page(url_of(service)) as page:
+            async with page.events() as events:
+                await page.say("think about it")
+                await hold.until(lambda held: held.arrived == 1)
+                assert (await page.say("/stop", quiet=True)).status_code == 202
+                assert await events.answered() == ["Stopped."]
+                assert events.texts() == ["think about it", "Stopped."]
+                await events.until(lambda seen: {"stop", "new", "help"} <= set(seen.commands))
+    assert hold.cancelled == 1
+
+
+async def test_messages_that_were_collected_are_all_answered() -> None:
+    with anyio.fail_after(TIME_LIMIT):
+        async with served(Agent("offline"), web(collect=0.3)) as service, chat_page(url_of(service)) as page:
+            async with page.events() as events:
+                for text in ("one", "two"):
+                    await page.say(text)
+                await events.until(lambda seen: "two" in "".join(seen.answers()) and not seen.busy)
+
+
 async def test_the_oldest_of_too_many_tabs_is_told_so() -> None:
     with anyio.fail_after(TIME_LIMIT):
         async with served(Agent("offline"), web(max_tabs=2)) as service, chat_page(url_of(service)) as page:
