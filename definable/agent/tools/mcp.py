@@ -187,8 +187,11 @@ class MCPServer:
         """
         async with self._asked() as client:
             result = await client.get_prompt(name, arguments)
-        told = [(each.role, *told_blocks([each.content])) for each in result.messages]
-        return tuple([Message(role, text, images=images) for role, text, images in told])
+        messages: list[Message] = []
+        for each in result.messages:
+            text, images = told_blocks([each.content])
+            messages.append(Message(each.role, text, images=images))
+        return tuple(messages)
 
     @asynccontextmanager
     async def _asked(self) -> AsyncGenerator[Client]:
