@@ -29,6 +29,9 @@ logger: logging.Logger = logger_named(__name__)
 YIELD_EVERY = 32
 """Deliveries that are handed out before other tasks run."""
 
+ASKED_AGAIN = 30
+"""Turns of the event loop in which those who were handed something may ask for more before the next claim."""
+
 MAX_DELIVERIES = 5
 """Claims of one message that nothing came of, as when its handler ends the process; beyond it, it is a dead letter."""
 
@@ -172,6 +175,17 @@ class Claims(Queue):
     @property
     def claim(self) -> Claim:
         return Claim(self.demand, self._grants, self._known, self._limits)
+
+    async def asked_again(self, count: int) -> None:
+        """Let those who were just handed so many messages ask for more, if they are quick.
+
+        A claim takes what is asked for when it begins: one that does not wait for most of them goes back and forth with
+        a few, again and again, as many times as with all.
+        """
+        for _ in range(ASKED_AGAIN):
+            if self.demand >= count:
+                return
+            await checkpoint()
 
     async def demanded(self) -> bool:
         while self.is_handing_out and not self.demand:

@@ -67,6 +67,8 @@ class QueueSession:
         self.left: Sequence[Delivery] = ()
         """Once it is closed: what was accepted and is lost."""
         self._progress: anyio.Event | None = None
+        self._claimed = 0
+        """Messages, with the last flush."""
         self._closing = anyio.Event()
         self._began = anyio.Event()
         self._scope = anyio.CancelScope(shield=True)
@@ -96,6 +98,7 @@ class QueueSession:
         self.publisher.written(batch.publications)
         due_before = self.claims.next_due
         self.claims.applied(batch, applied)
+        self._claimed = len(applied.claimed)
         if self.claims.next_due != due_before:
             self.writes.wake.set()
 
@@ -122,6 +125,8 @@ class QueueSession:
                 while not self._closing.is_set():
                     await self._until_needed()
                     await checkpoint()  # those who run now join the batch
+                    if self._claimed:
+                        await self.claims.asked_again(self._claimed)
                     await writes.flush()
                 while shared is not None and shared.is_taking and shared.failure is None:
                     await shared.rest()

@@ -156,6 +156,7 @@ class RedisConsumer(SharedConsumer):
             b"XREADGROUP", *words, self._script.stream, ">", read=self._new_entries, blocks=seconds
         )
         await self._arrived([(entry, fields, 1, 0) for entry, fields in entries])
+        await self._queue.asked_again(len(entries))
 
     def _new_entries(self, answer: Any) -> list[tuple[bytes, list[bytes]]]:
         """What XREADGROUP answers: nothing, or the entries by the stream's name."""

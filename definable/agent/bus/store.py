@@ -38,6 +38,10 @@ class Queue(Protocol):
         """What is held, and what was settled without that being written yet."""
         ...
 
+    async def asked_again(self, count: int) -> None:
+        """Let those who were just handed so many messages ask for more, if they are quick."""
+        ...
+
     async def demanded(self) -> bool:
         """Return once there is a demand; False when nothing more will be handed out."""
         ...

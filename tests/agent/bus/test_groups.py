@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import random
 import sqlite3
+import tracemalloc
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
@@ -307,13 +310,55 @@ async def test_nothing_is_kept_of_a_group_that_is_done(
             assert not bus._queue.store._groups  # type: ignore[attr-defined] - what it holds is its own
 
 
+KEYS = int(os.environ.get("DEFINABLE_KEYS", "800"))
+"""Distinct keys: a million in a run of its own."""
+
+AT_ONCE = max(KEYS // 100, 200)
+"""Keys of which something waits at one time."""
+
+
+async def test_distinct_keys_hold_no_memory_once_their_events_are_handled(
+    bus: EventBus, kept_of_groups: Callable[[], int]
+) -> None:
+    """Both kinds: keys that order events, and keys that `cancel` knows events by."""
+    assert isinstance(bus, PublishesMany)
+    held, handled, all_handled = list[int](), 0, anyio.Event()
+
+    async def work(deliveries: AsyncIterator[Delivery]) -> None:
+        nonlocal handled
+        async for delivery in deliveries:
+            await delivery.ack()
+            handled += 1
+            if handled % (2 * AT_ONCE) == 0:
+                all_handled.set()
+
+    async with bus.open(), bus.consume() as deliveries, anyio.create_task_group() as workers:
+        for _ in range(100):
+            workers.start_soon(work, deliveries)
+        for begin in range(0, KEYS, AT_ONCE):
+            all_handled = anyio.Event()
+            keys = [f"key {number}" for number in range(begin, begin + AT_ONCE)]
+            await bus.publish_many([Submission("job", {}, group=key) for key in keys])
+            await bus.publish_many([Submission("job", {}, delay=0.001, key=key) for key in keys])
+            await all_handled.wait()
+            await bus.dead_letters()  # all is written
+            if not begin:
+                tracemalloc.start()
+            gc.collect()
+            held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        assert kept_of_groups() == 0
+        workers.cancel_scope.cancel()
+    assert held[-1] - held[1] < 100_000 + 20 * KEYS, f"{held}: something is kept of each key"
+
+
 @pytest.fixture
 def kept_of_groups(request: pytest.FixtureRequest, bus: EventBus) -> Callable[[], int]:
     """Counts what the store of the bus has of groups, beside dead letters."""
     kind = request.node.callspec.params["bus"]
     if kind == "redis":
         redis = request.getfixturevalue("redis")
-        return lambda: redis.number("EXISTS", "{definable}:groups")
+        return lambda: redis.number("EXISTS", "{definable}:groups", "{definable}:later", "{definable}:later:keys")
     if kind == "postgres":
         import psycopg
 

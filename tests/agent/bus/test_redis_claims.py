@@ -3,6 +3,7 @@ comes of."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -220,3 +221,25 @@ async def test_submissions_are_accepted_together_and_later_ones_wait_and_may_be_
         await bus.publish_many([Submission("replacement", {"n": 6}, delay=0.4, key="other")])
         assert [each.name for each in await take(deliveries, 3)] == ["now", "later", "replacement"]
         assert not await bus.cancel("other")
+
+
+async def test_a_read_waits_until_quick_handlers_ask_for_more(redis: RedisServer) -> None:
+    """Else one read brings nearly as many as there are workers, the next one the few that were asked for then."""
+    agent, handled = Agent("offline", bus=RedisBus(redis.url)), list[int]()
+    may_end = anyio.Event()
+
+    @agent.on(EventTrigger("job"))
+    async def job(event: TriggerEvent) -> None:
+        await may_end.wait()
+        handled.append(event.body["n"])
+
+    async with agent.running(enable_server=False, event_workers=100):
+        for n in range(1_100):
+            agent.emit("job", {"n": n})
+        await eventually(lambda: redis.number("XLEN", "{definable}:line") == 1_100)
+        redis.ask("CONFIG", "RESETSTAT")
+        may_end.set()
+        await eventually(lambda: len(handled) == 1_100)
+        stats = redis.ask("INFO", "commandstats").decode()
+    [reads] = re.findall(r"cmdstat_xreadgroup:calls=(\d+)", stats)
+    assert int(reads) <= 22  # twelve, and one each second; it was more than thirty

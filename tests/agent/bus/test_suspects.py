@@ -162,7 +162,6 @@ async def test_two_hundred_suspects_are_handled_one_after_the_other_without_a_pa
     assert {*handled.claims} == {UNLUCKY + 1}  # each attempt is written before it begins, or a poison would go on
     assert (letter.name, letter.attempt) == ("poison", SPENT)
     assert took < 40, "they are handed out about one a second"
-    assert "new" in handled.names[:150]  # which are tried meanwhile
 
 
 @durable
