@@ -147,7 +147,7 @@ class FakeChat(BaseInterface):
         for shown in reversed(self.shown(user if group is None else group, thread)):
             for button in (button for row in shown.buttons for button in row if button.url is None):
                 if button.text == text:
-                    pressed = {"button": button.pressed, "metadata": {"press": self._next_id()}}
+                    pressed: dict[str, Any] = {"button": button.pressed, "metadata": {"press": self._next_id()}}
                     await self.write(text, user=user, group=group, thread=thread, message_id=shown.id, **pressed)
                     return
         raise LookupError(f"no button says {text!r}")

@@ -83,12 +83,13 @@ class OpenAITranscriber:
         name = voice.filename or f"voice.{voice.media_type.partition(';')[0].rpartition('/')[2] or 'ogg'}"
         try:
             async with self._client() as client:  # a client belongs to one event loop
-                answer = await client.audio.transcriptions.create(
+                create: Any = client.audio.transcriptions.create  # its overloads know no options of other servers
+                answer: Any = await create(
                     model=self.model, file=(name, voice.data or b"", voice.media_type), **self._options
                 )
         except OpenAIError as error:
             raise ModelError(f"{self.model}: {error}") from error
-        return answer if isinstance(answer, str) else answer.text
+        return str(answer if isinstance(answer, str) else answer.text)
 
     def _client(self) -> AsyncOpenAI:
         from openai import AsyncOpenAI  # heavy

@@ -7,9 +7,9 @@ Messages of one user that follow one another become one turn (`collect`); what a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
@@ -110,7 +110,7 @@ class ChatDispatcher:
         max_chats: int,
         tasks: TaskGroup,
         *,
-        withdrawn: Callable[[PendingAnswer], Awaitable[None]] | None = None,
+        withdrawn: Callable[[PendingAnswer], Coroutine[Any, Any, None]] | None = None,
         collect: float = 0.0,
         busy: Literal["queue", "latest", "interrupt"] = "queue",
         full_length: int = 4096,

@@ -45,6 +45,9 @@ logger: logging.Logger = logger_named(__name__)
 OTHER_CHILDREN = frozenset({"http", "event", "events", "cron"})
 """What else is in reports and in `/health`."""
 
+TAKEN_AFTER = 10.0
+"""Seconds of running after which a platform has taken the token."""
+
 MAX_REFUSALS = 8
 """Times in a row that a platform may refuse a token that it took before, over some three minutes: the trouble may be
 its own. A token that was never taken is not tried again."""
@@ -114,6 +117,8 @@ class Supervisor:
         self.down_since: float | None = None
         """When it first crashed, in seconds of the event loop's clock; None once it has run for a while since."""
         self._state = InterfaceState.STARTING
+        self._has_run = False
+        """Whether it has run for a while since the start."""
         self._first_began = self._began = 0.0
         """When it began to receive, at first and last, in seconds of the event loop's clock."""
         self._pipeline = Pipeline(interface, agent)
@@ -205,8 +210,8 @@ class Supervisor:
 
     @property
     def _was_up(self) -> bool:
-        """Whether the platform has taken the token since the start."""
-        return self.interface.last_alive is not None or self._ingress.has_accepted
+        """Whether the platform has taken the token since the start: it speaks before it looks at one."""
+        return self._has_run or self._ingress.has_accepted
 
     @property
     def _ran_for(self) -> float:
@@ -234,6 +239,7 @@ class Supervisor:
                 with self._isolation, plain_errors():
                     await contained(f"receive() of {self.name}", self.interface.receive, self._ingress.accept)
             except Exception as error:
+                self._has_run = self._has_run or self._ran_for >= TAKEN_AFTER
                 failures = self._backoff.failures_after(failures, self._ran_for)
                 refusals = 0 if not is_fatal(error) else 1 if failures == 1 else refusals + 1
                 if refusals and (refusals > MAX_REFUSALS or not self._was_up):
