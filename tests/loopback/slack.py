@@ -11,11 +11,8 @@ async with SlackServer().running() as server:
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import itertools
 import json
-import math
 import re
 import time
 from collections import defaultdict, deque
@@ -23,15 +20,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlencode
 
 import anyio
 import h11
-import httpx2
 from anyio.abc import ByteStream, SocketAttribute, SocketStream, TaskGroup, TaskStatus
 
-from .slack_api import POSTS, TIERS, Answer, Call, Refusal, WebAPI, checked_message
+from .slack_api import POSTS, TIERS, Refusal, WebAPI, checked_message
 from .slack_blocks import shown
+from .slack_delivery import Deliveries, signed
+from .slack_http import Answer, Call, next_call, send_answer
 from .slack_socket import SocketConnection
 
 BOT_TOKEN = "xoxb-100000000001-200000000002-loopbackSlackSecret00000"
@@ -109,6 +106,7 @@ class SlackServer:
         self.tells_own = True
         """Whether the bot is told of its own messages, as it is in channels whose messages it gets."""
         self._api = WebAPI(self)
+        self._deliveries = Deliveries(self)
         self._numbers = itertools.count(1)
         self._began = time.time()
         self._response_uses: dict[str, int] = {}
@@ -216,7 +214,7 @@ class SlackServer:
     async def push(self, kind: str, payload: dict[str, Any]) -> None:
         """Deliver a payload, again where it is not acknowledged."""
         assert self._tasks is not None
-        self._tasks.start_soon(self._deliver, kind, payload)
+        self._tasks.start_soon(self._deliveries.deliver, kind, payload)
 
     # --- the bot's own
 
@@ -282,60 +280,9 @@ class SlackServer:
         document = {"ok": False, "error": "ratelimited"}
         self.faults.append(Fault("answer", path, Answer(429, document, {"Retry-After": str(retry_after)})))
 
-    # --- deliveries
-
-    async def _deliver(self, kind: str, payload: dict[str, Any]) -> None:
-        reason = ""
-        for attempt, delay in enumerate((0.0, *self.retry_delays)):
-            await anyio.sleep(delay)
-            if self.events_url is None:
-                acknowledged, reason = await self._by_socket(kind, payload, attempt, reason)
-            else:
-                acknowledged, reason = await self._by_http(kind, payload, attempt, reason)
-            if acknowledged:
-                return
-            if kind != "events_api" and self.events_url is not None:
-                break  # only events are sent again
-        self.lost.append(payload)
-
-    async def _by_socket(self, kind: str, payload: Any, attempt: int, reason: str) -> tuple[bool, str]:
-        await self.until(lambda: any(each.is_ready for each in self.connections))
-        ready = [each for each in self.connections if each.is_ready]
-        number = next(self._numbers)
-        envelope = {"envelope_id": f"envelope-{number}", "type": kind, "payload": payload}
-        envelope["accepts_response_payload"] = kind != "events_api"
-        if kind == "events_api":
-            envelope |= {"retry_attempt": attempt, "retry_reason": reason}
-        acknowledged = await ready[number % len(ready)].deliver(envelope, self.within)
-        if not acknowledged:
-            self.late.add(envelope["envelope_id"])
-        return acknowledged, "timeout"
-
-    async def _by_http(self, kind: str, payload: Any, attempt: int, reason: str) -> tuple[bool, str]:
-        if kind == "events_api":
-            body, media_type = json.dumps(payload).encode(), "application/json"
-        else:
-            fields = {"payload": json.dumps(payload)} if kind == "interactive" else payload
-            body, media_type = urlencode(fields).encode(), "application/x-www-form-urlencoded"
-        headers = self.signed(body) | {"Content-Type": media_type}
-        if attempt:
-            headers |= {"X-Slack-Retry-Num": str(attempt), "X-Slack-Retry-Reason": reason}
-        try:
-            async with httpx2.AsyncClient(timeout=self.within) as client:
-                response = await client.post(self.events_url or "", content=body, headers=headers)
-        except httpx2.TimeoutException:
-            return False, "http_timeout"
-        except httpx2.HTTPError:
-            return False, "connection_failed"
-        self.responses.append((response.status_code, response.text))
-        self.note_change()
-        return response.is_success, "http_error"
-
     def signed(self, body: bytes, at: float | None = None) -> dict[str, str]:
         """The headers of a request of the Events API."""
-        moment = str(math.floor(time.time() if at is None else at))
-        mac = hmac.new(self.signing_secret.encode(), b"v0:" + moment.encode() + b":" + body, hashlib.sha256)
-        return {"X-Slack-Request-Timestamp": moment, "X-Slack-Signature": f"v0={mac.hexdigest()}"}
+        return signed(body, self.signing_secret, at)
 
     async def _told_of_change(self, channel: str, before: dict[str, Any], after: dict[str, Any]) -> None:
         changed = {"type": "message", "subtype": "message_changed", "hidden": True, "channel": channel}
@@ -413,31 +360,3 @@ class SlackServer:
         except Refusal as refusal:
             return Answer(400, refusal.document)
         return Answer(content=b"ok", content_type="text/plain")
-
-
-async def next_call(stream: ByteStream, http: h11.Connection) -> Call | None:
-    request, body = await _next_event(stream, http), b""
-    if not isinstance(request, h11.Request):
-        return None
-    while isinstance(data := await _next_event(stream, http), h11.Data):
-        body += data.data
-    headers = {name.decode(): value.decode() for name, value in request.headers}
-    path, _, query = request.target.decode().partition("?")
-    return Call(request.method.decode(), path, query, headers, body)
-
-
-async def send_answer(stream: ByteStream, http: h11.Connection, answer: Answer) -> None:
-    content = json.dumps(answer.document).encode() if answer.content is None else answer.content
-    headers = {**answer.headers, "content-type": answer.content_type, "content-length": str(len(content))}
-    response = h11.Response(status_code=answer.status, headers=list(headers.items()))
-    parts = [http.send(event) or b"" for event in (response, h11.Data(content), h11.EndOfMessage())]
-    await stream.send(b"".join(parts))
-
-
-async def _next_event(stream: ByteStream, http: h11.Connection) -> Any:
-    while (event := http.next_event()) is h11.NEED_DATA:
-        try:
-            http.receive_data(await stream.receive())
-        except anyio.EndOfStream:
-            http.receive_data(b"")
-    return event

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email import message_from_bytes
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -16,37 +16,10 @@ from urllib.parse import parse_qsl
 import anyio
 
 from .slack_blocks import MAX_SIZE, InvalidBlocks, check_blocks, size_of
+from .slack_http import Answer, Call
 
 if TYPE_CHECKING:
     from .slack import SlackServer
-
-
-@dataclass(frozen=True)
-class Call:
-    """A request."""
-
-    method: str
-    path: str
-    query: str
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def head(self) -> bytes:
-        """As it came over the wire."""
-        lines = [f"{self.method} {self.path}?{self.query} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        return "\r\n".join([*lines, "", ""]).encode()
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int = 200
-    document: Any = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    content: bytes | None = None
-    """Sent as it is, in place of the document."""
-    content_type: str = "application/json; charset=utf-8"
 
 
 class Refusal(Exception):

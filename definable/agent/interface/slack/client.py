@@ -50,6 +50,9 @@ ONCE = replace(RETRY_BACKOFF, max_tries=1)
 DEFAULT_RETRY_AFTER = 1.0
 """Seconds, where a 429 does not say how long."""
 
+SLACK_HOSTS = (".slack.com", ".slack-gov.com")
+"""Files and response URLs are on hosts below these; no other one gets a token or an answer."""
+
 LONGEST_WAIT = 60.0
 """Seconds that a call waits for its turn."""
 
@@ -109,7 +112,7 @@ class SlackAPI:
 
     Args:
         client: Made by `open_api`.
-        config: Says which hosts are Slack's, and with which token sockets are opened.
+        config: Says where the API is, and with which token sockets are opened.
     """
 
     def __init__(self, client: PlatformClient, config: SlackConfig) -> None:
@@ -192,11 +195,10 @@ class SlackAPI:
             raise _failure_of_status("a response URL", response.status_code, response.headers)
 
     def _is_slack(self, url: str) -> bool:
-        host, own = urlsplit(url), urlsplit(self._config.base_url)
-        if host.netloc == own.netloc:
+        parts, own = urlsplit(url), urlsplit(self._config.base_url)
+        if (parts.scheme, parts.netloc) == (own.scheme, own.netloc):
             return True
-        domain = ".".join((own.hostname or "").split(".")[-2:])
-        return host.scheme == "https" and (host.hostname or "").endswith(f".{domain}")
+        return parts.scheme == "https" and (parts.hostname or "").endswith(SLACK_HOSTS)
 
 
 @asynccontextmanager

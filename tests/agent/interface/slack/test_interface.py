@@ -178,14 +178,19 @@ async def test_a_file_that_may_not_be_read_is_described(caplog: pytest.LogCaptur
     async with SlackServer().running() as server:
         server.missing_scopes.add("files:read")
         image = server.attach("a.png", b"\x89PNG", "image/png")
-        elsewhere = server.attach("b.png", b"x", "image/png") | {"url_private_download": "https://evil.example/b.png"}
+        elsewhere = server.attach("b.png", b"x", "image/png") | {
+            "url_private_download": "https://slack.com.evil.example/b.png"
+        }
 
         async def talk() -> None:
             await server.say("D1", "look", subtype="file_share", files=[image, elsewhere])
 
         (message,) = await heard_of(server, talk)
         assert message.images == () and [each.filename for each in message.files] == ["a.png", "b.png"]
-        assert "is the scope files:read missing?" in caplog.text and "not fetched from evil.example" in caplog.text
+        assert (
+            "is the scope files:read missing?" in caplog.text
+            and "not fetched from slack.com.evil.example" in caplog.text
+        )
 
 
 @pytest.mark.parametrize("mode", MODES)
