@@ -19,6 +19,7 @@ from definable.agent import Agent
 from definable.agent.bus import SQLiteBus
 from definable.agent.interface import (
     Button,
+    InterfaceConfig,
     InterfaceHook,
     InterfaceMessage,
     InterfaceMessageError,
@@ -66,6 +67,7 @@ async def test_a_mention_is_two_events_and_one_answer_in_a_thread_of_its_own(mod
         async with serving(Agent("offline"), app_for(server, mode, hooks=[heard]), server):
             ts = await server.say("C1", f"<@{server.bot_user}> hello, <@U2> &amp; <https://e.com/a|all>")
             await server.until(lambda: server.shown("C1"))
+            await server.say("C1", "not for the app")
             await server.say("D1", "last")
             await server.until(lambda: server.shown("D1"))
         assert server.shown("C1", ts) == ["hello, @Bob & allhttps://e.com/a"] and len(server.own("C1")) == 1
@@ -99,7 +101,8 @@ async def test_a_thread_is_a_conversation_of_its_own() -> None:
             "two": first.platform_message_id,
             "three": "1700000000.000100",
         }
-        assert server.shown("D1", first.platform_message_id) == ["two"]
+        (second,) = server.shown("D1", first.platform_message_id)
+        assert second.endswith("two") and "one" in second, "the thread is another conversation than its chat"
         assert server.shown("C1", "1700000000.000100") == ["three"]
 
 
@@ -224,8 +227,26 @@ async def test_a_slash_command_is_answered_where_only_its_user_sees_it(mode: Mod
             await server.command("ask", "why", "C2")
             await server.until(lambda: server.replies)
         assert (heard.messages[0].command, heard.messages[0].text, heard.messages[0].is_direct) == ("ask", "why", False)
-        assert [(each["response_type"], shown(each)) for each in server.replies] == [("ephemeral", "why")]
+        assert [(each["response_type"], shown(each)) for each in server.replies] == [("ephemeral", "/ask why")]
         assert [body for _, body in server.responses] == ([""] if mode == "events" else [])
+        assert server.violations == [] and server.lost == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_service_s_own_commands_and_corrections(mode: Mode) -> None:
+    async with SlackServer().running() as server:
+        heard = Heard()
+        async with serving(Agent("offline"), app_for(server, mode, hooks=[heard]), server):
+            ts = await server.say("D1", "helo")
+            await server.until(lambda: server.shown("D1"))
+            await server.edit("D1", ts, "hello")
+            await server.until(lambda: len(server.shown("D1")) == 2)
+            await server.command("stop", channel="D1")
+            await server.command("new", channel="D1")
+            await server.until(lambda: len(server.replies) == 2)
+        assert [each.is_edit for each in heard.messages] == [False, True]
+        texts = InterfaceConfig().texts
+        assert sorted(map(shown, server.replies)) == sorted([texts.nothing_to_stop, texts.new_conversation])
         assert server.violations == [] and server.lost == []
 
 
