@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, cast
@@ -24,62 +24,25 @@ from definable.model.message import Image
 
 from .client import RETRY_BACKOFF, BotAPI, TelegramRefusal
 from .config import TelegramConfig
-from .update import Content, Kind
+from .update import Content
 
 logger: logging.Logger = logger_named(__name__)
 
-OWN, OF_CONTEXT = "attachments", "context_attachments"
-"""Where a message's `metadata` has them: its own, and a list for each message of its context."""
 
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """A file on Telegram's servers."""
-
-    kind: Kind
-    file_id: str
-    media_type: str
-    filename: str | None = None
-    size: int | None = None
-    """Bytes, as Telegram says."""
-    duration: float | None = None
-    """Seconds."""
-
-    def described(self, data: bytes | None = None) -> Media:
-        """The attachment as a message carries it."""
-        return Media(
-            data=data,
-            platform_id=self.file_id,
-            media_type=self.media_type,
-            filename=self.filename,
-            size=self.size if data is None else len(data),
-            duration=self.duration,
-        )
-
-
-def attachments_of(content: Content) -> list[Attachment]:
-    """The files of a message; an image that was sent without compression is an image still."""
-    found: list[Attachment] = []
+def described(content: Content) -> dict[str, Any]:
+    """The files of a message by its field that has them, without what is in them; images are among the others."""
+    found: dict[str, tuple[Media, ...]] = {"audio": (), "videos": (), "files": ()}
     for kind, file, media_type, filename in content.files():
-        said = file.mime_type or media_type
-        is_image = kind == "files" and said in IMAGE_TYPES
-        where: Kind = "images" if is_image else kind
-        found.append(Attachment(where, file.file_id, said, file.file_name or filename, file.file_size, file.duration))
+        found[kind] += (
+            Media(
+                platform_id=file.file_id,
+                media_type=file.mime_type or media_type,
+                filename=file.file_name or filename,
+                size=file.file_size,
+                duration=file.duration,
+            ),
+        )
     return found
-
-
-def described(attachments: Iterable[Attachment]) -> dict[str, Any]:
-    """Files by the field of a message that has them, without content; images are there once they were fetched."""
-    found: dict[str, Any] = {"audio": (), "videos": (), "files": ()}
-    for each in attachments:
-        if each.kind != "images":
-            found[each.kind] += (each.described(),)
-    return found
-
-
-def as_json(attachments: Iterable[Attachment]) -> list[dict[str, Any]]:
-    """Attachments as a message's metadata keeps them."""
-    return [asdict(each) for each in attachments]
 
 
 async def with_attachments(message: InterfaceMessage, api: BotAPI) -> InterfaceMessage:
@@ -92,42 +55,53 @@ async def with_attachments(message: InterfaceMessage, api: BotAPI) -> InterfaceM
         InterfaceError: A file of the message itself could not be fetched.
     """
     notes = list(message.notes)
-    own = [Attachment(**fields) for fields in message.metadata.get(OWN, ())]
-    found = await _fetched(own, api, notes)
-    context = list(message.context)
-    for index, kept in enumerate(message.metadata.get(OF_CONTEXT, ())[: len(context)]):
-        context[index] = await _quoted(context[index], kept, api, notes)
-    return replace(message, **found, context=tuple(context), notes=tuple(notes))
+    audio, videos, files = [
+        [await _fetched(each, api, notes) for each in kind] for kind in (message.audio, message.videos, message.files)
+    ]
+    images, others = _sorted(files)
+    context = [await _quoted(each, api, notes) for each in message.context]
+    return replace(
+        message,
+        images=(*message.images, *images),
+        audio=tuple(audio),
+        videos=tuple(videos),
+        files=others,
+        context=tuple(context),
+        notes=tuple(notes),
+    )
 
 
-async def _quoted(
-    quoted: QuotedMessage, kept: Iterable[Mapping[str, Any]], api: BotAPI, notes: list[str]
-) -> QuotedMessage:
-    attachments = [Attachment(**fields) for fields in kept]
+async def _quoted(quoted: QuotedMessage, api: BotAPI, notes: list[str]) -> QuotedMessage:
     try:
-        found = await _fetched(attachments, api, notes)
+        images, others = _sorted([await _fetched(each, api, notes) for each in quoted.files])
     except InterfaceError as error:
         logger.info("telegram: a file of a message that is replied to is missing: %s", error)
-        found = {"files": tuple([each.described() for each in attachments])}
-    files = (*found.get("audio", ()), *found.get("videos", ()), *found.get("files", ()))
-    return replace(quoted, images=found.get("images", ()), files=files) if attachments else quoted
+        return quoted
+    return replace(quoted, images=(*quoted.images, *images), files=others)
 
 
-async def _fetched(attachments: Iterable[Attachment], api: BotAPI, notes: list[str]) -> dict[str, tuple[Any, ...]]:
-    """Files by the field of a message that has them."""
-    found: dict[str, tuple[Any, ...]] = {}
-    for each in attachments:
-        is_too_large = each.size is not None and each.size > api.max_file_size
-        data = None if is_too_large else await fetch(api, each.file_id)
-        if data is None:
-            megabytes = api.max_file_size // (1024 * 1024)
-            notes.append(f"{each.filename or 'a file'} was not read: files of more than {megabytes} MB cannot be")
-        if each.kind == "images" and data is not None:
-            found["images"] = (*found.get("images", ()), Image(data=data, media_type=each.media_type))
+async def _fetched(media: Media, api: BotAPI, notes: list[str]) -> Media:
+    if media.platform_id is None or media.data is not None:
+        return media
+    is_too_large = media.size is not None and media.size > api.max_file_size
+    data = None if is_too_large else await fetch(api, media.platform_id)
+    if data is None:
+        megabytes = api.max_file_size // (1024 * 1024)
+        notes.append(f"{media.filename or 'a file'} was not read: files of more than {megabytes} MB cannot be")
+        return media
+    return replace(media, data=data, size=len(data))
+
+
+def _sorted(files: Iterable[Media]) -> tuple[tuple[Image, ...], tuple[Media, ...]]:
+    """Images, also those that were sent without compression, and other files."""
+    images: list[Image] = []
+    others: list[Media] = []
+    for each in files:
+        if each.media_type in IMAGE_TYPES and each.data is not None:
+            images.append(Image(data=each.data, media_type=each.media_type))
         else:
-            kind = "files" if each.kind == "images" else each.kind
-            found[kind] = (*found.get(kind, ()), each.described(data))
-    return found
+            others.append(each)
+    return tuple(images), tuple(others)
 
 
 async def fetch(api: BotAPI, file_id: str) -> bytes | None:

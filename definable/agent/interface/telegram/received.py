@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from definable.agent.interface.message import InterfaceMessage, QuotedMessage
+from definable.agent.interface.message import InterfaceMessage, Media, QuotedMessage
 
-from .attachments import OF_CONTEXT, OWN, Attachment, as_json, attachments_of, described
+from .attachments import described
 from .buttons import pressed
 from .config import TelegramConfig
-from .update import CallbackQuery, Chat, Entity, Message, User
+from .update import CallbackQuery, Chat, Content, Entity, Message, User
 
 SERVICE_COMMANDS = frozenset({"start", "help", "new", "stop"})
 """What every bot understands."""
@@ -39,15 +39,15 @@ class Bot:
         if author is None or not self._is_wanted(received):
             return None
         is_direct = received.chat.type == "private"
-        text, notes, attachments = self._text_of(received), tuple(received.notes()), attachments_of(received)
+        text, notes, files = self._text_of(received), tuple(received.notes()), described(received)
         if text.is_for_another_bot and not is_direct:
             return None
         replied, context = self._context_of(received)
         words = text.words or None
         if received.forward_origin is not None:
-            context.append((QuotedMessage("forward", received.forward_origin.author, text.shown or None), []))
+            context.append(QuotedMessage("forward", received.forward_origin.author, text.shown or None))
             words = None
-        if not (words or notes or attachments or received.forward_origin):
+        if not (words or notes or any(files.values()) or received.forward_origin):
             if not text.is_addressed:
                 return None  # a service message: somebody joined, a title was changed
             words = None if context else received.text or received.caption
@@ -61,14 +61,13 @@ class Bot:
             is_addressed=is_direct or is_mentioned or is_reply,
             is_edit=received.edit_date is not None,
             group_id=received.media_group_id,
-            context=tuple([quoted for quoted, _ in context]),
+            context=tuple(context),
             notes=notes,
             created_at=received.edit_date or received.date,
             metadata=self._metadata(update_id, received, author, raw)
-            | ({} if received.edit_date is None else {"edit": str(update_id)})
-            | {OWN: as_json(attachments), OF_CONTEXT: [as_json(files) for _, files in context]},
+            | ({} if received.edit_date is None else {"edit": str(update_id)}),
             **self._place_of(received, author, received.sender),
-            **described(attachments),
+            **files,
         )
 
     def button(self, update_id: int | None, query: CallbackQuery, raw: Any) -> InterfaceMessage | None:
@@ -118,9 +117,9 @@ class Bot:
             return self.words(message.text, message.entities)
         return self.words(message.caption or "", message.caption_entities)
 
-    def _context_of(self, message: Message) -> tuple[Message | None, list[tuple[QuotedMessage, list[Attachment]]]]:
-        """What is replied to, with the files of each; the first message of a topic is replied to by all of its own."""
-        found: list[tuple[QuotedMessage, list[Attachment]]] = []
+    def _context_of(self, message: Message) -> tuple[Message | None, list[QuotedMessage]]:
+        """What is replied to; the first message of a topic is replied to by all of its own."""
+        found: list[QuotedMessage] = []
         replied, other = message.reply_to_message, message.external_reply
         if replied is not None and replied.forum_topic_created is not None:
             replied = None
@@ -128,15 +127,24 @@ class Bot:
         if replied is not None:
             author, number = _name_of(replied.author), str(replied.message_id)
             text = _with_notes(self._text_of(replied).shown, replied.notes())
-            found.append((QuotedMessage("reply", author, text, message_id=number), attachments_of(replied)))
+            found.append(QuotedMessage("reply", author, text, message_id=number, files=_files_of(replied)))
         elif other is not None:
             author = other.origin.author
             number = None if other.message_id is None else str(other.message_id)
             text = _with_notes("", other.notes())
-            found.append((QuotedMessage("reply", author, text, message_id=number), attachments_of(other)))
+            found.append(QuotedMessage("reply", author, text, message_id=number, files=_files_of(other)))
         if message.quote is not None:
-            found.append((QuotedMessage("quote", author, message.quote.text, message_id=number), []))
+            found.append(QuotedMessage("quote", author, message.quote.text, message_id=number))
         return replied, found
+
+    def _found(self, text: str) -> Iterator[Entity]:
+        """Mentions of the bot and commands in a text whose sender, say a server of one's own, has not marked them."""
+        if command := re.match(r"/\w+(@\w+)?", text):
+            yield Entity(type="bot_command", offset=0, length=command.end())
+        elif self.user.username and text.startswith("@"):
+            mention = re.match(rf"@{re.escape(self.user.username)}\b", text, re.IGNORECASE)
+            if mention is not None:
+                yield Entity(type="mention", offset=0, length=mention.end())
 
     def words(self, text: str, entities: Sequence[Entity]) -> Words:
         """A text with the addresses of its links, and without mentions of the bot.
@@ -148,7 +156,7 @@ class Bot:
         units, is_addressed, is_for_another_bot = text.encode("utf-16-le", "surrogatepass"), False, False
         cuts: list[tuple[int, int, str]] = []
         links: list[tuple[int, int, str]] = []
-        for entity in entities:
+        for entity in entities or self._found(text):
             start, end = entity.offset, entity.offset + entity.length
             said = _decoded(units, start, end)
             match entity.type:
@@ -210,6 +218,10 @@ def _decoded(units: bytes, start: int, end: int) -> str:
 
 def _with_notes(text: str, notes: Iterator[str]) -> str | None:
     return "\n".join(filter(None, (text, *[f"[{note}]" for note in notes]))) or None
+
+
+def _files_of(content: Content) -> tuple[Media, ...]:
+    return tuple([each for kind in described(content).values() for each in kind])
 
 
 def _name_of(author: User | Chat | None) -> str | None:

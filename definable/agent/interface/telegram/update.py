@@ -18,7 +18,7 @@ MESSAGES = ("message", "edited_message", "channel_post", "edited_channel_post")
 ALLOWED_UPDATES = [*MESSAGES, "callback_query", "my_chat_member"]
 """Must be sent with every poll: Telegram remembers the last one."""
 
-Kind: TypeAlias = Literal["images", "audio", "videos", "files"]
+Kind: TypeAlias = Literal["audio", "videos", "files"]
 
 
 class _Part(BaseModel):
@@ -178,7 +178,7 @@ class Content(_Part):
     def files(self) -> Iterator[tuple[Kind, File, str, str | None]]:
         """Each file with its kind, and the MIME type and name of one that Telegram does not say them of."""
         if self.photo:  # the same in several sizes, the largest last
-            yield "images", self.photo[-1], "image/jpeg", None
+            yield "files", self.photo[-1], "image/jpeg", None
         if self.voice is not None:
             yield "audio", self.voice, "audio/ogg", "voice.ogg"
         if self.audio is not None:

@@ -94,7 +94,7 @@ async def test_a_file_beyond_twenty_megabytes_is_described_alone(said: int | Non
     async with TelegramServer(files={"f": b"x" * (25 * MIB)}).running() as server:
         message, asked = await received(server, document={"file_id": "f", "file_size": said, "file_name": "big.zip"})
         assert message.files[0].data is None
-        assert asked.content.startswith("[file: big.zip (application/octet-stream")
+        assert "[file: big.zip (application/octet-stream" in asked.content
 
 
 @pytest.mark.parametrize("failure", [Page(), Refused(429, "Too Many Requests", retry_after=3)])
@@ -121,7 +121,7 @@ async def test_an_image_too_large_for_a_bot_is_a_file_that_is_described() -> Non
             server, document={"file_id": "f", "mime_type": "image/png", "file_size": 25 * MIB, "file_name": "map.png"}
         )
         assert (message.images, message.files[0].data, asked.images) == ((), None, ())
-        assert asked.content.startswith("[file: map.png (image/png")
+        assert "[file: map.png (image/png" in asked.content
 
 
 async def test_a_file_that_telegram_gives_no_path_of_is_described_alone() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from definable.agent.interface import InterfaceMessage, QuotedMessage, TelegramConfig
+from definable.agent.interface import InterfaceMessage, Media, QuotedMessage, TelegramConfig
 from definable.agent.interface.message_json import message_from_json, message_to_json
 from definable.agent.interface.telegram.received import Bot
 from definable.agent.interface.telegram.update import CallbackQuery, Message, User, parsed
@@ -123,6 +123,15 @@ def test_a_command_of_its_own_addresses_the_bot(text: str, is_addressed: bool, w
     assert (message.is_addressed, message.text) == (is_addressed, words)
 
 
+@pytest.mark.parametrize(
+    ("text", "is_addressed", "words"),
+    [("/stop", True, "/stop"), ("@a_bot, hello", True, "hello"), ("@a_bots hello", False, "@a_bots hello")],
+)
+def test_what_is_not_marked_is_found_at_the_beginning(text: str, is_addressed: bool, words: str) -> None:
+    message = read(received(text))
+    assert (message.is_addressed, message.text) == (is_addressed, words)
+
+
 def test_the_command_of_another_bot_is_nobody_s_business() -> None:
     text = "/start@other_bot"
     assert message_of(received(text, entities=[entity("bot_command", text, text)])) is None
@@ -160,6 +169,9 @@ def test_a_thread_of_comments_is_no_topic() -> None:
     assert read(received("hello", message_thread_id=11)).thread_id is None
 
 
+LARGE = Media(platform_id="large", media_type="image/jpeg")
+
+
 def test_a_reply_to_another_chat_brings_its_author_quote_and_files() -> None:
     reply = {
         "origin": {
@@ -174,10 +186,9 @@ def test_a_reply_to_another_chat_brings_its_author_quote_and_files() -> None:
     }
     message = read(received("@a_bot?", external_reply=reply, quote={"text": "first words", "position": 0}))
     assert message.context == (
-        QuotedMessage("reply", "News", "[location 52.52, 13.405]", message_id="4"),
+        QuotedMessage("reply", "News", "[location 52.52, 13.405]", message_id="4", files=(LARGE,)),
         QuotedMessage("quote", "News", "first words", message_id="4"),
     )
-    assert [each["file_id"] for each in message.metadata["context_attachments"][0]] == ["large"]
 
 
 @pytest.mark.parametrize(
