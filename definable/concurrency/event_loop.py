@@ -145,11 +145,12 @@ def loop_clock() -> Callable[[], float]:
     return trio.lowlevel.current_clock().current_time
 
 
-def start_task(function: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+def start_task(function: Callable[[], Coroutine[Any, Any, None]], name: str, ended: Callable[[], None]) -> None:
     """Start a task whose parent is the event loop, in the context of the caller: it ends with the event loop at last.
 
     For what an object of the user's owns, whose life no block of code encloses. The caller sees to its end, and the
-    function raises nothing: nobody is there to take it.
+    function raises nothing: nobody is there to take it. asyncio may cancel a task before its first step: `ended` is
+    called at the end of that as well.
     """
     if current_backend() == "trio":
         import trio  # it runs, so it is loaded
@@ -161,6 +162,7 @@ def start_task(function: Callable[[], Coroutine[Any, Any, None]], name: str) -> 
     task = asyncio.get_running_loop().create_task(function(), name=name)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
+    task.add_done_callback(lambda _: ended())
 
 
 _tasks: set[Any] = set()

@@ -181,6 +181,26 @@ async def test_a_run_whose_reader_is_cancelled_has_ended_with_it() -> None:
     assert cancelled.is_set()
 
 
+def test_a_run_that_has_not_begun_when_the_event_loop_ends_holds_up_nobody() -> None:
+    """asyncio cancels a task before its first step: nothing of it is ever run."""
+    left: list[str] = []
+
+    async def read() -> None:
+        try:
+            async with Agent("offline").arun_stream("hi") as stream:
+                await anext(stream)
+        finally:
+            left.append("left")
+
+    async def main() -> None:
+        reader = asyncio.get_running_loop().create_task(read())
+        await asyncio.sleep(0)
+        assert not reader.done()
+
+    asyncio.run(main())
+    assert left == ["left"]
+
+
 async def test_a_retry_that_its_readers_deadline_would_cut_off_is_not_waited_for() -> None:
     async with OpenAIServer().running() as server:
         model = OpenAIChat("gpt-4o", server.key, server.url)

@@ -56,7 +56,7 @@ class RunStream(AbstractAsyncContextManager["RunStream"]):
         self._scope = anyio.CancelScope(deadline=anyio.current_effective_deadline())
         self._ended = anyio.Event()
         if self._tasks is None:
-            start_task(self._run, "a streamed run")
+            start_task(self._run, "a streamed run", self._ended.set)
         else:
             self._tasks.start_soon(self._run, name="a streamed run")
         self._is_entered = True
@@ -66,9 +66,12 @@ class RunStream(AbstractAsyncContextManager["RunStream"]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._scope.cancel()
-        with anyio.CancelScope(shield=True):  # no deadline: as a task group does, it waits for what it has started
-            await self._ended.wait()
-        self._receive.close()
+        try:
+            with anyio.CancelScope(shield=True):  # no deadline: as a task group does, it waits for what it has started
+                await self._ended.wait()
+        finally:
+            self._receive.close()
+            self._send.close()  # the run has, unless the event loop ended before it began
 
     def __aiter__(self) -> RunStream:
         if not self._is_entered:
