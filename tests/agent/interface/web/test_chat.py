@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given
@@ -19,6 +21,7 @@ from definable.agent.interface.web.chat import (
     Stream,
 )
 from definable.agent.interface.web.chats import Chats, HeldFile, HeldFiles
+from definable.agent.interface.web.page import asset_of
 from definable.agent.interface.web.visitor import VISITOR_TTL, VisitorNames
 
 
@@ -205,3 +208,10 @@ def test_a_name_holds_for_its_time_and_over_a_change_of_the_secret() -> None:
         forged = name[:at] + ("A" if letter != "A" else "B") + name[at + 1 :]
         assert VisitorNames(["old"]).visitor_of(forged, 1_000.0) in (None, visitor), forged
         assert VisitorNames(["old"]).visitor_of(forged, 1_000.0) is None or at == len(name) - 1
+
+
+def test_the_guide_has_the_pages_own_words() -> None:
+    script = asset_of("app.js").decode().partition("const labels = {")[2].partition("...settings.labels")[0]
+    guide = (Path(__file__).parents[4] / "docs" / "web-chat.md").read_text()
+    [shown] = re.findall(r"^```json\n(.*?)^```", guide, re.M | re.S)
+    assert json.loads(shown) == dict(re.findall(r'^  (\w+): "(.*)",$', script, re.M)) != {}

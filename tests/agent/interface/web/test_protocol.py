@@ -336,6 +336,29 @@ async def test_chats_that_nobody_watches_make_way_and_come_back_from_the_session
                 assert events.texts() == ["hello", "hello"]
 
 
+class AnsweredElsewhere(WebInterface):
+    """Its pages hear nothing of answers, as where another replica makes them."""
+
+    async def send(self, message: Any, response: Any) -> None: ...
+    async def post(self, message: Any, text: str) -> None: ...
+    async def typing(self, message: Any) -> None: ...
+    def answer_ended(self, message: Any) -> None: ...
+
+
+async def test_what_another_replica_has_answered_is_shown_from_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("definable.agent.interface.web.chat.WORKING_SECONDS", 0.1)
+    monkeypatch.setattr("definable.agent.interface.web.endpoints.CHECK_INTERVAL", 0.1)
+    with anyio.fail_after(TIME_LIMIT):
+        interface = AnsweredElsewhere(secret=SECRET, collect=0)
+        async with served(Agent("offline"), interface) as service, chat_page(url_of(service)) as page:
+            async with page.events() as events:
+                await page.say("hello")
+                assert await events.answered() == ["hello"]
+                assert events.texts() == ["hello", "hello"] and events.kinds.count("state") == 2
+                await page.say("again")
+                assert await events.answered(2) == ["hello", "again"]
+
+
 @pytest.mark.parametrize("durable", [False, True], ids=["in memory", "durable"])
 async def test_a_stop_finishes_the_answer_and_shows_it(durable: bool, tmp_path: Any) -> None:
     hold = Held("done")
