@@ -154,17 +154,17 @@ async def test_what_a_hook_has_replaced_is_not_shown_from_the_session_either() -
 FORGED = ["", "visitor_x.1.y", "visitor_AAAAAAAAAAAAAAAAAAAAAA.1700000000." + "A" * 43, ';;=,"x']
 
 
-@pytest.mark.parametrize("cookie", FORGED, ids=["empty", "short", "unsigned", "broken"])
-async def test_a_forged_name_is_nobody(cookie: str) -> None:
+async def test_a_forged_name_is_nobody() -> None:
     with anyio.fail_after(TIME_LIMIT):
         async with served(Agent("offline"), web()) as service:
-            page = ChatPage(service.client, headers={"cookie": f"definable_chat={cookie}"})
-            assert (await page.say("hello")).status_code == 401
-            assert (await service.client.get("/chat/events", headers=page.headers)).status_code == 401
-            entered = await page.enter()
-            assert entered.json() == {"status": "new"}
-            assert "HttpOnly; SameSite=Strict" in entered.headers["set-cookie"]
-            assert "Path=/chat;" in entered.headers["set-cookie"]
+            for cookie in FORGED:
+                page = ChatPage(service.client, headers={"cookie": f"definable_chat={cookie}"})
+                assert (await page.say("hello")).status_code == 401
+                assert (await service.client.get("/chat/events", headers=page.headers)).status_code == 401
+                entered = await page.enter()
+                assert entered.json() == {"status": "new"}
+                assert "HttpOnly; SameSite=Strict" in entered.headers["set-cookie"]
+                assert "Path=/chat;" in entered.headers["set-cookie"]
 
 
 async def test_a_page_in_a_frame_has_its_name_in_a_header() -> None:
@@ -185,16 +185,16 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.parametrize("headers", FOREIGN, ids=["origin", "cross-site", "null"])
-async def test_a_page_of_another_origin_may_neither_write_nor_listen(headers: dict[str, str]) -> None:
+async def test_a_page_of_another_origin_may_neither_write_nor_listen() -> None:
     with anyio.fail_after(TIME_LIMIT):
         async with served(Agent("offline"), web()) as service, chat_page(url_of(service)) as page:
-            page.headers = headers
-            assert (await page.say("hello")).status_code == 403
-            assert (await page.enter()).status_code == 403
-            assert (await page.client.get("/chat/events", headers=headers)).status_code == 403
-            embedded = await page.client.get("/chat/widget.js", headers=headers | {"sec-fetch-dest": "script"})
-            assert embedded.status_code == 200
+            for headers in FOREIGN:
+                page.headers = headers
+                assert (await page.say("hello")).status_code == 403
+                assert (await page.enter()).status_code == 403
+                assert (await page.client.get("/chat/events", headers=headers)).status_code == 403
+                embedded = await page.client.get("/chat/widget.js", headers=headers | {"sec-fetch-dest": "script"})
+                assert embedded.status_code == 200
 
 
 async def test_a_form_of_another_site_cannot_write() -> None:
@@ -206,28 +206,27 @@ async def test_a_form_of_another_site_cannot_write() -> None:
                 assert answer.status_code in (415, 422), kind
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        ({"text": "x" * 101}, 413),
-        ({"text": " "}, 422),
-        ({"id": "short", "text": "x"}, 422),
-        ({"id": "message/1234", "text": "x"}, 422),
-        ({"text": "x", "images": [{"type": "image/svg+xml", "data": ""}]}, 422),
-        ({"text": "x", "images": [{"type": "image/png", "data": "no base64!"}]}, 422),
-        ({"text": "x", "images": [{"type": "image/png", "data": b64encode(bytes(2_000)).decode()}]}, 422),
-        ({"text": "x", "images": [{"type": "image/png", "data": ""}] * 3}, 422),
-        ({"text": "x", "more": "y" * 20_000}, 413),
-    ],
-    ids=["long", "empty", "short id", "wrong id", "kind", "base64", "large image", "many images", "body"],
-)
-async def test_what_is_too_large_or_is_no_message_is_refused(body: dict[str, Any], status: int) -> None:
+REFUSED: list[tuple[dict[str, Any], int]] = [
+    ({"text": "x" * 101}, 413),
+    ({"text": " "}, 422),
+    ({"id": "short", "text": "x"}, 422),
+    ({"id": "message/1234", "text": "x"}, 422),
+    ({"text": "x", "images": [{"type": "image/svg+xml", "data": ""}]}, 422),
+    ({"text": "x", "images": [{"type": "image/png", "data": "no base64!"}]}, 422),
+    ({"text": "x", "images": [{"type": "image/png", "data": b64encode(bytes(2_000)).decode()}]}, 422),
+    ({"text": "x", "images": [{"type": "image/png", "data": ""}] * 3}, 422),
+    ({"text": "x", "more": "y" * 20_000}, 413),
+]
+
+
+async def test_what_is_too_large_or_is_no_message_is_refused() -> None:
     with anyio.fail_after(TIME_LIMIT):
         interface = web(max_input_length=100, max_upload_bytes=1_000, max_images=2)
         async with served(Agent("offline"), interface) as service, chat_page(url_of(service)) as page:
-            answer = await page.client.post("/chat/messages", json={"id": "message-1"} | body)
-            assert answer.status_code == status
-            assert answer.headers["content-type"] == "application/problem+json"
+            for body, status in REFUSED:
+                answer = await page.client.post("/chat/messages", json={"id": "message-1"} | body)
+                assert answer.status_code == status, body
+                assert answer.headers["content-type"] == "application/problem+json"
             async with page.events() as events:
                 await events.next()
                 assert events.texts() == []
