@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from loopback.discord_bot import bot_for, serving
-from loopback.discord_objects import BOT, TOKEN, message, user
+from loopback.discord_bot import GUILD, bot_for, serving
+from loopback.discord_objects import BOT, BOT_ID, TOKEN, message, user
 from loopback.discord_server import DiscordServer
 
 from definable.agent import Agent
@@ -226,7 +226,7 @@ async def test_a_requested_heartbeat_comes_at_once() -> None:
         await server.until(lambda: any(op == 1 for op, _ in server.heard))
 
 
-@pytest.mark.parametrize("refuse", ["token", "intent", "gateway token"])
+@pytest.mark.parametrize("refuse", ["token", "intent"])
 async def test_a_refused_bot_fails_for_good_and_health_says_so(refuse: str, caplog: pytest.LogCaptureFixture) -> None:
     async with DiscordServer().running() as server:
         bot = bot_for(server)
@@ -235,9 +235,6 @@ async def test_a_refused_bot_fails_for_good_and_health_says_so(refuse: str, capl
         elif refuse == "token":
             server.token = "another"
         async with serving(Agent("offline"), bot) as runtime:
-            if refuse == "gateway token":
-                await server.until(lambda: server.on_line)
-                await server.close(4004)
             await runtime.supervisors[0].received.wait()
             await runtime.bus.drain()
             assert runtime.supervisors[0].state is InterfaceState.FAILED
@@ -301,3 +298,25 @@ async def test_a_send_that_discord_refuses_raises_and_a_long_one_is_split() -> N
         assert raised.value.status == 403
         assert "".join(f"{each.content} " for each in server.posted).split() == ["word"] * 600
         assert len(server.posted) == 2
+
+
+async def test_in_a_server_the_bot_speaks_when_it_is_meant() -> None:
+    async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)):
+        await server.until(lambda: server.on_line)
+        await server.say("10", "Bob, lunch?", guild_id=GUILD)
+        await server.say("10", "@everyone meeting", guild_id=GUILD, mention_everyone=True)
+        await server.say("10", f"<@{BOT_ID}> what is it?", guild_id=GUILD, mentions=[BOT])
+        await server.until(lambda: server.posted)
+        assert [each.content for each in server.posted] == ["what is it?"]
+
+
+async def test_the_commands_of_the_service_are_shown_and_answered() -> None:
+    async with DiscordServer().running() as server, serving(Agent("offline"), bot_for(server)):
+        await server.until(lambda: server.on_line and server.commands)
+        assert {"stop", "new", "help"} <= server.commands[None].keys()
+        used = await server.interactions.use("10", "help", guild_id=GUILD)
+        await server.until(lambda: used.answers)
+        assert "/new" in used.answers[0] and used.response == {"type": 5, "data": {"flags": 64}}
+        asked = await server.interactions.use("10", "ask", "what is 2+2?")
+        await server.until(lambda: asked.answers)
+        assert "what is 2+2?" in asked.answers[0] and server.violations == []
