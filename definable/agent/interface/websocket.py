@@ -131,7 +131,8 @@ async def open_websocket(
         try:
             connection = await stack.enter_async_context(connect(url, **settings))
         except Exception as error:  # trio has its own for a failed TLS handshake, websockets for half a dozen others
-            raise InterfaceConnectionError(f"no WebSocket at {url}: {str(error) or type(error).__name__}") from error
+            where = url.partition("?")[0]  # Slack's query is a ticket, which opens a socket
+            raise InterfaceConnectionError(f"no WebSocket at {where}: {str(error) or type(error).__name__}") from error
         stack.push_async_callback(_close, connection, close_code)
         yield _Connected(connection)
 
