@@ -228,10 +228,12 @@ async def test_a_token_that_is_revoked_while_it_polls_is_final() -> None:
 @pytest.mark.parametrize("refusal", [Refused(401, "Unauthorized"), Refused(404, "Not Found")])
 async def test_a_single_refusal_of_the_token_is_not_final(refusal: Refused) -> None:
     async with TelegramServer().running() as server, agent().running(bot_for(server), enable_server=False):
+        await anyio.sleep(120)
         server.fail("getUpdates", refusal)
         await anyio.sleep(40)
         server.write("hello", chat=1)
-        await server.until(lambda server: server.sent(1))
+        with anyio.fail_after(120):
+            await server.until(lambda server: server.sent(1))
         assert server.sent(1) == ["hello"]
 
 
