@@ -12,6 +12,7 @@ from loopback.telegram_server import BOT, Fault, Page, Refused, TelegramServer
 
 from definable.agent import Agent
 from definable.agent.runtime.supervisor import InterfaceState
+from definable.errors import ServeError
 
 pytestmark = pytest.mark.anyio
 
@@ -118,3 +119,13 @@ async def test_privacy_mode_is_said_where_all_of_a_group_is_to_be_heard(
             async with Agent("offline").running(bot_for(server, groups=groups), enable_server=False):
                 await anyio.sleep(1)
     assert caplog.text.count("privacy mode is on") == 1
+
+
+async def test_a_service_with_nothing_but_a_refused_bot_ends_and_says_why() -> None:
+    async with TelegramServer().running() as server:
+        bot = bot_for(server, bot_token="1:" + "x" * 35)
+        with (
+            anyio.fail_after(300),
+            pytest.raises(ServeError, match=r"nothing is left to serve: .*Telegram answered 401"),
+        ):
+            await Agent("offline").aserve(bot, enable_server=False)  # `serve` ends the process with status 1
