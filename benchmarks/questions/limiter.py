@@ -20,7 +20,7 @@ from definable.agent.auth.base import AuthProvider, RefusalLog
 from definable.agent.runtime.http.auth import Door
 from definable.agent.runtime.http.body import UnfinishedBodies
 from definable.agent.runtime.http.request import Request
-from definable.agent.runtime.run_log import ActiveMemory
+from definable.concurrency.byte_limit import ByteLimit
 from definable.concurrency.event_loop import run_blocking
 from definable.concurrency.rate_limits import Rate
 
@@ -88,7 +88,7 @@ def _request(number: int) -> Request:
     return Request(scope, _receive, {}, _BODIES, _MEMORY)
 
 
-_BODIES, _MEMORY = UnfinishedBodies(1024), ActiveMemory(1024)
+_BODIES, _MEMORY = UnfinishedBodies(1024), ByteLimit(1024)
 
 QUESTION = Question(
     name="limiter",
