@@ -250,6 +250,54 @@ async def test_the_service_s_own_commands_and_corrections(mode: Mode) -> None:
         assert server.violations == [] and server.lost == []
 
 
+async def test_an_answer_is_stopped_in_its_thread_and_in_a_direct_chat() -> None:
+    begun: list[str] = []
+
+    async def hang(messages: Any) -> str:
+        begun.append(messages[-1].content)
+        await anyio.sleep_forever()
+        return ""
+
+    async with SlackServer().running() as server:
+        async with serving(Agent(FunctionModel(hang)), app_for(server), server):
+            ts = await server.say("C1", f"<@{server.bot_user}> think")
+            await server.say("D1", "think")
+            await server.until(lambda: len(begun) == 2)
+            await server.say("C1", f"<@{server.bot_user}> /stop", thread_ts=ts)  # Slack has no commands in threads
+            await server.command("stop", channel="D1")
+            stopped = InterfaceConfig().texts.stopped
+            await server.until(lambda: server.shown("C1", ts) == [stopped] and server.replies)
+        assert list(map(shown, server.replies)) == [stopped]
+
+
+async def test_a_pressed_button_comes_to_a_hook() -> None:
+    class Choose(InterfaceHook):
+        def on_after_respond(self, message: Any, response: InterfaceResponse, session: Any) -> InterfaceResponse:
+            return replace(response, buttons=((Button("Yes", "y"),),))
+
+        def on_button(self, message: InterfaceMessage, session: Any) -> InterfaceResponse:
+            return InterfaceResponse(f"chosen: {message.button}")
+
+    async with SlackServer().running() as server:
+        async with serving(Agent("offline"), app_for(server, hooks=[Choose()]), server):
+            ts = await server.say("C1", f"<@{server.bot_user}> sure?")
+            await server.until(lambda: server.own("C1"))
+            await server.press("C1", server.own("C1")[0]["ts"])
+            await server.until(lambda: len(server.own("C1", ts)) == 2)
+        assert server.shown("C1", ts) == ["sure?", "chosen: y"]
+
+
+async def test_messages_that_follow_one_another_are_answered_as_one() -> None:
+    async with SlackServer().running() as server:
+        async with serving(Agent("offline"), app_for(server, collect=0.3), server):
+            note = server.attach("a.txt", b"content of the file", "text/plain")
+            await server.say("D1", "one")
+            await server.say("D1", "two", subtype="file_share", files=[note])
+            await server.until(lambda: server.own("D1"))
+        (answer,) = server.shown("D1")
+        assert {"one", "two", "content of the file"} <= {*answer.splitlines()}
+
+
 async def test_files_and_images_of_a_response_are_sent() -> None:
     async with SlackServer().running() as server:
         interface = app_for(server)
