@@ -115,7 +115,6 @@ class EventReader:
                 "channel_type": text_of(event.get("channel_type")),
                 "is_bot": "bot_id" in event,
                 "mentions_others": bool(others),
-                "files": [each.as_json() for each in files],
                 "raw": dict(event),
             },
             created_at=float(ts),

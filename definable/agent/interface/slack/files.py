@@ -36,17 +36,12 @@ class File:
 
     @property
     def kind(self) -> str:
-        """Where in a message it belongs."""
-        kind = self.media_type.partition("/")[0]
-        return "images" if self.media_type in IMAGE_TYPES else {"audio": "audio", "video": "videos"}.get(kind, "files")
+        """Where in a message it belongs; an image is a file until it is fetched."""
+        return {"audio": "audio", "video": "videos"}.get(self.media_type.partition("/")[0], "files")
 
-    def described(self, data: bytes | None = None) -> Media:
+    def described(self) -> Media:
         """The file as a message carries it."""
-        size = self.size if data is None else len(data)
-        return Media(data, None, self.id, self.media_type, self.name, size, self.duration)
-
-    def as_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("id", "media_type", "name", "url", "size", "duration")}
+        return Media(None, self.url, self.id, self.media_type, self.name, self.size, self.duration)
 
 
 def file_in(value: Mapping[str, Any]) -> File:
@@ -71,29 +66,40 @@ def _file_of(answer: Mapping[str, Any]) -> File:
 
 async def with_files(message: InterfaceMessage, api: SlackAPI) -> InterfaceMessage:
     """A message with the content of its files; of what cannot be fetched, its description."""
-    files = [File(**fields) for fields in message.metadata.get("files", ())]
-    found: dict[str, tuple[Any, ...]] = {"images": (), "audio": (), "videos": (), "files": ()}
-    for file in files:
-        data = await _content(file, api)
-        if file.kind == "images" and data is not None:
-            found["images"] += (Image(data=data, media_type=file.media_type),)
-        else:
-            found["files" if file.kind == "images" else file.kind] += (file.described(data),)
-    return replace(message, **found) if files else message
+    images = list(message.images)
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        kept: list[Media] = []
+        for described in getattr(message, kind):
+            medium: Media = await _fetched(described, api)
+            if kind == "files" and medium.data is not None and medium.media_type in IMAGE_TYPES:
+                images.append(Image(data=medium.data, media_type=medium.media_type))
+            else:
+                kept.append(medium)
+        found[kind] = tuple(kept)
+    return replace(message, images=tuple(images), **found)
 
 
-async def _content(file: File, api: SlackAPI) -> bytes | None:
-    if file.size is not None and file.size > MAX_FILE_SIZE:
+async def _fetched(medium: Media, api: SlackAPI) -> Media:
+    if medium.data is not None or medium.platform_id is None:
+        return medium
+    data = await _content(medium, medium.platform_id, api)
+    return replace(medium, url=None) if data is None else replace(medium, url=None, data=data, size=len(data))
+
+
+async def _content(medium: Media, id: str, api: SlackAPI) -> bytes | None:
+    if medium.size is not None and medium.size > MAX_FILE_SIZE:
         return None
     try:
-        if file.url is None:  # of another organisation (https://docs.slack.dev/apis/slack-connect)
-            file = _file_of(await api.call("files.info", file=file.id))
-        data = await api.fetch(file.url) if file.url is not None else None
+        url = medium.url
+        if url is None:  # of another organisation (https://docs.slack.dev/apis/slack-connect)
+            url = _file_of(await api.call("files.info", file=id)).url
+        data = None if url is None else await api.fetch(url)
     except InterfaceError as error:
-        logger.warning("slack: file %s could not be fetched: %s", file.id, error_text(error))
+        logger.warning("slack: file %s could not be fetched: %s", id, error_text(error))
         return None
-    if data is not None and data.lstrip()[:9].lower() == b"<!doctype" and "html" not in file.media_type:
-        logger.warning("slack: file %s could not be fetched: is the scope files:read missing?", file.id)
+    if data is not None and data.lstrip()[:9].lower() == b"<!doctype" and "html" not in medium.media_type:
+        logger.warning("slack: file %s could not be fetched: is the scope files:read missing?", id)
         return None  # the page to sign in
     return data
 

@@ -64,7 +64,9 @@ class Threads:
         if raw.get("thread_ts") is None or raw.get("ts") in (None, raw["thread_ts"]):
             return ()
         said = thread_context(await self._replies(message, THREAD_LIMIT) or (), raw["ts"], self._me)
-        quoted = replace(message, text=None, context=tuple(said or ()))
+        collected = message.metadata.get("collected", ())  # they are parts of the message itself
+        before = tuple(each for each in said or () if each.message_id not in collected)
+        quoted = replace(message, text=None, context=before)
         return readable(quoted, await self._people.find(people_in(quoted), self._api), self._me).context
 
     async def _replies(self, message: InterfaceMessage, limit: int) -> list[object] | None:
