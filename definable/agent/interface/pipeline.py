@@ -27,7 +27,7 @@ from definable.agent.run.output import Listener, RunOutput
 from definable.agent.session.base import copied_state
 from definable.agent.session.locks import called_in_turn
 from definable.agent.session.service import SessionService, SessionTurn
-from definable.concurrency.call import call_user
+from definable.concurrency.call import call_user, closing_what_it_leaves
 from definable.concurrency.isolation import contain_errors, error_text
 from definable.concurrency.logs import logger_named
 from definable.errors import DefinableError, RunTimeout
@@ -98,7 +98,7 @@ class Pipeline:
         config = interface.config
         self._interface = interface
         self._agent = agent
-        self.admission = Admission(interface, agent.auth, agent.refusals, self.say)
+        self.admission: Admission = Admission(interface, agent.auth, agent.refusals, self.say)
         self._isolation = contain_errors(f"interface {interface.name}")
         ttl = interface.session_manager.session_ttl_seconds
         self._chat_sessions = ChatSessions(agent.sessions, agent.place, config.max_session_history, ttl, agent.name)
@@ -125,8 +125,8 @@ class Pipeline:
         config = self._interface.config
         try:
             with self._isolation:
-                with anyio.move_on_after(config.answer_timeout) as scope:
-                    return await work(message, scope)
+                with anyio.move_on_after(config.answer_timeout) as scope:  # left with nothing open within it
+                    return await closing_what_it_leaves(self._interface.name, work, message, scope)
                 await self._fail(
                     message, RunTimeout(f"no answer within {config.answer_timeout:g} s"), config.texts.timed_out
                 )
