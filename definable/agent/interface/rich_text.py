@@ -34,7 +34,7 @@ class Page:
     """
 
     def __init__(self) -> None:
-        self.length = 0
+        self.length: int = 0
         """UTF-16 code units."""
         self.entities: list[Entity] = []
         self.marks: list[Entity] = []

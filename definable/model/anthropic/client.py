@@ -6,7 +6,7 @@ Rules: https://platform.claude.com/docs/en/api/errors
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import anthropic
 import httpx2
@@ -67,10 +67,10 @@ class AnthropicClient(SDKClient):
         query: Sent with every request.
     """
 
-    path = "/v1/messages"
-    credential = ("X-Api-Key", "")
-    stream_class = anthropic.AsyncStream[Any]
-    explained = EXPLAINED
+    path: ClassVar[str] = "/v1/messages"
+    credential: ClassVar[tuple[str, str]] = ("X-Api-Key", "")
+    stream_class: ClassVar[type] = anthropic.AsyncStream[Any]
+    explained: ClassVar[tuple[type[Exception], ...]] = EXPLAINED
 
     def __init__(
         self,

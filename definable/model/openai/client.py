@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import openai
@@ -33,10 +33,10 @@ class OpenAIClient(SDKClient):
         sdk: Further arguments of the SDK's client.
     """
 
-    path = "/chat/completions"
-    credential = ("Authorization", "Bearer ")
-    stream_class = openai.AsyncStream[Any]
-    explained = EXPLAINED
+    path: ClassVar[str] = "/chat/completions"
+    credential: ClassVar[tuple[str, str]] = ("Authorization", "Bearer ")
+    stream_class: ClassVar[type] = openai.AsyncStream[Any]
+    explained: ClassVar[tuple[type[Exception], ...]] = EXPLAINED
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from definable.agent.interface.message import InterfaceMessage
 
@@ -38,7 +38,12 @@ OWN_COMMANDS = frozenset({"stop", "new", "help", "start"})
 MAX_DESCRIPTION = 100
 """Characters of a command's description."""
 
-TEXT_OPTION: Final = {"type": 3, "name": "text", "description": "What the command is about", "required": False}
+TEXT_OPTION: Mapping[str, Any] = {
+    "type": 3,
+    "name": "text",
+    "description": "What the command is about",
+    "required": False,
+}
 
 
 def read_interaction(data: Mapping[str, Any], platform: str, place: Place) -> InterfaceMessage | None:

@@ -74,13 +74,13 @@ class Chat:
 
     def __init__(self, user_id: str) -> None:
         self.user_id = user_id
-        self.is_loaded = False
+        self.is_loaded: bool = False
         """Whether the conversation of before was read from the session store."""
-        self.loading = anyio.Lock()
+        self.loading: anyio.Lock = anyio.Lock()
         """Held while that is done."""
         self.streams: deque[Stream] = deque()
         """Open pages, the oldest first."""
-        self.changed = anyio.Event()
+        self.changed: anyio.Event = anyio.Event()
         """Set, and replaced, at every change."""
         self._run = secrets.token_urlsafe(6)
         """Distinguishes event ids of this chat from those of another process."""
