@@ -170,6 +170,14 @@ async def test_a_truncation_is_not_paid_for_twice() -> None:
     assert len(model.requests) == 1
 
 
+async def test_a_function_is_no_type() -> None:
+    async def make(city: str) -> str:
+        raise AssertionError(city)
+
+    with pytest.raises(ConfigurationError, match=r"output_type=<function .*make.*a type, not a function"):
+        await Agent("offline", output_type=make).arun("go")
+
+
 async def test_a_type_that_cannot_be_validated_is_named_before_serving() -> None:
     class Opaque: ...
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Container, Iterator
+from inspect import isroutine
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from pydantic_core import ValidationError, from_json
@@ -50,6 +51,8 @@ class OutputType:
     def __init__(self, type_: Any) -> None:
         import pydantic  # heavy, and most agents have no output type
 
+        if isroutine(type_):  # pydantic would call it with what the model gives
+            raise ConfigurationError(f"output_type={type_!r}: a type, not a function; a tool is what the model calls")
         self.name: str = re.sub(r"[^a-zA-Z0-9_-]", "_", getattr(type_, "__name__", "output"))[:64]
         self._wrapped: TypeAdapter[Any] | None = None
         """Of an object with the answer in it, where the type's own schema is none of an object."""

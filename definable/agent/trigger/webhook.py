@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from inspect import isroutine
 from math import inf
 from typing import Any, Literal, TypeAlias, Unpack, cast
 
@@ -186,6 +187,8 @@ def validator(kind: Any) -> Callable[[Any], Any]:
     """
     from pydantic import PydanticUserError, TypeAdapter  # heavy, and few webhooks have one
 
+    if isroutine(kind):  # pydantic would call it with the body
+        raise ConfigurationError(f"Webhook(body={kind!r}): a pydantic model, or a type that it knows, not a function")
     try:
         adapter = TypeAdapter(kind)
         if not adapter.pydantic_complete:  # a name that stands for no type yet: every delivery would fail

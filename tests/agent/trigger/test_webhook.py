@@ -68,6 +68,7 @@ def test_any_case_of_a_method_will_do() -> None:
         ({"coalesce": ("X-Id", 1)}, "respond='accept'"),
         ({"max_body": -1}, "max_body=-1"),
         ({"body": "Ordr"}, "body=.Ordr.*not defined"),
+        ({"body": delivery_id}, "body=<function delivery_id.*not a function"),
         ({"timeout": 0}, "timeout=0"),
     ],
 )
