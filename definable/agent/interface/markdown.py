@@ -1,8 +1,9 @@
 """The Markdown that models write, parsed: CommonMark and tables, with what chats need otherwise.
 
 Four rules differ from CommonMark, each since it would lose text there: HTML is text, a reference definition stays where
-it stands, indented text is no code (a fence is a fence at any indentation), and a row keeps the cells that its header
-has no column for. Mathematics is not Markdown: `x_1` and `- y` stay as they are within `$`, `$$`, `\\(` and `\\[`.
+it stands, indented text is no code but keeps its indentation (a fence is a fence at any indentation), and a row keeps
+the cells that its header has no column for. Mathematics is not Markdown: `x_1` and `- y` stay as they are within `$`,
+`$$`, `\\(` and `\\[`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from functools import cache
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_block.fence import fence
+from markdown_it.rules_block.paragraph import paragraph
 from markdown_it.rules_core import StateCore
 from markdown_it.rules_inline import StateInline
 from markdown_it.rules_inline.emphasis import tokenize
+from markdown_it.rules_inline.newline import newline
 
 from definable.agent.interface.splitting import TABLE_DELIMITER
 
@@ -30,6 +33,12 @@ _MATH_SIGNS = frozenset("\\^_={}+")
 """One of these is in mathematics; `\\[1\\]` is a bracket that was escaped."""
 
 _MATH_ENDS = {"$$": "$$", "\\[": "\\]"}
+
+CODE_INDENT = 4
+"""Columns from which indented text is code (CommonMark)."""
+
+_INDENT = re.compile(r" {2,}(?=\S)")
+"""What stands in front of a line on purpose."""
 
 _TASK = re.compile(r"\[(?P<mark>[ xX])\]\s+")
 
@@ -48,6 +57,8 @@ def parser() -> MarkdownIt:
     made.block.ruler.at("fence", _fence, {"alt": ["paragraph", "blockquote", "list"]})
     made.block.ruler.before("fence", "math_block", _math_block, {"alt": ["paragraph"]})
     made.block.ruler.before("paragraph", "rows", _table, {"alt": ["paragraph"]})
+    made.block.ruler.at("paragraph", _paragraph)
+    made.inline.ruler.at("newline", _newline)
     made.inline.ruler.before("escape", "math", _math)
     made.inline.ruler.at("emphasis", _emphasis)
     made.core.ruler.push("tasks", _tasks)
@@ -61,6 +72,27 @@ def _fence(state: StateBlock, start: int, end: int, silent: bool) -> bool:
         return fence(state, start, end, silent)
     finally:
         state.blkIndent = indent
+
+
+def _paragraph(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Text keeps the indentation of its first line, as the code has that stands there without a fence."""
+    indent = state.sCount[start] - state.blkIndent
+    if not paragraph(state, start, end, silent):
+        return False
+    if indent >= CODE_INDENT:
+        state.tokens[-2].content = " " * indent + state.tokens[-2].content
+    return True
+
+
+def _newline(state: StateInline, silent: bool) -> bool:
+    """And that of its other lines: trees of files, code without a fence."""
+    start = state.pos
+    if not newline(state, silent):
+        return False
+    indent = _INDENT.match(state.src, start + 1)
+    if indent is not None:
+        state.pos = start + 1
+    return True
 
 
 def _math_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:

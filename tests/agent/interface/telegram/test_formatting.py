@@ -77,6 +77,11 @@ def test_markup_is_shown(markdown: str, text: str, entities: list[tuple[str, str
         assert found == entities
 
 
+@pytest.mark.parametrize("text", ["project/\n    src/\n        main.py", "Run:\n\n    if x:\n        y()", "a\n  b"])
+def test_what_is_indented_without_a_fence_stays_indented(text: str) -> None:
+    assert formatted(text, 4096).text == text
+
+
 def test_a_table_with_a_long_cell_is_a_list_of_its_rows() -> None:
     rows = "".join(f"| {number} | {'long ' * 40} | `x` |\n" for number in range(15))
     text, entities = shown(f"| n | text | code |\n|---|---|---|\n{rows}\n**end**")
